@@ -1,0 +1,87 @@
+"""Ray: running a training function on as many workers as a cluster configuration says."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from pipeline.config import ClusterConfig
+
+
+@contextmanager
+def connected(cluster: ClusterConfig) -> Iterator[None]:
+    """A connection to the cluster of ``RAY_ADDRESS``, or to a Ray on this machine that ends with the block.
+
+    Without workers there is nothing to connect to.
+    """
+    if cluster.workers == 0 or ray.is_initialized():
+        yield
+        return
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
+        ray.init(address=address, log_to_driver=True)
+    else:
+        ray.init(
+            address="local",
+            num_cpus=max(os.cpu_count() or 1, cluster.workers * cluster.cpus_per_worker),
+            include_dashboard=False,
+            # Nobody else's business: a Ray of our own listens on this machine only.
+            _node_ip_address="127.0.0.1",
+            log_to_driver=True,
+        )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def fit(
+    train_worker: Callable[[dict[str, Any]], None],
+    arguments: dict[str, Any],
+    cluster: ClusterConfig,
+    name: str,
+    storage: Path,
+) -> None:
+    """Runs ``train_worker(arguments)`` on every worker of the cluster under Ray Train and waits.
+
+    With no workers it runs here, in Ray Train's local mode: the same function, without the latency of actors.
+
+    Args:
+        train_worker: the function of each worker.
+        arguments: its argument; must be picklable.
+        cluster: how many workers, and what each gets.
+        name: of the run.
+        storage: a folder that every worker can reach.
+
+    Raises:
+        Exception: the error of the first worker that failed, once all restarts are used up.
+    """
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config=arguments,
+        torch_config=TorchConfig(backend="nccl" if cluster.gpus_per_worker else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=cluster.workers,
+            use_gpu=cluster.gpus_per_worker > 0,
+            resources_per_worker=_resources(cluster) if cluster.workers else None,
+        ),
+        run_config=RunConfig(
+            name=name,
+            storage_path=str(storage),
+            failure_config=FailureConfig(max_failures=cluster.max_failures),
+        ),
+    )
+    with connected(cluster):
+        trainer.fit()
+
+
+def _resources(cluster: ClusterConfig) -> dict[str, float]:
+    resources = {"CPU": float(cluster.cpus_per_worker)}
+    if cluster.gpus_per_worker:
+        resources["GPU"] = cluster.gpus_per_worker
+    return resources

@@ -1,0 +1,459 @@
+"""One typed schema for every YAML file of the project.
+
+Each file is read by :func:`load`, which refuses unknown, repeated and ill-typed keys with an error that names the file
+and the key. Numbers of the paper stand in those files, with their table and row; the code has none.
+"""
+
+import re
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    RootModel,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+
+from pointrend import PointSampling, Rendering, list_models
+
+
+class ConfigError(ValueError):
+    """A configuration file that cannot be used; the message names the file and the key."""
+
+
+class Strict(BaseModel):
+    """Unknown keys and implicit conversions are errors; values do not change after loading."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_]*$")]
+
+
+class CocoSplit(Strict):
+    """One split of a COCO-instances dataset; paths are relative to the dataset's root."""
+
+    annotations: str
+    images: str
+    num_images: PositiveInt | None = Field(None, description="how many images the split must have")
+
+
+class CocoDataset(Strict):
+    """Any dataset in COCO's instances format."""
+
+    source: Literal["coco"]
+    root: str = Field(description="relative to the data root, or absolute")
+    train: CocoSplit
+    val: CocoSplit
+    invalid_annotations: Literal["error", "drop"] = Field(
+        "error", description="what to do with polygons of fewer than three points and boxes without area"
+    )
+
+
+class SyntheticDataset(Strict):
+    """Images drawn by :mod:`pipeline.data.synthetic`, written as a COCO-instances dataset."""
+
+    source: Literal["synthetic"]
+    train_images: PositiveInt
+    val_images: PositiveInt
+    image_size: PositiveInt
+    max_objects: PositiveInt
+    polygon_tolerance: NonNegativeFloat
+    seed: NonNegativeInt
+
+
+DatasetConfig = Annotated[CocoDataset | SyntheticDataset, Field(discriminator="source")]
+
+
+class SamplingConfig(Strict):
+    """Training-point selection of PointRend (Section 3.1, Table 4)."""
+
+    strategy: Literal["biased", "grid"]
+    num_points: PositiveInt
+    oversample: PositiveFloat = Field(3.0, description="k")
+    importance: float = Field(0.75, ge=0, le=1, description="beta")
+
+    def build(self) -> PointSampling:
+        return PointSampling(self.strategy, self.num_points, self.oversample, self.importance)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        self.build()
+        return self
+
+
+class RenderingConfig(Strict):
+    """One way to evaluate a run (Table 3). The 4xconv head has one resolution and no subdivision."""
+
+    resolution: PositiveInt
+    num_points: PositiveInt | None = Field(None, description="N, the most points per subdivision step")
+
+    def build(self) -> Rendering:
+        return Rendering(self.resolution, self.num_points or Rendering().num_points)
+
+
+class ModelConfig(Strict):
+    """A network of :func:`pointrend.list_models` and the sizes of the images it sees."""
+
+    name: str
+    pretrained_backbone: bool
+    train_min_sizes: Annotated[list[PositiveInt], Field(min_length=1)] = Field(
+        description="shorter edges to choose from in training, in pixels"
+    )
+    test_min_size: PositiveInt
+    max_size: PositiveInt
+    rois_per_image: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.name not in list_models():
+            raise ValueError(f"name is {self.name!r}, expected one of {', '.join(list_models())}")
+        return self
+
+    @property
+    def has_point_head(self) -> bool:
+        return self.name.startswith("pointrend_")
+
+
+class Phase(Strict):
+    """A stretch of training at one learning rate."""
+
+    updates: PositiveInt
+    learning_rate: PositiveFloat
+
+
+class Warmup(Strict):
+    """A linear rise of the learning rate from this one to the first phase's."""
+
+    updates: PositiveInt
+    learning_rate: PositiveFloat
+
+
+class ScheduleConfig(Strict):
+    """SGD and its learning rates (Appendix A)."""
+
+    batch_size: PositiveInt = Field(description="images per update, over all workers")
+    warmup: Warmup
+    phases: Annotated[list[Phase], Field(min_length=1)]
+    momentum: NonNegativeFloat = 0.9
+    weight_decay: NonNegativeFloat = 0.0001
+    precision: Literal["float32", "bfloat16"] = "float32"
+    checkpoint_every: PositiveInt = 1000
+
+    @property
+    def updates(self) -> int:
+        return sum(phase.updates for phase in self.phases)
+
+
+class ExperimentConfig(Strict):
+    """A training of the paper: what a row of a table names. Runs are its seeds."""
+
+    description: str
+    dataset: Name
+    model: Name
+    schedule: Name
+    seeds: Annotated[list[NonNegativeInt], Field(min_length=1)]
+    sampling: SamplingConfig | None = None
+    evaluations: Annotated[dict[str, RenderingConfig], Field(min_length=1)]
+
+
+class Cell(Strict):
+    """Where a table's number comes from, and the paper's own."""
+
+    experiment: str
+    evaluation: str
+    metric: str
+    paper: float | None = None
+
+
+class Column(Strict):
+    key: Name
+    label: str
+
+
+class Row(Strict):
+    labels: list[str]
+    cells: dict[str, Cell]
+
+
+class TableConfig(Strict):
+    """A table of the paper as data."""
+
+    title: str
+    row_labels: list[str]
+    columns: list[Column]
+    rows: list[Row]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        known = {column.key for column in self.columns}
+        for index, row in enumerate(self.rows):
+            if len(row.labels) != len(self.row_labels):
+                raise ValueError(f"rows.{index}.labels has {len(row.labels)} entries, not {len(self.row_labels)}")
+            if unknown := row.cells.keys() - known:
+                raise ValueError(f"rows.{index}.cells names unknown columns: {', '.join(sorted(unknown))}")
+        return self
+
+
+class ClusterConfig(Strict):
+    """Where training runs. It never changes what is learned: the batch is split over the workers there are."""
+
+    workers: NonNegativeInt = Field(description="Ray Train workers; 0 trains in the stage's own process")
+    cpus_per_worker: PositiveInt = 1
+    gpus_per_worker: NonNegativeFloat = 0
+    loader_processes: NonNegativeInt = Field(0, description="image-loading processes of each worker")
+    max_failures: int = Field(0, ge=-1, description="restarts after a lost worker; -1 for no limit")
+
+
+class DatasetParams(Strict):
+    """The annotation files of a dataset, which DVC watches."""
+
+    train: str
+    val: str
+
+
+class RunParams(Strict):
+    dataset: Name
+    experiment: Name
+    seed: NonNegativeInt
+
+
+class Params(Strict):
+    """``params.yaml``: the scale and what to run. Written by ``pointrend select``; lines may be deleted."""
+
+    scale: Name
+    data_root: str
+    cluster: Name
+    synthetic: list[Name]
+    datasets: dict[Name, DatasetParams]
+    runs: dict[str, RunParams]
+
+
+class RunConfig(Strict):
+    """Everything that a training depends on, resolved from the files above: one training run."""
+
+    run: str
+    experiment: str
+    dataset: str
+    seed: int
+    model: ModelConfig
+    sampling: SamplingConfig | None
+    schedule: ScheduleConfig
+
+
+class EvaluationConfig(RootModel[dict[str, RenderingConfig]]):
+    """The evaluation settings of one run, by name."""
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML as it is meant: a repeated key is a mistake, and 1e-4 is a number."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise ConfigError(f"line {key_node.start_mark.line + 1}: key {key!r} stands twice")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_UniqueKeyLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+T = TypeVar("T")
+
+
+def load(schema: type[T], path: Path) -> T:
+    """Reads one YAML or JSON file and validates it.
+
+    Args:
+        schema: a model of this module.
+        path: the file.
+
+    Raises:
+        ConfigError: naming the file and every key that is missing, unknown or ill-typed.
+    """
+    return _validate(TypeAdapter(schema), path)
+
+
+def load_dataset(path: Path) -> CocoDataset | SyntheticDataset:
+    """As :func:`load`, for a dataset's file: its ``source`` says which of the two it is."""
+    return _validate(TypeAdapter(DatasetConfig), path)
+
+
+def _validate(adapter: TypeAdapter[T], path: Path) -> T:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such configuration file{_alternatives(path)}") from error
+    try:
+        data = yaml.load(text, _UniqueKeyLoader)  # noqa: S506 - a subclass of SafeLoader
+    except (yaml.YAMLError, ConfigError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    try:
+        return adapter.validate_python(data)
+    except ValidationError as error:
+        raise ConfigError(f"{path}:\n" + "\n".join(f"  {line}" for line in _explain(error))) from error
+
+
+def _alternatives(path: Path) -> str:
+    names = sorted(p.stem for p in path.parent.glob(f"*{path.suffix}"))
+    return f"; {path.parent} has {', '.join(names)}" if names else ""
+
+
+def _explain(error: ValidationError) -> list[str]:
+    lines = []
+    for item in error.errors():
+        # The tag of a discriminated union is part of the location, but no key of the file.
+        location = ".".join(str(part) for part in item["loc"] if part not in ("coco", "synthetic"))
+        if item["type"] == "extra_forbidden":
+            lines.append(f"{location}: unknown key")
+        elif item["type"] == "missing":
+            lines.append(f"{location}: missing")
+        else:
+            value = item.get("input")
+            shown = f" (got {value!r})" if isinstance(value, str | int | float | bool | None) else ""
+            lines.append(f"{location or 'file'}: {item['msg'].removeprefix('Value error, ')}{shown}")
+    return lines
+
+
+class Project:
+    """The configuration tree of one checkout: ``params.yaml`` and ``configs/``.
+
+    Args:
+        root: the folder that holds both.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.configs = root / "configs"
+
+    def params(self) -> Params:
+        return load(Params, self.root / "params.yaml")
+
+    def dataset(self, name: str) -> CocoDataset | SyntheticDataset:
+        return load_dataset(self.configs / "datasets" / f"{name}.yaml")
+
+    def model(self, name: str) -> ModelConfig:
+        return load(ModelConfig, self.configs / "models" / f"{name}.yaml")
+
+    def schedule(self, name: str) -> ScheduleConfig:
+        return load(ScheduleConfig, self.configs / "schedules" / f"{name}.yaml")
+
+    def cluster(self, name: str) -> ClusterConfig:
+        return load(ClusterConfig, self.configs / "clusters" / f"{name}.yaml")
+
+    def table(self, name: str) -> TableConfig:
+        return load(TableConfig, self.configs / "tables" / f"{name}.yaml")
+
+    def table_names(self) -> list[str]:
+        return sorted(path.stem for path in (self.configs / "tables").glob("*.yaml"))
+
+    def scales(self) -> list[str]:
+        return sorted(path.name for path in (self.configs / "experiments").iterdir() if path.is_dir())
+
+    def experiment_names(self, scale: str) -> list[str]:
+        return sorted(path.stem for path in (self.configs / "experiments" / scale).glob("*.yaml"))
+
+    def experiment(self, scale: str, name: str) -> ExperimentConfig:
+        path = self.configs / "experiments" / scale / f"{name}.yaml"
+        experiment = load(ExperimentConfig, path)
+        model = self.model(experiment.model)
+        if model.has_point_head and experiment.sampling is None:
+            raise ConfigError(f"{path}:\n  sampling: missing; model {experiment.model!r} has a point head")
+        if not model.has_point_head and experiment.sampling is not None:
+            raise ConfigError(f"{path}:\n  sampling: model {experiment.model!r} has no point head to sample for")
+        return experiment
+
+    def run(self, scale: str, name: str, params: RunParams) -> tuple[RunConfig, EvaluationConfig]:
+        """One run of ``params.yaml``, resolved: what its training depends on, and how it is evaluated.
+
+        Raises:
+            ConfigError: if the run does not agree with its experiment.
+        """
+        experiment = self.experiment(scale, params.experiment)
+        where = f"{self.root / 'params.yaml'}:\n  runs.{name}"
+        if params.dataset != experiment.dataset:
+            raise ConfigError(f"{where}.dataset: {params.dataset!r}, but its experiment has {experiment.dataset!r}")
+        if params.seed not in experiment.seeds:
+            raise ConfigError(f"{where}.seed: {params.seed}, but its experiment has seeds {experiment.seeds}")
+        run = RunConfig(
+            run=name,
+            experiment=params.experiment,
+            dataset=experiment.dataset,
+            seed=params.seed,
+            model=self.model(experiment.model),
+            sampling=experiment.sampling,
+            schedule=self.schedule(experiment.schedule),
+        )
+        return run, EvaluationConfig(experiment.evaluations)
+
+    def select(self, scale: str, data_root: str, cluster: str) -> Params:
+        """The parameters that run everything of a scale.
+
+        Args:
+            scale: a folder of ``configs/experiments``.
+            data_root: where the datasets lie.
+            cluster: a file of ``configs/clusters``.
+
+        Raises:
+            ConfigError: if there is no such scale or cluster, or one of its files is wrong.
+        """
+        if scale not in self.scales():
+            raise ConfigError(f"{self.configs / 'experiments'}: no scale {scale!r}; it has {', '.join(self.scales())}")
+        self.cluster(cluster)
+        experiments = {name: self.experiment(scale, name) for name in self.experiment_names(scale)}
+        datasets = {e.dataset: self.dataset(e.dataset) for e in experiments.values()}
+        return Params(
+            scale=scale,
+            data_root=data_root,
+            cluster=cluster,
+            synthetic=sorted(name for name, d in datasets.items() if isinstance(d, SyntheticDataset)),
+            datasets={
+                name: DatasetParams(train=str(train), val=str(val))
+                for name, dataset in sorted(datasets.items())
+                for train, val in [annotation_files(name, dataset, data_root)]
+            },
+            runs={
+                f"{name}-{seed}": RunParams(dataset=experiment.dataset, experiment=name, seed=seed)
+                for name, experiment in experiments.items()
+                for seed in experiment.seeds
+            },
+        )
+
+
+def coco_layout(name: str, dataset: CocoDataset | SyntheticDataset) -> CocoDataset:
+    """Where a dataset lies once its raw files exist: the synthetic ones are COCO datasets of a known layout."""
+    if isinstance(dataset, CocoDataset):
+        return dataset
+    return CocoDataset(
+        source="coco",
+        root=name,
+        train=CocoSplit(
+            annotations="annotations/instances_train.json", images="train", num_images=dataset.train_images
+        ),
+        val=CocoSplit(annotations="annotations/instances_val.json", images="val", num_images=dataset.val_images),
+    )
+
+
+def dataset_root(name: str, dataset: CocoDataset | SyntheticDataset, data_root: str) -> Path:
+    """The folder of a dataset's raw files."""
+    return Path(data_root) / coco_layout(name, dataset).root
+
+
+def annotation_files(name: str, dataset: CocoDataset | SyntheticDataset, data_root: str) -> tuple[Path, Path]:
+    """The annotation files of the train and val split."""
+    layout, root = coco_layout(name, dataset), dataset_root(name, dataset, data_root)
+    return root / layout.train.annotations, root / layout.val.annotations

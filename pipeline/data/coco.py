@@ -1,0 +1,218 @@
+"""Reading and checking a COCO-instances dataset.
+
+Everything that is wrong with a dataset is found before anything is written, and reported in one error.
+"""
+
+import json
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+MAX_LISTED = 20
+
+
+class DatasetError(ValueError):
+    """A dataset that cannot be used; the message lists what is wrong with it."""
+
+    def __init__(self, where: Path, problems: Sequence[str]) -> None:
+        shown = list(problems[:MAX_LISTED])
+        if len(problems) > MAX_LISTED:
+            shown.append(f"... and {len(problems) - MAX_LISTED} more")
+        super().__init__(f"{where}: {len(problems)} problem(s)\n" + "\n".join(f"  {line}" for line in shown))
+        self.problems = list(problems)
+
+
+@dataclass(frozen=True)
+class Category:
+    id: int
+    name: str
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """One object: box (x, y, width, height) in pixels and its mask as compressed RLE counts."""
+
+    id: int
+    category_id: int
+    bbox: tuple[float, float, float, float]
+    area: float
+    iscrowd: bool
+    counts: bytes
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """One image; ``file_name`` is relative to the dataset's root."""
+
+    id: int
+    file_name: str
+    height: int
+    width: int
+    annotations: list[Annotation] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class CocoSplitData:
+    categories: list[Category]
+    images: list[ImageRecord]
+    dropped: list[str]
+
+
+class _InvalidAnnotationError(Exception):
+    """One annotation that cannot be used."""
+
+
+def encode_segmentation(segmentation: Any, height: int, width: int) -> bytes:
+    """A COCO segmentation, be it polygons, uncompressed or compressed RLE, as compressed RLE counts.
+
+    Raises:
+        ValueError: saying what is wrong with it.
+    """
+    if isinstance(segmentation, list):
+        if not segmentation:
+            raise ValueError("the list of polygons is empty")
+        for index, polygon in enumerate(segmentation):
+            if not isinstance(polygon, list) or len(polygon) % 2:
+                raise ValueError(f"polygon {index} is no list of x, y pairs")
+            if len(polygon) < 6:
+                raise ValueError(f"polygon {index} has {len(polygon) // 2} points, a polygon needs at least 3")
+            if not all(isinstance(v, int | float) and math.isfinite(v) for v in polygon):
+                raise ValueError(f"polygon {index} has a coordinate that is no finite number")
+        return coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))["counts"]
+    if not isinstance(segmentation, dict) or "counts" not in segmentation or "size" not in segmentation:
+        raise ValueError("the segmentation is neither a list of polygons nor an RLE with size and counts")
+    if list(segmentation["size"]) != [height, width]:
+        raise ValueError(f"the RLE is of size {segmentation['size']}, its image of [{height}, {width}]")
+    counts = segmentation["counts"]
+    if isinstance(counts, list):
+        if sum(counts) != height * width:
+            raise ValueError(f"the RLE's counts add up to {sum(counts)} pixels, its image has {height * width}")
+        return coco_mask.frPyObjects(segmentation, height, width)["counts"]
+    return counts.encode("ascii") if isinstance(counts, str) else counts
+
+
+def _parse_annotation(raw: dict[str, Any], image: ImageRecord) -> Annotation:
+    try:
+        counts = encode_segmentation(raw["segmentation"], image.height, image.width)
+    except ValueError as error:
+        raise _InvalidAnnotationError(str(error)) from error
+    box = raw.get("bbox")
+    if not isinstance(box, list) or len(box) != 4 or not all(math.isfinite(v) for v in box):
+        raise _InvalidAnnotationError(f"bbox is {box}, expected four finite numbers")
+    x, y, width, height = (float(v) for v in box)
+    # Boxes are clipped to their image on loading, so what counts is the part inside.
+    inside_width = min(x + width, image.width) - max(x, 0.0)
+    inside_height = min(y + height, image.height) - max(y, 0.0)
+    if inside_width <= 0 or inside_height <= 0:
+        raise _InvalidAnnotationError(f"box {box} has no area inside its {image.width}x{image.height} image")
+    return Annotation(
+        id=int(raw["id"]),
+        category_id=int(raw["category_id"]),
+        bbox=(x, y, width, height),
+        area=float(raw.get("area", width * height)),
+        iscrowd=bool(raw.get("iscrowd", 0)),
+        counts=counts,
+    )
+
+
+def _check_image(path: Path, image: ImageRecord) -> str | None:
+    """What is wrong with an image file; None for a whole one of the annotated size."""
+    if not path.is_file():
+        return f"image {image.id}: no file {path}"
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+            size = picture.size
+    except (OSError, SyntaxError, ValueError) as error:
+        return f"image {image.id}: {path} is truncated or no image ({error})"
+    if size != (image.width, image.height):
+        return f"image {image.id}: {path} is {size[0]}x{size[1]}, annotated as {image.width}x{image.height}"
+    return None
+
+
+def _load_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise DatasetError(path, ["no such annotation file"])
+    try:
+        data = json.loads(path.read_bytes())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DatasetError(path, [f"not JSON, or truncated ({error})"]) from error
+    missing = [key for key in ("images", "annotations", "categories") if not isinstance(data.get(key), list)]
+    if missing:
+        raise DatasetError(path, [f"no list {key!r}: not a COCO instances file" for key in missing])
+    return data
+
+
+def _duplicates(kind: str, ids: Sequence[int]) -> list[str]:
+    return [f"{kind} {id_}: the id stands {n} times" for id_, n in Counter(ids).items() if n > 1]
+
+
+def read_coco(
+    annotations: Path,
+    root: Path,
+    images: str,
+    *,
+    num_images: int | None = None,
+    invalid: Literal["error", "drop"] = "error",
+    on_image: Callable[[], None] | None = None,
+) -> CocoSplitData:
+    """Reads one split and checks all of it: ids, masks, boxes and every image file.
+
+    Args:
+        annotations: the COCO instances JSON.
+        root: the dataset's root.
+        images: the folder of the images, relative to ``root``.
+        num_images: how many images there must be.
+        invalid: whether unusable annotations (a polygon of fewer than three points, a box without area) are an
+            error, or dropped and listed.
+        on_image: called once per image checked.
+
+    Raises:
+        DatasetError: listing everything that is wrong.
+    """
+    data = _load_json(annotations)
+    problems: list[str] = []
+    dropped: list[str] = []
+    if num_images is not None and len(data["images"]) != num_images:
+        problems.append(f"{len(data['images'])} images, expected {num_images}")
+    problems += _duplicates("image", [image["id"] for image in data["images"]])
+    problems += _duplicates("annotation", [annotation["id"] for annotation in data["annotations"]])
+    problems += _duplicates("category", [category["id"] for category in data["categories"]])
+
+    categories = sorted((Category(c["id"], c["name"]) for c in data["categories"]), key=lambda c: c.id)
+    records = {
+        raw["id"]: ImageRecord(raw["id"], f"{images}/{raw['file_name']}", raw["height"], raw["width"])
+        for raw in data["images"]
+    }
+    category_ids = {category.id for category in categories}
+    by_image: dict[int, list[Annotation]] = defaultdict(list)
+    for raw in data["annotations"]:
+        where = f"annotation {raw['id']} (image {raw['image_id']})"
+        if raw["image_id"] not in records:
+            problems.append(f"{where}: there is no such image")
+        elif raw["category_id"] not in category_ids:
+            problems.append(f"{where}: unknown category id {raw['category_id']}")
+        else:
+            try:
+                by_image[raw["image_id"]].append(_parse_annotation(raw, records[raw["image_id"]]))
+            except _InvalidAnnotationError as error:
+                (problems if invalid == "error" else dropped).append(f"{where}: {error}")
+
+    with ThreadPoolExecutor() as pool:
+        for problem in pool.map(lambda image: _check_image(root / image.file_name, image), records.values()):
+            if problem is not None:
+                problems.append(problem)
+            if on_image is not None:
+                on_image()
+    if problems:
+        raise DatasetError(annotations, problems)
+    for image_id, found in by_image.items():
+        records[image_id].annotations.extend(found)
+    return CocoSplitData(categories, sorted(records.values(), key=lambda image: image.id), dropped)

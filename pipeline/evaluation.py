@@ -1,0 +1,171 @@
+"""The `evaluate` step: one detector pass per image, every setting of the run rendered from it, then AP.
+
+Shape letters: R regions, M the side of a region mask, H W rows and columns of an image.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from pycocotools import mask as coco_mask
+from torch import Tensor
+
+from pipeline.config import EvaluationConfig, RenderingConfig, RunConfig
+from pipeline.data.coco import Category
+from pipeline.data.dataset import EvaluationImages
+from pipeline.data.manifest import read_prepared
+from pipeline.files import atomic_file, atomic_folder, write_json
+from pipeline.metrics.coco_ap import coco_ap
+from pipeline.progress import progress
+from pipeline.tracking import Tracker
+from pipeline.training.run import build_run_model
+from pointrend import load_weights
+from pointrend.instance import MaskRCNN
+from pointrend.paste import paste_mask
+from pointrend.points import Size
+
+THRESHOLD = 0.5  # of a mask's probability
+
+
+def encode_region(region_mask: Tensor, box: Tensor, size: Size) -> dict[str, Any]:
+    """A region mask (M, M) in its box (4,) as the RLE of a binary mask on the image's pixels (H, W)."""
+    crop, (top, left) = paste_mask(region_mask, box, size)
+    canvas = np.zeros(size, dtype=np.uint8, order="F")
+    canvas[top : top + crop.shape[0], left : left + crop.shape[1]] = (crop >= THRESHOLD).cpu().numpy()
+    rle = coco_mask.encode(canvas)
+    return {"size": list(size), "counts": rle["counts"].decode("ascii")}
+
+
+@torch.inference_mode()
+def predict_image(
+    model: MaskRCNN, image_id: int, image: Tensor, settings: Mapping[str, RenderingConfig], categories: list[Category]
+) -> dict[str, list[dict[str, Any]]]:
+    """COCO results of one image (3, H, W) under each setting, from one detector pass."""
+    found = model.detect([image])
+    boxes, size = found.original_boxes()[0], found.original_sizes[0]
+    corners, scores, labels = boxes.tolist(), found.scores[0].tolist(), found.labels[0].tolist()
+    results = {}
+    for name, setting in settings.items():
+        region_masks = model.region_masks(found, setting.build())[0]
+        results[name] = [
+            {
+                "image_id": image_id,
+                "category_id": categories[label - 1].id,
+                "bbox": [round(v, 3) for v in (x0, y0, x1 - x0, y1 - y0)],
+                "score": score,
+                "segmentation": encode_region(region_mask[0], box, size),
+            }
+            for region_mask, box, (x0, y0, x1, y1), score, label in zip(
+                region_masks, boxes, corners, scores, labels, strict=True
+            )
+        ]
+    return results
+
+
+def predictions_file(folder: Path, setting: str) -> Path:
+    """The COCO results of one setting."""
+    return folder / f"predictions_{setting}.json"
+
+
+class ResultsWriter:
+    """A COCO results file, written as the results come: memory does not grow with the number of images."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream, self._first = stream, True
+        stream.write("[")
+
+    def add(self, results: list[dict[str, Any]]) -> None:
+        for result in results:
+            self._stream.write("\n" if self._first else ",\n")
+            json.dump(result, self._stream)
+            self._first = False
+
+    def close(self) -> None:
+        self._stream.write("\n]\n")
+
+
+def write_predictions(
+    model: MaskRCNN,
+    images: EvaluationImages,
+    settings: Mapping[str, RenderingConfig],
+    categories: list[Category],
+    folder: Path,
+    label: str,
+) -> None:
+    """Writes the predictions of every setting for all images into a folder."""
+    model.eval()
+    device = next(model.parameters()).device
+    with ExitStack() as stack:
+        writers = {
+            name: ResultsWriter(stack.enter_context(atomic_file(predictions_file(folder, name)))) for name in settings
+        }
+        bar = stack.enter_context(progress(label, len(images)))
+        for image_id, image in _each(images):
+            for name, results in predict_image(model, image_id, image.to(device), settings, categories).items():
+                writers[name].add(results)
+            bar.advance()
+        for writer in writers.values():
+            writer.close()
+
+
+def _each(images: EvaluationImages) -> Iterator[tuple[int, Tensor]]:
+    for index in range(len(images)):
+        yield images[index]
+
+
+def evaluate_run(
+    config: RunConfig,
+    settings: EvaluationConfig,
+    *,
+    prepared: Path,
+    images: Path,
+    annotations: Path,
+    trained: Path,
+    output: Path,
+    metrics: Path,
+    tracker: Tracker,
+) -> None:
+    """Predicts, scores and logs every setting of a run.
+
+    Args:
+        config: the run.
+        settings: how to evaluate it.
+        prepared: the prepared dataset.
+        images: the folder that its file names are relative to.
+        annotations: the val split's COCO file, to score against.
+        trained: the output of the run's training.
+        output: the folder of predictions to write.
+        metrics: the JSON file of metrics and MLflow run ids to write.
+        tracker: where the evaluations are logged, nested in the training's run.
+    """
+    dataset = read_prepared(prepared)
+    model = build_run_model(config, len(dataset.categories), pretrained=False)
+    load_weights(model, trained / "model.safetensors")
+    training = json.loads((trained / "train.json").read_text())
+    if torch.cuda.is_available():
+        model.cuda()
+    scores: dict[str, dict[str, Any]] = {}
+    with atomic_folder(output) as folder:
+        write_predictions(
+            model,
+            EvaluationImages(dataset, images),
+            settings.root,
+            dataset.categories,
+            folder,
+            f"evaluate {config.run}",
+        )
+        for name, setting in settings.root.items():
+            ap = coco_ap(annotations, predictions_file(folder, name))
+            run_id = tracker.add_evaluation(
+                training["mlflow_run_id"],
+                f"{config.run} {name}",
+                setting,
+                ap,
+                {"kind": "evaluation", "experiment": config.experiment, "evaluation": name},
+            )
+            scores[name] = {"mlflow_run_id": run_id, **{key: round(value, 4) for key, value in ap.items()}}
+    write_json(metrics, {"run": config.run, "mlflow_run_id": training["mlflow_run_id"], "evaluations": scores})

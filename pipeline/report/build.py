@@ -1,0 +1,174 @@
+"""The `report` step: tables, pictures and one self-contained page."""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from pipeline.config import Params, TableConfig
+from pipeline.files import atomic_folder
+from pipeline.report.curves import training_curves
+from pipeline.report.overlays import Scenes, Source, object_panels, scene_panels
+from pipeline.report.results import RunResult
+from pipeline.report.tables import Table, build_table, notes, to_csv, to_latex, to_markdown
+
+SCENES, OBJECTS = 4, 5  # how many of each are shown
+
+
+@dataclass(frozen=True)
+class ValImages:
+    """Where a dataset's val images and their annotations lie."""
+
+    annotations: Path
+    images: Path
+
+
+@dataclass(frozen=True)
+class Figure:
+    title: str
+    caption: str
+    file: str
+
+
+def duration(seconds: float) -> str:
+    """Seconds as "1 h 05 min", "12 min" or "40 s"."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def compared(tables: dict[str, TableConfig], results: Sequence[RunResult]) -> list[tuple[str, RunResult, str]]:
+    """The (caption, run, setting) triples that the first table compares and that exist, one run of each experiment."""
+    first_runs: dict[str, RunResult] = {}
+    for result in results:
+        first_runs.setdefault(result.experiment, result)
+    found: dict[tuple[str, str], tuple[str, RunResult, str]] = {}
+    for table in list(tables.values())[:1]:
+        for row in table.rows:
+            for cell in row.cells.values():
+                run = first_runs.get(cell.experiment)
+                if run is not None and cell.evaluation in run.evaluations:
+                    found.setdefault((cell.experiment, cell.evaluation), (" ".join(row.labels), run, cell.evaluation))
+    return list(found.values())
+
+
+def draw_figures(
+    tables: dict[str, TableConfig],
+    results: Sequence[RunResult],
+    val_images: dict[str, ValImages],
+    predictions: Path,
+    folder: Path,
+) -> list[Figure]:
+    """Draws the pictures into a folder.
+
+    Args:
+        tables: the tables by name; the first one's rows are the columns of the overlays.
+        results: the runs.
+        val_images: of each dataset.
+        predictions: the folder of all runs' predictions.
+        folder: where the PNG files go.
+    """
+    figures = []
+    columns = compared(tables, results)
+    for dataset in dict.fromkeys(run.dataset for _, run, _ in columns):
+        sources = [
+            Source(caption, predictions / run.run / f"predictions_{setting}.json")
+            for caption, run, setting in columns
+            if run.dataset == dataset
+        ]
+        place = val_images[dataset]
+        scenes = Scenes(place.annotations, place.images, sources)
+        for kind, panels, title, caption in (
+            (
+                "objects",
+                object_panels(scenes, OBJECTS),
+                f"The same objects from every head: {dataset}",
+                "Enlarged; one colour per object, a solid line at the mask's edge.",
+            ),
+            (
+                "scenes",
+                scene_panels(scenes, SCENES),
+                f"Whole images: {dataset}",
+                "Predictions with a score of 0.5 or more. An object has the same colour in every column.",
+            ),
+        ):
+            if panels.rows:
+                file = f"{kind}_{dataset}.png"
+                panels.render().save(folder / file)
+                figures.append(Figure(title, caption, file))
+    training_curves(results, folder / "training_curves.png")
+    caption = "Total loss; PointRend's has a term more, that of its points."
+    figures.append(Figure("Training curves", caption, "training_curves.png"))
+    return figures
+
+
+def build_report(
+    params: Params,
+    tables: dict[str, TableConfig],
+    results: Sequence[RunResult],
+    val_images: dict[str, ValImages],
+    predictions: Path,
+    output: Path,
+    tracking_uri: str,
+) -> None:
+    """Writes the report's folder, whole or not at all: ``index.html``, the tables and the pictures.
+
+    Args:
+        params: what was selected.
+        tables: the tables' configurations by name.
+        results: of the selected runs.
+        val_images: of each dataset.
+        predictions: the folder of all runs' predictions.
+        output: the folder to write.
+        tracking_uri: for the page's hint on `mlflow ui`.
+    """
+    with atomic_folder(output) as folder:
+        filled = [build_table(name, config, results) for name, config in tables.items()]
+        for table in filled:
+            (folder / f"{table.name}.md").write_text(to_markdown(table))
+            (folder / f"{table.name}.csv").write_text(to_csv(table))
+            (folder / f"{table.name}.tex").write_text(to_latex(table))
+        figures = draw_figures(tables, results, val_images, predictions, folder)
+        page = render_page(params, filled, figures, results, folder, tracking_uri)
+        (folder / "index.html").write_text(page)
+
+
+def render_page(
+    params: Params,
+    tables: Sequence[Table],
+    figures: Sequence[Figure],
+    results: Sequence[RunResult],
+    folder: Path,
+    tracking_uri: str,
+) -> str:
+    """The HTML page, pictures included."""
+    environment = Environment(loader=PackageLoader("pipeline.report", "."), autoescape=True, undefined=StrictUndefined)
+    environment.globals.update(number=lambda v: "–" if v is None else f"{v:.1f}", duration=duration)
+    stand_in = params.scale != "paper"
+    return environment.get_template("page.html.j2").render(
+        scale=params.scale,
+        notice=(
+            "This is not the paper's setting: the data, the backbone and the schedule are stand-ins that fit a small "
+            "machine. Compare the differences between rows with the paper's, not the numbers themselves."
+            if stand_in
+            else ""
+        ),
+        tables=[
+            {
+                **asdict(table),
+                "rows": table.rows,
+                "heading": table.name.replace("table", "Table "),
+                "notes": notes(table),
+            }
+            for table in tables
+        ],
+        figures=[
+            {**asdict(figure), "data": base64.b64encode((folder / figure.file).read_bytes()).decode()}
+            for figure in figures
+        ],
+        runs=results,
+        tracking_uri=tracking_uri,
+    )

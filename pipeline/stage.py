@@ -1,0 +1,105 @@
+"""What every DVC stage shares: its project, its folders, and how its errors are shown."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+
+from pipeline.config import (
+    CocoDataset,
+    ConfigError,
+    EvaluationConfig,
+    Params,
+    Project,
+    RunConfig,
+    SyntheticDataset,
+    dataset_root,
+    load,
+    load_dataset,
+)
+from pipeline.data.coco import DatasetError
+
+
+class Outputs:
+    """The folders of one scale: ``outputs/<scale>/...``, the same names as in ``dvc.yaml``."""
+
+    def __init__(self, root: Path, scale: str) -> None:
+        self.root = root / "outputs" / scale
+
+    def config(self, kind: str, name: str) -> Path:
+        return self.root / "config" / kind / f"{name}.json"
+
+    def prepared(self, dataset: str) -> Path:
+        return self.root / "data" / dataset
+
+    def trained(self, run: str) -> Path:
+        return self.root / "train" / run
+
+    def predictions(self, run: str) -> Path:
+        return self.root / "predictions" / run
+
+    def metrics(self, run: str) -> Path:
+        return self.root / "metrics" / f"{run}.json"
+
+
+class Stage:
+    """A stage's view of the project it runs in, the working directory."""
+
+    def __init__(self) -> None:
+        self.root = Path.cwd()
+        self.project = Project(self.root)
+        self.params: Params = self.project.params()
+        self.outputs = Outputs(self.root, self.params.scale)
+
+    def run(self, name: str) -> RunConfig:
+        return load(RunConfig, self.outputs.config("train", name))
+
+    def evaluation(self, name: str) -> EvaluationConfig:
+        return load(EvaluationConfig, self.outputs.config("evaluate", name))
+
+    def dataset(self, name: str) -> CocoDataset | SyntheticDataset:
+        return load_dataset(self.outputs.config("datasets", name))
+
+    def dataset_root(self, name: str) -> Path:
+        return self.root / dataset_root(name, self.dataset(name), self.params.data_root)
+
+
+def run_stage(main: Callable[[], None]) -> None:
+    """Runs a stage; what its user can mend is one message instead of a traceback, and exit status 1."""
+    # Imported late: the cheap stages need neither torch's training stack, Ray nor MLflow.
+    try:
+        main()
+    except (ConfigError, DatasetError) as error:
+        fail(error)
+    except Exception as error:
+        from pipeline.metrics.coco_ap import PredictionError
+        from pipeline.tracking import TrackingError
+        from pipeline.training.checkpoint import CheckpointError
+        from pipeline.training.loop import DivergedTrainingError
+        from pipeline.training.run import InterruptedTrainingError
+
+        known = (
+            PredictionError,
+            TrackingError,
+            CheckpointError,
+            DivergedTrainingError,
+            InterruptedTrainingError,
+            OSError,
+            ValueError,
+        )
+        if not isinstance(error, known):
+            raise
+        fail(error)
+
+
+def fail(error: Exception) -> None:
+    """Prints an error as its user should see it and exits with status 1."""
+    Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {_escape(str(error))}", soft_wrap=True)
+    sys.exit(1)
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

@@ -1,0 +1,122 @@
+"""The training loop: plain torch, on one process or on several under DistributedDataParallel."""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
+
+from pipeline.config import ScheduleConfig
+from pipeline.data.dataset import Example
+from pipeline.data.samplers import draw_seed
+from pipeline.training.schedule import learning_rate
+
+NORM_LAYERS = (nn.BatchNorm2d, nn.SyncBatchNorm, nn.GroupNorm, nn.LayerNorm)
+
+
+class DivergedTrainingError(RuntimeError):
+    """A loss or gradient that is NaN or infinite; the weights are those before the update."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """What one update did, on this worker."""
+
+    number: int  # from 1
+    losses: dict[str, float]
+    learning_rate: float
+    gradient_norm: float
+    seconds: float
+    image_ids: tuple[int, ...]
+
+    @property
+    def loss(self) -> float:
+        return sum(self.losses.values())
+
+
+def build_optimizer(model: nn.Module, schedule: ScheduleConfig) -> torch.optim.SGD:
+    """SGD over the trainable parameters; those of normalisation layers are not decayed."""
+    norm = {
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, NORM_LAYERS)
+        for parameter in module.parameters(recurse=False)
+    }
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if id(p) not in norm], "weight_decay": schedule.weight_decay},
+        {"params": [p for p in trainable if id(p) in norm], "weight_decay": 0.0},
+    ]
+    return torch.optim.SGD([g for g in groups if g["params"]], lr=0.0, momentum=schedule.momentum)
+
+
+def train(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Iterable[Sequence[Example]],
+    schedule: ScheduleConfig,
+    *,
+    start: int,
+    seed: int,
+    rank: int,
+    device: torch.device,
+    on_update: Callable[[Update], None],
+) -> None:
+    """Trains from update ``start`` to the end of the batches.
+
+    Randomness inside the model is reseeded at every update from (seed, update, rank), so that it, too, is a function
+    of the update's number: a resumed run repeats what an uninterrupted one does.
+
+    Args:
+        model: maps (images, targets) to a dict of losses; wrapped in DistributedDataParallel or not.
+        optimizer: over the model's parameters.
+        batches: this worker's examples of each update, the first one being update ``start``'s.
+        schedule: learning rates and precision.
+        start: updates that are behind us.
+        seed: of the run.
+        rank: this worker's number.
+        device: where the model lies.
+        on_update: called after each update.
+
+    Raises:
+        DivergedTrainingError: at the first loss or gradient that is not finite, before it reaches the weights; it
+            names the update and the images.
+    """
+    model.train()
+    for number, examples in enumerate(batches, start=start):
+        begun = time.perf_counter()
+        torch.manual_seed(draw_seed(seed, number, rank))
+        rate = learning_rate(schedule, number)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+
+        images = [example.image.to(device, non_blocking=True) for example in examples]
+        targets = [{k: v.to(device, non_blocking=True) for k, v in example.target.items()} for example in examples]
+        with autocast(device, schedule.precision):
+            losses: dict[str, Tensor] = model(images, targets)
+            loss = torch.stack(list(losses.values())).sum()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+
+        # Gradients are averaged over the workers by now, so that all of them see a NaN and stop at the same update.
+        gradient_norm = get_total_norm([p.grad for p in model.parameters() if p.grad is not None]).item()
+        values = dict(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True))
+        image_ids = tuple(example.image_id for example in examples)
+        if not torch.isfinite(torch.tensor([gradient_norm, *values.values()])).all():
+            shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+            raise DivergedTrainingError(
+                f"update {number + 1}: not finite: gradient norm {gradient_norm:.4g}, {shown}; images of this worker: "
+                f"{', '.join(map(str, image_ids))}. Check their annotations, or lower the learning rate ({rate:.4g})"
+            )
+        optimizer.step()
+        on_update(Update(number + 1, values, rate, gradient_norm, time.perf_counter() - begun, image_ids))
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast | nullcontext[None]:
+    """The autocast context of a precision: "float32" or "bfloat16"."""
+    if precision == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=getattr(torch, precision))

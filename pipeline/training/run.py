@@ -1,0 +1,290 @@
+"""One training run, from its configuration to its weights."""
+
+import hashlib
+import json
+import platform
+import shutil
+import signal
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import ray.train
+import ray.train.torch
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+
+from pipeline import cluster as ray_cluster
+from pipeline.config import ClusterConfig, RunConfig
+from pipeline.data.dataset import TrainingImages
+from pipeline.data.manifest import read_prepared
+from pipeline.data.samplers import TrainingBatches, draw_seed
+from pipeline.files import atomic_folder, write_json
+from pipeline.progress import progress
+from pipeline.tracking import Tracker, run_parameters
+from pipeline.training.checkpoint import CheckpointStore
+from pipeline.training.loop import Update, build_optimizer, train
+from pointrend import build_model, save_weights
+from pointrend.instance import MaskRCNN
+
+UPDATES_PER_LOG = 10
+
+
+class InterruptedTrainingError(Exception):
+    """Training stopped at the user's wish, after a checkpoint."""
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Where a run finds its data and leaves what it makes; every worker can reach all of it."""
+
+    prepared: Path
+    images: Path
+    storage: Path
+    output: Path
+
+
+def run_key(config: RunConfig, prepared: Path) -> str:
+    """A hash of all that a run's result depends on: its configuration and its data."""
+    digest = hashlib.sha256(config.model_dump_json().encode())
+    for name in ("dataset.json", "train.parquet"):
+        digest.update((prepared / name).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def build_run_model(config: RunConfig, num_classes: int, *, pretrained: bool) -> MaskRCNN:
+    """The network of a run; ``pretrained`` only where it is to be trained."""
+    return build_model(
+        config.model.name,
+        num_classes=num_classes,
+        min_size=config.model.test_min_size,
+        max_size=config.model.max_size,
+        pretrained_backbone=pretrained,
+        sampling=config.sampling.build() if config.sampling else None,
+        rois_per_image=config.model.rois_per_image,
+    )
+
+
+def run_training(config: RunConfig, workplace: Workplace, cluster: ClusterConfig, tracker: Tracker, code: str) -> None:
+    """Trains a run on a cluster and writes ``model.safetensors`` and ``train.json``, whole or not at all.
+
+    A run that was interrupted goes on from its last checkpoint and in its MLflow run.
+
+    Args:
+        config: the run.
+        workplace: its folders.
+        cluster: where it runs.
+        tracker: where it is logged.
+        code: the version of the code, for the record.
+
+    Raises:
+        InterruptedTrainingError: after Ctrl-C, once a checkpoint is written.
+        DivergedTrainingError: if a loss is no longer finite.
+    """
+    key = run_key(config, workplace.prepared)
+    storage = workplace.storage.resolve() / f"{config.run}-{key}"
+    parameters = run_parameters(config)
+    tags = {"kind": "training", "experiment": config.experiment, "code": code, "hardware": hardware()}
+    tags |= {name: parameters[name] for name in ("dataset", "head", "backbone", "sampling")}
+    run_id = tracker.start(key, config.run, parameters, tags)
+    tracker.log_config(run_id, config.model_dump(mode="json"))
+    arguments = {
+        "config": config.model_dump(mode="json"),
+        "prepared": str(workplace.prepared.resolve()),
+        "images": str(workplace.images.resolve()),
+        "storage": str(storage),
+        "loader_processes": cluster.loader_processes,
+        "use_gpu": cluster.gpus_per_worker > 0,
+        "tracking": {"uri": tracker.uri, "experiment": tracker.experiment, "run_id": run_id},
+    }
+    status = "FAILED"
+    try:
+        ray_cluster.fit(train_worker, arguments, cluster, config.run, storage / "ray")
+        status = "FINISHED"
+    except (InterruptedTrainingError, KeyboardInterrupt):
+        status = "KILLED"
+        raise
+    finally:
+        tracker.finish(run_id, status)
+    summary = json.loads((storage / "summary.json").read_text())
+    with atomic_folder(workplace.output) as folder:
+        shutil.copy(storage / "model.safetensors", folder)
+        write_json(folder / "train.json", {"run": config.run, "key": key, "mlflow_run_id": run_id, **summary})
+    shutil.rmtree(storage)
+
+
+def train_worker(arguments: dict[str, Any]) -> None:
+    """What every worker of a run does; also a whole run by itself, on one worker."""
+    context = ray.train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    config = RunConfig.model_validate(arguments["config"])
+    storage = Path(arguments["storage"])
+    device = worker_device(arguments["use_gpu"])
+    prepared = read_prepared(Path(arguments["prepared"]))
+    model_config, schedule = config.model, config.schedule
+
+    # Every worker draws the same initial weights; DistributedDataParallel makes sure of it.
+    torch.manual_seed(draw_seed(config.seed))
+    model = build_run_model(config, len(prepared.categories), pretrained=model_config.pretrained_backbone).to(device)
+    optimizer = build_optimizer(model, schedule)
+    store = CheckpointStore(storage / "checkpoints")
+    start = store.load_latest(model, optimizer, device)
+
+    dataset = TrainingImages(prepared, Path(arguments["images"]), model_config.train_min_sizes, model_config.max_size)
+    batches = TrainingBatches(
+        dataset.wide,
+        batch_size=schedule.batch_size,
+        seed=config.seed,
+        start=start,
+        stop=schedule.updates,
+        rank=rank,
+        world_size=world_size,
+    )
+    loader = DataLoader(
+        dataset,
+        batch_sampler=batches,
+        collate_fn=list,
+        num_workers=arguments["loader_processes"],
+        pin_memory=device.type == "cuda",
+    )
+    log = RunLog(**arguments["tracking"], start=start) if rank == 0 else None
+    begun = time.monotonic()
+    with progress(f"train {config.run}", schedule.updates, start) as bar, stop_on_interrupt() as stop_requested:
+
+        def on_update(update: Update) -> None:
+            if log is not None:
+                log.add(update)
+                bar.advance(note=f"loss {update.loss:.3f}")
+            stopping = stop_requested()
+            if stopping or update.number % schedule.checkpoint_every == 0:
+                if rank == 0:
+                    store.save(update.number, model, optimizer)
+                ray.train.report({"update": update.number, "loss": update.loss})
+            if stopping:
+                raise InterruptedTrainingError(
+                    f"interrupted after update {update.number} of {schedule.updates}; the checkpoint is safe, "
+                    "`dvc repro` goes on from there"
+                )
+
+        train(
+            distribute(model, world_size, device),
+            optimizer,
+            loader,
+            schedule,
+            start=start,
+            seed=config.seed,
+            rank=rank,
+            device=device,
+            on_update=on_update,
+        )
+    if log is not None:
+        log.flush()
+        save_weights(model, storage / "model.safetensors", {"model": model_config.name, "run": config.run})
+        summary = {
+            "updates": schedule.updates,
+            "resumed_from": start,
+            "seconds": round(time.monotonic() - begun, 1),
+            "workers": world_size,
+            "hardware": hardware(),
+            "images": len(dataset),
+            "losses": log.last_losses,
+        }
+        write_json(storage / "summary.json", summary)
+
+
+class RunLog:
+    """Losses, learning rate and speed of a run, to MLflow while it trains.
+
+    Each entry is the mean over :data:`UPDATES_PER_LOG` updates. Steps that a run logged before it was interrupted are
+    not logged twice.
+    """
+
+    def __init__(self, uri: str, experiment: str, run_id: str, start: int) -> None:
+        self._tracker, self._run_id = Tracker(uri, experiment), run_id
+        self._logged = self._tracker.last_step(run_id, "loss") if start else 0
+        self._window: list[Update] = []
+        self.last_losses: dict[str, float] = {}
+
+    def add(self, update: Update) -> None:
+        self._window.append(update)
+        if update.number % UPDATES_PER_LOG == 0:
+            self.flush()
+
+    def flush(self) -> None:
+        """Logs the updates since the last entry."""
+        if not self._window:
+            return
+        window, self._window = self._window, []
+        step = window[-1].number
+        mean = {name: statistics.fmean(u.losses[name] for u in window) for name in window[0].losses}
+        self.last_losses = mean
+        if step <= self._logged:
+            return
+        values = {
+            **mean,
+            "loss": sum(mean.values()),
+            "learning_rate": window[-1].learning_rate,
+            "gradient_norm": statistics.fmean(u.gradient_norm for u in window),
+            "updates_per_second": len(window) / sum(u.seconds for u in window),
+        }
+        self._tracker.log_metrics(self._run_id, [(name, value, step) for name, value in values.items()])
+
+
+def worker_device(use_gpu: bool) -> torch.device:
+    """This worker's device.
+
+    Raises:
+        RuntimeError: if the cluster configuration asks for a GPU and there is none.
+    """
+    if not use_gpu:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise RuntimeError("the cluster configuration has gpus_per_worker > 0, but this worker sees no CUDA device")
+    return ray.train.torch.get_device()
+
+
+def distribute(model: nn.Module, world_size: int, device: torch.device) -> nn.Module:
+    """The model with its gradients averaged over the workers; itself where there is one worker."""
+    if world_size == 1:
+        return model
+    return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
+
+
+@contextmanager
+def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
+    """Turns the first Ctrl-C into a request to stop after the update under way; a second one stops at once.
+
+    Elsewhere than in a main thread, signals are somebody else's: the request never comes.
+    """
+    requested = False
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: requested
+        return
+
+    def on_signal(signum: int, frame: FrameType | None) -> None:
+        nonlocal requested
+        if requested:
+            raise KeyboardInterrupt
+        requested = True
+
+    previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: requested
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def hardware() -> str:
+    """What this process computes on, in a few words."""
+    if torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
+    return f"{torch.get_num_threads()} CPU threads ({platform.machine()})"

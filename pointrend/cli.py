@@ -1,0 +1,65 @@
+"""The ``pointrend`` command. Installed extensions add theirs under the entry point group "pointrend.commands"."""
+
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from pointrend.registry import MODELS, build_model, list_models
+
+app = typer.Typer(help="PointRend: image segmentation as rendering.", no_args_is_help=True, add_completion=False)
+
+
+@app.command()
+def models() -> None:
+    """List the models that can be built by name."""
+    table = Table("model", "backbone", "mask head", "classes", "input")
+    for name in list_models():
+        spec = MODELS[name]
+        table.add_row(
+            name, spec.backbone, spec.mask_head, str(spec.num_classes), f"{spec.min_size} to {spec.max_size} px"
+        )
+    Console().print(table)
+
+
+@app.command()
+def predict(
+    image: Annotated[Path, typer.Argument(help="a picture file")],
+    weights: Annotated[Path, typer.Option(help="trained weights: .safetensors, .pt or .pth")],
+    model: Annotated[str, typer.Option(help="see `pointrend models`")] = "pointrend_rcnn_r50_fpn_coco",
+    output: Annotated[Path, typer.Option(help="the overlay to write")] = Path("prediction.png"),
+    num_classes: Annotated[int | None, typer.Option(help="if other than the model's own")] = None,
+    min_size: Annotated[int | None, typer.Option(help="shorter edge the image is resized to")] = None,
+    score: Annotated[float, typer.Option(help="show objects from this score on")] = 0.5,
+) -> None:
+    """Segment a picture and write it with the masks drawn on."""
+    # Only this command draws and reads pictures.
+    import torch
+
+    from pointrend.drawing import draw_masks, read_picture, write_picture
+    from pointrend.weights import load_weights
+
+    try:
+        network = build_model(model, num_classes=num_classes, min_size=min_size).eval()
+        load_weights(network, weights)
+        picture = read_picture(image)
+        with torch.inference_mode():
+            found = network([picture])[0]
+        chosen = found["scores"] >= score
+        write_picture(draw_masks(picture, found["masks"][chosen, 0] >= 0.5), output)
+    except (OSError, ValueError) as error:
+        Console(stderr=True, highlight=False).print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+        sys.exit(1)
+    typer.echo(f"{output}: {int(chosen.sum())} objects of score {score:g} or more")
+
+
+for _command in sorted(entry_points(group="pointrend.commands"), key=lambda entry: entry.name):
+    app.command(_command.name)(_command.load())
+
+
+def main() -> None:
+    app()

@@ -1,0 +1,200 @@
+"""The box half of Mask R-CNN: torchvision's RPN and RoI heads, set to the recipe that the paper trains with.
+
+Where torchvision differs from that recipe (Detectron2's), this module overrides it: anchors are not rounded, the
+strides are exact, RoIAlign is aligned to pixel centres, and box losses are L1.
+
+Shape letters: N images, R regions, C channels, K classes.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
+from torchvision.ops import roi_align
+
+from pointrend.backbones import STRIDES
+from pointrend.points import Size
+
+Features = dict[str, Tensor]
+Target = dict[str, Tensor]
+
+ASPECT_RATIOS = (0.5, 1.0, 2.0)
+
+
+class Anchors(AnchorGenerator):
+    """Anchors of one size per pyramid level and three aspect ratios (height / width), centred on the cells' corner."""
+
+    def __init__(self, sizes: tuple[int, ...]) -> None:
+        super().__init__(tuple((size,) for size in sizes), (ASPECT_RATIOS,) * len(sizes))
+
+    def generate_anchors(self, scales, aspect_ratios, dtype=torch.float32, device=torch.device("cpu")):  # noqa: B008
+        """As torchvision's, but not rounded to whole pixels: (A, 4)."""
+        sizes = torch.as_tensor(scales, dtype=dtype, device=device)
+        ratios = torch.as_tensor(aspect_ratios, dtype=dtype, device=device).sqrt()
+        widths, heights = (sizes / ratios[:, None]).flatten(), (sizes * ratios[:, None]).flatten()
+        return torch.stack((-widths, -heights, widths, heights), dim=1) / 2
+
+    def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
+        """One (A H W summed over levels, 4) tensor per image."""
+        # torchvision derives strides from the padded image's size, which is wrong for P6 of most images.
+        device = feature_maps[0].device
+        self.set_cell_anchors(torch.float32, device)
+        strides = [torch.tensor(stride, device=device) for stride in STRIDES.values()]
+        grids = [list(feature.shape[-2:]) for feature in feature_maps]
+        anchors = torch.cat(self.grid_anchors(grids, [[stride, stride] for stride in strides]))
+        return [anchors] * len(image_list.image_sizes)
+
+
+class ProposalNetwork(RegionProposalNetwork):
+    """torchvision's RPN with an L1 box loss."""
+
+    def compute_loss(
+        self, objectness: Tensor, pred_bbox_deltas: Tensor, labels: list[Tensor], regression_targets: list[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        positive, negative = self.fg_bg_sampler(labels)
+        positive = torch.cat(positive).bool()
+        sampled = positive | torch.cat(negative).bool()
+        flat_labels, deltas = torch.cat(labels), torch.cat(regression_targets)
+        normaliser = self.fg_bg_sampler.batch_size_per_image * len(labels)
+        box_loss = F.l1_loss(pred_bbox_deltas[positive], deltas[positive], reduction="sum")
+        objectness_loss = F.binary_cross_entropy_with_logits(
+            objectness.flatten()[sampled], flat_labels[sampled], reduction="sum"
+        )
+        return objectness_loss / normaliser, box_loss / normaliser
+
+
+def pool_regions(features: Features, boxes: list[Tensor], output_size: int, sampling_ratio: int = 0) -> Tensor:
+    """RoIAlign from the pyramid level that fits each box's size.
+
+    Args:
+        features: "p2" to "p5", each (N, C, H, W).
+        boxes: N tensors (R, 4), xyxy in pixels of the network's input.
+        output_size: S.
+        sampling_ratio: samples per cell and axis; 0 for one per pixel of the level.
+
+    Returns:
+        (R summed over images, C, S, S).
+    """
+    levels = [features[name] for name in ("p2", "p3", "p4", "p5")]
+    image = torch.cat([torch.full_like(b[:, :1], index) for index, b in enumerate(boxes)])
+    flat = torch.cat(boxes)
+    rois = torch.cat((image, flat), dim=1)
+    areas = (flat[:, 2] - flat[:, 0]) * (flat[:, 3] - flat[:, 1])
+    # A box of 224 x 224 pixels is read from P4.
+    level = (4 + torch.log2(areas.clamp(min=0).sqrt() / 224 + 1e-8)).floor().clamp(2, 5).long() - 2
+    pooled = levels[0].new_zeros(len(rois), levels[0].shape[1], output_size, output_size)
+    for index, (feature, stride) in enumerate(zip(levels, STRIDES.values(), strict=False)):
+        chosen = torch.where(level == index)[0]
+        crops = roi_align(
+            feature, rois[chosen].to(feature.dtype), output_size, 1 / stride, sampling_ratio, aligned=True
+        )
+        pooled = pooled.index_copy(0, chosen, crops.to(pooled.dtype))
+    return pooled
+
+
+class Regions(NamedTuple):
+    """Foreground regions to train the mask head on; each field has one tensor per image."""
+
+    proposals: list[Tensor]  # (R, 4) xyxy
+    predicted: list[Tensor]  # (R, 4) xyxy, the proposals as the box head corrects them; no gradient
+    labels: list[Tensor]  # (R,) from 1
+    targets: list[Tensor]  # (R,) index of the matched ground-truth object
+
+
+class BoxHeads(RoIHeads):
+    """torchvision's box head with aligned pooling and an L1 loss that also hands on its foreground regions."""
+
+    pooled_size = 7
+    sampling_ratio = 0
+
+    def _predict(self, features: Features, proposals: list[Tensor]) -> tuple[Tensor, Tensor]:
+        pooled = pool_regions(features, proposals, self.pooled_size, self.sampling_ratio)
+        return self.box_predictor(self.box_head(pooled))
+
+    def train_step(
+        self, features: Features, proposals: list[Tensor], targets: list[Target]
+    ) -> tuple[Regions, dict[str, Tensor]]:
+        """Samples and classifies proposals: their foreground regions, and the two losses of the box head."""
+        proposals, matched, labels, deltas = self.select_training_samples(proposals, targets)
+        logits, predicted_deltas = self._predict(features, proposals)
+        flat_labels = torch.cat(labels)
+        foreground = torch.where(flat_labels > 0)[0]
+        classes = flat_labels[foreground]
+        chosen = predicted_deltas.view(len(flat_labels), -1, 4)[foreground, classes]
+        box_loss = F.l1_loss(chosen, torch.cat(deltas)[foreground], reduction="sum") / max(1, len(flat_labels))
+        losses = {"loss_classifier": F.cross_entropy(logits, flat_labels), "loss_box_reg": box_loss}
+        with torch.no_grad():
+            decoded = self.box_coder.decode_single(chosen.float(), torch.cat(proposals)[foreground])
+        masks = [image_labels > 0 for image_labels in labels]
+        counts = [int(mask.sum()) for mask in masks]
+        regions = Regions(
+            proposals=[boxes[mask] for boxes, mask in zip(proposals, masks, strict=True)],
+            predicted=list(decoded.split(counts)),
+            labels=[image_labels[mask] for image_labels, mask in zip(labels, masks, strict=True)],
+            targets=[indices[mask] for indices, mask in zip(matched, masks, strict=True)],
+        )
+        return regions, losses
+
+    def detect(
+        self, features: Features, proposals: list[Tensor], image_sizes: list[Size]
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Boxes (R, 4), scores (R,) and labels (R,) of each image, best first."""
+        logits, deltas = self._predict(features, proposals)
+        return self.postprocess_detections(logits.float(), deltas.float(), proposals, image_sizes)
+
+
+def proposal_network(
+    channels: int, anchor_sizes: tuple[int, ...], per_level: tuple[int, int], per_image: int
+) -> ProposalNetwork:
+    """The RPN.
+
+    Args:
+        channels: C of the pyramid.
+        anchor_sizes: one per level, in pixels of the network's input.
+        per_level: proposals of each level before NMS, in training and at inference.
+        per_image: proposals of each image after NMS.
+    """
+    return ProposalNetwork(
+        Anchors(anchor_sizes),
+        RPNHead(channels, len(ASPECT_RATIOS)),
+        fg_iou_thresh=0.7,
+        bg_iou_thresh=0.3,
+        batch_size_per_image=256,
+        positive_fraction=0.5,
+        pre_nms_top_n={"training": per_level[0], "testing": per_level[1]},
+        post_nms_top_n={"training": per_image, "testing": per_image},
+        nms_thresh=0.7,
+    )
+
+
+def box_heads(channels: int, hidden: int, num_classes: int, rois_per_image: int, sampling_ratio: int = 0) -> BoxHeads:
+    """The box head: two fully connected layers on 7x7 features, K + 1 classes with background first."""
+    head = TwoMLPHead(channels * BoxHeads.pooled_size**2, hidden)
+    for layer in (head.fc6, head.fc7):
+        nn.init.kaiming_uniform_(layer.weight, a=1)
+        nn.init.zeros_(layer.bias)
+    predictor = FastRCNNPredictor(hidden, num_classes + 1)
+    for layer, std in ((predictor.cls_score, 0.01), (predictor.bbox_pred, 0.001)):
+        nn.init.normal_(layer.weight, std=std)
+        nn.init.zeros_(layer.bias)
+    heads = BoxHeads(
+        None,
+        head,
+        predictor,
+        fg_iou_thresh=0.5,
+        bg_iou_thresh=0.5,
+        batch_size_per_image=rois_per_image,
+        positive_fraction=0.25,
+        bbox_reg_weights=(10.0, 10.0, 5.0, 5.0),
+        score_thresh=0.05,
+        nms_thresh=0.5,
+        detections_per_img=100,
+    )
+    heads.sampling_ratio = sampling_ratio
+    return heads

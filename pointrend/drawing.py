@@ -1,0 +1,56 @@
+"""Pictures in and out, and masks drawn onto them.
+
+Shape letters: R regions, H W rows and columns.
+"""
+
+import colorsys
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+
+def read_picture(path: Path) -> Tensor:
+    """An image file as float (3, H, W), RGB in [0, 1].
+
+    Raises:
+        OSError: naming the file, if it is missing, truncated or no image.
+    """
+    try:
+        with Image.open(path) as picture:
+            pixels = np.array(picture.convert("RGB"))
+    except (OSError, SyntaxError) as error:
+        raise OSError(f"{path}: not a readable picture ({error})") from error
+    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
+
+
+def write_picture(image: Tensor, path: Path) -> None:
+    """Writes float (3, H, W) in [0, 1] in the format of the path's suffix."""
+    pixels = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+    Image.fromarray(pixels).save(path)
+
+
+def color(index: int) -> tuple[float, float, float]:
+    """The RGB colour of object number ``index``: far from those of its neighbours in number."""
+    golden_ratio = 0.61803398875
+    return colorsys.hsv_to_rgb((0.02 + index * golden_ratio) % 1.0, 0.75, 1.0)
+
+
+def boundary(masks: Tensor) -> Tensor:
+    """The pixels of masks (R, H, W) bool that touch the outside across an edge: (R, H, W) bool."""
+    padded = torch.nn.functional.pad(masks, (1, 1, 1, 1))
+    inside = padded[:, :-2, 1:-1] & padded[:, 2:, 1:-1] & padded[:, 1:-1, :-2] & padded[:, 1:-1, 2:]
+    return masks & ~inside
+
+
+def draw_masks(image: Tensor, masks: Tensor, opacity: float = 0.45) -> Tensor:
+    """Lays masks (R, H, W) bool over an image (3, H, W), each in its colour with a solid outline."""
+    drawn = image.clone()
+    edges = boundary(masks)
+    for index, (mask, edge) in enumerate(zip(masks, edges, strict=True)):
+        paint = image.new_tensor(color(index))[:, None]
+        drawn[:, mask] = (1 - opacity) * drawn[:, mask] + opacity * paint
+        drawn[:, edge] = paint
+    return drawn

@@ -1,0 +1,95 @@
+"""The networks that look at regions and points: 4xconv head, coarse 7x7 head and point head (Section 4).
+
+Shape letters: R regions, C channels, K classes, P points.
+"""
+
+from torch import Tensor, cat, nn
+
+
+def _init_relu_layer(layer: nn.Conv2d | nn.ConvTranspose2d | nn.Conv1d) -> None:
+    nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+
+
+def _init_linear(layer: nn.Linear) -> None:
+    nn.init.kaiming_uniform_(layer.weight, a=1)
+    nn.init.zeros_(layer.bias)
+
+
+def _init_predictor(layer: nn.Linear | nn.Conv1d | nn.Conv2d) -> None:
+    """Small weights, so that training starts from undecided masks."""
+    nn.init.normal_(layer.weight, std=0.001)
+    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+
+
+class FourConvHead(nn.Sequential):
+    """Mask R-CNN's default mask head, the paper's "4xconv" (Section 4, footnote 2).
+
+    Four 3x3 convolutions, a 2x2 deconvolution and a 1x1 prediction layer: (R, C, S, S) features to
+    (R, K, 2S, 2S) mask logits.
+    """
+
+    def __init__(self, in_channels: int, num_classes: int, channels: int = 256, num_convs: int = 4) -> None:
+        layers: list[nn.Module] = []
+        for _ in range(num_convs):
+            conv = nn.Conv2d(in_channels, channels, 3, padding=1)
+            _init_relu_layer(conv)
+            layers += [conv, nn.ReLU()]
+            in_channels = channels
+        deconv = nn.ConvTranspose2d(in_channels, channels, 2, stride=2)
+        _init_relu_layer(deconv)
+        predictor = nn.Conv2d(channels, num_classes, 1)
+        _init_predictor(predictor)
+        super().__init__(*layers, deconv, nn.ReLU(), predictor)
+
+
+class CoarseMaskHead(nn.Module):
+    """The lightweight head that predicts the coarse mask (Section 4, "Lightweight, coarse mask prediction head").
+
+    A 2x2 convolution of stride two, then an MLP over the whole region: (R, C, 2S, 2S) features to (R, K, S, S)
+    mask logits, S = ``side``.
+    """
+
+    def __init__(
+        self, in_channels: int, num_classes: int, side: int = 7, channels: int = 256, hidden: int = 1024
+    ) -> None:
+        super().__init__()
+        self.num_classes, self.side = num_classes, side
+        self.reduce = nn.Conv2d(in_channels, channels, 2, stride=2)
+        self.fc1 = nn.Linear(channels * side * side, hidden)
+        self.fc2 = nn.Linear(hidden, hidden)
+        self.predictor = nn.Linear(hidden, num_classes * side * side)
+        _init_relu_layer(self.reduce)
+        _init_linear(self.fc1)
+        _init_linear(self.fc2)
+        _init_predictor(self.predictor)
+
+    def forward(self, features: Tensor) -> Tensor:
+        x = self.reduce(features).relu().flatten(1)
+        x = self.fc2(self.fc1(x).relu()).relu()
+        return self.predictor(x).view(-1, self.num_classes, self.side, self.side)
+
+
+class PointHead(nn.Module):
+    """The MLP that labels a point from its features, weights shared over all points and regions (Section 3.2).
+
+    The coarse prediction joins the fine-grained features at the input and the hidden features at every layer
+    (Section 4, "PointRend"): fine (R, C, P) and coarse (R, K, P) to logits (R, K, P).
+    """
+
+    def __init__(self, in_channels: int, num_classes: int, channels: int = 256, num_layers: int = 3) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList()
+        for _ in range(num_layers):
+            layer = nn.Conv1d(in_channels + num_classes, channels, 1)
+            _init_relu_layer(layer)
+            self.layers.append(layer)
+            in_channels = channels
+        self.predictor = nn.Conv1d(in_channels + num_classes, num_classes, 1)
+        _init_predictor(self.predictor)
+
+    def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
+        x = cat((fine, coarse), dim=1)
+        for layer in self.layers:
+            x = cat((layer(x).relu(), coarse), dim=1)
+        return self.predictor(x)

@@ -1,0 +1,239 @@
+"""Point selection and adaptive subdivision: Sections 3.1 and 3.2 of the PointRend paper in one file.
+
+Shape letters used throughout:
+
+    R    regions: boxes for instance segmentation, whole images for semantic segmentation
+    C    feature channels
+    K    classes
+    P    points per region
+    H W  rows and columns of a grid
+
+A point is (x, y) in [0, 1] x [0, 1] of its region (or image). Cell (i, j) of an H x W grid has its centre at
+((j + 0.5) / W, (i + 0.5) / H), the convention of ``align_corners=False``.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class PointSampling:
+    """How training points are chosen (Section 3.1, Table 4).
+
+    ``strategy="biased"`` over-generates ``oversample * num_points`` uniform candidates (the paper's k), keeps the
+    ``importance * num_points`` most uncertain (its beta) and fills up with uniform points. ``oversample=1,
+    importance=0`` is plain uniform sampling. ``strategy="grid"`` takes a regular grid instead and reads neither.
+
+    Raises:
+        ValueError: for values outside their domain.
+    """
+
+    strategy: Literal["biased", "grid"] = "biased"
+    num_points: int = 14 * 14
+    oversample: float = 3.0
+    importance: float = 0.75
+
+    def __post_init__(self) -> None:
+        if self.strategy not in ("biased", "grid"):
+            raise ValueError(f"strategy is {self.strategy!r}, expected 'biased' or 'grid'")
+        if self.num_points < 1:
+            raise ValueError(f"num_points is {self.num_points}, expected at least 1")
+        if self.oversample < 1:
+            raise ValueError(f"oversample (k) is {self.oversample}, expected at least 1")
+        if not 0 <= self.importance <= 1:
+            raise ValueError(f"importance (beta) is {self.importance}, expected a value in [0, 1]")
+        if self.strategy == "grid" and math.isqrt(self.num_points) ** 2 != self.num_points:
+            raise ValueError(f"num_points is {self.num_points}; a regular grid needs a square number")
+
+
+def sample_features(features: Tensor, points: Tensor) -> Tensor:
+    """Bilinear interpolation of a feature map at real-valued points (Section 3.2).
+
+    Values outside the map are zero, as if it were surrounded by zero cells.
+
+    Args:
+        features: (R, C, H, W).
+        points: (R, P, 2).
+
+    Returns:
+        (R, C, P).
+    """
+    grid = (2.0 * points - 1.0).unsqueeze(2)
+    # Half precision features are widened to the points: a bfloat16 coordinate is off by pixels.
+    return F.grid_sample(features.to(grid.dtype), grid, mode="bilinear", align_corners=False).squeeze(3)
+
+
+def sample_masks(masks: Tensor, indices: Tensor, points: Tensor) -> Tensor:
+    """Bilinear interpolation of one mask per region, without copying a mask per region.
+
+    Equal to ``sample_features(masks[indices][:, None].float(), points)[:, 0]``, in O(R P) memory.
+
+    Args:
+        masks: (G, H, W) bool.
+        indices: (R,) int64, the mask of each region.
+        points: (R, P, 2) in [0, 1] of the mask.
+
+    Returns:
+        (R, P) float values in [0, 1].
+    """
+    height, width = masks.shape[-2:]
+    x = points[..., 0] * width - 0.5
+    y = points[..., 1] * height - 0.5
+    left, top = x.floor(), y.floor()
+    values = torch.zeros_like(x)
+    for column, weight_x in ((left, left + 1 - x), (left + 1, x - left)):
+        for row, weight_y in ((top, top + 1 - y), (top + 1, y - top)):
+            inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+            # Clamped as floats: a huge coordinate has no int64.
+            rows, columns = row.clamp(0, height - 1).long(), column.clamp(0, width - 1).long()
+            values += weight_x * weight_y * (masks[indices[:, None], rows, columns] & inside)
+    return values
+
+
+def grid_points(size: Size, device: torch.device | None = None) -> Tensor:
+    """The cell centres of an H x W grid in row-major order: (H * W, 2)."""
+    height, width = size
+    y = (torch.arange(height, device=device) + 0.5) / height
+    x = (torch.arange(width, device=device) + 0.5) / width
+    return torch.stack((x.repeat(height), y.repeat_interleave(width)), dim=1)
+
+
+def points_in_image(points: Tensor, boxes: Tensor) -> Tensor:
+    """Box-relative points to pixels of the image that the boxes are given in.
+
+    Args:
+        points: (R, P, 2) in [0, 1] of the box.
+        boxes: (R, 4) xyxy in pixels.
+
+    Returns:
+        (R, P, 2) in pixels; the centre of the first pixel is at 0.5.
+    """
+    origin, corner = boxes[:, None, :2], boxes[:, None, 2:]
+    return origin + points * (corner - origin)
+
+
+def mask_uncertainty(logits: Tensor) -> Tensor:
+    """Uncertainty of a binary mask: minus the distance of its logit from 0, i.e. of p from 0.5. Any shape."""
+    return -logits.abs()
+
+
+def select_training_points(
+    coarse_logits: Tensor, sampling: PointSampling, uncertainty: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Points to train on, mildly biased towards uncertain places (Section 3.1, "Training").
+
+    The uncertainty is that of the *interpolated prediction*: between logits of -1 and 1 the prediction is 0 and
+    most uncertain, although both cells by themselves are equally sure.
+
+    Args:
+        coarse_logits: (R, K, H, W); no gradient flows through the selection.
+        sampling: the strategy and its parameters.
+        uncertainty: maps logits (R, K, P) to uncertainties (R, P), higher where less sure.
+
+    Returns:
+        (R, N, 2) points, N = ``sampling.num_points``.
+    """
+    regions, device = coarse_logits.shape[0], coarse_logits.device
+    if sampling.strategy == "grid":
+        side = math.isqrt(sampling.num_points)
+        return grid_points((side, side), device).expand(regions, -1, -1)
+    num_important = int(sampling.importance * sampling.num_points)
+    num_uniform = sampling.num_points - num_important
+    uniform = torch.rand(regions, num_uniform, 2, device=device)
+    if num_important == 0:
+        return uniform
+    candidates = torch.rand(regions, int(sampling.oversample * sampling.num_points), 2, device=device)
+    with torch.no_grad():
+        scores = uncertainty(sample_features(coarse_logits, candidates))
+        best = scores.topk(num_important, dim=1).indices
+    important = candidates.gather(1, best.unsqueeze(2).expand(-1, -1, 2))
+    return torch.cat((important, uniform), dim=1)
+
+
+def select_grid_points(uncertainty: Tensor, num_points: int) -> tuple[Tensor, Tensor]:
+    """The most uncertain cells of a grid (Section 3.1, "Inference").
+
+    Args:
+        uncertainty: (R, H, W).
+        num_points: N; all cells where the grid has fewer.
+
+    Returns:
+        indices (R, P) int64 into the flattened grid, and their centres (R, P, 2).
+    """
+    height, width = uncertainty.shape[1:]
+    flat = uncertainty.flatten(1)
+    indices = flat.topk(min(num_points, height * width), dim=1, sorted=False).indices
+    return indices, grid_points((height, width), uncertainty.device)[indices]
+
+
+def subdivision_sizes(coarse: Size, output: Size) -> list[Size]:
+    """The grids of the subdivision steps from ``coarse`` to ``output``: doubled each time, the last one exact.
+
+    Example:
+        >>> subdivision_sizes((7, 7), (56, 56))
+        [(14, 14), (28, 28), (56, 56)]
+
+    Raises:
+        ValueError: if ``output`` is smaller than ``coarse``.
+    """
+    if output[0] < coarse[0] or output[1] < coarse[1]:
+        raise ValueError(f"cannot subdivide a {coarse[0]}x{coarse[1]} grid to {output[0]}x{output[1]}")
+    sizes = []
+    size = coarse
+    while size != output:
+        size = (min(2 * size[0], output[0]), min(2 * size[1], output[1]))
+        sizes.append(size)
+    return sizes
+
+
+def num_point_predictions(sizes: Sequence[Size], num_points: int) -> int:
+    """How many points the subdivision over ``sizes`` predicts with at most ``num_points`` a step (Section 3.1)."""
+    return sum(min(height * width, num_points) for height, width in sizes)
+
+
+def subdivide(
+    coarse_logits: Tensor,
+    predict: Callable[[Tensor], Tensor],
+    uncertainty: Callable[[Tensor], Tensor],
+    sizes: Sequence[Size],
+    num_points: int,
+) -> Tensor:
+    """Renders a fine prediction from a coarse one (Section 3.1, "Inference", Figure 4).
+
+    Each step upsamples bilinearly to the next size and replaces the ``num_points`` most uncertain cells by point
+    predictions.
+
+    Args:
+        coarse_logits: (R, K, H0, W0).
+        predict: maps points (R, P, 2) to logits (R, K, P).
+        uncertainty: maps logits (R, K, H, W) to uncertainties (R, H, W).
+        sizes: the grid of each step, as from :func:`subdivision_sizes`.
+        num_points: N, the most points that a step predicts.
+
+    Returns:
+        (R, K, H, W) logits at the last size; ``coarse_logits`` itself where ``sizes`` is empty.
+    """
+    logits = coarse_logits
+    # A step whose grid has at most N cells replaces all of them: whatever came before it leaves no trace.
+    dense = sum(height * width <= num_points for height, width in sizes)
+    if dense:
+        points = grid_points(sizes[dense - 1], logits.device).expand(logits.shape[0], -1, -1)
+        logits = predict(points).unflatten(2, sizes[dense - 1])
+    for size in sizes[dense:]:
+        logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+        indices, points = select_grid_points(uncertainty(logits), num_points)
+        predicted = predict(points).to(logits.dtype)
+        logits = (
+            logits.flatten(2)
+            .scatter(2, indices.unsqueeze(1).expand(-1, logits.shape[1], -1), predicted)
+            .unflatten(2, size)
+        )
+    return logits

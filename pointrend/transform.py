@@ -1,0 +1,83 @@
+"""Images of any size to the network's input, and boxes back.
+
+Shape letters: N images, R regions, H W rows and columns.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.detection.image_list import ImageList
+
+from pointrend.points import Size
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def resized_size(size: Size, shorter: int, longest: int) -> Size:
+    """(H, W) scaled so that the shorter edge is ``shorter`` pixels, but the longer one at most ``longest``."""
+    scale = min(shorter / min(size), longest / max(size))
+    return max(1, int(size[0] * scale + 0.5)), max(1, int(size[1] * scale + 0.5))
+
+
+def resize_image(image: Tensor, size: Size) -> Tensor:
+    """Bilinear, anti-aliased when it shrinks: (3, h, w) to (3, H, W)."""
+    if tuple(image.shape[-2:]) == size:
+        return image
+    return F.interpolate(image[None], size=size, mode="bilinear", align_corners=False, antialias=True)[0]
+
+
+def rescale_boxes(boxes: Tensor, source: Size, target: Size) -> Tensor:
+    """Boxes (R, 4) xyxy in pixels of an image of size ``source`` to pixels of the same image at ``target``."""
+    scale = boxes.new_tensor([target[1] / source[1], target[0] / source[0]])
+    return boxes * scale.repeat(2)
+
+
+class ImageTransform(nn.Module):
+    """Checks, resizes (at inference only: training images come at their size), normalises and batches images.
+
+    Args:
+        min_size: shorter edge at inference, in pixels.
+        max_size: limit of the longer edge at inference, in pixels.
+        size_divisible: the batch is padded with zeros to a multiple of this.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, min_size: int, max_size: int, size_divisible: int = 32) -> None:
+        super().__init__()
+        self.min_size, self.max_size, self.size_divisible = min_size, max_size, size_divisible
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
+
+    def forward(self, images: Sequence[Tensor]) -> ImageList:
+        """N images (3, H, W), RGB in [0, 1], to one padded batch with the size of each image in it.
+
+        Raises:
+            ValueError: if there is no image, or one is not a float tensor of shape (3, H, W).
+        """
+        if not images:
+            raise ValueError("the list of images is empty")
+        normalised = []
+        for index, image in enumerate(images):
+            if image.dim() != 3 or image.shape[0] != 3 or not image.is_floating_point() or not image.numel():
+                raise ValueError(
+                    f"image {index} is {image.dtype} of shape {tuple(image.shape)}, expected float (3, H, W), "
+                    "RGB in [0, 1]"
+                )
+            if not self.training:
+                image = resize_image(
+                    image, resized_size((image.shape[-2], image.shape[-1]), self.min_size, self.max_size)
+                )
+            normalised.append((image - self.mean) / self.std)
+        sizes = [(image.shape[-2], image.shape[-1]) for image in normalised]
+        height, width = (
+            -(-max(size[axis] for size in sizes) // self.size_divisible) * self.size_divisible for axis in (0, 1)
+        )
+        batch = normalised[0].new_zeros(len(normalised), 3, height, width)
+        for canvas, image, (h, w) in zip(batch, normalised, sizes, strict=True):
+            canvas[:, :h, :w] = image
+        return ImageList(batch, sizes)

@@ -1,0 +1,32 @@
+"""Predicts and scores every evaluation setting of one run."""
+
+import argparse
+
+from pipeline.config import annotation_files
+from pipeline.evaluation import evaluate_run
+from pipeline.stage import Stage, run_stage
+from pipeline.tracking import Tracker, tracking_uri
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run", required=True)
+    name = parser.parse_args().run
+    stage = Stage()
+    config = stage.run(name)
+    dataset = stage.dataset(config.dataset)
+    evaluate_run(
+        config,
+        stage.evaluation(name),
+        prepared=stage.outputs.prepared(config.dataset),
+        images=stage.dataset_root(config.dataset),
+        annotations=stage.root / annotation_files(config.dataset, dataset, stage.params.data_root)[1],
+        trained=stage.outputs.trained(name),
+        output=stage.outputs.predictions(name),
+        metrics=stage.outputs.metrics(name),
+        tracker=Tracker(tracking_uri(stage.root), f"pointrend-{stage.params.scale}", stage.root / "mlartifacts"),
+    )
+
+
+if __name__ == "__main__":
+    run_stage(main)
