@@ -107,6 +107,7 @@ class ModelConfig(Strict):
 
     name: str
     pretrained_backbone: bool
+    norm: Literal["frozen_batch", "group"]
     train_min_sizes: Annotated[list[PositiveInt], Field(min_length=1)] = Field(
         description="shorter edges to choose from in training, in pixels"
     )
@@ -118,6 +119,11 @@ class ModelConfig(Strict):
     def _check(self) -> Self:
         if self.name not in list_models():
             raise ValueError(f"name is {self.name!r}, expected one of {', '.join(list_models())}")
+        if self.pretrained_backbone != (self.norm == "frozen_batch"):
+            raise ValueError(
+                f"pretrained_backbone is {self.pretrained_backbone} and norm {self.norm!r}; ImageNet weights go with "
+                "'frozen_batch', training from scratch with 'group'"
+            )
         return self
 
     @property

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Literal
 
 from torch import nn
 from torchvision.models import ResNet50_Weights, WeightsEnum, resnet50
@@ -11,13 +13,21 @@ from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 NormLayer = Callable[..., nn.Module]
+Norm = Literal["frozen_batch", "group"]
+
+#: "frozen_batch" keeps the statistics of an ImageNet model (Appendix A). A network trained from scratch on a few images
+#: at a time learns "group" instead: its statistics are each image's own, in training and at inference alike.
+NORM_LAYERS: dict[Norm, NormLayer] = {
+    "frozen_batch": FrozenBatchNorm2d,
+    "group": partial(nn.GroupNorm, 32),
+}
 
 #: The FPN's outputs by name; "pool" (P6) serves the proposals only.
 STRIDES = {"p2": 4, "p3": 8, "p4": 16, "p5": 32, "pool": 64}
 
 
-def resnet_tiny(norm_layer: NormLayer = nn.BatchNorm2d) -> ResNet:
-    """One basic block per stage: a ten-layer ResNet for demonstrations and tests, in no paper."""
+def resnet_tiny(weights: None, norm_layer: NormLayer) -> ResNet:
+    """One basic block per stage: a ten-layer ResNet for demonstrations and tests, in no paper. It has no weights."""
     return ResNet(BasicBlock, [1, 1, 1, 1], norm_layer=norm_layer)
 
 
@@ -34,32 +44,35 @@ _BACKBONES = {
 }
 
 
-def resnet_fpn(name: str, fpn_channels: int = 256, pretrained: bool = False) -> BackboneWithFPN:
+def resnet_fpn(name: str, norm: Norm, fpn_channels: int = 256, pretrained: bool = False) -> BackboneWithFPN:
     """A ResNet with a feature pyramid.
 
     Args:
         name: "r50", or "tiny" for demonstrations.
+        norm: the normalisation of the ResNet.
         fpn_channels: C, the channels of every pyramid level.
-        pretrained: start from torchvision's ImageNet weights (downloaded once). Batch norm is then frozen, and
-            so are the stem and res2, as in the paper (Appendix A). From scratch nothing is frozen.
+        pretrained: start from torchvision's ImageNet weights (downloaded once), with the stem and res2 frozen, as in
+            the paper (Appendix A). From scratch nothing is frozen.
 
     Returns:
         a module that maps (N, 3, H, W) to {"p2": (N, C, H/4, W/4), "p3", "p4", "p5", "pool"}.
 
     Raises:
-        ValueError: for an unknown name, or ``pretrained`` where no ImageNet weights exist.
+        ValueError: for an unknown name or norm, or ``pretrained`` where no such weights exist.
     """
     if name not in _BACKBONES:
         raise ValueError(f"unknown backbone {name!r}, expected one of {', '.join(_BACKBONES)}")
+    if norm not in NORM_LAYERS:
+        raise ValueError(f"norm is {norm!r}, expected one of {', '.join(NORM_LAYERS)}")
     spec = _BACKBONES[name]
     if pretrained and spec.imagenet is None:
         raise ValueError(f"there are no ImageNet weights for backbone {name!r}; train it from scratch")
+    if pretrained and norm != "frozen_batch":
+        raise ValueError(f"ImageNet weights come with batch norm: norm is {norm!r}, expected 'frozen_batch'")
+    body = spec.resnet(weights=spec.imagenet if pretrained else None, norm_layer=NORM_LAYERS[norm])
     if pretrained:
-        body = spec.resnet(weights=spec.imagenet, norm_layer=FrozenBatchNorm2d)
         for parameter in (*body.conv1.parameters(), *body.layer1.parameters()):
             parameter.requires_grad_(False)
-    else:
-        body = spec.resnet(norm_layer=nn.BatchNorm2d)
     return BackboneWithFPN(
         body,
         return_layers={"layer1": "p2", "layer2": "p3", "layer3": "p4", "layer4": "p5"},

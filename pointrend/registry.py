@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from pointrend.backbones import resnet_fpn
+from pointrend.backbones import Norm, resnet_fpn
 from pointrend.detector import box_heads, proposal_network
 from pointrend.instance import FourConvMaskHead, MaskRCNN, PointRendMaskHead, Rendering
 from pointrend.points import PointSampling
@@ -19,6 +19,7 @@ class InstanceSpec:
     num_classes: int
     min_size: int
     max_size: int
+    norm: Norm
     anchor_sizes: tuple[int, int, int, int, int] = (32, 64, 128, 256, 512)
     fpn_channels: int = 256
     box_hidden: int = 1024
@@ -38,18 +39,19 @@ def _pair(suffix: str, backbone: str, **numbers) -> dict[str, InstanceSpec]:
     }
 
 
-_COCO = {"num_classes": 80, "min_size": 800, "max_size": 1333}
+_COCO = {"num_classes": 80, "min_size": 800, "max_size": 1333, "norm": "frozen_batch"}
 _TINY = {
     "num_classes": 80,
     "min_size": 256,
     "max_size": 512,
+    "norm": "group",
     "anchor_sizes": (16, 32, 64, 128, 256),
     "fpn_channels": 64,
     "box_hidden": 256,
     "mask_channels": 64,
     "coarse_hidden": 256,
-    "proposals_per_level": (500, 250),
-    "proposals_per_image": 250,
+    "proposals_per_level": (500, 500),
+    "proposals_per_image": 500,
     "rois_per_image": 64,
     "roi_sampling_ratio": 2,
 }
@@ -72,6 +74,7 @@ def build_model(
     min_size: int | None = None,
     max_size: int | None = None,
     pretrained_backbone: bool = False,
+    norm: Norm | None = None,
     sampling: PointSampling | None = None,
     rendering: Rendering | None = None,
     rois_per_image: int | None = None,
@@ -83,7 +86,9 @@ def build_model(
         num_classes: K, without background; the name's own by default.
         min_size: shorter edge in pixels that images are resized to at inference; the name's own by default.
         max_size: limit of the longer edge.
-        pretrained_backbone: start from ImageNet weights, with frozen norm, stem and res2 (Appendix A).
+        pretrained_backbone: start from ImageNet weights, with stem and res2 frozen (Appendix A).
+        norm: the backbone's normalisation, "frozen_batch" or "group"; the name's own by default. To train a paper's
+            model from scratch, take "group".
         sampling: PointRend's training points (Section 3.1).
         rendering: PointRend's output resolution and points per step (Table 3); can also be given per call.
         rois_per_image: proposals that each training image contributes to the box loss, at most a
@@ -118,7 +123,7 @@ def build_model(
         mask_head = FourConvMaskHead(spec.fpn_channels, classes, spec.mask_channels, spec.roi_sampling_ratio)
     return MaskRCNN(
         ImageTransform(min_size or spec.min_size, max_size or spec.max_size),
-        resnet_fpn(spec.backbone, spec.fpn_channels, pretrained_backbone),
+        resnet_fpn(spec.backbone, norm or spec.norm, spec.fpn_channels, pretrained_backbone),
         proposal_network(spec.fpn_channels, spec.anchor_sizes, spec.proposals_per_level, spec.proposals_per_image),
         box_heads(
             spec.fpn_channels,

@@ -99,20 +99,18 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
     state = read_state_dict(path)
     if _is_torchvision(state):
         state = _from_torchvision(state, len(own["roi_heads.box_predictor.cls_score.bias"]) - 1)
-    # Only training batch norm counts its batches; frozen or not, the weights are the same.
-    counters = {name: value for name, value in own.items() if name.endswith("num_batches_tracked")}
-    wanted = own.keys() - counters.keys()
+    # torchvision's batch norm counts its batches, which only training needs.
     state = {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
-    problems = [f"missing: {name}" for name in sorted(wanted - state.keys())]
-    problems += [f"left over: {name}" for name in sorted(state.keys() - wanted)]
+    problems = [f"missing: {name}" for name in sorted(own.keys() - state.keys())]
+    problems += [f"left over: {name}" for name in sorted(state.keys() - own.keys())]
     problems += [
         f"shape of {name}: {tuple(state[name].shape)} in the file, {tuple(own[name].shape)} in the model"
-        for name in sorted(wanted & state.keys())
+        for name in sorted(own.keys() & state.keys())
         if state[name].shape != own[name].shape
     ]
     if problems:
         raise ValueError(f"{path}: not a checkpoint of this model:\n  " + "\n  ".join(problems))
-    model.load_state_dict({**counters, **state})
+    model.load_state_dict(state)
 
 
 def save_weights(model: nn.Module, path: str | os.PathLike[str], metadata: Mapping[str, str] | None = None) -> None:

@@ -68,6 +68,7 @@ def build_run_model(config: RunConfig, num_classes: int, *, pretrained: bool) ->
         min_size=config.model.test_min_size,
         max_size=config.model.max_size,
         pretrained_backbone=pretrained,
+        norm=config.model.norm,
         sampling=config.sampling.build() if config.sampling else None,
         rois_per_image=config.model.rois_per_image,
     )
