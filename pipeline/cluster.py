@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from pipeline.config import ClusterConfig
+from pipeline.errors import UserError
 
 
 @contextmanager
@@ -77,7 +78,15 @@ def fit(
         ),
     )
     with connected(cluster):
-        trainer.fit()
+        try:
+            trainer.fit()
+        except WorkerGroupError as error:
+            # The workers' own message, where it is meant for the reader; Ray wraps it in its tracebacks.
+            for failure in error.worker_failures.values():
+                cause = getattr(failure, "cause", failure)
+                if isinstance(cause, UserError):
+                    raise cause from None
+            raise
 
 
 def _resources(cluster: ClusterConfig) -> dict[str, float]:

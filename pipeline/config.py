@@ -24,10 +24,11 @@ from pydantic import (
     model_validator,
 )
 
-from pointrend import PointSampling, Rendering, list_models
+from pipeline.errors import UserError
+from pointrend.specs import PointSampling, Rendering, list_models
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError, ValueError):
     """A configuration file that cannot be used; the message names the file and the key."""
 
 

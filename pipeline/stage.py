@@ -5,10 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from pipeline.config import (
     CocoDataset,
-    ConfigError,
     EvaluationConfig,
     Params,
     Project,
@@ -18,7 +18,7 @@ from pipeline.config import (
     load,
     load_dataset,
 )
-from pipeline.data.coco import DatasetError
+from pipeline.errors import UserError
 
 
 class Outputs:
@@ -67,39 +67,13 @@ class Stage:
 
 def run_stage(main: Callable[[], None]) -> None:
     """Runs a stage; what its user can mend is one message instead of a traceback, and exit status 1."""
-    # Imported late: the cheap stages need neither torch's training stack, Ray nor MLflow.
     try:
         main()
-    except (ConfigError, DatasetError) as error:
-        fail(error)
-    except Exception as error:
-        from pipeline.metrics.coco_ap import PredictionError
-        from pipeline.tracking import TrackingError
-        from pipeline.training.checkpoint import CheckpointError
-        from pipeline.training.loop import DivergedTrainingError
-        from pipeline.training.run import InterruptedTrainingError
-
-        known = (
-            PredictionError,
-            TrackingError,
-            CheckpointError,
-            DivergedTrainingError,
-            InterruptedTrainingError,
-            OSError,
-            ValueError,
-        )
-        if not isinstance(error, known):
-            raise
+    except (UserError, OSError) as error:
         fail(error)
 
 
 def fail(error: Exception) -> None:
     """Prints an error as its user should see it and exits with status 1."""
-    Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {_escape(str(error))}", soft_wrap=True)
+    Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
     sys.exit(1)
-
-
-def _escape(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)

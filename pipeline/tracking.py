@@ -18,12 +18,13 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from pipeline.config import RenderingConfig, RunConfig
+from pipeline.errors import UserError
 
 KEY_TAG = "pointrend.key"
 METRICS_PER_BATCH = 1000  # the most that one MLflow request takes
 
 
-class TrackingError(RuntimeError):
+class TrackingError(UserError, RuntimeError):
     """MLflow cannot be reached or does not have what is asked for."""
 
 

@@ -1,9 +1,17 @@
-"""PointRend: image segmentation as rendering (Kirillov, Wu, He, Girshick, CVPR 2020)."""
+"""PointRend: image segmentation as rendering (Kirillov, Wu, He, Girshick, CVPR 2020).
 
-from pointrend.instance import MaskRCNN, Rendering
-from pointrend.points import PointSampling
-from pointrend.registry import build_model, list_models
-from pointrend.weights import load_weights, save_weights
+The names below load on first use, so that what needs no torch does not wait for it.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from pointrend.specs import PointSampling, Rendering, list_models
+
+if TYPE_CHECKING:
+    from pointrend.instance import MaskRCNN
+    from pointrend.registry import build_model
+    from pointrend.weights import load_weights, save_weights
 
 __all__ = [
     "MaskRCNN",
@@ -14,3 +22,16 @@ __all__ = [
     "load_weights",
     "save_weights",
 ]
+
+_LAZY = {
+    "MaskRCNN": "pointrend.instance",
+    "build_model": "pointrend.registry",
+    "load_weights": "pointrend.weights",
+    "save_weights": "pointrend.weights",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'pointrend' has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name]), name)

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 from torch import nn
 from torchvision.models import ResNet50_Weights, WeightsEnum, resnet50
@@ -12,11 +11,12 @@ from torchvision.models.resnet import BasicBlock, ResNet
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-NormLayer = Callable[..., nn.Module]
-Norm = Literal["frozen_batch", "group"]
+from pointrend.specs import Norm
 
+NormLayer = Callable[..., nn.Module]
 #: "frozen_batch" keeps the statistics of an ImageNet model (Appendix A). A network trained from scratch on a few images
-#: at a time learns "group" instead: its statistics are each image's own, in training and at inference alike.
+#: at a time learns "group" instead, in the pyramid too: its statistics are each image's own, in training and at
+#: inference alike (He et al., Rethinking ImageNet Pre-training, 2019).
 NORM_LAYERS: dict[Norm, NormLayer] = {
     "frozen_batch": FrozenBatchNorm2d,
     "group": partial(nn.GroupNorm, 32),
@@ -79,4 +79,5 @@ def resnet_fpn(name: str, norm: Norm, fpn_channels: int = 256, pretrained: bool 
         in_channels_list=list(spec.stage_channels),
         out_channels=fpn_channels,
         extra_blocks=LastLevelMaxPool(),
+        norm_layer=NORM_LAYERS[norm] if norm == "group" else None,
     )

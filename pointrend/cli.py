@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from pointrend.registry import MODELS, build_model, list_models
+from pointrend.specs import MODELS, list_models
 
 app = typer.Typer(help="PointRend: image segmentation as rendering.", no_args_is_help=True, add_completion=False)
 
@@ -37,10 +37,11 @@ def predict(
     score: Annotated[float, typer.Option(help="show objects from this score on")] = 0.5,
 ) -> None:
     """Segment a picture and write it with the masks drawn on."""
-    # Only this command draws and reads pictures.
+    # Imported here: the other commands answer without loading torch.
     import torch
 
     from pointrend.drawing import draw_masks, read_picture, write_picture
+    from pointrend.registry import build_model
     from pointrend.weights import load_weights
 
     try:

@@ -15,7 +15,6 @@ from pointrend.detector import BoxHeads, Features, ProposalNetwork, Regions, Tar
 from pointrend.heads import CoarseMaskHead, FourConvHead, PointHead
 from pointrend.paste import paste_masks
 from pointrend.points import (
-    PointSampling,
     Size,
     grid_points,
     mask_uncertainty,
@@ -26,20 +25,8 @@ from pointrend.points import (
     subdivide,
     subdivision_sizes,
 )
+from pointrend.specs import PointSampling, Rendering
 from pointrend.transform import ImageTransform, rescale_boxes
-
-
-@dataclass(frozen=True)
-class Rendering:
-    """How PointRend renders a mask at inference (Table 3): output resolution and points per subdivision step."""
-
-    resolution: int = 224
-    num_points: int = 28 * 28
-
-    def __post_init__(self) -> None:
-        for name, value in (("resolution", self.resolution), ("num_points", self.num_points)):
-            if value < 1:
-                raise ValueError(f"{name} is {value}, expected at least 1")
 
 
 @dataclass

@@ -14,44 +14,14 @@ A point is (x, y) in [0, 1] x [0, 1] of its region (or image). Cell (i, j) of an
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pointrend.specs import PointSampling
+
 Size = tuple[int, int]
-
-
-@dataclass(frozen=True)
-class PointSampling:
-    """How training points are chosen (Section 3.1, Table 4).
-
-    ``strategy="biased"`` over-generates ``oversample * num_points`` uniform candidates (the paper's k), keeps the
-    ``importance * num_points`` most uncertain (its beta) and fills up with uniform points. ``oversample=1,
-    importance=0`` is plain uniform sampling. ``strategy="grid"`` takes a regular grid instead and reads neither.
-
-    Raises:
-        ValueError: for values outside their domain.
-    """
-
-    strategy: Literal["biased", "grid"] = "biased"
-    num_points: int = 14 * 14
-    oversample: float = 3.0
-    importance: float = 0.75
-
-    def __post_init__(self) -> None:
-        if self.strategy not in ("biased", "grid"):
-            raise ValueError(f"strategy is {self.strategy!r}, expected 'biased' or 'grid'")
-        if self.num_points < 1:
-            raise ValueError(f"num_points is {self.num_points}, expected at least 1")
-        if self.oversample < 1:
-            raise ValueError(f"oversample (k) is {self.oversample}, expected at least 1")
-        if not 0 <= self.importance <= 1:
-            raise ValueError(f"importance (beta) is {self.importance}, expected a value in [0, 1]")
-        if self.strategy == "grid" and math.isqrt(self.num_points) ** 2 != self.num_points:
-            raise ValueError(f"num_points is {self.num_points}; a regular grid needs a square number")
 
 
 def sample_features(features: Tensor, points: Tensor) -> Tensor:

@@ -1,70 +1,10 @@
 """The models by name: ``build_model("pointrend_rcnn_r50_fpn_coco")``."""
 
-from dataclasses import dataclass
-from typing import Literal
-
-from pointrend.backbones import Norm, resnet_fpn
+from pointrend.backbones import resnet_fpn
 from pointrend.detector import box_heads, proposal_network
-from pointrend.instance import FourConvMaskHead, MaskRCNN, PointRendMaskHead, Rendering
-from pointrend.points import PointSampling
+from pointrend.instance import FourConvMaskHead, MaskRCNN, PointRendMaskHead
+from pointrend.specs import MODELS, Norm, PointSampling, Rendering, list_models
 from pointrend.transform import ImageTransform
-
-
-@dataclass(frozen=True)
-class InstanceSpec:
-    """A Mask R-CNN by numbers: what the names of the registry stand for."""
-
-    mask_head: Literal["4xconv", "pointrend"]
-    backbone: str
-    num_classes: int
-    min_size: int
-    max_size: int
-    norm: Norm
-    anchor_sizes: tuple[int, int, int, int, int] = (32, 64, 128, 256, 512)
-    fpn_channels: int = 256
-    box_hidden: int = 1024
-    mask_channels: int = 256  # of the 4xconv, coarse and point heads alike
-    coarse_hidden: int = 1024
-    proposals_per_level: tuple[int, int] = (2000, 1000)  # before NMS, in training and at inference
-    proposals_per_image: int = 1000
-    rois_per_image: int = 512
-    roi_sampling_ratio: int = 0
-
-
-def _pair(suffix: str, backbone: str, **numbers) -> dict[str, InstanceSpec]:
-    """The two models, one per mask head, that share a detector."""
-    return {
-        f"maskrcnn_{suffix}": InstanceSpec("4xconv", backbone, **numbers),
-        f"pointrend_rcnn_{suffix}": InstanceSpec("pointrend", backbone, **numbers),
-    }
-
-
-_COCO = {"num_classes": 80, "min_size": 800, "max_size": 1333, "norm": "frozen_batch"}
-_TINY = {
-    "num_classes": 80,
-    "min_size": 256,
-    "max_size": 512,
-    "norm": "group",
-    "anchor_sizes": (16, 32, 64, 128, 256),
-    "fpn_channels": 64,
-    "box_hidden": 256,
-    "mask_channels": 64,
-    "coarse_hidden": 256,
-    "proposals_per_level": (500, 500),
-    "proposals_per_image": 500,
-    "rois_per_image": 64,
-    "roi_sampling_ratio": 2,
-}
-
-MODELS: dict[str, InstanceSpec] = {
-    **_pair("r50_fpn_coco", "r50", **_COCO),
-    **_pair("tiny_fpn", "tiny", **_TINY),
-}
-
-
-def list_models() -> list[str]:
-    """The names that :func:`build_model` knows."""
-    return sorted(MODELS)
 
 
 def build_model(

@@ -15,10 +15,12 @@ from typing import Any, Literal
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from pipeline.errors import UserError
+
 MAX_LISTED = 20
 
 
-class DatasetError(ValueError):
+class DatasetError(UserError, ValueError):
     """A dataset that cannot be used; the message lists what is wrong with it."""
 
     def __init__(self, where: Path, problems: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.data.coco import Category, CocoSplitData, ImageRecord
+from pipeline.data.coco import Category, CocoSplitData, DatasetError, ImageRecord
 
 Split = Literal["train", "val"]
 
@@ -54,9 +54,8 @@ class PreparedDataset:
         try:
             return pq.read_table(path, schema=SCHEMA)
         except (OSError, pa.ArrowInvalid) as error:
-            raise ValueError(
-                f"{path}: not a readable manifest; run `dvc repro` to prepare it again ({error})"
-            ) from error
+            problem = f"not a readable manifest; run `dvc repro` to prepare it again ({error})"
+            raise DatasetError(path, [problem]) from error
 
 
 def write_manifest(images: Iterable[ImageRecord], path: Path) -> None:
@@ -88,11 +87,11 @@ def read_prepared(folder: Path) -> PreparedDataset:
     """Opens a prepared dataset.
 
     Raises:
-        ValueError: if ``prepare`` has not finished there.
+        DatasetError: if ``prepare`` has not finished there.
     """
     path = folder / "dataset.json"
     try:
         summary = json.loads(path.read_text())
     except (OSError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path}: no prepared dataset; run `dvc repro` first ({error})") from error
+        raise DatasetError(path, [f"no prepared dataset; run `dvc repro` first ({error})"]) from error
     return PreparedDataset(folder, [Category(**category) for category in summary["categories"]])

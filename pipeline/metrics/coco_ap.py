@@ -10,11 +10,13 @@ from typing import Any
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from pipeline.errors import UserError
+
 #: pycocotools' first six statistics, in its order.
 STATISTICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 
-class PredictionError(ValueError):
+class PredictionError(UserError, ValueError):
     """A predictions file that cannot be scored; the message names the entry."""
 
 

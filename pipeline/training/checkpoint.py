@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from pipeline.errors import UserError
 from pipeline.files import atomic_file
 
 _FILE = re.compile(r"update-(\d+)\.pt")
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(UserError, RuntimeError):
     """A checkpoint that cannot be written or read."""
 
 

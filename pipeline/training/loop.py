@@ -7,17 +7,19 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import get_total_norm
 
 from pipeline.config import ScheduleConfig
 from pipeline.data.dataset import Example
 from pipeline.data.samplers import draw_seed
+from pipeline.errors import UserError
 from pipeline.training.schedule import learning_rate
 
 NORM_LAYERS = (nn.BatchNorm2d, nn.SyncBatchNorm, nn.GroupNorm, nn.LayerNorm)
 
 
-class DivergedTrainingError(RuntimeError):
+class DivergedTrainingError(UserError, RuntimeError):
     """A loss or gradient that is NaN or infinite; the weights are those before the update."""
 
 
@@ -51,6 +53,13 @@ def build_optimizer(model: nn.Module, schedule: ScheduleConfig) -> torch.optim.S
         {"params": [p for p in trainable if id(p) in norm], "weight_decay": 0.0},
     ]
     return torch.optim.SGD([g for g in groups if g["params"]], lr=0.0, momentum=schedule.momentum)
+
+
+def distribute(model: nn.Module, world_size: int, device: torch.device) -> nn.Module:
+    """The model with its gradients averaged over the workers; itself where there is one worker."""
+    if world_size == 1:
+        return model
+    return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
 
 
 def train(

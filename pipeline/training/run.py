@@ -18,8 +18,6 @@ from typing import Any
 import ray.train
 import ray.train.torch
 import torch
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from pipeline import cluster as ray_cluster
@@ -27,18 +25,19 @@ from pipeline.config import ClusterConfig, RunConfig
 from pipeline.data.dataset import TrainingImages
 from pipeline.data.manifest import read_prepared
 from pipeline.data.samplers import TrainingBatches, draw_seed
+from pipeline.errors import UserError
 from pipeline.files import atomic_folder, write_json
 from pipeline.progress import progress
 from pipeline.tracking import Tracker, run_parameters
 from pipeline.training.checkpoint import CheckpointStore
-from pipeline.training.loop import Update, build_optimizer, train
+from pipeline.training.loop import Update, build_optimizer, distribute, train
 from pointrend import build_model, save_weights
 from pointrend.instance import MaskRCNN
 
 UPDATES_PER_LOG = 10
 
 
-class InterruptedTrainingError(Exception):
+class InterruptedTrainingError(UserError):
     """Training stopped at the user's wish, after a checkpoint."""
 
 
@@ -250,13 +249,6 @@ def worker_device(use_gpu: bool) -> torch.device:
     if not torch.cuda.is_available():
         raise RuntimeError("the cluster configuration has gpus_per_worker > 0, but this worker sees no CUDA device")
     return ray.train.torch.get_device()
-
-
-def distribute(model: nn.Module, world_size: int, device: torch.device) -> nn.Module:
-    """The model with its gradients averaged over the workers; itself where there is one worker."""
-    if world_size == 1:
-        return model
-    return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
 
 
 @contextmanager

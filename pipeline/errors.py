@@ -1,0 +1,8 @@
+"""The root of the errors that their reader can mend."""
+
+
+class UserError(Exception):
+    """Something wrong outside the code: a file, a key, a server. The message names it and says what to do.
+
+    Stages and commands show it as a message; any other exception is a bug and keeps its traceback.
+    """

@@ -1,0 +1,81 @@
+"""Trains a model without random sampling; run by test_distributed.py under torch.distributed.run, or alone.
+
+Usage: two_workers.py OUTPUT_FOLDER. Writes the weights and the image ids of every update of each worker.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from pipeline.config import Phase, ScheduleConfig, Warmup
+from pipeline.data.dataset import Example
+from pipeline.data.samplers import Draw, TrainingBatches
+from pipeline.training.loop import build_optimizer, distribute, train
+
+IMAGES, BATCH, UPDATES = 10, 4, 6
+SCHEDULE = ScheduleConfig(
+    batch_size=BATCH, warmup=Warmup(updates=2, learning_rate=0.01), phases=[Phase(updates=UPDATES, learning_rate=0.1)]
+)
+
+
+class MeanOfImages(nn.Module):
+    """Predicts a number per image; its loss is a mean over images, so equal shares of a batch average exactly."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.ReLU(), nn.Conv2d(8, 1, 3))
+
+    def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        predicted = self.layers(torch.stack(images)).mean(dim=(1, 2, 3))
+        wanted = torch.stack([target["value"] for target in targets])
+        return {"loss": nn.functional.mse_loss(predicted, wanted)}
+
+
+def example(draw: Draw) -> Example:
+    generator = torch.Generator().manual_seed(draw.seed)
+    image = torch.full((3, 12, 12), draw.image / IMAGES) + torch.rand(3, 12, 12, generator=generator)
+    return Example(draw.image, image, {"value": torch.tensor(draw.image / IMAGES)})
+
+
+def main(folder: Path) -> None:
+    distributed = "RANK" in os.environ
+    if distributed:
+        dist.init_process_group("gloo")
+    rank, world_size = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
+    torch.manual_seed(0)
+    model = MeanOfImages()
+    batches = TrainingBatches(
+        np.zeros(IMAGES, dtype=bool),
+        batch_size=BATCH,
+        seed=7,
+        start=0,
+        stop=UPDATES,
+        rank=rank,
+        world_size=world_size,
+    )
+    seen: list[tuple[int, ...]] = []
+    train(
+        distribute(model, world_size, torch.device("cpu")),
+        build_optimizer(model, SCHEDULE),
+        ([example(draw) for draw in batch] for batch in batches),
+        SCHEDULE,
+        start=0,
+        seed=7,
+        rank=rank,
+        device=torch.device("cpu"),
+        on_update=lambda update: seen.append(update.image_ids),
+    )
+    torch.save(model.state_dict(), folder / f"weights{rank}.pt")
+    (folder / f"images{rank}.json").write_text(json.dumps(seen))
+    if distributed:
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,154 @@
+"""The DVC graph, run for real in a miniature project. The tests of this file build on each other, in order."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from conftest import MiniProject
+from mlflow import MlflowClient
+from safetensors.torch import load_file
+
+from pipeline.tracking import KEY_TAG
+
+BOTH = ["4xconv", "pointrend"]
+
+
+def wait_for(condition, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never happened"
+        time.sleep(0.05)
+
+
+def weights(project: MiniProject, head: str) -> dict:
+    return load_file(project.root / f"outputs/demo/train/coco_{head}_r50-0/model.safetensors")
+
+
+def client(project: MiniProject) -> MlflowClient:
+    return MlflowClient(f"sqlite:///{project.root / 'mlflow.db'}")
+
+
+def runs(project: MiniProject, kind: str) -> list:
+    mlflow = client(project)
+    experiment = mlflow.get_experiment_by_name("pointrend-demo")
+    return mlflow.search_runs([experiment.experiment_id], f"tags.kind = '{kind}'")
+
+
+def test_from_nothing_to_table_1(project: MiniProject) -> None:
+    stages = project.repro()
+    assert stages == [
+        "configure",
+        "generate@shapes",
+        "prepare@shapes",
+        *(f"train@coco_{head}_r50-0" for head in BOTH),
+        *(f"evaluate@coco_{head}_r50-0" for head in BOTH),
+        "report",
+    ] or sorted(stages) == sorted(set(stages))
+    report = project.root / "reports/demo"
+    rows = [line for line in (report / "table1.md").read_text().splitlines() if line.startswith(("| 4×", "| Point"))]
+    assert [row.split("|")[3].strip()[0].isdigit() for row in rows] == [True, True, True]
+    assert {path.name for path in report.iterdir()} >= {"index.html", "table1.csv", "table1.tex"}
+
+
+def test_mlflow_has_one_run_per_training_and_evaluations_nested_in_it(project: MiniProject) -> None:
+    trainings, evaluations = runs(project, "training"), runs(project, "evaluation")
+    assert sorted(run.info.run_name for run in trainings) == ["coco_4xconv_r50-0", "coco_pointrend_r50-0"]
+    assert all(run.info.status == "FINISHED" for run in trainings + evaluations)
+    parents = {run.info.run_id: run.info.run_name for run in trainings}
+    nested = sorted((parents[run.data.tags["mlflow.parentRunId"]], run.data.params["resolution"]) for run in evaluations)
+    assert nested == [("coco_4xconv_r50-0", "28"), ("coco_pointrend_r50-0", "224"), ("coco_pointrend_r50-0", "28")]
+    for run in trainings:
+        history = client(project).get_metric_history(run.info.run_id, "loss")
+        assert [entry.step for entry in history] == [4]
+        assert {"learning_rate", "loss_mask", "loss_classifier"} <= run.data.metrics.keys()
+
+
+def test_nothing_to_do(project: MiniProject) -> None:
+    assert project.repro() == []
+
+
+def test_predictions_are_plain_coco_results(project: MiniProject) -> None:
+    results = json.loads((project.root / "outputs/demo/predictions/coco_pointrend_r50-0/predictions_224x224.json").read_text())
+    assert results
+    assert results[0].keys() == {"image_id", "category_id", "bbox", "score", "segmentation"}
+
+
+def test_an_experiment_that_changes_reruns_itself_and_what_follows(project: MiniProject) -> None:
+    before = weights(project, "4xconv")
+    project.edit("configs/experiments/demo/coco_pointrend_r50.yaml", "importance: 0.75", "importance: 0.5")
+    assert project.repro() == ["configure", "train@coco_pointrend_r50-0", "evaluate@coco_pointrend_r50-0", "report"]
+    assert all((weights(project, "4xconv")[name] == value).all() for name, value in before.items())
+
+
+def test_an_evaluation_setting_that_changes_trains_nothing(project: MiniProject) -> None:
+    project.edit("configs/experiments/demo/coco_pointrend_r50.yaml", "224, num_points: 784", "224, num_points: 196")
+    assert project.repro() == ["configure", "evaluate@coco_pointrend_r50-0", "report"]
+
+
+def test_a_comment_in_the_configuration_reruns_nothing_but_its_reading(project: MiniProject) -> None:
+    with (project.root / "configs/schedules/demo.yaml").open("a") as stream:
+        stream.write("# a remark\n")
+    assert project.repro() == ["configure"]
+
+
+def test_a_configuration_error_is_one_message(project: MiniProject) -> None:
+    project.edit("configs/schedules/demo.yaml", "batch_size: 2", "batch_sise: 2")
+    result = project.run("dvc", "repro")
+    assert result.returncode != 0
+    assert "demo.yaml" in result.stdout
+    assert "batch_sise: unknown key" in result.stdout
+    assert "Traceback" not in result.stdout
+    project.edit("configs/schedules/demo.yaml", "batch_sise: 2", "batch_size: 2")
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "killed"])
+def test_an_interrupted_training_goes_on_and_ends_with_the_same_weights(project: MiniProject, stop: signal.Signals) -> None:
+    updates = 30 if stop == signal.SIGINT else 31
+    schedule = (project.root / "configs/schedules/demo.yaml").read_text()
+    longer = schedule.replace(schedule[schedule.index("  - {updates:") :], f"  - {{updates: {updates}, learning_rate: 0.01}}\n")
+    (project.root / "configs/schedules/demo.yaml").write_text(longer + "checkpoint_every: 2\n")
+    only = ("dvc", "repro", "train@coco_4xconv_r50-0")
+
+    process = project.start(*only)
+    checkpoints = project.root / ".pointrend/runs"
+    wait_for(lambda: list(checkpoints.glob("coco_4xconv_r50-0-*/checkpoints/update-*.pt")))
+    second = project.run("dvc", "repro", timeout=60)
+    assert second.returncode != 0, "two at once"
+    assert "busy" in second.stdout or "lock" in second.stdout
+    os.killpg(process.pid, stop)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode != 0
+    if stop == signal.SIGINT:
+        assert "the checkpoint is safe" in output
+        assert "Traceback" not in output
+    stopped_at = max(int(path.stem.split("-")[1]) for path in checkpoints.glob("*/checkpoints/update-*.pt"))
+    assert 0 < stopped_at < updates
+
+    assert project.run(*only).returncode == 0
+    summary = json.loads((project.root / "outputs/demo/train/coco_4xconv_r50-0/train.json").read_text())
+    assert summary["resumed_from"] == stopped_at
+    assert not list(checkpoints.glob("coco_4xconv_r50-0-*")), "nothing is left behind"
+    key = summary["key"]
+    same_key = [run for run in runs(project, "training") if run.data.tags[KEY_TAG] == key]
+    assert [run.info.status for run in same_key] == ["FINISHED"], "one MLflow run, resumed"
+    steps = [entry.step for entry in client(project).get_metric_history(same_key[0].info.run_id, "loss")]
+    assert len(steps) == len(set(steps))
+    resumed = weights(project, "4xconv")
+
+    assert project.run("dvc", "repro", "--single-item", "--force", only[2]).returncode == 0
+    assert json.loads((project.root / "outputs/demo/train/coco_4xconv_r50-0/train.json").read_text())["resumed_from"] == 0
+    assert all((weights(project, "4xconv")[name] == value).all() for name, value in resumed.items())
+
+
+def test_a_file_that_vanished_is_named(project: MiniProject, tmp_path: Path) -> None:
+    victim = next((project.root / "data/shapes/train").iterdir())
+    content = victim.read_bytes()
+    victim.unlink()
+    result = project.run("python", "-m", "stages.prepare", "--dataset", "shapes")
+    assert result.returncode == 1
+    assert victim.name in result.stdout
+    assert "Traceback" not in result.stdout
+    victim.write_bytes(content)
