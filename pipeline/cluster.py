@@ -27,12 +27,12 @@ def connected(cluster: ClusterConfig) -> Iterator[None]:
     if address:
         ray.init(address=address, log_to_driver=True)
     else:
+        # The dashboard, on loopback, is also what answers Ray Train's questions about its own actors.
         ray.init(
             address="local",
             num_cpus=max(os.cpu_count() or 1, cluster.workers * cluster.cpus_per_worker),
-            include_dashboard=False,
-            # Nobody else's business: a Ray of our own listens on this machine only.
-            _node_ip_address="127.0.0.1",
+            include_dashboard=True,
+            dashboard_host="127.0.0.1",
             log_to_driver=True,
         )
     try:

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import MiniProject
+from mini_project import MiniProject
 from mlflow import MlflowClient
 from safetensors.torch import load_file
 
@@ -39,14 +39,11 @@ def runs(project: MiniProject, kind: str) -> list:
 
 def test_from_nothing_to_table_1(project: MiniProject) -> None:
     stages = project.repro()
-    assert stages == [
-        "configure",
-        "generate@shapes",
-        "prepare@shapes",
-        *(f"train@coco_{head}_r50-0" for head in BOTH),
-        *(f"evaluate@coco_{head}_r50-0" for head in BOTH),
-        "report",
-    ] or sorted(stages) == sorted(set(stages))
+    assert stages[:3] == ["configure", "generate@shapes", "prepare@shapes"]
+    assert stages[-1] == "report"
+    assert sorted(stages[3:-1]) == sorted(
+        f"{kind}@coco_{head}_r50-0" for kind in ("train", "evaluate") for head in BOTH
+    )
     report = project.root / "reports/demo"
     rows = [line for line in (report / "table1.md").read_text().splitlines() if line.startswith(("| 4×", "| Point"))]
     assert [row.split("|")[3].strip()[0].isdigit() for row in rows] == [True, True, True]
@@ -58,7 +55,9 @@ def test_mlflow_has_one_run_per_training_and_evaluations_nested_in_it(project: M
     assert sorted(run.info.run_name for run in trainings) == ["coco_4xconv_r50-0", "coco_pointrend_r50-0"]
     assert all(run.info.status == "FINISHED" for run in trainings + evaluations)
     parents = {run.info.run_id: run.info.run_name for run in trainings}
-    nested = sorted((parents[run.data.tags["mlflow.parentRunId"]], run.data.params["resolution"]) for run in evaluations)
+    nested = sorted(
+        (parents[run.data.tags["mlflow.parentRunId"]], run.data.params["resolution"]) for run in evaluations
+    )
     assert nested == [("coco_4xconv_r50-0", "28"), ("coco_pointrend_r50-0", "224"), ("coco_pointrend_r50-0", "28")]
     for run in trainings:
         history = client(project).get_metric_history(run.info.run_id, "loss")
@@ -71,7 +70,9 @@ def test_nothing_to_do(project: MiniProject) -> None:
 
 
 def test_predictions_are_plain_coco_results(project: MiniProject) -> None:
-    results = json.loads((project.root / "outputs/demo/predictions/coco_pointrend_r50-0/predictions_224x224.json").read_text())
+    results = json.loads(
+        (project.root / "outputs/demo/predictions/coco_pointrend_r50-0/predictions_224x224.json").read_text()
+    )
     assert results
     assert results[0].keys() == {"image_id", "category_id", "bbox", "score", "segmentation"}
 
@@ -105,10 +106,14 @@ def test_a_configuration_error_is_one_message(project: MiniProject) -> None:
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "killed"])
-def test_an_interrupted_training_goes_on_and_ends_with_the_same_weights(project: MiniProject, stop: signal.Signals) -> None:
+def test_an_interrupted_training_goes_on_and_ends_with_the_same_weights(
+    project: MiniProject, stop: signal.Signals
+) -> None:
     updates = 30 if stop == signal.SIGINT else 31
     schedule = (project.root / "configs/schedules/demo.yaml").read_text()
-    longer = schedule.replace(schedule[schedule.index("  - {updates:") :], f"  - {{updates: {updates}, learning_rate: 0.01}}\n")
+    longer = schedule.replace(
+        schedule[schedule.index("  - {updates:") :], f"  - {{updates: {updates}, learning_rate: 0.01}}\n"
+    )
     (project.root / "configs/schedules/demo.yaml").write_text(longer + "checkpoint_every: 2\n")
     only = ("dvc", "repro", "train@coco_4xconv_r50-0")
 
@@ -139,7 +144,9 @@ def test_an_interrupted_training_goes_on_and_ends_with_the_same_weights(project:
     resumed = weights(project, "4xconv")
 
     assert project.run("dvc", "repro", "--single-item", "--force", only[2]).returncode == 0
-    assert json.loads((project.root / "outputs/demo/train/coco_4xconv_r50-0/train.json").read_text())["resumed_from"] == 0
+    assert (
+        json.loads((project.root / "outputs/demo/train/coco_4xconv_r50-0/train.json").read_text())["resumed_from"] == 0
+    )
     assert all((weights(project, "4xconv")[name] == value).all() for name, value in resumed.items())
 
 

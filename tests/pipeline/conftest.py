@@ -1,4 +1,4 @@
-"""A small COCO-instances dataset that tests break in one place at a time."""
+"""What several tests share: a small COCO-instances dataset to break in one place at a time, and made-up results."""
 
 import json
 import os
@@ -102,3 +102,41 @@ def tree(folder: Path) -> dict[str, bytes]:
 def contents() -> Callable[[Path], dict[str, bytes]]:
     """Every file below a folder, hidden ones too."""
     return tree
+
+
+def result(experiment: str, seed: int, evaluations: dict[str, dict[str, float]], **changes: Any) -> Any:
+    """A RunResult named ``<experiment>-<seed>`` with the metrics of each of its settings."""
+    # Imported late: it brings MLflow along.
+    from pipeline.report.results import EvaluationResult, RunResult
+
+    fields: dict[str, Any] = {
+        "run": f"{experiment}-{seed}",
+        "experiment": experiment,
+        "dataset": "shapes",
+        "seed": seed,
+        "mlflow_run_id": "0123456789abcdef",
+        "parameters": {"head": "PointRend", "backbone": "tiny_fpn", "updates": "600", "batch_size": "4"},
+        "tags": {"hardware": "2 CPU threads (x86_64)", "code": "abcdef123456"},
+        "seconds": 754.0,
+        "losses": [(10, 2.0), (20, 1.5), (30, 1.0)],
+        "evaluations": {name: EvaluationResult("fedcba", metrics) for name, metrics in evaluations.items()},
+        **changes,
+    }
+    return RunResult(**fields)
+
+
+@pytest.fixture(scope="session")
+def made_up() -> Callable[..., Any]:
+    """Makes results: ``made_up(experiment, seed, {setting: metrics}, **fields)``."""
+    return result
+
+
+@pytest.fixture
+def results() -> list[Any]:
+    """Three seeds of each head: medians of 31.0, 33.0 and 34.5."""
+    conv = [result("coco_4xconv_r50", seed, {"28x28": {"AP": ap}}) for seed, ap in enumerate((35.0, 30.0, 31.0))]
+    point = [
+        result("coco_pointrend_r50", seed, {"28x28": {"AP": small}, "224x224": {"AP": large}})
+        for seed, (small, large) in enumerate([(33.0, 34.5), (32.5, 36.0), (36.25, 33.0)])
+    ]
+    return conv + point

@@ -181,7 +181,7 @@ def test_the_selected_runs_agree_with_their_experiments(repository: Path) -> Non
 
 
 def test_an_unknown_scale_lists_the_scales(repository: Path) -> None:
-    with pytest.raises(ConfigError, match="no scale 'papre'.*demo.*paper"):
+    with pytest.raises(ConfigError, match=r"no scale 'papre'.*demo.*paper"):
         Project(repository).select("papre", "data", "laptop")
 
 
@@ -223,7 +223,8 @@ def test_an_unknown_cluster_lists_the_clusters(repository: Path) -> None:
         (ExperimentConfig, EXPERIMENT, "biased, ", "biased, oversample: 0.5, ", "sampling", "oversample (k) is 0.5"),
         (ExperimentConfig, EXPERIMENT, "{strategy: biased, num_points: 196}", "{strategy: grid, num_points: 200}",
          "sampling", "square"),
-        (ExperimentConfig, EXPERIMENT, "resolution: 28,", "resolution: 28x28,", "evaluations.28x28.resolution", "'28x28'"),
+        (ExperimentConfig, EXPERIMENT, "resolution: 28,", "resolution: 28x28,",
+         "evaluations.28x28.resolution", "'28x28'"),
         (TableConfig, TABLE, "paper: 36.1", "paper: '36.1'", "rows.0.cells.ap.paper", "'36.1'"),
         (TableConfig, TABLE, "      ap: {", "      ap_star: {", "rows.0.cells", "ap_star"),
         (TableConfig, TABLE, "[PointRend, 28x28]", "[PointRend]", "rows.0.labels", "1 entries, not 2"),
@@ -266,9 +267,7 @@ def test_a_learning_rate_is_finite(written: Callable[[str], Path], value: str) -
         (edited(SCHEDULE, "{updates: 20000,", "{updates: 1, updates: 20000,"), 5, "updates"),
     ],
 )
-def test_a_repeated_key_is_named_with_its_line(
-    written: Callable[[str], Path], text: str, line: int, key: str
-) -> None:
+def test_a_repeated_key_is_named_with_its_line(written: Callable[[str], Path], text: str, line: int, key: str) -> None:
     assert f"line {line}: key '{key}' stands twice" in refusal(ScheduleConfig, written(text))
 
 

@@ -75,9 +75,7 @@ class TestFullMask:
         corner=st.tuples(st.integers(-9, 22), st.integers(-9, 22)),
         extent=st.tuples(st.integers(1, 7), st.integers(1, 7)),
     )
-    def test_fills_a_box_of_whole_pixels(
-        self, side: int, corner: tuple[int, int], extent: tuple[int, int]
-    ) -> None:
+    def test_fills_a_box_of_whole_pixels(self, side: int, corner: tuple[int, int], extent: tuple[int, int]) -> None:
         (x0, y0), (width, height) = corner, extent
         box = torch.tensor([[x0, y0, x0 + width, y0 + height]], dtype=torch.float32)
         pasted = paste_masks(torch.ones(1, 1, side, side), box, (20, 24))[0, 0] >= 0.5

@@ -162,7 +162,11 @@ class TestSelectTrainingPoints:
     def test_heavy_bias_leaves_little_else(self) -> None:
         torch.manual_seed(0)
         sampling = PointSampling(oversample=10.0, importance=1.0)
-        assert self.share_near_edge(select_training_points(self.EDGE, sampling, first_class_uncertainty)) > 0.9
+        points = select_training_points(self.EDGE, sampling, first_class_uncertainty)
+        # Within half a cell of the region's border the prediction fades to zero, which is uncertain too.
+        fading = ((points < 0.5 / 7) | (points > 6.5 / 7)).any(dim=2)
+        assert self.share_near_edge(points[~fading]) > 0.99
+        assert self.share_near_edge(points) > 0.7
 
     @pytest.mark.parametrize(
         ("num_points", "oversample", "importance", "important"),
@@ -180,13 +184,15 @@ class TestSelectTrainingPoints:
             seen.append(logits)
             return first_class_uncertainty(logits)
 
-        points = select_training_points(coarse, PointSampling("biased", num_points, oversample, importance), uncertainty)
+        points = select_training_points(
+            coarse, PointSampling("biased", num_points, oversample, importance), uncertainty
+        )
         (candidates,) = seen
         assert candidates.shape == (2, 3, int(oversample * num_points))
         selected = sample_features(coarse, points)
         for region in range(2):
             best = candidates[region, 0].abs().argsort()[:important]
-            distance = torch.cdist(selected[region].T, candidates[region].T)
+            distance = (selected[region, :, :, None] - candidates[region, :, None, :]).abs().amax(dim=0)
             assert (distance[:, best].min(dim=0).values < 1e-5).all()
             assert (distance.min(dim=1).values < 1e-5).sum() == important
 
@@ -262,9 +268,7 @@ class TestSubdivisionSizes:
             ((7, 7), (7, 7), []),
         ],
     )
-    def test_by_hand(
-        self, coarse: tuple[int, int], output: tuple[int, int], expected: list[tuple[int, int]]
-    ) -> None:
+    def test_by_hand(self, coarse: tuple[int, int], output: tuple[int, int], expected: list[tuple[int, int]]) -> None:
         assert subdivision_sizes(coarse, output) == expected
 
     @pytest.mark.parametrize("output", [(6, 7), (7, 6), (14, 3), (0, 0)])
@@ -294,9 +298,7 @@ class Plane:
         return a + b * x + c * y + d * x * y + e * x * x + f * y * y
 
 
-def render_every_step(
-    coarse: Tensor, predict: Plane, sizes: list[tuple[int, int]], num_points: int
-) -> Tensor:
+def render_every_step(coarse: Tensor, predict: Plane, sizes: list[tuple[int, int]], num_points: int) -> Tensor:
     """Section 3.1 word by word: upsample, choose the N most uncertain cells, predict them, repeat."""
     logits = coarse
     for height, width in sizes:

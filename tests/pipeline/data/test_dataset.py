@@ -125,7 +125,11 @@ def test_a_square_image_counts_as_portrait(prepared: PreparedDataset, coco: Any)
 def test_evaluation_gives_every_image_as_it_is(prepared: PreparedDataset, coco: Any) -> None:
     images = EvaluationImages(prepared, coco.root)
     found = [images[i] for i in range(len(images))]
-    assert [(id_, tuple(image.shape)) for id_, image in found] == [(3, (3, 36, 24)), (7, (3, 30, 40)), (12, (3, 20, 20))]
+    assert [(id_, tuple(image.shape)) for id_, image in found] == [
+        (3, (3, 36, 24)),
+        (7, (3, 30, 40)),
+        (12, (3, 20, 20)),
+    ]
     pixels = np.asarray(Image.open(coco.images / "empty.png"))
     assert torch.equal((found[2][1] * 255).round().byte(), torch.from_numpy(pixels.copy()).permute(2, 0, 1))
 
@@ -163,6 +167,14 @@ def test_a_palette_keeps_its_colours(prepared: PreparedDataset, coco: Any) -> No
     picture.save(coco.images / "wide.png")
     _, image = EvaluationImages(prepared, coco.root)[1]
     assert torch.allclose(image.mean((1, 2)), torch.tensor([1.0, 0.2, 0.0]))
+
+
+def test_sixteen_bits_are_read_in_proportion(prepared: PreparedDataset, coco: Any) -> None:
+    ramp = np.linspace(0, 65535, 1200).round().astype(np.uint16).reshape(30, 40)
+    Image.fromarray(ramp).save(coco.images / "wide.png")
+    _, image = EvaluationImages(prepared, coco.root)[1]
+    expected = torch.linspace(0, 1, 1200).view(1, 30, 40).expand(3, -1, -1)
+    assert torch.allclose(image, expected, atol=1 / 128)
 
 
 # What goes wrong later

@@ -13,7 +13,9 @@ seeds = st.integers(0, 2**32 - 1)
 
 
 def updates(wide: np.ndarray, batch_size: int = 4, seed: int = 0, stop: int = 12, **options: int) -> list[list[Draw]]:
-    return list(TrainingBatches(wide, batch_size=batch_size, seed=seed, stop=stop, start=options.pop("start", 0), **options))
+    return list(
+        TrainingBatches(wide, batch_size=batch_size, seed=seed, stop=stop, start=options.pop("start", 0), **options)
+    )
 
 
 # Batches
@@ -79,7 +81,9 @@ def test_fewer_images_than_a_batch() -> None:
 @given(orientations, st.sampled_from([4, 8, 12]), seeds)
 def test_the_workers_together_have_the_batch_of_one(wide: np.ndarray, batch_size: int, seed: int) -> None:
     alone = updates(wide, batch_size, seed)
-    assert [[draw.image for draw in batch] for batch in alone] == list(islice(global_batches(wide, batch_size, seed), 12))
+    assert [[draw.image for draw in batch] for batch in alone] == list(
+        islice(global_batches(wide, batch_size, seed), 12)
+    )
     for world_size in (1, 2, 4):
         parts = [updates(wide, batch_size, seed, rank=rank, world_size=world_size) for rank in range(world_size)]
         for batch, *shares in zip(alone, *parts, strict=True):

@@ -1,0 +1,86 @@
+"""A whole project in miniature, to run as a user would."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True)
+class MiniProject:
+    """A copy of the repository whose demo takes seconds: four-update trainings on a dozen small images."""
+
+    root: Path
+
+    def environment(self) -> dict[str, str]:
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        kept = {k: v for k, v in os.environ.items() if k not in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "PYTHONPATH")}
+        return {**kept, "PATH": path, "RAY_USAGE_STATS_ENABLED": "0", "DO_NOT_TRACK": "1"}
+
+    def start(self, *command: str) -> subprocess.Popen[str]:
+        """Starts a command in a process group of its own, as a shell does."""
+        return subprocess.Popen(
+            command,
+            cwd=self.root,
+            env=self.environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, *command: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+        """Runs a command to its end; its whole output is in ``stdout``."""
+        process = self.start(*command)
+        try:
+            output, _ = process.communicate(timeout=timeout)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+        return subprocess.CompletedProcess(command, process.returncode, output, "")
+
+    def repro(self) -> list[str]:
+        """`dvc repro`: the stages that ran, in order."""
+        result = self.run("dvc", "repro")
+        assert result.returncode == 0, result.stdout
+        return re.findall(r"^Running stage '([^']+)'", result.stdout, flags=re.MULTILINE)
+
+    def edit(self, file: str, old: str, new: str) -> None:
+        """Replaces text in a file of the project; it must be there."""
+        path = self.root / file
+        text = path.read_text()
+        assert old in text, f"{old!r} is not in {file}"
+        path.write_text(text.replace(old, new))
+
+
+def make_project(root: Path) -> MiniProject:
+    """Copies the repository to an existing folder and shrinks its demo."""
+    for name in ("configs", "pipeline", "pointrend", "stages"):
+        shutil.copytree(REPOSITORY / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("dvc.yaml", "params.yaml"):
+        shutil.copy(REPOSITORY / name, root)
+    (root / ".dvc").mkdir()
+    (root / ".dvc" / "config").write_text(
+        "[core]\n    no_scm = true\n    analytics = false\n    check_update = false\n"
+    )
+    mini = MiniProject(root)
+    (root / "configs/datasets/shapes.yaml").write_text(
+        "source: synthetic\ntrain_images: 8\nval_images: 3\nimage_size: 64\nmax_objects: 2\n"
+        "polygon_tolerance: 1.0\nseed: 0\n"
+    )
+    (root / "configs/schedules/demo.yaml").write_text(
+        "batch_size: 2\nwarmup: {updates: 1, learning_rate: 0.001}\nphases:\n"
+        "  - {updates: 4, learning_rate: 0.01}\ncheckpoint_every: 2\n"
+    )
+    for model in ("mask_rcnn_tiny_shapes", "pointrend_tiny_shapes"):
+        path = root / f"configs/models/{model}.yaml"
+        text = re.sub(r"train_min_sizes: .*", "train_min_sizes: [64]", path.read_text())
+        text = re.sub(r"test_min_size: .*", "test_min_size: 64", text)
+        path.write_text(re.sub(r"max_size: .*", "max_size: 96", text))
+    return mini

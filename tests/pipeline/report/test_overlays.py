@@ -1,0 +1,243 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools import mask as coco_mask
+from torch import Tensor
+
+from pipeline.report.overlays import Panels, Scenes, Source, object_panels, scene_panels, to_image
+from pointrend.drawing import color
+
+Box = tuple[int, int, int, int]  # xyxy
+SIZE = (30, 40)
+# Image 5's objects, in the order of their annotations.
+OBJECTS: list[Box] = [(2, 2, 12, 12), (20, 10, 35, 25)]
+
+
+def mask(box: Box, size: tuple[int, int] = SIZE) -> np.ndarray:
+    found = np.zeros(size, dtype=np.uint8, order="F")
+    found[box[1] : box[3], box[0] : box[2]] = 1
+    return found
+
+
+def rle(box: Box, size: tuple[int, int] = SIZE) -> dict[str, Any]:
+    encoded = coco_mask.encode(mask(box, size))
+    return {"size": list(size), "counts": encoded["counts"].decode("ascii")}
+
+
+def prediction(box: Box, score: float, image_id: int = 5, size: tuple[int, int] = SIZE) -> dict[str, Any]:
+    return {"image_id": image_id, "category_id": 1, "score": score, "segmentation": rle(box, size)}
+
+
+Make = Callable[..., Scenes]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    """Scenes of one image with OBJECTS, one without, one with a crowd only; a source per list of predictions."""
+
+    def make(
+        *predictions: list[dict[str, Any]],
+        objects: dict[int, list[Box]] | None = None,
+        size: tuple[int, int] = SIZE,
+    ) -> Scenes:
+        objects = {5: OBJECTS, 6: [], 7: []} if objects is None else objects
+        annotations = [
+            {"id": 100 * i + n, "image_id": i, "category_id": 1, "iscrowd": 0, "segmentation": rle(box, size)}
+            for i, boxes in objects.items()
+            for n, box in enumerate(boxes)
+        ]
+        if 7 in objects:
+            annotations.append(
+                {"id": 799, "image_id": 7, "category_id": 1, "iscrowd": 1, "segmentation": rle((0, 0, 9, 9), size)}
+            )
+        images = [{"id": i, "file_name": f"{i}.png", "height": size[0], "width": size[1]} for i in objects]
+        for image in images:
+            Image.new("RGB", size[::-1], (100, 100, 100)).save(tmp_path / image["file_name"])
+        truth = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "thing"}]}
+        (tmp_path / "truth.json").write_text(json.dumps(truth))
+        sources = []
+        for n, results in enumerate(predictions):
+            (tmp_path / f"source{n}.json").write_text(json.dumps(results))
+            sources.append(Source(f"source {n}", tmp_path / f"source{n}.json"))
+        return Scenes(tmp_path / "truth.json", tmp_path, sources)
+
+    return make
+
+
+def boxes(masks: Tensor) -> list[Box | None]:
+    """The rectangle of each mask; None for an empty one."""
+    found: list[Box | None] = []
+    for one in masks:
+        rows, columns = torch.where(one.any(1))[0], torch.where(one.any(0))[0]
+        found.append((int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1) if len(rows) else None)
+    return found
+
+
+# Which prediction is which object
+
+
+def test_the_truth_is_without_crowds(make: Make) -> None:
+    scenes = make()
+    assert boxes(scenes.truth(5)) == OBJECTS
+    assert scenes.truth(7).shape == (0, *SIZE)
+
+
+def test_predictions_take_the_places_of_their_objects(make: Make) -> None:
+    # IoU of the first: 9 * 10 / 100 = 0.9.
+    scenes = make([prediction(OBJECTS[1], 0.9), prediction((36, 0, 40, 4), 0.8), prediction((2, 2, 11, 12), 0.7)])
+    assert boxes(scenes.predicted(5, 0)) == [(2, 2, 11, 12), OBJECTS[1], (36, 0, 40, 4)]
+
+
+def test_an_object_that_was_not_found_leaves_its_place_empty(make: Make) -> None:
+    scenes = make([prediction(OBJECTS[1], 0.9)])
+    assert boxes(scenes.predicted(5, 0)) == [None, OBJECTS[1]]
+    assert [found is None for found in scenes.matched(5, 0)] == [True, False]
+
+
+@pytest.mark.parametrize(("right", "is_found"), [(7, True), (6, False)])
+def test_half_an_object_is_enough(make: Make, right: int, is_found: bool) -> None:
+    # The first object has 10 columns: 5 of them are an IoU of 0.5, 4 are 0.4.
+    part = (2, 2, right, 12)
+    scenes = make([prediction(part, 0.9)])
+    assert boxes(scenes.predicted(5, 0)) == ([part, None] if is_found else [None, None, part])
+
+
+def test_the_best_of_several_predictions_is_the_object(make: Make) -> None:
+    worse, better = (2, 2, 12, 10), (2, 2, 12, 11)
+    scenes = make([prediction(worse, 0.99), prediction(better, 0.6)])
+    assert boxes(scenes.predicted(5, 0)) == [better, None, worse]
+
+
+def test_unsure_predictions_are_not_drawn(make: Make) -> None:
+    scenes = make([prediction(OBJECTS[0], 0.5), prediction(OBJECTS[1], 0.49)])
+    assert boxes(scenes.predicted(5, 0)) == [OBJECTS[0], None]
+
+
+def test_no_predictions_at_all(make: Make) -> None:
+    scenes = make([], [prediction((0, 0, 4, 4), 0.9, image_id=6)])
+    for source in (0, 1):
+        assert boxes(scenes.predicted(5, source)) == [None, None]
+        assert scenes.matched(5, source) == [None, None]
+
+
+# Which images
+
+
+def test_images_without_objects_are_never_chosen(make: Make) -> None:
+    scenes = make([])
+    for count in (0, 1, 2, 100):
+        assert scenes.choose(count) == [5][:count]
+
+
+def test_images_are_chosen_evenly(make: Make) -> None:
+    scenes = make(objects={i: [OBJECTS[0]] for i in (11, 3, 7, 5, 9)})
+    assert scenes.choose(1) == [3]
+    assert scenes.choose(2) == [3, 11]
+    assert scenes.choose(3) == [3, 7, 11]
+    assert scenes.choose(9) == [3, 5, 7, 9, 11]
+
+
+def test_a_dataset_without_objects_has_no_pictures(make: Make) -> None:
+    scenes = make([], objects={1: [], 2: []})
+    assert scenes.choose(4) == []
+    assert scene_panels(scenes, 4).rows == []
+    assert object_panels(scenes, 4).rows == []
+
+
+# Pictures
+
+
+def pixel(panel: Image.Image, x: int, y: int, scale: int) -> tuple[int, ...]:
+    """The colour in the middle of the image's pixel (x, y)."""
+    found = panel.getpixel((x * scale + scale // 2, y * scale + scale // 2))
+    assert isinstance(found, tuple)
+    return found
+
+
+def rgb(index: int) -> tuple[int, ...]:
+    return tuple(round(255 * channel) for channel in color(index))
+
+
+def test_an_object_has_one_colour_in_every_column(make: Make) -> None:
+    scenes = make([prediction(OBJECTS[1], 0.9)], [prediction(box, 0.9) for box in OBJECTS])
+    panels = scene_panels(scenes, 4)
+    assert panels.captions == ["image", "ground truth", "source 0", "source 1"]
+    ((plain, truth, first, second),) = panels.rows
+    scale = 240 // 40
+    assert {panel.size for panel in panels.rows[0]} == {(240, 180)}
+    # The masks' corners are outlines, in the object's pure colour.
+    grey = (100, 100, 100)
+    assert [pixel(panel, 20, 10, scale) for panel in (plain, truth, first, second)] == [grey, rgb(1), rgb(1), rgb(1)]
+    assert [pixel(panel, 2, 2, scale) for panel in (plain, truth, first, second)] == [grey, rgb(0), grey, rgb(0)]
+    assert rgb(0) != rgb(1)
+    inside = pixel(truth, 27, 17, scale)
+    assert inside not in (grey, rgb(1))
+
+
+def test_the_sheet_has_the_size_of_its_panels(make: Make) -> None:
+    scenes = make([prediction(OBJECTS[1], 0.9)], objects={5: OBJECTS, 6: OBJECTS})
+    sheet = scene_panels(scenes, 4).render()
+    # Three columns of 240 and two gaps of 6; a caption line of 20, two rows of 180 and a gap of 6.
+    assert sheet.size == (3 * 240 + 2 * 6, 20 + 2 * 180 + 6)
+    assert sheet.getpixel((243, 100)) == (255, 255, 255)
+    assert sheet.getpixel((100, 20 + 180 + 3)) == (255, 255, 255)
+    assert sheet.getpixel((100, 20 + 90)) == (100, 100, 100)
+
+
+def test_panels_of_different_sizes() -> None:
+    def panel(width: int, height: int) -> Image.Image:
+        return Image.new("RGB", (width, height), "black")
+
+    sheet = Panels(["a", "b"], [[panel(30, 10), panel(30, 10)], [panel(10, 40), panel(50, 40)]]).render()
+    assert sheet.size == (30 + 6 + 50, 20 + 10 + 6 + 40)
+    # Centred: the 10 wide panel of the second row begins at (30 - 10) / 2.
+    assert [sheet.getpixel((x, 60)) for x in (9, 10, 19, 20)] == [
+        (255, 255, 255), (0, 0, 0), (0, 0, 0), (255, 255, 255),
+    ]  # fmt: skip
+
+
+def test_captions_are_drawn() -> None:
+    black = Image.new("RGB", (200, 20), "black")
+    sheet = np.asarray(Panels(["a caption"], [[black]]).render())
+    assert (sheet[:20] < 128).any()
+
+
+def test_to_image_enlarges_by_whole_pixels() -> None:
+    picture = torch.tensor([[[0.0, 1.0]], [[0.5, 1.5]], [[-1.0, 0.2]]])
+    image = to_image(picture, 3)
+    assert image.size == (6, 3)
+    assert [image.getpixel((x, 1)) for x in (0, 2, 3, 5)] == [(0, 128, 0), (0, 128, 0), (255, 255, 51), (255, 255, 51)]
+
+
+def test_objects_are_enlarged_around_the_largest_that_all_have_found(make: Make) -> None:
+    # The larger object is missing in source 1, so the smaller one is shown: 10x10 and a margin of 6, less the edge.
+    scenes = make([prediction(box, 0.9) for box in OBJECTS], [prediction(OBJECTS[0], 0.9)])
+    (row,) = object_panels(scenes, 5, side=160).rows
+    window = (2 + 10 + 6, 2 + 10 + 6)
+    factor = 160 // 18
+    assert [panel.size for panel in row] == [(window[0] * factor, window[1] * factor)] * 4
+    assert pixel(row[1], 2, 2, factor) == pixel(row[2], 2, 2, factor) == rgb(0)
+
+
+def test_objects_that_one_source_has_not_found_are_not_shown(make: Make) -> None:
+    scenes = make([prediction(OBJECTS[0], 0.9)], [prediction(OBJECTS[1], 0.9)])
+    assert object_panels(scenes, 5).rows == []
+
+
+def test_no_more_objects_than_asked_for(make: Make) -> None:
+    ids = range(20)
+    scenes = make([prediction(OBJECTS[0], 0.9, image_id=i) for i in ids], objects={i: [OBJECTS[0]] for i in ids})
+    assert len(object_panels(scenes, 3).rows) == 3
+
+
+def test_an_object_that_is_larger_than_its_panel_is_made_to_fit(make: Make) -> None:
+    size, box = (500, 400), (10, 10, 390, 490)
+    scenes = make([prediction(box, 0.9, size=size)], objects={5: [box]}, size=size)
+    (row,) = object_panels(scenes, 1, side=260).rows
+    assert max(max(panel.size) for panel in row) <= 260

@@ -1,0 +1,294 @@
+import base64
+import io
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from pipeline.config import Params, Project, TableConfig
+from pipeline.files import write_json
+from pipeline.report.build import Figure, ValImages, build_report, duration, render_page
+from pipeline.report.results import RunResult
+from pipeline.report.tables import build_table
+
+VOID = {"meta", "img", "br", "hr", "link", "input"}
+EVIL = "<script>alert('run')</script>"
+
+
+class Page(HTMLParser):
+    """The page's elements in order, its text, and its rows of cells."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.texts: list[str] = []
+        self.rows: list[list[str]] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+        if {"td", "th"} & set(self.open):
+            self.rows[-1][-1] += data
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.texts).split())
+
+
+def params(scale: str = "demo") -> Params:
+    return Params(scale=scale, data_root="data", cluster="laptop", synthetic=[], datasets={}, runs={})
+
+
+@pytest.fixture
+def table_1(repository: Path) -> TableConfig:
+    return Project(repository).table("table1")
+
+
+Render = Callable[..., str]
+
+
+@pytest.fixture
+def render(table_1: TableConfig, results: list[RunResult], tmp_path: Path) -> Render:
+    def render(
+        scale: str = "demo",
+        table: TableConfig = table_1,
+        runs: list[RunResult] = results,
+        figures: list[Figure] | None = None,
+        uri: str = "sqlite:///mlflow.db",
+    ) -> str:
+        return render_page(params(scale), [build_table("table1", table, runs)], figures or [], runs, tmp_path, uri)
+
+    return render
+
+
+def references(text: str) -> list[str]:
+    """Everything that a browser would fetch for the page."""
+    found = [
+        value or ""
+        for _, attributes in Page(text).elements
+        for name, value in attributes.items()
+        if name in ("src", "href", "srcset", "data", "poster", "action")
+    ]
+    return found + re.findall(r"(?:url\(|@import)\s*['\"]?([^'\")]+)", text)
+
+
+# What stands in the page
+
+
+def test_the_page_is_well_formed(render: Render) -> None:
+    text = render()
+    page = Page(text)
+    assert page.open == []
+    assert text.lstrip().lower().startswith("<!doctype html>")
+    assert ("meta", {"charset": "utf-8"}) in page.elements
+
+
+def test_our_numbers_stand_beside_the_papers(render: Render) -> None:
+    rows = [[" ".join(cell.split()) for cell in row] for row in Page(render()).rows]
+    assert ["4×conv", "28×28", "31.0", "35.2", "–", "37.6", "–", "33.0"] in rows
+    assert ["PointRend", "28×28", "33.0 (+2.0)", "36.1 (+0.9)", "–", "39.2 (+1.6)", "–", "35.5 (+2.5)"] in rows
+    assert ["PointRend", "224×224", "34.5 (+3.5)", "36.3 (+1.1)", "–", "39.7 (+2.1)", "–", "35.8 (+2.8)"] in rows
+
+
+def test_empty_cells_are_explained(render: Render) -> None:
+    text = Page(render()).text
+    assert "Cityscapes AP: no run of cityscapes_4xconv_r50 was selected" in text
+    assert "COCO AP*: AP_star was not measured" in text
+
+
+def test_every_run_is_listed(render: Render, results: list[RunResult]) -> None:
+    rows = [[cell.strip() for cell in row] for row in Page(render()).rows]
+    for result in results:
+        (row,) = [row for row in rows if row[:1] == [result.run]]
+        shown = ["PointRend", "tiny_fpn", "shapes", "600", "4", "13 min", "2 CPU threads (x86_64)"]
+        assert row[1:] == [*shown, "abcdef123456", "01234567"]
+
+
+def test_a_page_without_runs(render: Render) -> None:
+    page = Page(render(runs=[]))
+    assert page.open == []
+    assert "35.2" in page.text
+
+
+@pytest.mark.parametrize("scale", ["demo", "nuclei", "coco8"])
+def test_a_stand_in_says_so(render: Render, scale: str) -> None:
+    text = Page(render(scale)).text
+    assert "not the paper's setting" in text
+    assert "stand-ins" in text
+    assert scale in text
+
+
+def test_the_papers_scale_is_no_stand_in(render: Render) -> None:
+    page = Page(render("paper"))
+    assert "stand-in" not in page.text
+    assert not any(attributes.get("class") == "notice" for _, attributes in page.elements)
+
+
+# Safety
+
+
+def test_names_are_escaped(render: Render, made_up: Callable[..., RunResult], table_1: TableConfig) -> None:
+    run = made_up(
+        "coco_4xconv_r50",
+        0,
+        {"28x28": {"AP": 31.0}},
+        run=EVIL,
+        dataset=EVIL,
+        tags={"hardware": EVIL, "code": EVIL},
+        parameters={"head": EVIL, "backbone": EVIL, "updates": EVIL, "batch_size": EVIL},
+    )
+    table = table_1.model_copy(update={"title": f"A title {EVIL} & more"})
+    page = Page(render(runs=[run], table=table, uri=EVIL))
+    assert not any(tag == "script" for tag, _ in page.elements)
+    assert page.text.count("alert('run')") == 8 + 1 + 1
+    assert f"A title {EVIL} & more" in page.text
+
+
+def test_attributes_are_escaped(render: Render, tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "f.png")
+    page = Page(render(figures=[Figure('"><img src="http://evil">', "caption", "f.png")]))
+    images = [attributes for tag, attributes in page.elements if tag == "img"]
+    assert len(images) == 1
+    assert images[0]["alt"] == '"><img src="http://evil">'
+
+
+def test_nothing_is_fetched(render: Render, tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "f.png")
+    text = render(figures=[Figure("A figure", "caption", "f.png")])
+    found = references(text)
+    assert len(found) == 1
+    assert found[0].startswith("data:image/png;base64,")
+    assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in Page(text).elements}
+
+
+def test_a_password_of_the_tracking_server_is_not_shown(render: Render) -> None:
+    text = render(uri="https://someone:hunter2@mlflow.example.org")
+    assert "hunter2" not in text
+    assert "mlflow.example.org" in text
+
+
+# The whole report
+
+
+@pytest.fixture(scope="module")
+def report(repository: Path, tmp_path_factory: pytest.TempPathFactory, made_up: Callable[..., RunResult]) -> Path:
+    """A report on two runs over three images of 40x30 with one object each, found by both."""
+    folder = tmp_path_factory.mktemp("report")
+    mask = np.zeros((30, 40), dtype=np.uint8, order="F")
+    mask[5:20, 8:30] = 1
+    encoded = coco_mask.encode(mask)
+    segmentation = {"size": [30, 40], "counts": encoded["counts"].decode("ascii")}
+    images = [{"id": i, "file_name": f"{i}.png", "height": 30, "width": 40} for i in range(3)]
+    annotations: list[dict[str, Any]] = [
+        {"id": i, "image_id": i, "category_id": 1, "iscrowd": 0, "segmentation": segmentation} for i in range(3)
+    ]
+    write_json(
+        folder / "truth.json", {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "a"}]}
+    )
+    for image in images:
+        Image.new("RGB", (40, 30), "gray").save(folder / str(image["file_name"]))
+    results = [
+        made_up("coco_4xconv_r50", 0, {"28x28": {"AP": 31.0}}),
+        made_up("coco_pointrend_r50", 0, {"28x28": {"AP": 33.0}, "224x224": {"AP": 34.5}}),
+    ]
+    found = [{"image_id": i, "category_id": 1, "score": 0.9, "segmentation": segmentation} for i in range(3)]
+    for result in results:
+        for setting in result.evaluations:
+            write_json(folder / "predictions" / result.run / f"predictions_{setting}.json", found)
+    tables = {"table1": Project(repository).table("table1")}
+    build_report(
+        params(),
+        tables,
+        results,
+        {"shapes": ValImages(folder / "truth.json", folder)},
+        folder / "predictions",
+        folder / "out",
+        "sqlite:///mlflow.db",
+    )
+    return folder / "out"
+
+
+def test_the_report_s_files(report: Path) -> None:
+    assert sorted(path.name for path in report.iterdir()) == [
+        "index.html",
+        "objects_shapes.png",
+        "scenes_shapes.png",
+        "table1.csv",
+        "table1.md",
+        "table1.tex",
+        "training_curves.png",
+    ]
+
+
+def test_the_page_holds_all_pictures_itself(report: Path) -> None:
+    found = references((report / "index.html").read_text())
+    assert len(found) == 3
+    for reference, name in zip(found, ("objects_shapes.png", "scenes_shapes.png", "training_curves.png"), strict=True):
+        kind, _, data = reference.partition(",")
+        assert kind == "data:image/png;base64"
+        assert base64.b64decode(data) == (report / name).read_bytes()
+
+
+def test_the_pictures_have_a_column_for_each_setting(report: Path) -> None:
+    with Image.open(report / "scenes_shapes.png") as picture:
+        # The image, the truth and three settings, at 6 times 40x30; three rows.
+        assert picture.size == (5 * 240 + 4 * 6, 20 + 3 * 180 + 2 * 6)
+
+
+def test_the_report_is_whole_or_not_at_all(
+    report: Path, tmp_path: Path, contents: Callable[[Path], Any], table_1: TableConfig, results: list[RunResult]
+) -> None:
+    output = tmp_path / "reports" / "demo"
+    output.mkdir(parents=True)
+    (output / "index.html").write_text("an earlier report")
+    before = contents(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        build_report(
+            params(), {"table1": table_1}, results, {"shapes": ValImages(tmp_path / "no.json", tmp_path)},
+            tmp_path / "predictions", output, "sqlite:///mlflow.db",
+        )  # fmt: skip
+    assert contents(tmp_path) == before
+
+
+def test_a_report_on_nothing(tmp_path: Path, table_1: TableConfig) -> None:
+    build_report(params(), {"table1": table_1}, [], {}, tmp_path / "predictions", tmp_path / "out", "sqlite:///x.db")
+    page = Page((tmp_path / "out" / "index.html").read_text())
+    assert "no run of coco_4xconv_r50 was selected" in page.text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 s"), (40.4, "40 s"), (89, "89 s"), (90, "2 min"), (720, "12 min"), (3569, "59 min"),
+        (3599, "1 h 00 min"), (3900, "1 h 05 min"), (100_000, "27 h 47 min"),
+    ],
+)  # fmt: skip
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_pictures_are_pictures(report: Path) -> None:
+    for path in report.glob("*.png"):
+        with Image.open(io.BytesIO(path.read_bytes())) as picture:
+            picture.load()
+            assert np.asarray(picture.convert("RGB")).std() > 0

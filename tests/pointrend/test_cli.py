@@ -1,0 +1,131 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from torch import nn
+from typer.testing import CliRunner, Result
+
+from pointrend import list_models, save_weights
+from pointrend.cli import app
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (40, 56, 3), np.uint8)
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "picture.png"
+    Image.fromarray(PIXELS).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def weights(tiny_model: Callable[..., nn.Module], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that finds something everywhere: its masks fill their boxes."""
+    model = tiny_model("pointrend")
+    nn.init.constant_(model.mask_head.coarse_head.predictor.bias, 9)
+    nn.init.constant_(model.mask_head.point_head.predictor.bias, 9)
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_weights(model, path)
+    return path
+
+
+def predict(picture: Path, weights: Path, *options: str) -> Result:
+    tiny = ["--model", "pointrend_rcnn_tiny_fpn", "--num-classes", "3", "--min-size", "48"]
+    output = str(picture.with_name("out.png"))
+    return CliRunner().invoke(
+        app, ["predict", str(picture), "--weights", str(weights), "--output", output, *tiny, *options]
+    )
+
+
+class TestModels:
+    @pytest.mark.parametrize("columns", ["80", "120"])
+    def test_lists_every_name_whole(self, columns: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("COLUMNS", columns)
+        result = CliRunner().invoke(app, ["models"])
+        assert result.exit_code == 0
+        assert [name for name in list_models() if name not in result.output] == []
+
+    def test_says_what_each_is(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("COLUMNS", "120")
+        (line,) = (
+            line
+            for line in CliRunner().invoke(app, ["models"]).output.splitlines()
+            if " maskrcnn_r50_fpn_coco " in line
+        )
+        assert all(word in line for word in ("r50", "4xconv", "80", "800", "1333"))
+
+
+class TestPredict:
+    def test_draws_what_it_finds(self, picture: Path, weights: Path) -> None:
+        result = predict(picture, weights, "--score", "0.1")
+        assert result.exit_code == 0, result.output
+        drawn = np.asarray(Image.open(picture.with_name("out.png")).convert("RGB"))
+        assert drawn.shape == PIXELS.shape
+        assert (drawn != PIXELS).any()
+        assert "out.png" in result.output
+        assert " 0 objects" not in result.output
+
+    def test_nothing_above_the_score(self, picture: Path, weights: Path) -> None:
+        result = predict(picture, weights, "--score", "1")
+        assert result.exit_code == 0, result.output
+        assert "0 objects of score 1 or more" in result.output
+        assert np.array_equal(np.asarray(Image.open(picture.with_name("out.png"))), PIXELS)
+
+
+class TestErrors:
+    """Exit status 1 and one message on standard error that names what is wrong."""
+
+    @staticmethod
+    def message(result: Result) -> str:
+        assert result.exit_code == 1
+        assert isinstance(result.exception, SystemExit)
+        assert result.stdout == ""
+        assert result.stderr.startswith("error: ")
+        assert result.stderr.count("\n") == 1
+        return result.stderr
+
+    def test_missing_weights(self, picture: Path, tmp_path: Path) -> None:
+        assert "nothing.safetensors: no such" in self.message(predict(picture, tmp_path / "nothing.safetensors"))
+
+    def test_truncated_weights(self, picture: Path, weights: Path, tmp_path: Path) -> None:
+        (tmp_path / "cut.safetensors").write_bytes(weights.read_bytes()[:5000])
+        assert "cut.safetensors: not a readable" in self.message(predict(picture, tmp_path / "cut.safetensors"))
+
+    def test_weights_that_are_none(self, picture: Path, tmp_path: Path) -> None:
+        (tmp_path / "page.pt").write_bytes(b"<html>404</html>")
+        message = self.message(predict(picture, tmp_path / "page.pt"))
+        assert "page.pt: not a readable" in message
+        # torch's advice to readers of its own error.
+        assert "weights_only" not in message
+
+    def test_missing_picture(self, weights: Path, tmp_path: Path) -> None:
+        assert "nothing.png" in self.message(predict(tmp_path / "nothing.png", weights))
+
+    def test_truncated_picture(self, picture: Path, weights: Path) -> None:
+        picture.write_bytes(picture.read_bytes()[:3000])
+        assert "picture.png: not a readable picture" in self.message(predict(picture, weights))
+        assert not picture.with_name("out.png").exists()
+
+    def test_unknown_model(self, picture: Path, weights: Path) -> None:
+        message = self.message(predict(picture, weights, "--model", "maskrcnn_r18"))
+        assert "unknown model 'maskrcnn_r18'" in message
+        assert all(name in message for name in list_models())
+
+    def test_output_folder_does_not_exist(self, picture: Path, weights: Path, tmp_path: Path) -> None:
+        output = tmp_path / "nowhere" / "out.png"
+        assert str(output) in self.message(predict(picture, weights, "--output", str(output)))
+
+    @pytest.mark.parametrize("name", ["out.xyz", "out"])
+    def test_output_of_no_known_format(self, name: str, picture: Path, weights: Path, tmp_path: Path) -> None:
+        assert name in self.message(predict(picture, weights, "--output", str(tmp_path / name)))
+        assert not (tmp_path / name).exists()
+
+    def test_weights_of_another_model(self, picture: Path, weights: Path) -> None:
+        result = predict(picture, weights, "--num-classes", "4")
+        assert result.exit_code == 1
+        assert "tiny.safetensors: not a checkpoint of this model" in result.stderr
+
+    def test_size_of_zero(self, picture: Path, weights: Path) -> None:
+        assert "min_size is 0" in self.message(predict(picture, weights, "--min-size", "0"))

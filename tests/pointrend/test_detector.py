@@ -1,0 +1,220 @@
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torchvision.models.detection.image_list import ImageList
+from torchvision.ops import box_iou
+
+from pointrend.backbones import STRIDES
+from pointrend.detector import Anchors, BoxHeads, box_heads, pool_regions, proposal_network
+
+
+def pyramid(height: int, width: int, channels: int = 1, images: int = 1) -> dict[str, Tensor]:
+    """Zero features of an image of this size, P2 to P6."""
+    return {
+        name: torch.zeros(images, channels, math.ceil(height / stride), math.ceil(width / stride))
+        for name, stride in STRIDES.items()
+    }
+
+
+def anchors_of(maps: dict[str, Tensor], sizes: tuple[int, ...] = (32, 64, 128, 256, 512)) -> list[Tensor]:
+    images = len(maps["p2"])
+    height, width = (edge * 4 for edge in maps["p2"].shape[-2:])
+    batch = ImageList(torch.zeros(images, 3, height, width), [(height, width)] * images)
+    return Anchors(sizes)(batch, list(maps.values()))
+
+
+class TestAnchors:
+    def test_first_cell_by_hand(self) -> None:
+        (anchors,) = anchors_of(pyramid(64, 64))
+        # Ratio is height / width; the area is 32 squared; whole pixels would be 46 x 22.
+        expected = [
+            [-22.6274, -11.3137, 22.6274, 11.3137],
+            [-16.0, -16.0, 16.0, 16.0],
+            [-11.3137, -22.6274, 11.3137, 22.6274],
+        ]
+        torch.testing.assert_close(anchors[:3], torch.tensor(expected))
+
+    def test_neighbours_are_a_stride_apart(self) -> None:
+        (anchors,) = anchors_of(pyramid(64, 96))
+        right, below = anchors[3], anchors[24 * 3]
+        torch.testing.assert_close(right - anchors[0], torch.tensor([4.0, 0.0, 4.0, 0.0]))
+        torch.testing.assert_close(below - anchors[0], torch.tensor([0.0, 4.0, 0.0, 4.0]))
+
+    def test_every_level_has_its_size_and_its_exact_stride(self) -> None:
+        # 800 pixels are 25 cells of P5 and 13 of P6: dividing the image by its map gives 61, not 64.
+        maps = pyramid(800, 800)
+        assert [feature.shape[-1] for feature in maps.values()] == [200, 100, 50, 25, 13]
+        (anchors,) = anchors_of(maps)
+        levels = anchors.split([3 * feature[0, 0].numel() for feature in maps.values()])
+        for level, feature, stride, size in zip(
+            levels, maps.values(), (4, 8, 16, 32, 64), (32, 64, 128, 256, 512), strict=True
+        ):
+            cells = feature.shape[-1]
+            boxes = level.view(cells, cells, 3, 4)
+            areas = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+            torch.testing.assert_close(areas, torch.full_like(areas, size**2), rtol=1e-4, atol=0)
+            centres = (boxes[..., :2] + boxes[..., 2:]) / 2
+            positions = torch.arange(cells) * float(stride)
+            expected = torch.stack((positions.expand(cells, cells), positions[:, None].expand(cells, cells)), dim=2)
+            torch.testing.assert_close(centres, expected[:, :, None].expand_as(centres), atol=1e-3, rtol=0)
+
+    def test_same_for_every_image(self) -> None:
+        first, second = anchors_of(pyramid(64, 64, images=2))
+        assert torch.equal(first, second)
+
+
+class TestPoolRegions:
+    @staticmethod
+    def constant_levels() -> dict[str, Tensor]:
+        """Each level holds its number, the second image's levels ten more."""
+        maps = pyramid(1024, 1024, images=2)
+        for level, feature in enumerate(maps.values(), start=2):
+            feature[0], feature[1] = level, level + 10
+        return maps
+
+    @pytest.mark.parametrize(
+        ("side", "level"),
+        [(4, 2), (111, 2), (112, 3), (223, 3), (224, 4), (447, 4), (448, 5), (900, 5)],
+    )
+    def test_level_fits_the_box(self, side: int, level: int) -> None:
+        boxes = torch.tensor([[50.0, 60.0, 50.0 + side, 60.0 + side]])
+        pooled = pool_regions(self.constant_levels(), [boxes, boxes], 7)
+        torch.testing.assert_close(pooled, torch.tensor([level, level + 10.0]).view(2, 1, 1, 1).expand(2, 1, 7, 7))
+
+    def test_level_goes_by_area(self) -> None:
+        boxes = [torch.tensor([[0.0, 0.0, 112.0, 448.0], [0.0, 0.0, 56.0, 224.0]]), torch.zeros(0, 4)]
+        assert pool_regions(self.constant_levels(), boxes, 1).flatten().tolist() == pytest.approx([4, 3])
+
+    def test_regions_keep_their_order(self) -> None:
+        def square(side: float) -> list[float]:
+            return [10.0, 10.0, 10.0 + side, 10.0 + side]
+
+        boxes = [torch.tensor([square(500), square(20), square(300)]), torch.tensor([square(20), square(150)])]
+        pooled = pool_regions(self.constant_levels(), boxes, 3)
+        assert pooled.mean(dim=(1, 2, 3)).tolist() == pytest.approx([5, 2, 4, 12, 13])
+
+    @pytest.mark.parametrize(("level", "stride", "side"), [("p2", 4, 64.0), ("p3", 8, 128.0), ("p4", 16, 256.0)])
+    @pytest.mark.parametrize("sampling_ratio", [0, 2])
+    def test_cells_read_the_image_at_their_own_centre(
+        self, level: str, stride: int, side: float, sampling_ratio: int
+    ) -> None:
+        maps = pyramid(512, 512)
+        # Every pixel of the map knows where it is in the image.
+        maps[level][0, 0] = (torch.arange(512 // stride) + 0.5) * stride
+        pooled = pool_regions(maps, [torch.tensor([[100.0, 90.0, 100.0 + side, 90.0 + side]])], 7, sampling_ratio)
+        expected = 100 + (torch.arange(7) + 0.5) * side / 7
+        torch.testing.assert_close(pooled[0, 0], expected.expand(7, 7))
+
+    def test_no_regions(self) -> None:
+        pooled = pool_regions(pyramid(64, 64, channels=5, images=2), [torch.zeros(0, 4)] * 2, 7)
+        assert pooled.shape == (0, 5, 7, 7)
+
+    def test_gradient_reaches_the_level_that_was_read(self) -> None:
+        maps = {name: feature.requires_grad_() for name, feature in pyramid(512, 512).items()}
+        pool_regions(maps, [torch.tensor([[0.0, 0.0, 224.0, 224.0]])], 7).sum().backward()
+        assert maps["p4"].grad.any()
+        assert not maps["p2"].grad.any()
+
+
+def test_proposal_losses_by_hand() -> None:
+    network = proposal_network(8, (32, 64, 128, 256, 512), (100, 100), 100)
+    objectness = torch.tensor([[2.0], [-1.0], [5.0]])
+    deltas = torch.tensor([[0.5, -0.25, 0.0, 0.1], [9.0, 9.0, 9.0, 9.0], [9.0, 9.0, 9.0, 9.0]])
+    labels = [torch.tensor([1.0, 0.0, -1.0])]  # an object, background, neither
+    wanted = [torch.tensor([[0.0, 0.0, 0.0, 0.3], [0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])]
+    objectness_loss, box_loss = network.compute_loss(objectness, deltas, labels, wanted)
+    assert objectness_loss.item() == pytest.approx((math.log1p(math.exp(-2)) + math.log1p(math.exp(-1))) / 256)
+    # L1, over the 256 anchors that an image samples at most.
+    assert box_loss.item() == pytest.approx((0.5 + 0.25 + 0.2) / 256)
+
+
+class TestTrainStep:
+    CHANNELS, CLASSES = 4, 3
+    GROUND_TRUTH = torch.tensor([[10.0, 10.0, 60.0, 70.0], [50.0, 40.0, 120.0, 110.0]])
+
+    def heads(self, rois_per_image: int = 16) -> BoxHeads:
+        torch.manual_seed(0)
+        return box_heads(self.CHANNELS, 16, self.CLASSES, rois_per_image, 2).train()
+
+    def features(self, images: int = 1) -> dict[str, Tensor]:
+        return {name: torch.randn_like(f) for name, f in pyramid(128, 128, self.CHANNELS, images).items()}
+
+    def near(self, count: int = 200) -> Tensor:
+        """Boxes around the two objects, some close and some not."""
+        boxes = self.GROUND_TRUTH[torch.randint(2, (count,))] + 12 * torch.randn(count, 4)
+        return torch.cat((boxes[:, :2], torch.maximum(boxes[:, 2:], boxes[:, :2] + 4)), dim=1)
+
+    def target(self) -> dict[str, Tensor]:
+        return {"boxes": self.GROUND_TRUTH, "labels": torch.tensor([3, 1])}
+
+    def test_regions_overlap_the_object_they_are_for(self) -> None:
+        heads = self.heads()
+        nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
+        proposals, targets = [self.near(), self.near(), self.near()], [self.target(), nothing, self.target()]
+        regions, losses = heads.train_step(self.features(images=3), proposals, targets)
+        assert all(loss.isfinite() for loss in losses.values())
+        counts = [len(boxes) for boxes in regions.proposals]
+        assert counts == [4, 0, 4]  # a quarter of 16
+        for field in regions:
+            assert [len(entry) for entry in field] == counts
+        for image in (0, 2):
+            matched = self.GROUND_TRUTH[regions.targets[image]]
+            assert (box_iou(regions.proposals[image], matched).diag() >= 0.5).all()
+            assert torch.equal(regions.labels[image], torch.tensor([3, 1])[regions.targets[image]])
+
+    def test_objects_are_proposals_themselves(self) -> None:
+        far = torch.tensor([[0.0, 90.0, 20.0, 120.0]])
+        regions, _ = self.heads().train_step(self.features(), [far], [self.target()])
+        assert sorted(regions.proposals[0].tolist()) == self.GROUND_TRUTH.tolist()
+
+    def test_predicted_boxes_are_the_corrected_proposals_without_gradient(self) -> None:
+        heads = self.heads()
+        # For class 1 move by a tenth of the size in x, for class 3 double the height.
+        with torch.no_grad():
+            heads.box_predictor.bbox_pred.weight.zero_()
+            heads.box_predictor.bbox_pred.bias.zero_()
+            heads.box_predictor.bbox_pred.bias[4 * 1 + 0] = 0.1 * 10
+            heads.box_predictor.bbox_pred.bias[4 * 3 + 3] = math.log(2) * 5
+        regions, _ = heads.train_step(self.features(), [torch.zeros(0, 4)], [self.target()])
+        by_label = dict(zip(regions.labels[0].tolist(), regions.predicted[0], strict=True))
+        torch.testing.assert_close(by_label[3], torch.tensor([10.0, -20.0, 60.0, 100.0]))
+        torch.testing.assert_close(by_label[1], torch.tensor([57.0, 40.0, 127.0, 110.0]))
+        assert not regions.predicted[0].requires_grad
+
+    def test_losses_by_hand(self) -> None:
+        heads = self.heads()
+        with torch.no_grad():
+            for parameter in heads.box_predictor.parameters():
+                parameter.zero_()
+        target = {"boxes": torch.tensor([[0.0, 0.0, 10.0, 10.0]]), "labels": torch.tensor([2])}
+        proposals = torch.tensor([[0.0, 0.0, 10.0, 8.0], [80.0, 80.0, 100.0, 100.0]])
+        _, losses = heads.train_step(self.features(), [proposals], [target])
+        assert losses.keys() == {"loss_classifier", "loss_box_reg"}
+        assert losses["loss_classifier"].item() == pytest.approx(math.log(4))
+        # The centre is 1 of 8 pixels off, weight 10; the height ln(10/8), weight 5; over three boxes.
+        assert losses["loss_box_reg"].item() == pytest.approx((1 / 8 * 10 + math.log(10 / 8) * 5) / 3)
+
+
+class TestDetect:
+    def test_best_first_and_inside_the_image(self) -> None:
+        torch.manual_seed(0)
+        heads = box_heads(4, 16, 3, 16, 2).eval()
+        heads.score_thresh = 0.0
+        with torch.no_grad():
+            for parameter in heads.box_predictor.parameters():
+                parameter.normal_(std=0.5)
+        proposals = [torch.rand(30, 2).repeat(1, 2) * 100 + torch.tensor([0.0, 0.0, 25.0, 40.0]) for _ in range(2)]
+        features = {name: torch.randn_like(f) for name, f in pyramid(128, 128, 4, 2).items()}
+        with torch.no_grad():
+            found = heads.detect(features, proposals, [(100, 90), (128, 128)])
+        for boxes, scores, labels, (height, width) in zip(*found, [(100, 90), (128, 128)], strict=True):
+            assert len(boxes) == len(scores) == len(labels) > 5
+            assert (scores.diff() <= 0).all()
+            assert set(labels.tolist()) <= {1, 2, 3}
+            assert (boxes >= 0).all()
+            assert (boxes <= torch.tensor([width, height, width, height])).all()
+            for label in (1, 2, 3):
+                overlaps = box_iou(boxes[labels == label], boxes[labels == label]).fill_diagonal_(0)
+                assert (overlaps <= 0.5).all()
