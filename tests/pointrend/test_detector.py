@@ -189,12 +189,13 @@ class TestTrainStep:
             for parameter in heads.box_predictor.parameters():
                 parameter.zero_()
         target = {"boxes": torch.tensor([[0.0, 0.0, 10.0, 10.0]]), "labels": torch.tensor([2])}
-        proposals = torch.tensor([[0.0, 0.0, 10.0, 8.0], [80.0, 80.0, 100.0, 100.0]])
+        # Overlapping by 0.8, 0.4 and nothing: only the first is for the object.
+        proposals = torch.tensor([[0.0, 0.0, 10.0, 8.0], [0.0, 0.0, 10.0, 4.0], [80.0, 80.0, 100.0, 100.0]])
         _, losses = heads.train_step(self.features(), [proposals], [target])
         assert losses.keys() == {"loss_classifier", "loss_box_reg"}
         assert losses["loss_classifier"].item() == pytest.approx(math.log(4))
-        # The centre is 1 of 8 pixels off, weight 10; the height ln(10/8), weight 5; over three boxes.
-        assert losses["loss_box_reg"].item() == pytest.approx((1 / 8 * 10 + math.log(10 / 8) * 5) / 3)
+        # The centre is 1 of 8 pixels off, weight 10; the height ln(10/8), weight 5; over four boxes.
+        assert losses["loss_box_reg"].item() == pytest.approx((1 / 8 * 10 + math.log(10 / 8) * 5) / 4)
 
 
 class TestDetect:

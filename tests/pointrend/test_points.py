@@ -348,6 +348,8 @@ class TestSubdivide:
         rendered = subdivide(
             torch.randn(2, 3, 4, 4).double(), predict, first_class_uncertainty, [(8, 8), (11, 9)], 11 * 9
         )
+        # What the last step replaces is not worth predicting before.
+        assert predict.predicted_points == 11 * 9
         everywhere = predict(grid_points((11, 9)).expand(2, -1, -1)).unflatten(2, (11, 9))
         assert torch.equal(rendered, everywhere)
 

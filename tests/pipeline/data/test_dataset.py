@@ -360,6 +360,8 @@ def test_augmentation_flips_half_and_uses_all_sizes_evenly() -> None:
     # 250 of each are expected, with a standard deviation below 15.
     assert set(outcomes) == {(flipped, size) for flipped in (True, False) for size in (10, 12, 14, 16)}
     assert all(175 < n < 325 for n in outcomes.values()), outcomes
+    # 1,000 flips are expected, with a standard deviation of 22.
+    assert 930 < sum(n for (flipped, _), n in outcomes.items() if flipped) < 1070
 
 
 def test_augmented_masks_and_boxes_stay_together(training: TrainingImages) -> None:

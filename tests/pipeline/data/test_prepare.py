@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.config import CocoDataset, CocoSplit
@@ -116,14 +117,22 @@ def test_a_failing_dataset_changes_nothing(
 
 
 def test_a_failure_while_writing_changes_nothing(
-    run: Callable[..., Path], tmp_path: Path, contents: Callable[[Path], Any], monkeypatch: pytest.MonkeyPatch
+    run: Callable[..., Path],
+    splits: dict[str, Any],
+    tmp_path: Path,
+    contents: Callable[[Path], Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run()
     before = contents(tmp_path / "out")
+    write = pq.write_table
 
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
+    def full(table: Any, where: Path, **options: Any) -> None:
+        if Path(where).name == "val.parquet":
+            raise OSError(28, "No space left on device")
+        write(table, where, **options)
 
+    splits["train"].data["annotations"].pop()
     monkeypatch.setattr("pipeline.data.manifest.pq.write_table", full)
     with pytest.raises(OSError, match="No space left"):
         run()
