@@ -35,7 +35,7 @@ class ConfigError(UserError, ValueError):
 class Strict(BaseModel):
     """Unknown keys and implicit conversions are errors; values do not change after loading."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_]*$")]
@@ -269,8 +269,11 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            line = key_node.start_mark.line + 1
+            if not isinstance(key, Hashable):
+                raise ConfigError(f"line {line}: {key!r} cannot be a key")
             if key in seen:
-                raise ConfigError(f"line {key_node.start_mark.line + 1}: key {key!r} stands twice")
+                raise ConfigError(f"line {line}: key {key!r} stands twice")
             seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -297,14 +300,17 @@ def load(schema: type[T], path: Path) -> T:
 
 def load_dataset(path: Path) -> CocoDataset | SyntheticDataset:
     """As :func:`load`, for a dataset's file: its ``source`` says which of the two it is."""
-    return _validate(TypeAdapter(DatasetConfig), path)
+    # The tag of a discriminated union is the first part of an error's location, but no key of the file.
+    return _validate(TypeAdapter(DatasetConfig), path, tagged=True)
 
 
-def _validate(adapter: TypeAdapter[T], path: Path) -> T:
+def _validate(adapter: TypeAdapter[T], path: Path, tagged: bool = False) -> T:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such configuration file{_alternatives(path)}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text ({error})") from error
     try:
         data = yaml.load(text, _UniqueKeyLoader)  # noqa: S506 - a subclass of SafeLoader
     except (yaml.YAMLError, ConfigError) as error:
@@ -312,7 +318,7 @@ def _validate(adapter: TypeAdapter[T], path: Path) -> T:
     try:
         return adapter.validate_python(data)
     except ValidationError as error:
-        raise ConfigError(f"{path}:\n" + "\n".join(f"  {line}" for line in _explain(error))) from error
+        raise ConfigError(f"{path}:\n" + "\n".join(f"  {line}" for line in _explain(error, tagged))) from error
 
 
 def _alternatives(path: Path) -> str:
@@ -320,11 +326,10 @@ def _alternatives(path: Path) -> str:
     return f"; {path.parent} has {', '.join(names)}" if names else ""
 
 
-def _explain(error: ValidationError) -> list[str]:
+def _explain(error: ValidationError, tagged: bool) -> list[str]:
     lines = []
     for item in error.errors():
-        # The tag of a discriminated union is part of the location, but no key of the file.
-        location = ".".join(str(part) for part in item["loc"] if part not in ("coco", "synthetic"))
+        location = ".".join(map(str, item["loc"][tagged:]))
         if item["type"] == "extra_forbidden":
             lines.append(f"{location}: unknown key")
         elif item["type"] == "missing":
@@ -382,6 +387,11 @@ class Project:
             raise ConfigError(f"{path}:\n  sampling: missing; model {experiment.model!r} has a point head")
         if not model.has_point_head and experiment.sampling is not None:
             raise ConfigError(f"{path}:\n  sampling: model {experiment.model!r} has no point head to sample for")
+        for name, setting in experiment.evaluations.items():
+            if not model.has_point_head and (setting.resolution != 28 or setting.num_points is not None):
+                raise ConfigError(
+                    f"{path}:\n  evaluations.{name}: model {experiment.model!r} has 28x28 masks and no points"
+                )
         return experiment
 
     def run(self, scale: str, name: str, params: RunParams) -> tuple[RunConfig, EvaluationConfig]:

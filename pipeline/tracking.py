@@ -8,7 +8,8 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.config import RenderingConfig, RunConfig
 from pipeline.errors import UserError
@@ -59,13 +61,16 @@ def run_parameters(config: RunConfig) -> dict[str, str]:
 
 def code_version(root: Path) -> str:
     """The checkout's commit, with ``-dirty`` where tracked files differ from it."""
-    result = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-        cwd=root,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    try:
+        result = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except OSError:  # no git
+        return "unknown"
     return result.stdout.strip() or "unknown"
 
 
@@ -86,7 +91,7 @@ class Tracker:
         try:
             self._client = MlflowClient(uri)
             self._experiment_id = self._find_or_create_experiment()
-        except MlflowException as error:
+        except (MlflowException, SQLAlchemyError) as error:
             raise TrackingError(
                 f"MLflow at {uri} cannot be used; start it or change MLFLOW_TRACKING_URI ({error})"
             ) from error
@@ -129,7 +134,7 @@ class Tracker:
         self, parent: str, name: str, setting: RenderingConfig, metrics: Mapping[str, float], tags: Mapping[str, str]
     ) -> str:
         """A finished run nested in the training's, with the training's parameters and the setting's own."""
-        inherited = dict(self._client.get_run(parent).data.params)
+        inherited = dict(self.get(parent).data.params)
         run = self._client.create_run(self._experiment_id, run_name=name, tags={**tags, MLFLOW_PARENT_RUN_ID: parent})
         run_id = run.info.run_id
         own = {"resolution": str(setting.resolution), "subdivision_points": str(setting.num_points or "-")}
@@ -146,10 +151,12 @@ class Tracker:
         now = int(time.time() * 1000)
         entries = [Metric(name, value, now, step) for name, value, step in metrics]
         for first in range(0, len(entries), METRICS_PER_BATCH):
-            self._client.log_batch(run_id, metrics=entries[first : first + METRICS_PER_BATCH])
+            with self._errors(run_id):
+                self._client.log_batch(run_id, metrics=entries[first : first + METRICS_PER_BATCH])
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
-        self._client.log_batch(run_id, tags=[RunTag(k, v) for k, v in tags.items()])
+        with self._errors(run_id):
+            self._client.log_batch(run_id, tags=[RunTag(k, v) for k, v in tags.items()])
 
     def last_step(self, run_id: str, metric: str) -> int:
         """The highest step that a metric was logged at; 0 where it never was."""
@@ -157,7 +164,8 @@ class Tracker:
 
     def finish(self, run_id: str, status: str) -> None:
         """Ends a run as FINISHED, FAILED or KILLED."""
-        self._client.set_terminated(run_id, status)
+        with self._errors(run_id):
+            self._client.set_terminated(run_id, status)
 
     def get(self, run_id: str) -> Run:
         """A run with its parameters and metrics.
@@ -165,10 +173,15 @@ class Tracker:
         Raises:
             TrackingError: if MLflow does not have it.
         """
-        try:
+        with self._errors(run_id):
             return self._client.get_run(run_id)
-        except MlflowException as error:
-            raise TrackingError(f"MLflow at {self.uri} has no run {run_id} ({error})") from error
+
+    @contextmanager
+    def _errors(self, run_id: str) -> Iterator[None]:
+        try:
+            yield
+        except (MlflowException, SQLAlchemyError) as error:
+            raise TrackingError(f"MLflow at {self.uri}, run {run_id}: {error}") from error
 
     def history(self, run_id: str, metric: str) -> list[tuple[int, float]]:
         """A metric's (step, value) pairs in order."""

@@ -58,9 +58,19 @@ def predict(
     typer.echo(f"{output}: {int(chosen.sum())} objects of score {score:g} or more")
 
 
-for _command in sorted(entry_points(group="pointrend.commands"), key=lambda entry: entry.name):
-    app.command(_command.name)(_command.load())
+def add_installed_commands() -> None:
+    """Adds the commands of the entry point group; one whose requirements are not installed is left out."""
+    for entry in sorted(entry_points(group="pointrend.commands"), key=lambda entry: entry.name):
+        try:
+            command = entry.load()
+        except ModuleNotFoundError as error:
+            if error.name is not None and error.name.partition(".")[0] in ("pipeline", "pointrend"):
+                raise
+            continue
+        app.command(entry.name)(command)
 
 
 def main() -> None:
+    """The entry point of the ``pointrend`` command."""
+    add_installed_commands()
     app()

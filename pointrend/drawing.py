@@ -19,7 +19,10 @@ def read_picture(path: Path) -> Tensor:
         OSError: naming the file, if it is missing, truncated or no image.
     """
     try:
-        with Image.open(path) as picture:
+        with Image.open(path) as file:
+            picture: Image.Image = file
+            if picture.mode.startswith("I;16"):  # Pillow would cut 16 bits off at 255
+                picture = Image.fromarray((np.asarray(picture) / 257).round().astype(np.uint8))
             pixels = np.array(picture.convert("RGB"))
     except (OSError, SyntaxError) as error:
         raise OSError(f"{path}: not a readable picture ({error})") from error

@@ -157,7 +157,7 @@ class PointRendMaskHead(nn.Module):
             located = points_in_image(image_points, image_boxes) / extent
             # All regions of an image read the same map: one lookup with R P points, no copy per region.
             flat = sample_features(feature[None], located.view(1, -1, 2))[0]
-            sampled.append(flat.view(-1, *located.shape[:2]).transpose(0, 1))
+            sampled.append(flat.unflatten(1, located.shape[:2]).transpose(0, 1))
         return torch.cat(sampled)
 
     def coarse_logits(self, features: Features, boxes: list[Tensor]) -> Tensor:

@@ -46,6 +46,9 @@ def build_model(
     classes = spec.num_classes if num_classes is None else num_classes
     if classes < 1:
         raise ValueError(f"num_classes is {classes}, expected at least 1")
+    for option, value in (("min_size", min_size), ("max_size", max_size), ("rois_per_image", rois_per_image)):
+        if value is not None and value < 1:
+            raise ValueError(f"{option} is {value}, expected at least 1")
     mask_head: FourConvMaskHead | PointRendMaskHead
     if spec.mask_head == "pointrend":
         mask_head = PointRendMaskHead(

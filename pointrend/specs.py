@@ -29,7 +29,7 @@ class PointSampling:
             raise ValueError(f"strategy is {self.strategy!r}, expected 'biased' or 'grid'")
         if self.num_points < 1:
             raise ValueError(f"num_points is {self.num_points}, expected at least 1")
-        if not self.oversample >= 1:
+        if not 1 <= self.oversample < math.inf:
             raise ValueError(f"oversample (k) is {self.oversample}, expected at least 1")
         if not 0 <= self.importance <= 1:
             raise ValueError(f"importance (beta) is {self.importance}, expected a value in [0, 1]")

@@ -68,6 +68,7 @@ class ImageTransform(nn.Module):
                     f"image {index} is {image.dtype} of shape {tuple(image.shape)}, expected float (3, H, W), "
                     "RGB in [0, 1]"
                 )
+            image = image.to(self.mean.dtype)
             if not self.training:
                 image = resize_image(
                     image, resized_size((image.shape[-2], image.shape[-1]), self.min_size, self.max_size)

@@ -7,7 +7,6 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 from safetensors import SafetensorError
@@ -45,9 +44,11 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         raise FileNotFoundError(f"{path}: no such weight file")
     try:
         state = load_file(path) if path.suffix == ".safetensors" else _read_torch(path)
-    except (SafetensorError, UnpicklingError, EOFError, RuntimeError, OSError) as error:
-        raise ValueError(f"{path}: not a readable weight file, or truncated ({error})") from error
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+    except Exception as error:  # damaged bytes fail in many ways: KeyError, UnicodeDecodeError, ...
+        raise ValueError(f"{path}: not a readable weight file, or truncated ({error!r})") from error
+    if not isinstance(state, Mapping) or not all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
+    ):
         raise ValueError(f"{path}: expected a state dict, a mapping from names to tensors")
     return dict(state)
 
@@ -65,20 +66,21 @@ def _from_torchvision(state: Mapping[str, Tensor], num_classes: int) -> dict[str
     """torchvision's ``maskrcnn_resnet50_fpn`` in our names, its 91 COCO outputs reduced to the 80 in use."""
     renamed = {}
     for name, value in state.items():
-        for theirs, ours in _TORCHVISION_PREFIXES.items():
-            if name.startswith(theirs):
-                renamed[ours + name.removeprefix(theirs)] = value
-    if num_classes == len(COCO_CATEGORY_IDS) and len(renamed["roi_heads.box_predictor.cls_score.bias"]) == 91:
-        foreground = torch.tensor(COCO_CATEGORY_IDS)
-        classes = torch.cat((torch.tensor([0]), foreground))
-        for kind in ("weight", "bias"):
-            for name, rows in (
-                ("cls_score", classes),
-                ("bbox_pred", (classes[:, None] * 4 + torch.arange(4)).flatten()),
-            ):
-                key = f"roi_heads.box_predictor.{name}.{kind}"
-                renamed[key] = renamed[key][rows]
-            renamed[f"mask_head.head.10.{kind}"] = renamed[f"mask_head.head.10.{kind}"][foreground]
+        theirs = next((prefix for prefix in _TORCHVISION_PREFIXES if name.startswith(prefix)), "")
+        renamed[_TORCHVISION_PREFIXES.get(theirs, "") + name.removeprefix(theirs)] = value
+    boxes, masks = "roi_heads.box_predictor.", "mask_head.head.10."
+    needed = [f"{boxes}cls_score.", f"{boxes}bbox_pred.", masks]
+    if not all(name + kind in renamed for name in needed for kind in ("weight", "bias")):
+        return renamed
+    outputs = len(renamed[f"{boxes}cls_score.bias"])
+    kept = [i for i in COCO_CATEGORY_IDS if outputs == 91 and num_classes == len(COCO_CATEGORY_IDS)]
+    foreground = torch.tensor(kept or range(1, outputs))
+    classes = torch.cat((torch.tensor([0]), foreground))
+    box_rows = (classes[:, None] * 4 + torch.arange(4)).flatten()
+    for kind in ("weight", "bias"):
+        # Its mask head has an output for the background, which ours has not.
+        for name, rows in zip(needed, (classes, box_rows, foreground), strict=True):
+            renamed[name + kind] = renamed[name + kind][rows]
     return renamed
 
 
@@ -97,10 +99,10 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """
     own = model.state_dict()
     state = read_state_dict(path)
-    if _is_torchvision(state):
+    if _is_torchvision(state) and "roi_heads.box_predictor.cls_score.bias" in own:
         state = _from_torchvision(state, len(own["roi_heads.box_predictor.cls_score.bias"]) - 1)
     # torchvision's batch norm counts its batches, which only training needs.
-    state = {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
+    state = {name: value for name, value in state.items() if name in own or not name.endswith("num_batches_tracked")}
     problems = [f"missing: {name}" for name in sorted(own.keys() - state.keys())]
     problems += [f"left over: {name}" for name in sorted(state.keys() - own.keys())]
     problems += [
@@ -120,11 +122,20 @@ def save_weights(model: nn.Module, path: str | os.PathLike[str], metadata: Mappi
         model: any module.
         path: the ``.safetensors`` file.
         metadata: strings to store beside the tensors, such as the model's name.
+
+    Raises:
+        ValueError: if the name does not end in ``.safetensors``.
+        OSError: if the file cannot be written.
     """
     path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path}: expected a name that ends in .safetensors")
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as staging:
         fresh = Path(staging) / path.name
-        save_file(state, fresh, metadata=dict(metadata or {}))
+        try:
+            save_file(state, fresh, metadata=dict(metadata or {}))
+        except SafetensorError as error:
+            raise OSError(f"{path}: {error}") from error
         fresh.replace(path)

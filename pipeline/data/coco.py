@@ -18,6 +18,7 @@ from pycocotools import mask as coco_mask
 from pipeline.errors import UserError
 
 MAX_LISTED = 20
+MAX_COORDINATE = 1e6  # pixels
 
 
 class DatasetError(UserError, ValueError):
@@ -28,7 +29,10 @@ class DatasetError(UserError, ValueError):
         if len(problems) > MAX_LISTED:
             shown.append(f"... and {len(problems) - MAX_LISTED} more")
         super().__init__(f"{where}: {len(problems)} problem(s)\n" + "\n".join(f"  {line}" for line in shown))
-        self.problems = list(problems)
+        self.where, self.problems = where, list(problems)
+
+    def __reduce__(self) -> tuple[type["DatasetError"], tuple[Path, list[str]]]:
+        return DatasetError, (self.where, self.problems)
 
 
 @dataclass(frozen=True)
@@ -71,13 +75,42 @@ class _InvalidAnnotationError(Exception):
     """One annotation that cannot be used."""
 
 
-def encode_segmentation(segmentation: Any, height: int, width: int) -> bytes:
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and abs(value) <= 1e9
+
+
+def _runs(counts: str) -> list[int]:
+    """The runs of compressed RLE counts (pycocotools' rleFrString), which pycocotools itself does not check."""
+    runs: list[int] = []
+    value = shift = 0
+    for byte in counts.encode("ascii"):
+        part = byte - 48
+        if not 0 <= part < 64:
+            raise ValueError(f"the RLE's counts have the character {chr(byte)!r}")
+        value |= (part & 0x1F) << shift
+        shift += 5
+        if part & 0x20:
+            continue
+        if part & 0x10:
+            value -= 1 << shift
+        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+        value = shift = 0
+    if shift:
+        raise ValueError("the RLE's counts are cut short")
+    return runs
+
+
+def encode_segmentation(segmentation: Any, height: int, width: int, *, polygons: bool = True) -> bytes:
     """A COCO segmentation, be it polygons, uncompressed or compressed RLE, as compressed RLE counts.
 
     Raises:
         ValueError: saying what is wrong with it.
     """
-    if isinstance(segmentation, list):
+    if isinstance(segmentation, list) and polygons:
         if not segmentation:
             raise ValueError("the list of polygons is empty")
         for index, polygon in enumerate(segmentation):
@@ -87,27 +120,37 @@ def encode_segmentation(segmentation: Any, height: int, width: int) -> bytes:
                 raise ValueError(f"polygon {index} has {len(polygon) // 2} points, a polygon needs at least 3")
             if not all(isinstance(v, int | float) and math.isfinite(v) for v in polygon):
                 raise ValueError(f"polygon {index} has a coordinate that is no finite number")
+            # pycocotools overflows on them, and takes the process with it.
+            if max(map(abs, polygon)) > MAX_COORDINATE:
+                raise ValueError(f"polygon {index} has a coordinate far outside its image")
         return coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))["counts"]
     if not isinstance(segmentation, dict) or "counts" not in segmentation or "size" not in segmentation:
-        raise ValueError("the segmentation is neither a list of polygons nor an RLE with size and counts")
-    if list(segmentation["size"]) != [height, width]:
+        raise ValueError("segmentation is neither a list of polygons nor an RLE with size and counts")
+    if segmentation["size"] != [height, width]:
         raise ValueError(f"the RLE is of size {segmentation['size']}, its image of [{height}, {width}]")
     counts = segmentation["counts"]
-    if isinstance(counts, list):
-        if sum(counts) != height * width:
-            raise ValueError(f"the RLE's counts add up to {sum(counts)} pixels, its image has {height * width}")
-        return coco_mask.frPyObjects(segmentation, height, width)["counts"]
-    return counts.encode("ascii") if isinstance(counts, str) else counts
+    if isinstance(counts, bytes):
+        counts = counts.decode("ascii")
+    runs = _runs(counts) if isinstance(counts, str) else counts
+    if not isinstance(runs, list) or not all(_is_int(run) and run >= 0 for run in runs):
+        raise ValueError("the RLE's counts are neither a text nor a list of whole numbers")
+    if sum(runs) != height * width:
+        raise ValueError(f"the RLE's counts add up to {sum(runs)} pixels, its image has {height * width}")
+    if isinstance(counts, str):
+        return counts.encode("ascii")
+    return coco_mask.frPyObjects(segmentation, height, width)["counts"]
 
 
 def _parse_annotation(raw: dict[str, Any], image: ImageRecord) -> Annotation:
     try:
-        counts = encode_segmentation(raw["segmentation"], image.height, image.width)
+        counts = encode_segmentation(raw.get("segmentation"), image.height, image.width)
     except ValueError as error:
         raise _InvalidAnnotationError(str(error)) from error
     box = raw.get("bbox")
-    if not isinstance(box, list) or len(box) != 4 or not all(math.isfinite(v) for v in box):
+    if not isinstance(box, list) or len(box) != 4 or not all(_is_finite(v) for v in box):
         raise _InvalidAnnotationError(f"bbox is {box}, expected four finite numbers")
+    if not _is_finite(raw.get("area", 0)):
+        raise _InvalidAnnotationError(f"area is {raw['area']}, expected a number")
     x, y, width, height = (float(v) for v in box)
     # Boxes are clipped to their image on loading, so what counts is the part inside.
     inside_width = min(x + width, image.width) - max(x, 0.0)
@@ -132,7 +175,7 @@ def _check_image(path: Path, image: ImageRecord) -> str | None:
         with Image.open(path) as picture:
             picture.load()
             size = picture.size
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         return f"image {image.id}: {path} is truncated or no image ({error})"
     if size != (image.width, image.height):
         return f"image {image.id}: {path} is {size[0]}x{size[1]}, annotated as {image.width}x{image.height}"
@@ -146,10 +189,36 @@ def _load_json(path: Path) -> dict[str, Any]:
         data = json.loads(path.read_bytes())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DatasetError(path, [f"not JSON, or truncated ({error})"]) from error
+    if not isinstance(data, dict):
+        raise DatasetError(path, ["no JSON object: not a COCO instances file"])
     missing = [key for key in ("images", "annotations", "categories") if not isinstance(data.get(key), list)]
     if missing:
         raise DatasetError(path, [f"no list {key!r}: not a COCO instances file" for key in missing])
     return data
+
+
+def _faults(data: dict[str, Any]) -> list[str]:
+    """Entries without the ids, names and sizes that all else refers to."""
+    found = []
+    for kind, noun, integers, texts in (
+        ("images", "image", ("id", "height", "width"), ("file_name",)),
+        ("annotations", "annotation", ("id", "image_id", "category_id"), ()),
+        ("categories", "category", ("id",), ("name",)),
+    ):
+        for index, entry in enumerate(data[kind]):
+            if not isinstance(entry, dict):
+                found.append(f"{noun} number {index}: no JSON object")
+                continue
+            where = f"{noun} {entry['id']}" if _is_int(entry.get("id")) else f"{noun} number {index}"
+            for key in integers:
+                if not _is_int(entry.get(key)):
+                    found.append(f"{where}: {key} is {entry.get(key)!r}, expected a whole number")
+                elif key in ("height", "width") and entry[key] < 1:
+                    found.append(f"{where}: {key} is {entry[key]}, expected at least 1")
+            for key in texts:
+                if not isinstance(entry.get(key), str):
+                    found.append(f"{where}: {key} is {entry.get(key)!r}, expected a text")
+    return found
 
 
 def _duplicates(kind: str, ids: Sequence[int]) -> list[str]:
@@ -180,6 +249,8 @@ def read_coco(
         DatasetError: listing everything that is wrong.
     """
     data = _load_json(annotations)
+    if faults := _faults(data):
+        raise DatasetError(annotations, faults)
     problems: list[str] = []
     dropped: list[str] = []
     if num_images is not None and len(data["images"]) != num_images:

@@ -52,6 +52,8 @@ class PreparedDataset:
     def manifest(self, split: Split) -> pa.Table:
         path = self.folder / f"{split}.parquet"
         try:
+            if not pq.read_schema(path).equals(SCHEMA):
+                raise pa.ArrowInvalid("it has other columns")
             return pq.read_table(path, schema=SCHEMA)
         except (OSError, pa.ArrowInvalid) as error:
             problem = f"not a readable manifest; run `dvc repro` to prepare it again ({error})"
@@ -92,6 +94,7 @@ def read_prepared(folder: Path) -> PreparedDataset:
     path = folder / "dataset.json"
     try:
         summary = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise DatasetError(path, [f"no prepared dataset; run `dvc repro` first ({error})"]) from error
-    return PreparedDataset(folder, [Category(**category) for category in summary["categories"]])
+        categories = [Category(**category) for category in summary["categories"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DatasetError(path, [f"no prepared dataset; run `dvc repro` first ({error!r})"]) from error
+    return PreparedDataset(folder, categories)

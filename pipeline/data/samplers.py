@@ -20,7 +20,8 @@ class Draw(NamedTuple):
 
 def draw_seed(*key: int) -> int:
     """A 63-bit seed that depends on all of the integers given."""
-    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
+    # The length goes first: a SeedSequence does not tell (5,) from (5, 0).
+    return int(np.random.SeedSequence((len(key), *key)).generate_state(1, np.uint64)[0] >> 1)
 
 
 def global_batches(wide: np.ndarray, batch_size: int, seed: int) -> Iterator[list[int]]:
@@ -87,4 +88,5 @@ class TrainingBatches(Sampler[list[Draw]]):
                 return
             if update >= self._start:
                 slots = range(self._rank, self._batch_size, self._world_size)
-                yield [Draw(batch[slot], draw_seed(self._seed, update, slot)) for slot in slots]
+                # The last number keeps these seeds apart from those of the model's own randomness.
+                yield [Draw(batch[slot], draw_seed(self._seed, update, slot, 1)) for slot in slots]

@@ -10,6 +10,7 @@ from typing import Any
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from pipeline.data.coco import encode_segmentation
 from pipeline.errors import UserError
 
 #: pycocotools' first six statistics, in its order.
@@ -38,10 +39,12 @@ def coco_ap(annotations: Path, predictions: Path) -> dict[str, float]:
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(annotations))
     try:
-        results = json.loads(predictions.read_text())
-    except (OSError, json.JSONDecodeError) as error:
+        results = json.loads(predictions.read_bytes())
+    except (OSError, ValueError) as error:
         raise PredictionError(f"{predictions}: not a readable COCO results file ({error})") from error
     _check(results, truth, predictions)
+    # pycocotools would take the areas from the boxes.
+    results = [{key: value for key, value in result.items() if key != "bbox"} for result in results]
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = COCOeval(truth, truth.loadRes(results) if results else COCO(), "segm")
         if not results:
@@ -61,15 +64,17 @@ def _check(results: Any, truth: COCO, path: Path) -> None:
     categories = set(truth.getCatIds())
     for index, result in enumerate(results):
         where = f"{path}: entry {index}"
-        image = truth.imgs.get(result.get("image_id"))
+        if not isinstance(result, dict):
+            raise PredictionError(f"{where}: {result!r} is no result")
+        image_id = result.get("image_id")
+        image = truth.imgs.get(image_id) if isinstance(image_id, int) else None
         if image is None:
             raise PredictionError(f"{where}: unknown image id {result.get('image_id')}")
-        if result.get("category_id") not in categories:
+        if not isinstance(result.get("category_id"), int) or result["category_id"] not in categories:
             raise PredictionError(f"{where} (image {image['id']}): unknown category id {result.get('category_id')}")
         if not isinstance(result.get("score"), int | float) or not math.isfinite(result["score"]):
             raise PredictionError(f"{where} (image {image['id']}): score is {result.get('score')}, not a finite number")
-        size = result.get("segmentation", {}).get("size")
-        if size != [image["height"], image["width"]]:
-            raise PredictionError(
-                f"{where} (image {image['id']}): mask of size {size}, the image is {[image['height'], image['width']]}"
-            )
+        try:
+            encode_segmentation(result.get("segmentation"), image["height"], image["width"], polygons=False)
+        except ValueError as error:
+            raise PredictionError(f"{where} (image {image['id']}): mask: {error}") from error

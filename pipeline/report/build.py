@@ -1,6 +1,7 @@
 """The `report` step: tables, pictures and one self-contained page."""
 
 import base64
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -170,5 +171,6 @@ def render_page(
             for figure in figures
         ],
         runs=results,
-        tracking_uri=tracking_uri,
+        # Without the password that a server's address may hold.
+        tracking_uri=re.sub(r"(?<=://)[^/@]*@", "", tracking_uri),
     )

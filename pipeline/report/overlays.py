@@ -179,5 +179,7 @@ def _window(mask: Tensor, margin: int = 6) -> tuple[slice, slice]:
 
 
 def _enlarge(crop: Tensor, side: int) -> Image.Image:
-    """A crop (3, h, w) enlarged by a whole factor to at most ``side`` pixels."""
-    return to_image(crop, max(1, side // max(crop.shape[1:])))
+    """A crop (3, h, w) enlarged by a whole factor to at most ``side`` pixels, or shrunk to them."""
+    image = to_image(crop, max(1, side // max(crop.shape[1:])))
+    image.thumbnail((side, side))
+    return image

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,7 +42,10 @@ def _measure(cell: Cell, results: Sequence[RunResult]) -> tuple[list[float], str
         return [], f"{cell.experiment} was not evaluated at {cell.evaluation}"
     evaluated = [run.evaluations[cell.evaluation] for run in runs if cell.evaluation in run.evaluations]
     values = [evaluation.metrics[cell.metric] for evaluation in evaluated if cell.metric in evaluation.metrics]
-    return values, "" if values else f"{cell.metric} was not measured"
+    numbers = [value for value in values if not math.isnan(value)]
+    if values and not numbers:
+        return [], f"{cell.metric} is not defined: there is no ground truth to average over"
+    return numbers, "" if numbers else f"{cell.metric} was not measured"
 
 
 def build_table(name: str, config: TableConfig, results: Sequence[RunResult]) -> Table:
@@ -72,7 +76,7 @@ def format_number(value: float | None, gain: float | None = None) -> str:
     """A number as the paper prints it, with its gain in brackets; a dash for none."""
     if value is None:
         return "–"
-    return f"{value:.1f}" if gain is None else f"{value:.1f} ({gain:+.1f})"
+    return f"{value:.1f}" if gain is None else f"{value:.1f} ({gain:+z.1f})"
 
 
 def _ours(value: Value | None) -> str:
@@ -129,7 +133,21 @@ def to_csv(table: Table) -> str:
     return stream.getvalue()
 
 
-_LATEX = {"&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "×": r"$\times$", "–": "--", "*": "$^{*}$"}
+_LATEX = {
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "×": r"$\times$",
+    "–": "--",
+    "*": "$^{*}$",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "\\": r"\textbackslash{}",
+}
 
 
 def _latex(text: str) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import torch
 from torch import nn
@@ -51,8 +52,10 @@ class CheckpointStore:
             raise CheckpointError(
                 f"{path}: the checkpoint could not be written; free some space and run `dvc repro` again ({error})"
             ) from error
-        for old in list(self._files().values())[self.keep :]:
-            old.unlink()
+        files = self._files()
+        # Files of later updates could not be read, or this one would not have been made.
+        for number in [n for n in files if n > update] + [n for n in files if n <= update][self.keep :]:
+            files[number].unlink()
 
     def load_latest(self, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> int:
         """Restores the newest checkpoint that is whole and returns its number of updates; 0 where there is none.
@@ -62,14 +65,17 @@ class CheckpointStore:
         """
         for update, path in self._files().items():
             try:
+                with ZipFile(path) as archive:
+                    if (broken := archive.testzip()) is not None:
+                        raise BadZipFile(f"checksum of {broken}")
                 state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-            except (OSError, EOFError, RuntimeError, UnpicklingError) as error:
+            except (OSError, EOFError, RuntimeError, BadZipFile, UnpicklingError) as error:
                 print(f"{path}: unreadable, falling back to the checkpoint before it ({error})", flush=True)
                 continue
             try:
                 model.load_state_dict(state["model"])
                 optimizer.load_state_dict(state["optimizer"])
-            except (KeyError, RuntimeError, ValueError) as error:
+            except (KeyError, TypeError, RuntimeError, ValueError) as error:
                 raise CheckpointError(f"{path}: not a checkpoint of this run; delete it ({error})") from error
             return update
         return 0

@@ -135,10 +135,11 @@ class TestMaskLosses:
 
     @staticmethod
     def target(factor: int = 1) -> dict[str, Tensor]:
-        mask = torch.zeros(1, 16, 16, dtype=torch.bool)
-        mask[0, 2:14, 4:10] = True
+        """Of an image of 48x64 pixels, padded to 64x64 and annotated at a quarter of that or ``factor`` times finer."""
+        mask = torch.zeros(1, 12, 16, dtype=torch.bool)
+        mask[0, 2:11, 4:10] = True
         mask = mask.repeat_interleave(factor, dim=1).repeat_interleave(factor, dim=2)
-        return {"masks": mask, "size": torch.tensor([64, 64])}
+        return {"masks": mask, "size": torch.tensor([48, 64])}
 
     ONE = torch.tensor([[8.0, 8.0, 50.0, 60.0], [4.0, 12.0, 44.0, 52.0]])
     OTHER = torch.tensor([[20.0, 2.0, 62.0, 40.0], [10.0, 30.0, 30.0, 64.0]])
@@ -177,8 +178,8 @@ class TestMaskLosses:
             else:
                 head.head[-1].bias.fill_(1.5)
         target = self.target()
-        inside = self.regions(torch.tensor([[20.0, 12.0, 36.0, 52.0]]), torch.tensor([[20.0, 12.0, 36.0, 52.0]]))
-        outside = self.regions(torch.tensor([[44.0, 4.0, 60.0, 52.0]]), torch.tensor([[44.0, 4.0, 60.0, 52.0]]))
+        inside = self.regions(torch.tensor([[20.0, 12.0, 36.0, 40.0]]), torch.tensor([[20.0, 12.0, 36.0, 40.0]]))
+        outside = self.regions(torch.tensor([[44.0, 4.0, 60.0, 40.0]]), torch.tensor([[44.0, 4.0, 60.0, 40.0]]))
         softplus = F.softplus(torch.tensor(1.5)).item()
         for loss in self.losses(head, inside, target).values():
             assert loss == pytest.approx(softplus - 1.5, abs=1e-5)
