@@ -25,7 +25,7 @@ from pydantic import (
 )
 
 from pipeline.errors import UserError
-from pointrend.specs import PointSampling, Rendering, list_models
+from pointrend.specs import FOUR_CONV_SIDE, PointSampling, Rendering, list_models
 
 
 class ConfigError(UserError, ValueError):
@@ -353,7 +353,10 @@ class Project:
         self.configs = root / "configs"
 
     def params(self) -> Params:
-        return load(Params, self.root / "params.yaml")
+        path = self.root / "params.yaml"
+        if not path.is_file():
+            raise ConfigError(f"{path}: no such file; `pointrend select demo` writes one")
+        return load(Params, path)
 
     def dataset(self, name: str) -> CocoDataset | SyntheticDataset:
         return load_dataset(self.configs / "datasets" / f"{name}.yaml")
@@ -387,11 +390,13 @@ class Project:
             raise ConfigError(f"{path}:\n  sampling: missing; model {experiment.model!r} has a point head")
         if not model.has_point_head and experiment.sampling is not None:
             raise ConfigError(f"{path}:\n  sampling: model {experiment.model!r} has no point head to sample for")
-        for name, setting in experiment.evaluations.items():
-            if not model.has_point_head and (setting.resolution != 28 or setting.num_points is not None):
-                raise ConfigError(
-                    f"{path}:\n  evaluations.{name}: model {experiment.model!r} has 28x28 masks and no points"
-                )
+        if not model.has_point_head:
+            for name, setting in experiment.evaluations.items():
+                if setting != RenderingConfig(resolution=FOUR_CONV_SIDE):
+                    raise ConfigError(
+                        f"{path}:\n  evaluations.{name}: model {experiment.model!r} renders at resolution "
+                        f"{FOUR_CONV_SIDE}, without points"
+                    )
         return experiment
 
     def run(self, scale: str, name: str, params: RunParams) -> tuple[RunConfig, EvaluationConfig]:

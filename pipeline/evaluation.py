@@ -4,6 +4,7 @@ Shape letters: R regions, M the side of a region mask, H W rows and columns of a
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -160,6 +161,8 @@ def evaluate_run(
         )
         for name, setting in settings.root.items():
             ap = coco_ap(annotations, predictions_file(folder, name))
+            # JSON and MLflow have numbers only: what is not defined here (no small objects, say) is left out.
+            ap = {key: value for key, value in ap.items() if not math.isnan(value)}
             run_id = tracker.add_evaluation(
                 training["mlflow_run_id"],
                 f"{config.run} {name}",

@@ -40,7 +40,7 @@ def atomic_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     temporary = Path(name)
     try:
-        with os.fdopen(descriptor, mode) as stream:
+        with os.fdopen(descriptor, mode, encoding=None if "b" in mode else "utf-8") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())

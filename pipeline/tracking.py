@@ -115,20 +115,21 @@ class Tracker:
 
     def start(self, key: str, name: str, parameters: Mapping[str, str], tags: Mapping[str, str]) -> str:
         """The id of the run with this key: the one that was interrupted, or else a new one."""
-        unfinished = self._client.search_runs(
-            [self._experiment_id], f"tags.`{KEY_TAG}` = '{key}' AND attributes.status != 'FINISHED'", max_results=1
-        )
-        if unfinished:
-            run_id = unfinished[0].info.run_id
-            self._client.update_run(run_id, status="RUNNING")
-            return run_id
-        run = self._client.create_run(self._experiment_id, run_name=name, tags={**tags, KEY_TAG: key})
-        self._log_parameters(run.info.run_id, parameters)
-        return run.info.run_id
+        query = f"tags.`{KEY_TAG}` = '{key}' AND attributes.status != 'FINISHED'"
+        with self._errors(name):
+            unfinished = self._client.search_runs([self._experiment_id], query, max_results=1)
+            if unfinished:
+                run_id = unfinished[0].info.run_id
+                self._client.update_run(run_id, status="RUNNING")
+                return run_id
+            run = self._client.create_run(self._experiment_id, run_name=name, tags={**tags, KEY_TAG: key})
+            self._log_parameters(run.info.run_id, parameters)
+            return run.info.run_id
 
     def log_config(self, run_id: str, config: Any) -> None:
         """Keeps a run's whole configuration as an artifact."""
-        self._client.log_text(run_id, json.dumps(config, indent=1, sort_keys=True), "config.json")
+        with self._errors(run_id):
+            self._client.log_text(run_id, json.dumps(config, indent=1, sort_keys=True), "config.json")
 
     def add_evaluation(
         self, parent: str, name: str, setting: RenderingConfig, metrics: Mapping[str, float], tags: Mapping[str, str]
@@ -160,7 +161,7 @@ class Tracker:
 
     def last_step(self, run_id: str, metric: str) -> int:
         """The highest step that a metric was logged at; 0 where it never was."""
-        return max((entry.step for entry in self._client.get_metric_history(run_id, metric)), default=0)
+        return max((step for step, _ in self.history(run_id, metric)), default=0)
 
     def finish(self, run_id: str, status: str) -> None:
         """Ends a run as FINISHED, FAILED or KILLED."""
@@ -185,5 +186,6 @@ class Tracker:
 
     def history(self, run_id: str, metric: str) -> list[tuple[int, float]]:
         """A metric's (step, value) pairs in order."""
-        entries = self._client.get_metric_history(run_id, metric)
+        with self._errors(run_id):
+            entries = self._client.get_metric_history(run_id, metric)
         return sorted((entry.step, entry.value) for entry in entries)

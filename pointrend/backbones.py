@@ -15,8 +15,8 @@ from pointrend.specs import Norm
 
 NormLayer = Callable[..., nn.Module]
 #: "frozen_batch" keeps the statistics of an ImageNet model (Appendix A). A network trained from scratch on a few images
-#: at a time learns "group" instead, in the pyramid too: its statistics are each image's own, in training and at
-#: inference alike (He et al., Rethinking ImageNet Pre-training, 2019).
+#: at a time learns "group" instead, in the pyramid too: it has no running statistics, and is the same in training
+#: and at inference (He et al., Rethinking ImageNet Pre-training, 2019).
 NORM_LAYERS: dict[Norm, NormLayer] = {
     "frozen_batch": FrozenBatchNorm2d,
     "group": partial(nn.GroupNorm, 32),

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from pointrend.specs import MODELS, list_models
 
@@ -17,7 +17,7 @@ app = typer.Typer(help="PointRend: image segmentation as rendering.", no_args_is
 @app.command()
 def models() -> None:
     """List the models that can be built by name."""
-    table = Table("model", "backbone", "mask head", "classes", "input")
+    table = Table(Column("model", no_wrap=True), "backbone", "mask head", "classes", "input")
     for name in list_models():
         spec = MODELS[name]
         table.add_row(
@@ -40,14 +40,15 @@ def predict(
     # Imported here: the other commands answer without loading torch.
     import torch
 
-    from pointrend.drawing import draw_masks, read_picture, write_picture
+    from pointrend.drawing import check_picture_format, draw_masks, read_picture, write_picture
     from pointrend.registry import build_model
     from pointrend.weights import load_weights
 
     try:
+        check_picture_format(output)
         network = build_model(model, num_classes=num_classes, min_size=min_size).eval()
         load_weights(network, weights)
-        picture = read_picture(image)
+        picture = read_picture(image, upright=True)
         with torch.inference_mode():
             found = network([picture])[0]
         chosen = found["scores"] >= score

@@ -8,29 +8,45 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 
-def read_picture(path: Path) -> Tensor:
+def read_picture(path: Path, *, upright: bool = False) -> Tensor:
     """An image file as float (3, H, W), RGB in [0, 1].
+
+    Args:
+        path: the file.
+        upright: turn it as its EXIF data say, as viewers do. Annotated images are not turned: their annotations are
+            in the stored pixels.
 
     Raises:
         OSError: naming the file, if it is missing, truncated or no image.
     """
     try:
         with Image.open(path) as file:
-            picture: Image.Image = file
+            picture: Image.Image = ImageOps.exif_transpose(file) if upright else file
             if picture.mode.startswith("I;16"):  # Pillow would cut 16 bits off at 255
                 picture = Image.fromarray((np.asarray(picture) / 257).round().astype(np.uint8))
             pixels = np.array(picture.convert("RGB"))
-    except (OSError, SyntaxError) as error:
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise OSError(f"{path}: not a readable picture ({error})") from error
     return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
 
 
+def check_picture_format(path: Path) -> None:
+    """Raises ValueError if :func:`write_picture` could not tell the format from the file's name."""
+    if path.suffix.lower() not in Image.registered_extensions():
+        raise ValueError(f"{path}: the name must end in a picture format, such as .png or .jpg")
+
+
 def write_picture(image: Tensor, path: Path) -> None:
-    """Writes float (3, H, W) in [0, 1] in the format of the path's suffix."""
+    """Writes float (3, H, W) in [0, 1] in the format of the path's suffix.
+
+    Raises:
+        ValueError: for an unknown suffix.
+    """
+    check_picture_format(path)
     pixels = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
     Image.fromarray(pixels).save(path)
 

@@ -25,7 +25,7 @@ from pointrend.points import (
     subdivide,
     subdivision_sizes,
 )
-from pointrend.specs import PointSampling, Rendering
+from pointrend.specs import FOUR_CONV_SIDE, PointSampling, Rendering
 from pointrend.transform import ImageTransform, rescale_boxes
 
 
@@ -90,7 +90,7 @@ def crop_all_masks(targets: list[Target], regions: Regions, boxes: list[Tensor],
 class FourConvMaskHead(nn.Module):
     """Mask R-CNN's default mask branch: RoIAlign 14x14 from the fitting level, 28x28 masks out."""
 
-    pooled_size = 14
+    pooled_size = FOUR_CONV_SIDE // 2
 
     def __init__(self, in_channels: int, num_classes: int, channels: int = 256, sampling_ratio: int = 0) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ class FourConvMaskHead(nn.Module):
         Raises:
             ValueError: if ``rendering`` asks for another resolution than the head's own.
         """
-        side = 2 * self.pooled_size
+        side = FOUR_CONV_SIDE
         if rendering is not None and rendering.resolution != side:
             raise ValueError(f"the 4xconv head predicts {side}x{side} masks, not {rendering.resolution}")
         pooled = pool_regions(features, boxes, self.pooled_size, self.sampling_ratio)

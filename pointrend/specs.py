@@ -6,6 +6,9 @@ from typing import Any, Literal
 
 Norm = Literal["frozen_batch", "group"]
 
+#: Rows and columns of the masks of Mask R-CNN's default head.
+FOUR_CONV_SIDE = 28
+
 
 @dataclass(frozen=True)
 class PointSampling:

@@ -45,7 +45,7 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     try:
         state = load_file(path) if path.suffix == ".safetensors" else _read_torch(path)
     except Exception as error:  # damaged bytes fail in many ways: KeyError, UnicodeDecodeError, ...
-        raise ValueError(f"{path}: not a readable weight file, or truncated ({error!r})") from error
+        raise ValueError(f"{path}: not a readable weight file, or truncated ({type(error).__name__})") from error
     if not isinstance(state, Mapping) or not all(
         isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
     ):

@@ -129,12 +129,12 @@ def build_report(
     with atomic_folder(output) as folder:
         filled = [build_table(name, config, results) for name, config in tables.items()]
         for table in filled:
-            (folder / f"{table.name}.md").write_text(to_markdown(table))
-            (folder / f"{table.name}.csv").write_text(to_csv(table))
-            (folder / f"{table.name}.tex").write_text(to_latex(table))
+            (folder / f"{table.name}.md").write_text(to_markdown(table), encoding="utf-8")
+            (folder / f"{table.name}.csv").write_text(to_csv(table), encoding="utf-8")
+            (folder / f"{table.name}.tex").write_text(to_latex(table), encoding="utf-8")
         figures = draw_figures(tables, results, val_images, predictions, folder)
         page = render_page(params, filled, figures, results, folder, tracking_uri)
-        (folder / "index.html").write_text(page)
+        (folder / "index.html").write_text(page, encoding="utf-8")
 
 
 def render_page(

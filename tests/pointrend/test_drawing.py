@@ -67,14 +67,15 @@ class TestPictures:
             read_picture(tmp_path / "picture.png")
 
     def test_a_phone_held_upright(self, tmp_path: Path) -> None:
-        """The picture is read as every viewer shows it: turned as its EXIF data say."""
+        """On request a picture is read as viewers show it: turned as its EXIF data say."""
         pixels = np.zeros((16, 32, 3), np.uint8)
         pixels[:, :16] = 255
         picture = Image.fromarray(pixels)
         exif = picture.getexif()
         exif[0x0112] = 6  # turn a quarter to the right
         picture.save(tmp_path / "picture.png", exif=exif)
-        image = read_picture(tmp_path / "picture.png")
+        assert read_picture(tmp_path / "picture.png").shape == (3, 16, 32)
+        image = read_picture(tmp_path / "picture.png", upright=True)
         assert image.shape == (3, 32, 16)
         assert image[:, :16].min() == 1
         assert image[:, 16:].max() == 0

@@ -42,8 +42,9 @@ def test_the_command_works_where_only_the_library_is_installed() -> None:
     words = run(
         "import sys\n"
         f"for name in {missing!r}: sys.modules[name] = None\n"  # their import fails
-        "from pointrend.cli import app\n"
-        "app(['models'])"
+        "from pointrend.cli import main\n"
+        "sys.argv = ['pointrend', 'models']\n"
+        "main()"
     )
     assert "maskrcnn_tiny_fpn" in words
 
