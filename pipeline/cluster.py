@@ -1,5 +1,6 @@
 """Ray: running a training function on as many workers as a cluster configuration says."""
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -77,6 +78,9 @@ def fit(
             failure_config=FailureConfig(max_failures=cluster.max_failures),
         ),
     )
+    if cluster.workers == 0:
+        # Local mode announces itself and every report, beside our own progress.
+        logging.getLogger("ray.train").setLevel(logging.WARNING)
     with connected(cluster):
         try:
             trainer.fit()

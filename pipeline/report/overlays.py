@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -47,9 +48,11 @@ class Panels:
         size = (sum(widths) + GAP * (len(widths) - 1), CAPTION + sum(heights) + GAP * (len(heights) - 1))
         sheet = Image.new("RGB", size, "white")
         pen = ImageDraw.Draw(sheet)
+        # Pillow's own font lacks signs such as the one in "28×28"; matplotlib brings one that has them.
+        font = ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", 12)
         left = 0
         for column, (caption, width) in enumerate(zip(self.captions, widths, strict=True)):
-            pen.text((left + width / 2, CAPTION / 2), caption, "black", ImageFont.load_default(12), anchor="mm")
+            pen.text((left + width / 2, CAPTION / 2), caption, "black", font, anchor="mm")
             top = CAPTION
             for row, height in zip(self.rows, heights, strict=True):
                 panel = row[column]
