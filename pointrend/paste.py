@@ -56,7 +56,7 @@ def paste_mask(region_mask: Tensor, box: Tensor, size: Size) -> tuple[Tensor, tu
 def paste_masks(region_masks: Tensor, boxes: Tensor, size: Size) -> Tensor:
     """Region masks (R, 1, M, M) in boxes (R, 4) xyxy to image masks (R, 1, H, W), zero outside their boxes."""
     pasted = region_masks.new_zeros(len(boxes), 1, *size)
-    for canvas, region_mask, box in zip(pasted, region_masks, boxes, strict=True):
+    for index, (region_mask, box) in enumerate(zip(region_masks, boxes, strict=True)):
         crop, (top, left) = paste_mask(region_mask[0], box, size)
-        canvas[0, top : top + crop.shape[0], left : left + crop.shape[1]] = crop
+        pasted[index, 0, top : top + crop.shape[0], left : left + crop.shape[1]] = crop
     return pasted

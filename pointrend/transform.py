@@ -79,6 +79,6 @@ class ImageTransform(nn.Module):
             -(-max(size[axis] for size in sizes) // self.size_divisible) * self.size_divisible for axis in (0, 1)
         )
         batch = normalised[0].new_zeros(len(normalised), 3, height, width)
-        for canvas, image, (h, w) in zip(batch, normalised, sizes, strict=True):
-            canvas[:, :h, :w] = image
+        for index, (image, (h, w)) in enumerate(zip(normalised, sizes, strict=True)):
+            batch[index, :, :h, :w] = image
         return ImageList(batch, sizes)

@@ -1,0 +1,77 @@
+"""Predictions: one detector pass per image, every setting rendered from it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pycocotools import mask as coco_mask
+from torch import Tensor
+
+from pipeline.config import RenderingConfig
+from pipeline.data.coco import Category
+from pipeline.evaluation import ResultsWriter, encode_region, predict_image
+from pointrend import build_model
+from pointrend.instance import MaskRCNN
+from pointrend.paste import paste_masks
+
+CATEGORIES = [Category(4, "bolt"), Category(9, "nut")]
+SETTINGS = {
+    "28x28": RenderingConfig(resolution=28, num_points=784),
+    "56x56": RenderingConfig(resolution=56, num_points=784),
+}
+
+
+@pytest.fixture(scope="module")
+def model() -> MaskRCNN:
+    torch.manual_seed(3)
+    return build_model("pointrend_rcnn_tiny_fpn", num_classes=2, min_size=64, max_size=96).eval()
+
+
+@pytest.fixture(scope="module")
+def image() -> Tensor:
+    return torch.rand(3, 60, 80, generator=torch.Generator().manual_seed(0))
+
+
+def test_a_region_is_encoded_as_it_is_pasted() -> None:
+    generator = torch.Generator().manual_seed(1)
+    region = torch.rand(28, 28, generator=generator)
+    for box in ([10.0, 5.0, 40.0, 30.0], [-8.0, 20.0, 12.5, 47.0], [60.0, 10.0, 90.0, 20.0]):
+        pasted = paste_masks(region[None, None], torch.tensor([box]), (36, 64))[0, 0] >= 0.5
+        rle = encode_region(region, torch.tensor(box), (36, 64))
+        assert rle["size"] == [36, 64]
+        assert np.array_equal(coco_mask.decode(rle), pasted.numpy())
+
+
+def test_settings_share_boxes_and_scores_and_differ_in_masks(model: MaskRCNN, image: Tensor) -> None:
+    results = predict_image(model, 17, image, SETTINGS, CATEGORIES)
+    coarse, fine = results["28x28"], results["56x56"]
+    assert coarse
+    for a, b in zip(coarse, fine, strict=True):
+        assert {k: v for k, v in a.items() if k != "segmentation"} == {
+            k: v for k, v in b.items() if k != "segmentation"
+        }
+    assert [r["segmentation"] for r in coarse] != [r["segmentation"] for r in fine]
+
+
+def test_results_are_in_the_image_s_own_pixels_and_the_dataset_s_own_ids(model: MaskRCNN, image: Tensor) -> None:
+    expected = model([image])[0]
+    results = predict_image(model, 17, image, SETTINGS, CATEGORIES)["28x28"]
+    assert {r["image_id"] for r in results} == {17}
+    assert [r["category_id"] for r in results] == [(4, 9)[label - 1] for label in expected["labels"].tolist()]
+    corners = torch.tensor([r["bbox"] for r in results])
+    corners[:, 2:] += corners[:, :2]
+    torch.testing.assert_close(corners, expected["boxes"], atol=5e-3, rtol=0)
+    assert all(r["segmentation"]["size"] == [60, 80] for r in results)
+
+
+@pytest.mark.parametrize("batches", [[], [[]], [[{"a": 1}], [], [{"a": 2}, {"a": 3}]]])
+def test_results_written_in_parts_are_one_json_list(tmp_path: Path, batches: list[list[dict[str, int]]]) -> None:
+    path = tmp_path / "results.json"
+    with path.open("w") as stream:
+        writer = ResultsWriter(stream)
+        for batch in batches:
+            writer.add(batch)
+        writer.close()
+    assert json.loads(path.read_text()) == [result for batch in batches for result in batch]
