@@ -170,5 +170,7 @@ def evaluate_run(
                 ap,
                 {"kind": "evaluation", "experiment": config.experiment, "evaluation": name},
             )
+            # On the training's run too: comparing trainings then shows losses and AP together.
+            tracker.log_metrics(training["mlflow_run_id"], [(f"{key}_{name}", value, 0) for key, value in ap.items()])
             scores[name] = {"mlflow_run_id": run_id, **{key: round(value, 4) for key, value in ap.items()}}
     write_json(metrics, {"run": config.run, "mlflow_run_id": training["mlflow_run_id"], "evaluations": scores})
