@@ -63,6 +63,9 @@ def fit(
     Raises:
         Exception: the error of the first worker that failed, once all restarts are used up.
     """
+    if cluster.workers == 0:
+        # Local mode announces itself and every report, beside our own progress.
+        logging.getLogger("ray.train").setLevel(logging.WARNING)
     trainer = TorchTrainer(
         train_worker,
         train_loop_config=arguments,
@@ -78,9 +81,6 @@ def fit(
             failure_config=FailureConfig(max_failures=cluster.max_failures),
         ),
     )
-    if cluster.workers == 0:
-        # Local mode announces itself and every report, beside our own progress.
-        logging.getLogger("ray.train").setLevel(logging.WARNING)
     with connected(cluster):
         try:
             trainer.fit()
