@@ -25,6 +25,7 @@ Features = dict[str, Tensor]
 Target = dict[str, Tensor]
 
 ASPECT_RATIOS = (0.5, 1.0, 2.0)
+MAX_COORDINATE = 1e4  # pixels, of a predicted box to train masks on
 
 
 class Anchors(AnchorGenerator):
@@ -130,7 +131,11 @@ class BoxHeads(RoIHeads):
         box_loss = F.l1_loss(chosen, torch.cat(deltas)[foreground], reduction="sum") / max(1, len(flat_labels))
         losses = {"loss_classifier": F.cross_entropy(logits, flat_labels), "loss_box_reg": box_loss}
         with torch.no_grad():
-            decoded = self.box_coder.decode_single(chosen.float(), torch.cat(proposals)[foreground])
+            origins = torch.cat(proposals)[foreground]
+            decoded = self.box_coder.decode_single(chosen.float(), origins)
+            # A diverging network predicts boxes of any size. Its loss will say so, if the mask head survives them.
+            usable = (decoded.abs() < MAX_COORDINATE).all(dim=1, keepdim=True)
+            decoded = torch.where(usable, decoded, origins)
         masks = [image_labels > 0 for image_labels in labels]
         counts = [int(mask.sum()) for mask in masks]
         regions = Regions(

@@ -3,6 +3,7 @@ import os
 import resource
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -94,33 +95,33 @@ class TestRoundTrip:
 
 
 class TestSavingFails:
-    @pytest.fixture
-    def full_disk(self) -> Iterator[Callable[[], Any]]:
-        """No file grows beyond a kilobyte while the test runs."""
+    @staticmethod
+    @contextmanager
+    def full_disk() -> Iterator[None]:
+        """No file grows beyond a kilobyte inside the block."""
         handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-        yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1024, limits[1]))
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1024, limits[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+            signal.signal(signal.SIGXFSZ, handler)
 
     @pytest.mark.parametrize("existing", [False, True])
-    def test_disk_is_full(
-        self, existing: bool, model: nn.Module, other: nn.Module, tmp_path: Path, full_disk: Callable[[], Any]
-    ) -> None:
+    def test_disk_is_full(self, existing: bool, model: nn.Module, other: nn.Module, tmp_path: Path) -> None:
         path = tmp_path / "model.safetensors"
         if existing:
             save_weights(other, path)
         before = os.listdir(tmp_path)
-        full_disk()
-        with pytest.raises((OSError, SafetensorError), match=r"(?i)large"):
+        with self.full_disk(), pytest.raises((OSError, SafetensorError), match=r"(?i)large"):
             save_weights(model, path)
         assert os.listdir(tmp_path) == before
         if existing:
             assert equal(read_state_dict(path), other.state_dict())
 
-    def test_error_names_the_file(self, model: nn.Module, tmp_path: Path, full_disk: Callable[[], Any]) -> None:
-        full_disk()
-        with pytest.raises(OSError, match=r"model\.safetensors"):
+    def test_error_names_the_file(self, model: nn.Module, tmp_path: Path) -> None:
+        with self.full_disk(), pytest.raises(OSError, match=r"model\.safetensors"):
             save_weights(model, tmp_path / "model.safetensors")
 
     def test_folder_is_a_file(self, model: nn.Module, tmp_path: Path) -> None:

@@ -48,6 +48,8 @@ def main(folder: Path) -> None:
     if distributed:
         dist.init_process_group("gloo")
     rank, world_size = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
+    # Sums in the same order everywhere: what may differ is the order of the workers' average alone.
+    torch.set_num_threads(1)
     torch.manual_seed(0)
     model = MeanOfImages()
     batches = TrainingBatches(
