@@ -118,8 +118,9 @@ class ModelConfig(Strict):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.name not in list_models():
-            raise ValueError(f"name is {self.name!r}, expected one of {', '.join(list_models())}")
+        names = list_models("instance")
+        if self.name not in names:
+            raise ValueError(f"name is {self.name!r}, expected one of {', '.join(names)}")
         if self.pretrained_backbone != (self.norm == "frozen_batch"):
             raise ValueError(
                 f"pretrained_backbone is {self.pretrained_backbone} and norm {self.norm!r}; ImageNet weights go with "

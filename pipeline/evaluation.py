@@ -10,7 +10,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
 import torch
 from pycocotools import mask as coco_mask
 from torch import Tensor
@@ -26,19 +25,14 @@ from pipeline.tracking import Tracker
 from pipeline.training.run import build_run_model
 from pointrend import load_weights
 from pointrend.instance import MaskRCNN
-from pointrend.paste import paste_mask
+from pointrend.paste import mask_runs
 from pointrend.points import Size
-
-THRESHOLD = 0.5  # of a mask's probability
 
 
 def encode_region(region_mask: Tensor, box: Tensor, size: Size) -> dict[str, Any]:
     """A region mask (M, M) in its box (4,) as the RLE of a binary mask on the image's pixels (H, W)."""
-    crop, (top, left) = paste_mask(region_mask, box, size)
-    canvas = np.zeros(size, dtype=np.uint8, order="F")
-    canvas[top : top + crop.shape[0], left : left + crop.shape[1]] = (crop >= THRESHOLD).cpu().numpy()
-    rle = coco_mask.encode(canvas)
-    return {"size": list(size), "counts": rle["counts"].decode("ascii")}
+    runs = {"size": list(size), "counts": mask_runs(region_mask, box, size).numpy()}
+    return {"size": list(size), "counts": coco_mask.frPyObjects(runs, *size)["counts"].decode("ascii")}
 
 
 @torch.inference_mode()

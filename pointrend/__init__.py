@@ -11,21 +11,30 @@ from pointrend.specs import PointSampling, Rendering, list_models
 if TYPE_CHECKING:
     from pointrend.instance import MaskRCNN
     from pointrend.registry import build_model
-    from pointrend.weights import load_weights, save_weights
+    from pointrend.semantic import SemanticSegmenter
+    from pointrend.weights import load_backbone, load_detectron2, load_model, load_weights, save_weights
 
 __all__ = [
     "MaskRCNN",
     "PointSampling",
     "Rendering",
+    "SemanticSegmenter",
     "build_model",
     "list_models",
+    "load_backbone",
+    "load_detectron2",
+    "load_model",
     "load_weights",
     "save_weights",
 ]
 
 _LAZY = {
     "MaskRCNN": "pointrend.instance",
+    "SemanticSegmenter": "pointrend.semantic",
     "build_model": "pointrend.registry",
+    "load_backbone": "pointrend.weights",
+    "load_detectron2": "pointrend.weights",
+    "load_model": "pointrend.weights",
     "load_weights": "pointrend.weights",
     "save_weights": "pointrend.weights",
 }

@@ -1,15 +1,16 @@
 """The ``pointrend`` command. Installed extensions add theirs under the entry point group "pointrend.commands"."""
 
+import json
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from pointrend.specs import MODELS, list_models
+from pointrend.specs import MODELS, InstanceSpec, Rendering, list_models
 
 app = typer.Typer(help="PointRend: image segmentation as rendering.", no_args_is_help=True, add_completion=False)
 
@@ -17,20 +18,83 @@ app = typer.Typer(help="PointRend: image segmentation as rendering.", no_args_is
 @app.command()
 def models() -> None:
     """List the models that can be built by name."""
-    table = Table(Column("model", no_wrap=True), "backbone", "mask head", "classes", "input")
+    # Every row on one line of a terminal of 80 columns.
+    table = Table(
+        *(Column(name, no_wrap=True) for name in ("model", "backbone", "head", "classes", "input")),
+        box=None,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
     for name in list_models():
         spec = MODELS[name]
-        table.add_row(
-            name, spec.backbone, spec.mask_head, str(spec.num_classes), f"{spec.min_size} to {spec.max_size} px"
-        )
+        if isinstance(spec, InstanceSpec):
+            head, size = str(spec.mask_head), f"{spec.min_size}–{spec.max_size} px"
+        else:
+            head, size = "pointrend" if spec.has_pointrend else "dense", "any"
+        table.add_row(name, spec.backbone, head, str(spec.num_classes), size)
+    Console().print(table)
+
+
+def _fail(error: Exception) -> NoReturn:
+    Console(stderr=True, highlight=False).print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+    sys.exit(1)
+
+
+@app.command()
+def convert(
+    source: Annotated[str, typer.Argument(help="a checkpoint of Detectron2 or torchvision, its URL or its zoo name")],
+    output: Annotated[Path, typer.Argument(help="the .safetensors file to write")],
+    model: Annotated[str, typer.Option(help="see `pointrend models`")],
+    num_classes: Annotated[int | None, typer.Option(help="if other than the model's own")] = None,
+) -> None:
+    """Rewrite a checkpoint as safetensors in this library's names."""
+    from pointrend.weights import convert_weights
+
+    try:
+        convert_weights(source, output, model, **({} if num_classes is None else {"num_classes": num_classes}))
+    except (OSError, ValueError) as error:
+        _fail(error)
+    typer.echo(f"{output}: {model}")
+
+
+@app.command()
+def complexity(
+    model: Annotated[str, typer.Option(help="an instance model, which gives the channels")] = (
+        "pointrend_rcnn_r50_fpn_coco"
+    ),
+    num_classes: Annotated[int | None, typer.Option(help="if other than the model's own")] = None,
+    resolution: Annotated[int, typer.Option(help="side of PointRend's masks")] = Rendering.resolution,
+    num_points: Annotated[int, typer.Option(help="points per subdivision step")] = Rendering.num_points,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
+) -> None:
+    """Multiply-adds and activations of the mask heads for one region (Table 2)."""
+    from pointrend.complexity import compare_heads
+
+    try:
+        if model not in list_models("instance"):
+            raise ValueError(f"unknown instance model {model!r}, expected one of {', '.join(list_models('instance'))}")
+        spec = MODELS[model]
+        assert isinstance(spec, InstanceSpec)
+        classes = spec.num_classes if num_classes is None else num_classes
+        rows = compare_heads(spec, classes, Rendering(resolution, num_points))
+    except ValueError as error:
+        _fail(error)
+    if as_json:
+        counted = [{"mask_head": row.mask_head, "resolution": row.resolution, **row.cost._asdict()} for row in rows]
+        typer.echo(json.dumps({"model": model, "num_classes": classes, "rows": counted}))
+        return
+    figures = [Column(name, justify="right") for name in ("multiply-adds", "activations")]
+    table = Table("mask head", "output", *figures)
+    for mask_head, side, cost in rows:
+        table.add_row(mask_head, f"{side}x{side}", f"{cost.multiply_adds / 1e9:.2g}B", f"{cost.activations / 1e6:.2g}M")
     Console().print(table)
 
 
 @app.command()
 def predict(
     image: Annotated[Path, typer.Argument(help="a picture file")],
-    weights: Annotated[Path, typer.Option(help="trained weights: .safetensors, .pt or .pth")],
-    model: Annotated[str, typer.Option(help="see `pointrend models`")] = "pointrend_rcnn_r50_fpn_coco",
+    weights: Annotated[str, typer.Option(help="trained weights: .safetensors, .pt, .pth, .pkl, a URL or a zoo name")],
+    model: Annotated[str | None, typer.Option(help="see `pointrend models`; what the weights say by default")] = None,
     output: Annotated[Path, typer.Option(help="the overlay to write")] = Path("prediction.png"),
     num_classes: Annotated[int | None, typer.Option(help="if other than the model's own")] = None,
     min_size: Annotated[int | None, typer.Option(help="shorter edge the image is resized to")] = None,
@@ -41,22 +105,29 @@ def predict(
     import torch
 
     from pointrend.drawing import check_picture_format, draw_masks, read_picture, write_picture
-    from pointrend.registry import build_model
-    from pointrend.weights import load_weights
+    from pointrend.semantic import SemanticSegmenter
+    from pointrend.weights import load_model
 
     try:
         check_picture_format(output)
-        network = build_model(model, num_classes=num_classes, min_size=min_size).eval()
-        load_weights(network, weights)
+        given = {"num_classes": num_classes, "min_size": min_size}
+        options = {option: value for option, value in given.items() if value is not None}
+        network = load_model(weights, model, **options)
         picture = read_picture(image, upright=True)
         with torch.inference_mode():
             found = network([picture])[0]
-        chosen = found["scores"] >= score
-        write_picture(draw_masks(picture, found["masks"][chosen, 0] >= 0.5), output)
+        if isinstance(network, SemanticSegmenter):
+            labels = found.argmax(0)
+            masks = labels == labels.unique()[:, None, None]
+            outcome = f"{len(masks)} classes"
+        else:
+            chosen = found["scores"] >= score
+            masks = found["masks"][chosen, 0] >= 0.5
+            outcome = f"{len(masks)} objects of score {score:g} or more"
+        write_picture(draw_masks(picture, masks), output)
     except (OSError, ValueError) as error:
-        Console(stderr=True, highlight=False).print(f"error: {error}", style="red", markup=False, soft_wrap=True)
-        sys.exit(1)
-    typer.echo(f"{output}: {int(chosen.sum())} objects of score {score:g} or more")
+        _fail(error)
+    typer.echo(f"{output}: {outcome}")
 
 
 def add_installed_commands() -> None:

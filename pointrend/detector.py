@@ -16,7 +16,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
-from torchvision.ops import roi_align
+from torchvision.ops import batched_nms, clip_boxes_to_image, roi_align
 
 from pointrend.backbones import STRIDES
 from pointrend.points import Size
@@ -53,7 +53,42 @@ class Anchors(AnchorGenerator):
 
 
 class ProposalNetwork(RegionProposalNetwork):
-    """torchvision's RPN with an L1 box loss."""
+    """torchvision's RPN with an L1 box loss, which ranks proposals by their logits."""
+
+    def filter_proposals(
+        self, proposals: Tensor, objectness: Tensor, image_shapes: list[Size], num_anchors_per_level: list[int]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """The best proposals of each level, then NMS within each level, then the best of all of them.
+
+        Args:
+            proposals: (N, A, 4) xyxy, A anchors of all levels.
+            objectness: (N A, 1) logits. Their probabilities would tie where they come close to 1.
+            image_shapes: the size of each image without padding.
+            num_anchors_per_level: how many of the A are of each level.
+
+        Returns:
+            proposals (R, 4) inside the image and their logits (R,) of each image, best first.
+        """
+        scores = objectness.detach().view(len(image_shapes), -1)
+        best, levels, first = [], [], 0
+        for level, count in enumerate(num_anchors_per_level):
+            kept = min(count, self.pre_nms_top_n())
+            best.append(scores[:, first : first + count].topk(kept, dim=1).indices + first)
+            levels.append(torch.full((kept,), level, device=scores.device))
+            first += count
+        indices, level_of = torch.cat(best, dim=1), torch.cat(levels)
+        chosen = []
+        for image_proposals, image_scores, image_indices, size in zip(
+            proposals, scores, indices, image_shapes, strict=True
+        ):
+            boxes, logits = image_proposals[image_indices], image_scores[image_indices]
+            finite = boxes.isfinite().all(dim=1) & logits.isfinite()
+            boxes = clip_boxes_to_image(boxes, size)
+            usable = finite & (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+            boxes, logits = boxes[usable], logits[usable]
+            kept_boxes = batched_nms(boxes, logits, level_of[usable], self.nms_thresh)[: self.post_nms_top_n()]
+            chosen.append((boxes[kept_boxes], logits[kept_boxes]))
+        return [boxes for boxes, _ in chosen], [logits for _, logits in chosen]
 
     def compute_loss(
         self, objectness: Tensor, pred_bbox_deltas: Tensor, labels: list[Tensor], regression_targets: list[Tensor]
@@ -89,7 +124,7 @@ def pool_regions(features: Features, boxes: list[Tensor], output_size: int, samp
     areas = (flat[:, 2] - flat[:, 0]) * (flat[:, 3] - flat[:, 1])
     # A box of 224 x 224 pixels is read from P4.
     level = (4 + torch.log2(areas.clamp(min=0).sqrt() / 224 + 1e-8)).floor().clamp(2, 5).long() - 2
-    pooled = levels[0].new_zeros(len(rois), levels[0].shape[1], output_size, output_size)
+    pooled = levels[0].new_zeros(rois.shape[0], levels[0].shape[1], output_size, output_size)
     for index, (feature, stride) in enumerate(zip(levels, STRIDES.values(), strict=False)):
         chosen = torch.where(level == index)[0]
         crops = roi_align(
@@ -151,7 +186,23 @@ class BoxHeads(RoIHeads):
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """Boxes (R, 4), scores (R,) and labels (R,) of each image, best first."""
         logits, deltas = self._predict(features, proposals)
-        return self.postprocess_detections(logits.float(), deltas.float(), proposals, image_sizes)
+        counts = [len(boxes) for boxes in proposals]
+        decoded = self.box_coder.decode(deltas.float(), proposals).split(counts)
+        probabilities = logits.float().softmax(dim=1).split(counts)
+        found = [self._select(*each) for each in zip(decoded, probabilities, image_sizes, strict=True)]
+        return [each[0] for each in found], [each[1] for each in found], [each[2] for each in found]
+
+    def _select(self, boxes: Tensor, scores: Tensor, size: Size) -> tuple[Tensor, Tensor, Tensor]:
+        """One image's detections from boxes (R, K + 1, 4) and probabilities (R, K + 1), background first."""
+        finite = boxes.isfinite().all(dim=2).all(dim=1) & scores.isfinite().all(dim=1)
+        scores = torch.where(finite[:, None], scores, 0)
+        region, label = torch.where(scores[:, 1:] > self.score_thresh)
+        label = label + 1
+        boxes, scores = clip_boxes_to_image(boxes[region, label], size), scores[region, label]
+        kept = batched_nms(boxes, scores, label, self.nms_thresh)[: self.detections_per_img]
+        # After the best are chosen: a box that clipping left without area counts among them.
+        kept = kept[(boxes[kept, 2:] > boxes[kept, :2]).all(dim=1)]
+        return boxes[kept], scores[kept], label[kept]
 
 
 def proposal_network(

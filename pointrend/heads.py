@@ -3,6 +3,7 @@
 Shape letters: R regions, C channels, K classes, P points.
 """
 
+import torch
 from torch import Tensor, cat, nn
 
 
@@ -41,6 +42,19 @@ class FourConvHead(nn.Sequential):
         predictor = nn.Conv2d(channels, num_classes, 1)
         _init_predictor(predictor)
         super().__init__(*layers, deconv, nn.ReLU(), predictor)
+        self.num_classes = num_classes
+
+    def forward_class(self, features: Tensor, classes: Tensor) -> Tensor:
+        """The logits of one class per region: (R, C, S, S) and classes (R,) from 0 to (R, 1, 2S, 2S).
+
+        Equal to picking them from the output for all K classes, without computing the others.
+        """
+        *layers, predictor = self
+        for layer in layers:
+            features = layer(features)
+        weight, bias = (predictor.get_parameter(name)[classes] for name in ("weight", "bias"))
+        logits = torch.baddbmm(bias[:, None, None], weight[:, None, :, 0, 0], features.flatten(2))
+        return logits.unflatten(2, features.shape[-2:])
 
 
 class CoarseMaskHead(nn.Module):
@@ -74,22 +88,35 @@ class PointHead(nn.Module):
     """The MLP that labels a point from its features, weights shared over all points and regions (Section 3.2).
 
     The coarse prediction joins the fine-grained features at the input and the hidden features at every layer
-    (Section 4, "PointRend"): fine (R, C, P) and coarse (R, K, P) to logits (R, K, P).
+    (Section 4, "PointRend"), or only at the first without ``coarse_each_layer``: fine (R, C, P) and coarse (R, K, P)
+    to logits (R, K, P).
     """
 
-    def __init__(self, in_channels: int, num_classes: int, channels: int = 256, num_layers: int = 3) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        channels: int = 256,
+        num_layers: int = 3,
+        *,
+        coarse_each_layer: bool = True,
+    ) -> None:
         super().__init__()
+        self.coarse_each_layer = coarse_each_layer
+        in_channels += num_classes
         self.layers = nn.ModuleList()
         for _ in range(num_layers):
-            layer = nn.Conv1d(in_channels + num_classes, channels, 1)
+            layer = nn.Conv1d(in_channels, channels, 1)
             _init_relu_layer(layer)
             self.layers.append(layer)
-            in_channels = channels
-        self.predictor = nn.Conv1d(in_channels + num_classes, num_classes, 1)
+            in_channels = channels + num_classes if coarse_each_layer else channels
+        self.predictor = nn.Conv1d(in_channels, num_classes, 1)
         _init_predictor(self.predictor)
 
     def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
         x = cat((fine, coarse), dim=1)
         for layer in self.layers:
-            x = cat((layer(x).relu(), coarse), dim=1)
+            x = layer(x).relu_()
+            if self.coarse_each_layer:
+                x = cat((x, coarse), dim=1)
         return self.predictor(x)

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import roi_align
+from torchvision.ops import clip_boxes_to_image, roi_align
 
 from pointrend.detector import BoxHeads, Features, ProposalNetwork, Regions, Target, pool_regions
+from pointrend.finite import check_finite
 from pointrend.heads import CoarseMaskHead, FourConvHead, PointHead
 from pointrend.paste import paste_masks
 from pointrend.points import (
@@ -25,6 +26,7 @@ from pointrend.points import (
     subdivide,
     subdivision_sizes,
 )
+from pointrend.rendering import render_regions
 from pointrend.specs import FOUR_CONV_SIDE, PointSampling, Rendering
 from pointrend.transform import ImageTransform, rescale_boxes
 
@@ -41,16 +43,22 @@ class Detections:
     original_sizes: list[Size]
 
     def original_boxes(self) -> list[Tensor]:
-        """The boxes in pixels of the images as they were given: N tensors (R, 4)."""
+        """The boxes in pixels of the images as they were given, and inside them: N tensors (R, 4)."""
         return [
-            rescale_boxes(boxes, source, target)
+            clip_boxes_to_image(rescale_boxes(boxes, source, target), target)
             for boxes, source, target in zip(self.boxes, self.input_sizes, self.original_sizes, strict=True)
         ]
 
 
+def class_indices(labels: Tensor, num_classes: int) -> Tensor:
+    """Labels (R,) from 1 to classes (R,) from 0; where there is one mask for all classes (K = 1), it is everyone's."""
+    return labels - 1 if num_classes > 1 else torch.zeros_like(labels)
+
+
 def own_class(logits: Tensor, labels: Tensor) -> Tensor:
     """The logits of each region's own class: (R, K, ...) and labels (R,) from 1 to (R, 1, ...)."""
-    return logits[torch.arange(len(labels), device=logits.device), labels - 1].unsqueeze(1)
+    classes = class_indices(labels, logits.shape[1])
+    return logits[torch.arange(labels.shape[0], device=logits.device), classes].unsqueeze(1)
 
 
 def mean_bce(logits: Tensor, targets: Tensor) -> Tensor:
@@ -115,7 +123,7 @@ class FourConvMaskHead(nn.Module):
         if rendering is not None and rendering.resolution != side:
             raise ValueError(f"the 4xconv head predicts {side}x{side} masks, not {rendering.resolution}")
         pooled = pool_regions(features, boxes, self.pooled_size, self.sampling_ratio)
-        return own_class(self.head(pooled), torch.cat(labels))
+        return self.head.forward_class(pooled, class_indices(torch.cat(labels), self.head.num_classes))
 
 
 class PointRendMaskHead(nn.Module):
@@ -204,8 +212,12 @@ class PointRendMaskHead(nn.Module):
     ) -> Tensor:
         """Mask logits of each region's class, rendered by subdivision: (R summed over images, 1, M, M).
 
+        No gradient flows. Under ``torch.autocast`` the heads compute in its type, bfloat16 for one; where the points
+        lie and which are chosen is still decided in the type of the boxes.
+
         Raises:
-            ValueError: if the resolution is not the coarse side doubled some number of times.
+            ValueError: if the resolution is not the coarse side doubled some number of times, or if P2 or a box holds
+                NaN or infinity.
         """
         rendering = rendering or self.rendering
         side, resolution = self.coarse_head.side, rendering.resolution
@@ -214,6 +226,15 @@ class PointRendMaskHead(nn.Module):
             raise ValueError(
                 f"resolution is {resolution}, expected {side} doubled: {side}, {2 * side}, {4 * side}, ..."
             )
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            # A graph has room for any number of regions where there is no loop over them.
+            return self.logits_layer_by_layer(features, boxes, labels, sizes, rendering.num_points)
+        return self._render(features, boxes, labels, sizes, rendering.num_points)
+
+    def logits_layer_by_layer(
+        self, features: Features, boxes: list[Tensor], labels: list[Tensor], sizes: list[Size], num_points: int
+    ) -> Tensor:
+        """The logits (R, 1, M, M) as the layers are defined: what :meth:`logits` computes sooner."""
         classes = torch.cat(labels)
         coarse = self.coarse_logits(features, boxes)
         return subdivide(
@@ -221,7 +242,37 @@ class PointRendMaskHead(nn.Module):
             lambda points: own_class(self.point_logits(features, boxes, coarse, points), classes),
             lambda logits: mask_uncertainty(logits[:, 0]),
             sizes,
-            rendering.num_points,
+            num_points,
+        )
+
+    @torch.no_grad()
+    def _render(
+        self, features: Features, boxes: list[Tensor], labels: list[Tensor], sizes: list[Size], num_points: int
+    ) -> Tensor:
+        fine = features[self.fine_level].to(boxes[0].dtype)
+        check_finite(f"feature map {self.fine_level!r}", fine)
+        check_finite("boxes", torch.cat(boxes))
+        device = fine.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else fine.dtype
+        coarse = self.coarse_logits({self.fine_level: fine}, boxes).to(fine.dtype)
+        classes = class_indices(torch.cat(labels), coarse.shape[1])
+        split = [len(image_boxes) for image_boxes in boxes]
+        return torch.cat(
+            [
+                render_regions(
+                    self.point_head,
+                    feature,
+                    image_boxes / self.fine_stride,
+                    image_coarse,
+                    image_classes,
+                    sizes,
+                    num_points,
+                    dtype,
+                )
+                for feature, image_boxes, image_coarse, image_classes in zip(
+                    fine, boxes, coarse.split(split), classes.split(split), strict=True
+                )
+            ]
         )
 
 
@@ -274,9 +325,15 @@ class MaskRCNN(nn.Module):
         return {**losses, **box_losses, **self.mask_head.losses(features, regions, targets)}
 
     def detect(self, images: list[Tensor]) -> Detections:
-        """The detector's pass: boxes, labels and scores of N images (3, H, W), and the features to render from."""
+        """The detector's pass: boxes, labels and scores of N images (3, H, W), and the features to render from.
+
+        Raises:
+            ValueError: if an image or a feature map is not finite; the message names it.
+        """
         batch = self.transform(images)
         features = self.backbone(batch.tensors)
+        for name, feature in features.items():
+            check_finite(f"feature map {name!r}", feature)
         proposals, _ = self.rpn(batch, features)
         boxes, scores, labels = self.roi_heads.detect(features, proposals, batch.image_sizes)
         original_sizes = [(image.shape[-2], image.shape[-1]) for image in images]

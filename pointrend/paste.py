@@ -1,28 +1,42 @@
-"""From region masks on their own grid to masks on the image's pixels.
+"""From region masks on their own grid to masks on the image's pixels, and to runs of pixels.
 
-Shape letters: R regions, M the side of a region mask, H W rows and columns of the image.
+Shape letters: R regions, M the side of a region mask, H W rows and columns of the image, h w of a crop of it.
 """
 
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pointrend.points import Size
+from pointrend.rendering import nearest_two
+
+THRESHOLD = 0.5  # of a mask's probability
 
 
-def _interpolation(start: float, end: float, side: int, first: int, last: int, like: Tensor) -> Tensor:
-    """Weights (last - first, side) that interpolate a ``side``-cell row over [start, end] at pixel centres."""
-    centres = torch.arange(first, last, device=like.device, dtype=like.dtype) + 0.5
-    cells = (centres - start) / (end - start) * side - 0.5
-    distance = (cells[:, None] - torch.arange(side, device=like.device, dtype=like.dtype)).abs()
-    return (1.0 - distance).clamp(min=0.0)
+def _interpolate_rows(cells: Tensor, start: float, end: float, first: int, last: int) -> Tensor:
+    """Rows (M, C) that lie over [start, end] interpolated at the centres of the pixels [first, last), zeros beyond.
+
+    Returns:
+        (last - first, C).
+    """
+    side = len(cells)
+    centres = torch.arange(first, last, device=cells.device, dtype=cells.dtype) + 0.5
+    # The row of zeros after the last one makes two cells of one.
+    lower, weight, other_weight = nearest_two((centres - start) / (end - start) * side - 0.5, side + 1)
+    return F.embedding_bag(
+        torch.stack((lower, lower + 1), dim=1),
+        F.pad(cells, (0, 0, 0, 1)),
+        per_sample_weights=torch.stack((weight, other_weight), dim=1),
+        mode="sum",
+    )
 
 
 def _pixel_range(start: float, end: float, side: int, limit: int) -> tuple[int, int]:
     """Pixels of [0, limit) whose centres a mask over [start, end] can reach, half a cell beyond its box."""
     margin = 0.5 * (end - start) / side
-    first = max(0, math.floor(start - margin - 0.5))
+    first = min(limit, max(0, math.floor(start - margin - 0.5)))
     last = min(limit, math.ceil(end + margin + 0.5))
     return first, max(first, last)
 
@@ -30,8 +44,8 @@ def _pixel_range(start: float, end: float, side: int, limit: int) -> tuple[int, 
 def paste_mask(region_mask: Tensor, box: Tensor, size: Size) -> tuple[Tensor, tuple[int, int]]:
     """Samples one region mask bilinearly at the centres of the image's pixels around its box.
 
-    Bilinear interpolation is separable, so it is two small matrix products. Beyond the box the mask fades to zero
-    within half a cell, as a zero-padded bilinear lookup does.
+    Bilinear interpolation is separable: rows first, then columns. Beyond the box the mask fades to zero within half a
+    cell, as a zero-padded bilinear lookup does.
 
     Args:
         region_mask: (M, M) probabilities.
@@ -39,8 +53,8 @@ def paste_mask(region_mask: Tensor, box: Tensor, size: Size) -> tuple[Tensor, tu
         size: (H, W) of the image.
 
     Returns:
-        the crop (h, w) of the image that the mask can reach, and the (row, column) of its first pixel. The crop
-        is empty for a box outside the image or of no area.
+        the crop (h, w) of the image that the mask can reach, its columns contiguous, and the (row, column) of its
+        first pixel. The crop is empty for a box outside the image or of no area.
     """
     x0, y0, x1, y1 = box.tolist()
     if not (x1 > x0 and y1 > y0):
@@ -48,9 +62,10 @@ def paste_mask(region_mask: Tensor, box: Tensor, size: Size) -> tuple[Tensor, tu
     side = region_mask.shape[-1]
     top, bottom = _pixel_range(y0, y1, side, size[0])
     left, right = _pixel_range(x0, x1, side, size[1])
-    rows = _interpolation(y0, y1, side, top, bottom, region_mask)
-    columns = _interpolation(x0, x1, side, left, right, region_mask)
-    return rows @ region_mask @ columns.T, (top, left)
+    if top == bottom or left == right:
+        return region_mask.new_zeros(0, 0), (0, 0)
+    rows = _interpolate_rows(region_mask, y0, y1, top, bottom)
+    return _interpolate_rows(rows.T, x0, x1, left, right).T, (top, left)
 
 
 def paste_masks(region_masks: Tensor, boxes: Tensor, size: Size) -> Tensor:
@@ -60,3 +75,29 @@ def paste_masks(region_masks: Tensor, boxes: Tensor, size: Size) -> Tensor:
         crop, (top, left) = paste_mask(region_mask[0], box, size)
         pasted[index, 0, top : top + crop.shape[0], left : left + crop.shape[1]] = crop
     return pasted
+
+
+def mask_runs(region_mask: Tensor, box: Tensor, size: Size) -> Tensor:
+    """The runs of equal pixels of a pasted mask, column after column: COCO's uncompressed RLE.
+
+    The mask never exists on the whole image.
+
+    Args:
+        region_mask: (M, M) probabilities.
+        box: (4,) xyxy in pixels.
+        size: (H, W) of the image.
+
+    Returns:
+        (runs,) int64 on the CPU, the lengths of runs of pixels in turn below and not below 0.5; the first may be 0.
+    """
+    height, width = size
+    crop, (top, left) = paste_mask(region_mask, box, size)
+    inside = (crop.T >= THRESHOLD).cpu()  # (w, h)
+    if inside.shape[1] < height:
+        # What lies between two columns of the crop is background.
+        inside = F.pad(inside, (0, 1))
+    stride = max(1, inside.shape[1])
+    edges = F.pad(inside.flatten(), (1, 1)).diff().nonzero()[:, 0]
+    pixels = (left + edges // stride) * height + top + edges % stride
+    runs = torch.cat((pixels.new_zeros(1), pixels, pixels.new_tensor([height * width]))).diff()
+    return runs if runs[-1] else runs[:-1]

@@ -1,13 +1,20 @@
 """What the models and their options are, in plain numbers: no torch, so that configuration loads at once."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-Norm = Literal["frozen_batch", "group"]
+Norm = Literal["frozen_batch", "batch", "group"]
+Task = Literal["instance", "semantic"]
 
 #: Rows and columns of the masks of Mask R-CNN's default head.
 FOUR_CONV_SIDE = 28
+
+#: The pyramid levels that SemanticFPN merges; it can leave out the first (Table 7).
+SEMANTIC_FPN_LEVELS = ("p2", "p3", "p4", "p5")
+
+#: The label of a pixel whose class is unknown: it counts nowhere.
+IGNORE_LABEL = 255
 
 
 @dataclass(frozen=True)
@@ -72,6 +79,62 @@ class InstanceSpec:
     proposals_per_image: int = 1000
     rois_per_image: int = 512
     roi_sampling_ratio: int = 0
+    class_agnostic: bool = False  # one mask per region, whatever its class
+    stride_in_1x1: bool = False  # as the original ResNets, unlike torchvision's
+
+    def __post_init__(self) -> None:
+        _check_at_least_one(self, "num_classes", "min_size", "max_size", "rois_per_image")
+
+    @property
+    def has_pointrend(self) -> bool:
+        return self.mask_head == "pointrend"
+
+
+@dataclass(frozen=True)
+class SemanticSpec:
+    """What the semantic models have in common, by numbers."""
+
+    backbone: str
+    num_classes: int
+    norm: Norm
+    has_pointrend: bool
+    head_channels: int
+    point_channels: int = 256
+    points_per_step: int = 8096
+    coarse_each_layer: bool = True
+
+    def __post_init__(self) -> None:
+        _check_at_least_one(self, "num_classes", "points_per_step")
+        if self.num_classes > IGNORE_LABEL:
+            raise ValueError(f"num_classes is {self.num_classes}, expected at most {IGNORE_LABEL}, the ignored label")
+
+
+@dataclass(frozen=True)
+class DeepLabV3Spec(SemanticSpec):
+    """A DeepLabV3, alone or with PointRend."""
+
+    output_stride: int = 16
+    pool_window: tuple[int, int] | None = None  # rows and columns in pixels; the whole image
+
+
+@dataclass(frozen=True)
+class SemanticFPNSpec(SemanticSpec):
+    """A SemanticFPN, alone or with PointRend."""
+
+    levels: tuple[str, ...] = SEMANTIC_FPN_LEVELS
+    fpn_channels: int = 256
+    stride_in_1x1: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.levels not in (SEMANTIC_FPN_LEVELS, SEMANTIC_FPN_LEVELS[1:]):
+            raise ValueError(f"levels is {self.levels}, expected {SEMANTIC_FPN_LEVELS} or {SEMANTIC_FPN_LEVELS[1:]}")
+
+
+def _check_at_least_one(spec: object, *names: str) -> None:
+    for name in names:
+        if getattr(spec, name) < 1:
+            raise ValueError(f"{name} is {getattr(spec, name)}, expected at least 1")
 
 
 def _pair(suffix: str, backbone: str, numbers: dict[str, Any]) -> dict[str, InstanceSpec]:
@@ -82,7 +145,13 @@ def _pair(suffix: str, backbone: str, numbers: dict[str, Any]) -> dict[str, Inst
     }
 
 
+def _semantic(name: str, spec: SemanticSpec) -> dict[str, SemanticSpec]:
+    """The model and the same with PointRend over it."""
+    return {name: spec, f"pointrend_{name}": replace(spec, has_pointrend=True)}
+
+
 _COCO = {"num_classes": 80, "min_size": 800, "max_size": 1333, "norm": "frozen_batch"}
+_CITYSCAPES = {"num_classes": 8, "min_size": 1024, "max_size": 2048, "norm": "frozen_batch"}
 _TINY = {
     "num_classes": 80,
     "min_size": 256,
@@ -100,12 +169,27 @@ _TINY = {
 }
 
 #: Every model of the library by name.
-MODELS: dict[str, InstanceSpec] = {
+MODELS: dict[str, InstanceSpec | SemanticSpec] = {
     **_pair("r50_fpn_coco", "r50", _COCO),
+    **_pair("r101_fpn_coco", "r101", _COCO),
+    **_pair("x101_fpn_coco", "x101", _COCO),
+    **_pair("r50_fpn_cityscapes", "r50", _CITYSCAPES),
     **_pair("tiny_fpn", "tiny", _TINY),
+    **_semantic("deeplabv3_r103_cityscapes", DeepLabV3Spec("r103", 19, "batch", False, head_channels=256)),
+    **_semantic("semantic_fpn_r101_cityscapes", SemanticFPNSpec("r101", 19, "frozen_batch", False, head_channels=128)),
+    **_semantic("deeplabv3_tiny", DeepLabV3Spec("tiny", 19, "group", False, head_channels=64, point_channels=64)),
+    **_semantic(
+        "semantic_fpn_tiny",
+        SemanticFPNSpec("tiny", 19, "group", False, head_channels=64, point_channels=64, fpn_channels=64),
+    ),
 }
 
 
-def list_models() -> list[str]:
-    """The names that :func:`pointrend.build_model` knows."""
-    return sorted(MODELS)
+def list_models(task: Task | None = None) -> list[str]:
+    """The names that :func:`pointrend.build_model` knows, of one task or of both."""
+    return sorted(name for name, spec in MODELS.items() if task is None or task == task_of(spec))
+
+
+def task_of(spec: InstanceSpec | SemanticSpec) -> Task:
+    """What a model is for."""
+    return "instance" if isinstance(spec, InstanceSpec) else "semantic"

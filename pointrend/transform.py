@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
+from pointrend.finite import check_finite
 from pointrend.points import Size
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -39,7 +40,7 @@ class ImageTransform(nn.Module):
     """Checks, resizes (at inference only: training images come at their size), normalises and batches images.
 
     Args:
-        min_size: shorter edge at inference, in pixels.
+        min_size: shorter edge at inference, in pixels; None to keep each image's size.
         max_size: limit of the longer edge at inference, in pixels.
         size_divisible: the batch is padded with zeros to a multiple of this.
     """
@@ -47,7 +48,7 @@ class ImageTransform(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, min_size: int, max_size: int, size_divisible: int = 32) -> None:
+    def __init__(self, min_size: int | None, max_size: int | None, size_divisible: int = 32) -> None:
         super().__init__()
         self.min_size, self.max_size, self.size_divisible = min_size, max_size, size_divisible
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
@@ -57,7 +58,15 @@ class ImageTransform(nn.Module):
         """N images (3, H, W), RGB in [0, 1], to one padded batch with the size of each image in it.
 
         Raises:
-            ValueError: if there is no image, or one is not a float tensor of shape (3, H, W).
+            ValueError: if there is no image, or one is not a float tensor of shape (3, H, W) or not finite.
+        """
+        return self.batch(self.normalised(images))
+
+    def normalised(self, images: Sequence[Tensor]) -> list[Tensor]:
+        """N images (3, H, W), RGB in [0, 1], each at the size it enters the network.
+
+        Raises:
+            ValueError: if there is no image, or one is not a float tensor of shape (3, H, W) or not finite.
         """
         if not images:
             raise ValueError("the list of images is empty")
@@ -69,11 +78,16 @@ class ImageTransform(nn.Module):
                     "RGB in [0, 1]"
                 )
             image = image.to(self.mean.dtype)
-            if not self.training:
+            check_finite(f"image {index}", image)
+            if not self.training and self.min_size is not None and self.max_size is not None:
                 image = resize_image(
                     image, resized_size((image.shape[-2], image.shape[-1]), self.min_size, self.max_size)
                 )
             normalised.append((image - self.mean) / self.std)
+        return normalised
+
+    def batch(self, normalised: Sequence[Tensor]) -> ImageList:
+        """Images (3, H, W) padded with zeros to one size, with the size of each."""
         sizes = [(image.shape[-2], image.shape[-1]) for image in normalised]
         height, width = (
             -(-max(size[axis] for size in sizes) // self.size_divisible) * self.size_divisible for axis in (0, 1)

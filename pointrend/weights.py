@@ -1,20 +1,41 @@
-"""Weights from files: this library's own (safetensors or a plain state dict) and torchvision's Mask R-CNN.
+"""Weights from files: this library's own (safetensors or a plain state dict), torchvision's Mask R-CNN, Detectron2's.
 
-Nothing is ever unpickled beyond tensors: ``.pt`` and ``.pth`` files are read with ``weights_only=True``.
+Nothing is ever unpickled beyond tensors: ``.pt`` and ``.pth`` files are read with ``weights_only=True``, and ``.pkl``
+files by :mod:`pointrend.unpickle`.
 """
 
+import json
 import os
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from pointrend.backbones import freeze_stem_and_res2, set_stride_in_1x1, stride_in_1x1
+from pointrend.detectron2 import (
+    convention,
+    detectron2_options,
+    detectron2_structure,
+    from_detectron2,
+    from_detectron2_backbone,
+    is_detectron2,
+)
+from pointrend.instance import MaskRCNN
+from pointrend.registry import build_model
+from pointrend.semantic_heads import ASPP
+from pointrend.unpickle import UnexpectedContent, unpickle_arrays
+from pointrend.zoo import address, fetch
+
 #: The 80 COCO category ids in use, in order; torchvision's COCO models have an output for each of 0..90.
 COCO_CATEGORY_IDS = tuple(i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
+
+_COUNTER = "num_batches_tracked"
 
 #: torchvision's names of what it has in common with ours.
 _TORCHVISION_PREFIXES = {
@@ -33,7 +54,7 @@ _TORCHVISION_PREFIXES = {
 
 
 def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """The tensors of a ``.safetensors`` file or of a ``.pt`` / ``.pth`` state dict, by name.
+    """The tensors of a ``.safetensors`` file, a ``.pt`` / ``.pth`` state dict or a ``.pkl`` of arrays, by name.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -42,8 +63,11 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such weight file")
+    readers = {".safetensors": load_file, ".pkl": _read_pickle}
     try:
-        state = load_file(path) if path.suffix == ".safetensors" else _read_torch(path)
+        state = readers.get(path.suffix, _read_torch)(path)
+    except UnexpectedContent as error:
+        raise ValueError(f"{path}: not a readable weight file ({error})") from error
     except Exception as error:  # damaged bytes fail in many ways: KeyError, UnicodeDecodeError, ...
         raise ValueError(f"{path}: not a readable weight file, or truncated ({type(error).__name__})") from error
     if not isinstance(state, Mapping) or not all(
@@ -56,6 +80,34 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 def _read_torch(path: Path) -> object:
     state = torch.load(path, map_location="cpu", weights_only=True)
     return state["model"] if isinstance(state, Mapping) and isinstance(state.get("model"), Mapping) else state
+
+
+def _read_pickle(path: Path) -> object:
+    with path.open("rb") as file:
+        content = unpickle_arrays(file)
+    if not isinstance(content, Mapping):
+        return content
+    # Detectron2 writes "model" beside who made it, Caffe2 "blobs" or nothing but weights.
+    state = next((content[key] for key in ("model", "blobs") if isinstance(content.get(key), Mapping)), content)
+    return {name: value for name, value in state.items() if name not in ("__author__", "matching_heuristics")}
+
+
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+    """What :func:`save_weights` stored beside the tensors; nothing for other kinds of files.
+
+    Raises:
+        OSError: if the file cannot be read.
+        ValueError: if it is damaged.
+    """
+    if Path(path).suffix != ".safetensors":
+        return {}
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such weight file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a readable weight file, or truncated ({error})") from error
 
 
 def _is_torchvision(state: Mapping[str, Tensor]) -> bool:
@@ -84,35 +136,186 @@ def _from_torchvision(state: Mapping[str, Tensor], num_classes: int) -> dict[str
     return renamed
 
 
-def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Loads a whole model's weights in place.
-
-    Args:
-        model: from :func:`pointrend.build_model`.
-        path: a file written by :func:`save_weights`, any state dict of the model, or a checkpoint of torchvision's
-            ``maskrcnn_resnet50_fpn`` for the models with the 4xconv head.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if the file is damaged, or is not for this model; then the model is unchanged and the message
-            lists every name that is missing, left over or of another shape.
-    """
-    own = model.state_dict()
-    state = read_state_dict(path)
-    if _is_torchvision(state) and "roi_heads.box_predictor.cls_score.bias" in own:
-        state = _from_torchvision(state, len(own["roi_heads.box_predictor.cls_score.bias"]) - 1)
-    # torchvision's batch norm counts its batches, which only training needs.
-    state = {name: value for name, value in state.items() if name in own or not name.endswith("num_batches_tracked")}
+def _problems(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
     problems = [f"missing: {name}" for name in sorted(own.keys() - state.keys())]
     problems += [f"left over: {name}" for name in sorted(state.keys() - own.keys())]
-    problems += [
+    return problems + [
         f"shape of {name}: {tuple(state[name].shape)} in the file, {tuple(own[name].shape)} in the model"
         for name in sorted(own.keys() & state.keys())
         if state[name].shape != own[name].shape
     ]
+
+
+def _structure(model: nn.Module) -> dict[str, Any]:
+    """What weights presume of a model beyond names and shapes: where its strides are, how it pools the image."""
+    found: dict[str, Any] = {"stride_in_1x1": stride_in_1x1(model)}
+    for module in model.modules():
+        if isinstance(module, ASPP):
+            found["pool_window"] = module.pool_window
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _set_structure(model: nn.Module, structure: Mapping[str, Any]) -> None:
+    if "stride_in_1x1" in structure:
+        set_stride_in_1x1(model, structure["stride_in_1x1"])
+    for module in model.modules():
+        if isinstance(module, ASPP) and "pool_window" in structure:
+            rows, columns = structure["pool_window"]
+            module.pool_window = (rows, columns)
+
+
+@dataclass(frozen=True)
+class _Checkpoint:
+    path: Path
+    state: Mapping[str, Tensor]
+    metadata: Mapping[str, str]
+
+    def options(self, name: str) -> dict[str, Any]:
+        """What it takes to build a model of that name for these weights."""
+        if is_detectron2(self.state):
+            return detectron2_options(name)
+        stored = json.loads(self.metadata.get("options", "{}")) if name == self.metadata.get("model") else {}
+        return {option: tuple(value) if isinstance(value, list) else value for option, value in stored.items()}
+
+
+def _read(source: str | os.PathLike[str]) -> _Checkpoint:
+    url = address(str(source))
+    path = Path(source) if url is None else fetch(url)
+    return _Checkpoint(path, read_state_dict(path), read_metadata(path))
+
+
+def _load(model: nn.Module, checkpoint: _Checkpoint, given: Mapping[str, Any] | None = None) -> None:
+    """Loads a checkpoint; options that were given stand against what it presumes."""
+    own = model.state_dict()
+    state = checkpoint.state
+    structure: dict[str, Any] = json.loads(checkpoint.metadata.get("structure", "{}"))
+    if is_detectron2(state) and "backbone.body.layer1.0.conv3.weight" in own:
+        state, problems = from_detectron2(state, own)
+        structure = detectron2_structure(own)
+    else:
+        if _is_torchvision(state) and "roi_heads.box_predictor.cls_score.bias" in own:
+            state = _from_torchvision(state, len(own["roi_heads.box_predictor.cls_score.bias"]) - 1)
+            structure = {"stride_in_1x1": False}
+        # torchvision's batch norm counts its batches, which only training needs.
+        state = {name: value for name, value in state.items() if name in own or not name.endswith(_COUNTER)}
+        problems = _problems(state, own)
     if problems:
-        raise ValueError(f"{path}: not a checkpoint of this model:\n  " + "\n  ".join(problems))
-    model.load_state_dict(state)
+        raise ValueError(f"{checkpoint.path}: not a checkpoint of this model:\n  " + "\n  ".join(problems))
+    model.load_state_dict(state, strict=False)
+    _set_structure(model, {name: (given or {}).get(name, value) for name, value in structure.items()})
+
+
+def load_weights(model: nn.Module, source: str | os.PathLike[str]) -> None:
+    """Loads a whole model's weights in place.
+
+    What weights presume of a model beyond names and shapes goes with them: the strides of the ResNet move into its
+    1x1 convolutions, and DeepLabV3 averages the image in windows, where they were trained so, as Detectron2's were.
+
+    Args:
+        model: from :func:`pointrend.build_model`.
+        source: a file written by :func:`save_weights`, any state dict of the model, a checkpoint of Detectron2, or
+            one of torchvision's ``maskrcnn_resnet50_fpn`` for the models with the 4xconv head; or what
+            :func:`pointrend.zoo.fetch` downloads: a URL, or a name of :data:`pointrend.zoo.ZOO` such as
+            ``"pointrend_rcnn_R_50_FPN_3x_coco"``.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        OSError: if a download fails.
+        ValueError: if the file is damaged, or is not for this model; then the model is unchanged and the message
+            lists every name that is missing, left over or of another shape.
+    """
+    _load(model, _read(source))
+
+
+def load_model(source: str | os.PathLike[str], name: str | None = None, **options: Any) -> nn.Module:
+    """A model built for the weights of a file, with them, in evaluation mode.
+
+    Args:
+        source: as for :func:`load_weights`.
+        name: see :func:`pointrend.list_models`; what the file says by default.
+        options: as for :func:`pointrend.build_model`, where the file does not say or other than it says.
+
+    Raises:
+        FileNotFoundError, OSError, ValueError: as :func:`load_weights` and :func:`pointrend.build_model`, or if neither
+            the file nor ``name`` says what to build.
+    """
+    checkpoint = _read(source)
+    name = name or checkpoint.metadata.get("model")
+    if name is None:
+        raise ValueError(f"{checkpoint.path}: does not say which model it is for; give its name")
+    model = build_model(name, **{**checkpoint.options(name), **options})
+    _load(model, checkpoint, options)
+    return model.eval()
+
+
+def load_detectron2(name: str, source: str | os.PathLike[str], **options: Any) -> nn.Module:
+    """A model with the weights of a checkpoint of Detectron2, ready to predict what Detectron2 predicts.
+
+    It takes RGB images in [0, 1]. Images are resized in float, with anti-aliasing; Detectron2's own predictor resizes
+    8-bit images with Pillow, which differs by the rounding to whole grey levels.
+
+    Args:
+        name: see :func:`pointrend.list_models`.
+        source: as for :func:`load_weights`.
+        options: as for :func:`pointrend.build_model`, such as ``num_classes`` of a model trained on other data.
+
+    Returns:
+        the model in evaluation mode.
+
+    Raises:
+        FileNotFoundError, OSError, ValueError: as :func:`load_model`, or if it is no checkpoint of Detectron2.
+    """
+    checkpoint = _read(source)
+    if not is_detectron2(checkpoint.state):
+        raise ValueError(f"{checkpoint.path}: not a checkpoint of Detectron2, whose names begin with 'backbone.'")
+    model = build_model(name, **{**checkpoint.options(name), **options})
+    _load(model, checkpoint, options)
+    return model.eval()
+
+
+def load_backbone(model: nn.Module, source: str | os.PathLike[str]) -> None:
+    """Loads one of Detectron2's ImageNet backbones into a model to be trained, in place, with its strides.
+
+    Instance models keep the stem and res2 frozen from then on (Appendix A).
+
+    Args:
+        model: from :func:`pointrend.build_model`, with a backbone of bottleneck blocks.
+        source: ``R-50.pkl``, ``R-101.pkl``, ``X-101-32x8d.pkl`` or ``R-103.pkl``; or a URL or name of one, such as
+            ``"R-50"``.
+
+    Raises:
+        FileNotFoundError, OSError, ValueError: as :func:`load_weights`.
+    """
+    checkpoint = _read(source)
+    own = model.state_dict()
+    if "backbone.body.layer1.0.conv3.weight" not in own:
+        raise ValueError(f"{checkpoint.path}: the model has no backbone of bottleneck blocks to load it into")
+    values, problems = from_detectron2_backbone(checkpoint.state, own)
+    if problems:
+        raise ValueError(f"{checkpoint.path}: not a backbone of this model:\n  " + "\n  ".join(problems))
+    model.load_state_dict(values, strict=False)
+    set_stride_in_1x1(model, convention(own).stride_in_1x1)
+    if isinstance(model, MaskRCNN):
+        freeze_stem_and_res2(model.backbone.get_submodule("body"))
+
+
+def convert_weights(source: str | os.PathLike[str], output: Path, name: str, **options: Any) -> None:
+    """Rewrites any weights that :func:`load_weights` reads as safetensors, with what it takes to build the model.
+
+    Args:
+        source: as for :func:`load_weights`.
+        output: the ``.safetensors`` file.
+        name: see :func:`pointrend.list_models`.
+        options: as for :func:`pointrend.build_model`.
+
+    Raises:
+        FileNotFoundError, OSError, ValueError: as :func:`load_weights` and :func:`save_weights`.
+    """
+    checkpoint = _read(source)
+    model = build_model(name, **{**checkpoint.options(name), **options})
+    _load(model, checkpoint, options)
+    stored = {**checkpoint.options(name), **options}
+    save_weights(model, output, {"model": name, "options": json.dumps(stored)})
 
 
 def save_weights(model: nn.Module, path: str | os.PathLike[str], metadata: Mapping[str, str] | None = None) -> None:
@@ -121,7 +324,8 @@ def save_weights(model: nn.Module, path: str | os.PathLike[str], metadata: Mappi
     Args:
         model: any module.
         path: the ``.safetensors`` file.
-        metadata: strings to store beside the tensors, such as the model's name.
+        metadata: strings to store beside the tensors, such as the model's name. What :func:`load_weights` needs
+            to know is added.
 
     Raises:
         ValueError: if the name does not end in ``.safetensors``.
@@ -132,10 +336,13 @@ def save_weights(model: nn.Module, path: str | os.PathLike[str], metadata: Mappi
         raise ValueError(f"{path}: expected a name that ends in .safetensors")
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    stored = dict(metadata or {})
+    if structure := _structure(model):
+        stored["structure"] = json.dumps(structure)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as staging:
         fresh = Path(staging) / path.name
         try:
-            save_file(state, fresh, metadata=dict(metadata or {}))
+            save_file(state, fresh, metadata=stored)
         except SafetensorError as error:
             raise OSError(f"{path}: {error}") from error
         fresh.replace(path)

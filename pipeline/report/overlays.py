@@ -6,7 +6,7 @@ Shape letters: R objects, H W rows and columns.
 import contextlib
 import io
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from torch import Tensor
 
 from pointrend.drawing import draw_masks, read_picture
 
+Rle = dict[str, Any]  # COCO's: size (H, W) and counts
+
 MIN_SCORE = 0.5  # of a prediction that is drawn
 MIN_IOU = 0.5  # of a prediction with the object it is said to be
 GAP, CAPTION = 6, 20  # pixels
@@ -32,6 +34,11 @@ class Source:
 
     caption: str
     predictions: Path
+
+
+def _font() -> ImageFont.FreeTypeFont:
+    # Pillow's own font lacks signs such as the one in "28×28"; matplotlib brings one that has them.
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", 12)
 
 
 @dataclass(frozen=True)
@@ -48,11 +55,9 @@ class Panels:
         size = (sum(widths) + GAP * (len(widths) - 1), CAPTION + sum(heights) + GAP * (len(heights) - 1))
         sheet = Image.new("RGB", size, "white")
         pen = ImageDraw.Draw(sheet)
-        # Pillow's own font lacks signs such as the one in "28×28"; matplotlib brings one that has them.
-        font = ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", 12)
         left = 0
         for column, (caption, width) in enumerate(zip(self.captions, widths, strict=True)):
-            pen.text((left + width / 2, CAPTION / 2), caption, "black", font, anchor="mm")
+            pen.text((left + width / 2, CAPTION / 2), caption, "black", _font(), anchor="mm")
             top = CAPTION
             for row, height in zip(self.rows, heights, strict=True):
                 panel = row[column]
@@ -89,43 +94,57 @@ class Scenes:
 
     def truth(self, image_id: int) -> Tensor:
         """The objects' masks (R, H, W) bool, crowds left out."""
-        ids = self._truth.getAnnIds(imgIds=[image_id], iscrowd=False)
-        return _stack([self._truth.annToMask(self._truth.anns[i]) for i in ids], self._size(image_id))
+        return self._decode(self.truth_rles(image_id), image_id)
 
-    def matched(self, image_id: int, source: int) -> list[Tensor | None]:
-        """Each object's best prediction (H, W) bool of a source, or None where none overlaps it enough."""
-        predicted = self._decode(image_id, source)
-        best: list[Tensor | None] = []
-        for mask in self.truth(image_id):
-            overlaps = (predicted & mask).flatten(1).sum(1) / (predicted | mask).flatten(1).sum(1).clamp(min=1)
-            found = len(overlaps) > 0 and overlaps.max() >= MIN_IOU
-            best.append(predicted[int(overlaps.argmax())] if found else None)
-        return best
+    def truth_rles(self, image_id: int) -> list[Rle]:
+        """The same, encoded."""
+        return [self._truth.annToRLE(annotation) for annotation in self._objects(image_id)]
+
+    def categories(self, image_id: int) -> list[int]:
+        """The category id of each object."""
+        return [annotation["category_id"] for annotation in self._objects(image_id)]
+
+    def _objects(self, image_id: int) -> list[dict[str, Any]]:
+        return [self._truth.anns[i] for i in self._truth.getAnnIds(imgIds=[image_id], iscrowd=False)]
+
+    def matched(self, image_id: int, source: int) -> list[Rle | None]:
+        """Each object's best prediction of a source, encoded, or None where none overlaps it enough."""
+        return [None if best is None else best[1] for best in self._best(image_id, source)]
 
     def predicted(self, image_id: int, source: int) -> Tensor:
         """All confident predictions (R', H, W): first those of the objects, in their order, then the others.
 
         An object without a prediction leaves an empty mask, so that an object has the same colour in every column.
         """
-        predicted = self._decode(image_id, source)
-        matched = self.matched(image_id, source)
-        empty = torch.zeros(self._size(image_id), dtype=torch.bool)
-        taken = [m for m in matched if m is not None]
-        others = [p for p in predicted if not any(torch.equal(p, m) for m in taken)]
-        return torch.stack([*(empty if m is None else m for m in matched), *others])
+        best = self._best(image_id, source)
+        taken = {match[0] for match in best if match is not None}
+        others = [rle for number, rle in enumerate(self._confident(image_id, source)) if number not in taken]
+        empty = coco_mask.encode(np.zeros(self._size(image_id), dtype=np.uint8, order="F"))
+        return self._decode([*(empty if match is None else match[1] for match in best), *others], image_id)
+
+    def _confident(self, image_id: int, source: int) -> list[Rle]:
+        found = self._predictions[source].get(image_id, [])
+        return [result["segmentation"] for result in found if result["score"] >= MIN_SCORE]
+
+    def _best(self, image_id: int, source: int) -> list[tuple[int, Rle] | None]:
+        """Each object's best prediction and its number among the confident ones."""
+        truth, found = self.truth_rles(image_id), self._confident(image_id, source)
+        if not found:
+            return [None] * len(truth)
+        overlaps = coco_mask.iou(truth, found, [0] * len(found))
+        return [
+            (number, found[number]) if row[number] >= MIN_IOU else None
+            for row, number in zip(overlaps, overlaps.argmax(axis=1).tolist(), strict=True)
+        ]
 
     def _size(self, image_id: int) -> tuple[int, int]:
         image = self._truth.imgs[image_id]
         return image["height"], image["width"]
 
-    def _decode(self, image_id: int, source: int) -> Tensor:
-        found = self._predictions[source].get(image_id, [])
-        masks = [coco_mask.decode(result["segmentation"]) for result in found if result["score"] >= MIN_SCORE]
-        return _stack(masks, self._size(image_id))
-
-
-def _stack(masks: list[np.ndarray], size: tuple[int, int]) -> Tensor:
-    return torch.from_numpy(np.stack(masks)).bool() if masks else torch.zeros(0, *size, dtype=torch.bool)
+    def _decode(self, rles: list[Rle], image_id: int) -> Tensor:
+        """Masks (R, H, W) bool."""
+        masks = [coco_mask.decode(rle) for rle in rles]
+        return torch.from_numpy(np.stack(masks)).bool() if masks else torch.zeros(0, *self._size(image_id)).bool()
 
 
 def _by_image(predictions: Path) -> dict[int, list[dict[str, Any]]]:
@@ -153,22 +172,60 @@ def scene_panels(scenes: Scenes, count: int) -> Panels:
     return Panels(["image", "ground truth", *(source.caption for source in scenes.sources)], rows)
 
 
-def object_panels(scenes: Scenes, count: int, side: int = 260) -> Panels:
-    """Single objects, enlarged: the largest one of each image that every source has found."""
+@dataclass(frozen=True)
+class FoundObject:
+    """An object that every source has found; masks are encoded."""
+
+    image_id: int
+    category_id: int
+    truth: Rle
+    masks: list[Rle]  # of each source
+    overlaps: list[float]  # the IoU of each of them with the object
+    location: float  # the least IoU of a mask's bounding box with the object's
+
+
+def found_objects(scenes: Scenes, images: int) -> list[FoundObject]:
+    """The objects of up to ``images`` images that every source has found, the best located first.
+
+    Location is a matter of boxes: it tells nothing about the masks inside them, and so favours none.
+    """
+    objects = []
+    for image_id in scenes.choose(images):
+        columns = [scenes.matched(image_id, source) for source in range(len(scenes.sources))]
+        objects_of_image = zip(scenes.categories(image_id), scenes.truth_rles(image_id), *columns, strict=True)
+        for category_id, truth, *found in objects_of_image:
+            masks = [mask for mask in found if mask is not None]
+            if len(masks) == len(found):
+                overlaps = coco_mask.iou(masks, [truth], [0])[:, 0].tolist()
+                boxes = coco_mask.toBbox([truth, *masks])
+                location = float(coco_mask.iou(boxes[1:], boxes[:1], [0]).min())
+                objects.append(FoundObject(image_id, category_id, truth, masks, overlaps, location))
+    return sorted(objects, key=lambda found: -found.location)
+
+
+def varied(objects: list[FoundObject]) -> list[FoundObject]:
+    """The first object of each image; of these the first of every category, then the second, and so on."""
+    first: dict[int, FoundObject] = {}
+    for found in objects:
+        first.setdefault(found.image_id, found)
+    seen: Counter[int] = Counter()
+    ranked: list[tuple[int, FoundObject]] = []
+    for found in first.values():
+        ranked.append((seen[found.category_id], found))
+        seen[found.category_id] += 1
+    return [found for _, found in sorted(ranked, key=lambda item: item[0])]
+
+
+def object_panels(scenes: Scenes, objects: list[FoundObject], count: int, side: int = 260) -> Panels:
+    """The first ``count`` of the :func:`varied` objects, enlarged, each mask with its IoU."""
     rows: list[list[Image.Image]] = []
-    for image_id in scenes.choose(4 * count):
-        if len(rows) == count:
-            break
-        truth = scenes.truth(image_id)
-        found = [scenes.matched(image_id, source) for source in range(len(scenes.sources))]
-        for index in truth.flatten(1).sum(1).argsort(descending=True).tolist():
-            masks = [column[index] for column in found]
-            if all(mask is not None for mask in masks):
-                picture = scenes.picture(image_id)
-                window = _window(truth[index])
-                drawn = [draw_masks(picture, mask[None]) for mask in (truth[index], *masks) if mask is not None]
-                rows.append([_enlarge(panel[(slice(None), *window)], side) for panel in (picture, *drawn)])
-                break
+    for found in varied(objects)[:count]:
+        picture = scenes.picture(found.image_id)
+        masks = torch.from_numpy(coco_mask.decode([found.truth, *found.masks])).bool().permute(2, 0, 1)
+        window = (slice(None), *_window(masks[0]))
+        panels = (picture[window], *(draw_masks(picture, mask[None])[window] for mask in masks))
+        notes = ["", "", *(f"IoU {overlap:.2f}" for overlap in found.overlaps)]
+        rows.append([_noted(_enlarge(panel, side), note) for panel, note in zip(panels, notes, strict=True)])
     return Panels(["image", "ground truth", *(source.caption for source in scenes.sources)], rows)
 
 
@@ -186,3 +243,11 @@ def _enlarge(crop: Tensor, side: int) -> Image.Image:
     image = to_image(crop, max(1, side // max(crop.shape[1:])))
     image.thumbnail((side, side))
     return image
+
+
+def _noted(image: Image.Image, note: str) -> Image.Image:
+    """An image with a line of text below it."""
+    noted = Image.new("RGB", (image.width, image.height + CAPTION), "white")
+    noted.paste(image)
+    ImageDraw.Draw(noted).text((image.width / 2, image.height + CAPTION / 2), note, "black", _font(), anchor="mm")
+    return noted

@@ -61,7 +61,7 @@ def run_key(config: RunConfig, prepared: Path) -> str:
 
 def build_run_model(config: RunConfig, num_classes: int, *, pretrained: bool) -> MaskRCNN:
     """The network of a run; ``pretrained`` only where it is to be trained."""
-    return build_model(
+    model = build_model(
         config.model.name,
         num_classes=num_classes,
         min_size=config.model.test_min_size,
@@ -71,6 +71,8 @@ def build_run_model(config: RunConfig, num_classes: int, *, pretrained: bool) ->
         sampling=config.sampling.build() if config.sampling else None,
         rois_per_image=config.model.rois_per_image,
     )
+    assert isinstance(model, MaskRCNN)  # the configuration allows no other
+    return model
 
 
 def run_training(config: RunConfig, workplace: Workplace, cluster: ClusterConfig, tracker: Tracker, code: str) -> None:

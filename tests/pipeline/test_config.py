@@ -457,7 +457,7 @@ def test_an_unknown_model_lists_the_models(written: Callable[[str], Path]) -> No
     text = edited(MODEL, "pointrend_rcnn_tiny_fpn", "pointrend_rcnn_tiny")
     message = refusal(ModelConfig, written(text))
     assert "'pointrend_rcnn_tiny'" in message
-    for name in list_models():
+    for name in list_models("instance"):
         assert name in message
 
 

@@ -7,7 +7,7 @@ from torchvision.models import ResNet50_Weights, resnet50
 from torchvision.ops import FrozenBatchNorm2d
 
 from pointrend import build_model
-from pointrend.backbones import resnet_fpn
+from pointrend.backbones import dilated_resnet, resnet_fpn
 
 
 @pytest.mark.parametrize("norm", ["group", "frozen_batch"])
@@ -23,7 +23,7 @@ def test_pyramid_of_an_odd_image(norm: str) -> None:
 
 
 def test_from_scratch_everything_learns() -> None:
-    for name in ("tiny", "r50"):
+    for name in ("tiny", "r50", "r101", "x101"):
         with torch.device("meta"):
             backbone = resnet_fpn(name, "group")
         assert all(parameter.requires_grad for parameter in backbone.parameters())
@@ -65,14 +65,106 @@ class TestNorm:
     ("arguments", "message"),
     [
         (("r18", "group"), "unknown backbone 'r18', expected one of .*r50"),
-        (("tiny", "batch"), "norm is 'batch', expected one of frozen_batch, group"),
+        (("tiny", "instance"), "norm is 'instance', expected one of frozen_batch, batch, group"),
         (("tiny", "frozen_batch", 64, True), "no ImageNet weights for backbone 'tiny'"),
-        (("r50", "group", 256, True), "norm is 'group', expected 'frozen_batch'"),
+        (("r50", "group", 256, True), "norm is 'group', expected 'frozen_batch' or 'batch'"),
     ],
 )
 def test_refuses(arguments: tuple[object, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         resnet_fpn(*arguments)  # type: ignore[arg-type]
+
+
+class TestResNeXt:
+    def test_grouped_convolutions_of_width_eight(self) -> None:
+        with torch.device("meta"):
+            body = resnet_fpn("x101", "frozen_batch").body
+        conv = body["layer1"][0].conv2
+        assert (conv.groups, conv.in_channels) == (32, 32 * 8)
+        assert len(body["layer3"]) == 23
+
+
+class TestStrides:
+    """Both places of a stage's stride give maps of the same size, from the same weights."""
+
+    @staticmethod
+    def strides(body: nn.Module) -> list[tuple[int, int]]:
+        stages = (body[f"layer{stage}"] for stage in (1, 2, 3, 4))  # type: ignore[index]
+        return [(stage[0].conv1.stride[0], stage[0].conv2.stride[0]) for stage in stages]
+
+    def test_in_the_3x3_convolution_or_in_the_1x1_one(self) -> None:
+        with torch.device("meta"):
+            here, there = resnet_fpn("r50", "frozen_batch"), resnet_fpn("r50", "frozen_batch", stride_in_1x1=True)
+        assert self.strides(here.body) == [(1, 1), (1, 2), (1, 2), (1, 2)]
+        assert self.strides(there.body) == [(1, 1), (2, 1), (2, 1), (2, 1)]
+        assert all(block.downsample[0].stride == (2, 2) for block in (there.body["layer2"][0], there.body["layer4"][0]))
+        assert {key: value.shape for key, value in here.state_dict().items()} == {
+            key: value.shape for key, value in there.state_dict().items()
+        }
+        images = torch.zeros(1, 3, 64, 96, device="meta")
+        assert [feature.shape for feature in here(images).values()] == [
+            feature.shape for feature in there(images).values()
+        ]
+
+    def test_basic_blocks_have_no_1x1_convolution(self) -> None:
+        with pytest.raises(ValueError, match=r"stride_in_1x1 needs .* bottleneck"):
+            resnet_fpn("tiny", "group", stride_in_1x1=True)
+
+
+class TestDilated:
+    def test_resnet_103(self) -> None:
+        """Section 5, footnote 3: three 3x3 convolutions in the stem, of 64, 64 and 128 channels."""
+        with torch.device("meta"):
+            body = dilated_resnet("r103", "batch").body
+        stem = [module for module in body["conv1"].modules() if isinstance(module, nn.Conv2d)]
+        assert [(conv.kernel_size[0], conv.stride[0], conv.out_channels) for conv in stem] == [
+            (3, 2, 64),
+            (3, 1, 64),
+            (3, 1, 128),
+        ]
+        assert body["layer1"][0].conv1.in_channels == body["bn1"].num_features == 128
+        layers = sum(isinstance(module, nn.Conv2d) for name, module in body.named_modules() if "downsample" not in name)
+        assert layers + 1 == 103  # with the prediction layer, as the name counts
+
+    def test_dilations_at_stride_16(self) -> None:
+        with torch.device("meta"):
+            body = dilated_resnet("r103", "batch").body
+        assert {block.conv2.dilation[0] for block in body["layer3"]} == {1}
+        assert [block.conv2.dilation[0] for block in body["layer4"]] == [2, 4, 8]  # a multi-grid of 1, 2, 4
+        assert body["layer3"][0].conv2.stride == (2, 2)
+        assert body["layer4"][0].conv2.stride == (1, 1)
+
+    @pytest.mark.parametrize("size", [(64, 96), (33, 50), (1, 1), (17, 200)])
+    def test_sizes_are_rounded_up(self, size: tuple[int, int]) -> None:
+        backbone = dilated_resnet("tiny", "group")
+        with torch.no_grad():
+            features = backbone(torch.randn(2, 3, *size))
+        expected = {
+            name: (2, channels, -(-size[0] // stride), -(-size[1] // stride))
+            for name, channels, stride in (("res2", 64, 4), ("res5", 512, 16))
+        }
+        assert {name: tuple(feature.shape) for name, feature in features.items()} == expected
+
+    @pytest.mark.parametrize(("name", "size"), [("tiny", (64, 96)), ("tiny", (75, 41)), ("r50", (64, 81))])
+    def test_stride_8_computes_what_stride_16_does_and_the_cells_between(
+        self, name: str, size: tuple[int, int]
+    ) -> None:
+        backbone = dilated_resnet(name, "frozen_batch").eval()
+        images = torch.randn(1, 3, *size)
+        with torch.no_grad():
+            sparse = backbone(images)["res5"]
+            backbone.set_output_stride(8)
+            dense = backbone(images)["res5"]
+        assert dense.shape[2:] == (-(-size[0] // 8), -(-size[1] // 8))
+        torch.testing.assert_close(dense[..., ::2, ::2], sparse, atol=1e-4, rtol=1e-3)
+
+    def test_refuses_another_stride(self) -> None:
+        with pytest.raises(ValueError, match="output_stride is 32, expected 8 or 16"):
+            dilated_resnet("tiny", "group", output_stride=32)
+
+    def test_r103_has_no_weights_to_download(self) -> None:
+        with pytest.raises(ValueError, match="no ImageNet weights for backbone 'r103'"):
+            dilated_resnet("r103", "batch", pretrained=True)
 
 
 class TestPretrained:
@@ -109,6 +201,17 @@ class TestPretrained:
         }
         assert body.keys() == expected.keys()
         assert all(torch.equal(body[name], value) for name, value in expected.items())
+
+    @pytest.mark.parametrize("build", ["pyramid", "dilated"])
+    def test_semantic_models_learn_all_of_it(self, imagenet: tuple[Path, dict[str, Tensor]], build: str) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("TORCH_HOME", str(imagenet[0]))
+            if build == "pyramid":
+                backbone = resnet_fpn("r50", "batch", pretrained=True, freeze_early=False)
+            else:
+                backbone = dilated_resnet("r50", "batch", pretrained=True)
+        assert all(parameter.requires_grad for parameter in backbone.parameters())
+        assert torch.equal(backbone.body["bn1"].running_mean, imagenet[1]["bn1.running_mean"])
 
     def test_stem_and_res2_are_frozen_and_the_rest_learns(self, model: nn.Module) -> None:
         frozen = {name.split(".")[2] for name, value in model.named_parameters() if not value.requires_grad}

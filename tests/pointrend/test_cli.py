@@ -7,7 +7,7 @@ from PIL import Image
 from torch import nn
 from typer.testing import CliRunner, Result
 
-from pointrend import list_models, save_weights
+from pointrend import build_model, list_models, save_weights
 from pointrend.cli import app
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 56, 3), np.uint8)
@@ -47,14 +47,12 @@ class TestModels:
         assert result.exit_code == 0
         assert [name for name in list_models() if name not in result.output] == []
 
-    def test_says_what_each_is(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("COLUMNS", "120")
-        (line,) = (
-            line
-            for line in CliRunner().invoke(app, ["models"]).output.splitlines()
-            if " maskrcnn_r50_fpn_coco " in line
-        )
-        assert all(word in line for word in ("r50", "4xconv", "80", "800", "1333"))
+    def test_says_what_each_is_on_one_line_of_80_columns(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("COLUMNS", "80")
+        lines = [line.split() for line in CliRunner().invoke(app, ["models"]).output.splitlines()]
+        assert ["maskrcnn_r50_fpn_coco", "r50", "4xconv", "80", "800–1333", "px"] in lines
+        assert ["pointrend_rcnn_x101_fpn_coco", "x101", "pointrend", "80", "800–1333", "px"] in lines
+        assert ["pointrend_semantic_fpn_r101_cityscapes", "r101", "pointrend", "19", "any"] in lines
 
 
 class TestPredict:
@@ -66,6 +64,16 @@ class TestPredict:
         assert (drawn != PIXELS).any()
         assert "out.png" in result.output
         assert " 0 objects" not in result.output
+
+    def test_draws_the_classes_of_a_semantic_model(self, picture: Path, tmp_path: Path) -> None:
+        weights = tmp_path / "semantic.safetensors"
+        save_weights(build_model("pointrend_semantic_fpn_tiny", num_classes=3), weights)
+        output = picture.with_name("out.png")
+        arguments = ["--model", "pointrend_semantic_fpn_tiny", "--num-classes", "3", "--weights", str(weights)]
+        result = CliRunner().invoke(app, ["predict", str(picture), *arguments, "--output", str(output)])
+        assert result.exit_code == 0, result.output
+        assert " classes" in result.output
+        assert (np.asarray(Image.open(output).convert("RGB")) != PIXELS).mean() > 0.5
 
     def test_nothing_above_the_score(self, picture: Path, weights: Path) -> None:
         result = predict(picture, weights, "--score", "1")

@@ -46,6 +46,15 @@ class TestShapes:
         assert PointHead(6, 5, channels=8)(fine, coarse).shape == (regions, 5, num_points)
 
 
+def test_coarse_prediction_at_the_first_layer_alone() -> None:
+    head = PointHead(6, 5, channels=8, coarse_each_layer=False)
+    assert [layer.in_channels for layer in (*head.layers, head.predictor)] == [11, 8, 8, 8]
+    fine, coarse = torch.randn(2, 6, 9), torch.randn(2, 5, 9)
+    x = head.layers[0](torch.cat((fine, coarse), dim=1)).relu()
+    expected = head.predictor(head.layers[2](head.layers[1](x).relu()).relu())
+    torch.testing.assert_close(head(fine, coarse), expected)
+
+
 class TestPointsAreIndependent:
     @pytest.fixture
     def head(self) -> PointHead:

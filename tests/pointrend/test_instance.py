@@ -17,6 +17,11 @@ DETECTOR_LOSSES = {"loss_objectness", "loss_rpn_box_reg", "loss_classifier", "lo
 MASK_LOSSES = {"4xconv": {"loss_mask"}, "pointrend": {"loss_mask", "loss_mask_point"}}
 
 
+def test_one_class_is_every_region_s_own() -> None:
+    logits = torch.randn(3, 1, 2, 2)
+    assert torch.equal(own_class(logits, torch.tensor([1, 7, 80])), logits)
+
+
 def test_own_class_by_hand() -> None:
     logits = torch.arange(12.0).view(2, 3, 2)
     assert own_class(logits, torch.tensor([3, 1])).tolist() == [[[4.0, 5.0]], [[6.0, 7.0]]]
@@ -396,6 +401,46 @@ class TestPrediction:
             (output,) = model([images[0].double()])
             (expected,) = model([images[0]])
         torch.testing.assert_close(output["boxes"].float(), expected["boxes"], atol=1e-2, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["pointrend", "4xconv"])
+class TestClassAgnostic:
+    """One mask per region, whatever its class."""
+
+    def test_trains_on_objects_of_any_class(
+        self, kind: str, tiny_model: Callable[..., nn.Module], scene: Callable[..., Any]
+    ) -> None:
+        model = tiny_model(kind, class_agnostic=True)
+        image, target = scene(64, 96, [(5, 5, 40, 40), (50, 10, 90, 60), (10, 30, 60, 60)])
+        assert target["labels"].tolist() == [1, 2, 3]
+        losses = model([image], [target])
+        sum(losses.values()).backward()
+        assert all(loss.isfinite() for loss in losses.values())
+        masks = [value.grad for name, value in model.named_parameters() if name.startswith("mask_head.")]
+        assert all(grad is not None and grad.any() for grad in masks)
+
+    @torch.inference_mode()
+    def test_predicts_all_classes_of_boxes(self, kind: str, tiny_model: Callable[..., nn.Module]) -> None:
+        model = tiny_model(kind, class_agnostic=True).eval()
+        (output,) = model([torch.rand(3, 64, 96)])
+        assert output["masks"].shape == (5, 1, 64, 96)
+        assert model.roi_heads.box_predictor.cls_score.out_features == 4
+
+    @torch.inference_mode()
+    def test_the_class_of_a_region_does_not_matter(self, kind: str, tiny_model: Callable[..., nn.Module]) -> None:
+        model = tiny_model(kind, class_agnostic=True).eval()
+        found = model.detect([torch.rand(3, 64, 96)])
+        (before,) = model.region_masks(found)
+        found.labels = [labels % 3 + 1 for labels in found.labels]
+        assert torch.equal(model.region_masks(found)[0], before)
+
+
+@pytest.mark.parametrize("kind", ["pointrend", "4xconv"])
+def test_nan_in_features_is_one_error(kind: str, tiny_model: Callable[..., nn.Module]) -> None:
+    model = tiny_model(kind).eval()
+    nn.init.constant_(model.backbone.body["layer4"][0].conv1.weight, torch.nan)
+    with torch.inference_mode(), pytest.raises(ValueError, match=r"feature map 'p2', of shape .* holds NaN"):
+        model([torch.rand(3, 64, 96)])
 
 
 class TestRendering:

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pointrend.paste import paste_mask, paste_masks
+from pointrend.paste import mask_runs, paste_mask, paste_masks
 
 
 def sample_whole_image(mask: Tensor, box: tuple[float, ...], size: tuple[int, int]) -> Tensor:
@@ -124,3 +124,53 @@ class TestCrop:
     def test_is_empty_outside_the_image(self) -> None:
         crop, _ = paste_mask(torch.ones(28, 28), torch.tensor([100.0, 0.0, 110.0, 5.0]), (20, 30))
         assert crop.numel() == 0
+
+
+def runs_of(mask: Tensor) -> list[int]:
+    """COCO's uncompressed RLE of a binary mask (H, W), pixel by pixel down the columns."""
+    runs, value = [0], False
+    for pixel in mask.T.flatten().tolist():
+        if pixel != value:
+            runs.append(0)
+            value = pixel
+        runs[-1] += 1
+    return runs
+
+
+class TestRuns:
+    @settings(deadline=None, max_examples=150)
+    @given(
+        seed=st.integers(0, 2**31),
+        side=st.integers(1, 9),
+        size=st.tuples(st.integers(1, 20), st.integers(1, 20)),
+        corner=st.tuples(st.floats(-30, 30), st.floats(-30, 30)),
+        extent=st.tuples(st.floats(0.01, 60), st.floats(0.01, 60)),
+    )
+    def test_of_any_box(
+        self,
+        seed: int,
+        side: int,
+        size: tuple[int, int],
+        corner: tuple[float, float],
+        extent: tuple[float, float],
+    ) -> None:
+        mask = torch.rand(1, 1, side, side, generator=torch.Generator().manual_seed(seed))
+        box = torch.tensor([[*corner, corner[0] + extent[0], corner[1] + extent[1]]])
+        runs = mask_runs(mask[0, 0], box[0], size)
+        assert runs.tolist() == runs_of(paste_masks(mask, box, size)[0, 0] >= 0.5)
+
+    @pytest.mark.parametrize(
+        ("box", "expected"),
+        [
+            ([1.0, 2.0, 3.0, 4.0], [7, 2, 3, 2, 6]),
+            # From the first row to the last, one column runs on into the next.
+            ([1.0, 0.0, 3.0, 5.0], [5, 10, 5]),
+            ([0.0, 0.0, 4.0, 5.0], [0, 20]),
+            ([0.0, 0.0, 1.0, 1.0], [0, 1, 19]),
+            ([3.0, 4.0, 4.0, 5.0], [19, 1]),
+            ([9.0, 9.0, 12.0, 12.0], [20]),
+            ([2.0, 2.0, 2.0, 4.0], [20]),
+        ],
+    )
+    def test_of_full_boxes_in_five_rows_and_four_columns(self, box: list[float], expected: list[int]) -> None:
+        assert mask_runs(torch.ones(224, 224), torch.tensor(box), (5, 4)).tolist() == expected

@@ -7,8 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+import pointrend.points
 from pointrend.points import (
+    class_uncertainty,
     grid_points,
+    largest,
     mask_uncertainty,
     num_point_predictions,
     points_in_image,
@@ -18,6 +21,7 @@ from pointrend.points import (
     select_training_points,
     subdivide,
     subdivision_sizes,
+    upsample,
 )
 from pointrend.specs import PointSampling
 
@@ -204,6 +208,15 @@ class TestSelectTrainingPoints:
         points = select_training_points(coarse, sampling, first_class_uncertainty)
         assert (points[..., 0] - 0.5).abs().max() < 0.02
 
+    @pytest.mark.parametrize("strategy", [PointSampling(num_points=100), PointSampling("grid", num_points=100)])
+    def test_draws_from_the_given_part_of_each_region(self, strategy: PointSampling) -> None:
+        extent = torch.tensor([[1.0, 0.25], [0.5, 1.0]])
+        points = select_training_points(torch.randn(2, 1, 8, 8), strategy, first_class_uncertainty, extent)
+        share = (points / extent[:, None]).clamp(min=0)
+        assert (share <= 1).all()
+        assert share.amax() > 0.9
+        assert (share.amin(1) < 0.1).all()
+
     def test_grid_strategy_is_the_regular_grid(self) -> None:
         points = select_training_points(
             torch.randn(2, 1, 7, 7), PointSampling("grid", num_points=9), first_class_uncertainty
@@ -239,6 +252,81 @@ class TestPointSampling:
 
     def test_defaults_are_the_papers(self) -> None:
         assert PointSampling() == PointSampling("biased", 14**2, 3.0, 0.75)
+
+
+class TestClassUncertainty:
+    def test_by_hand(self) -> None:
+        logits = torch.tensor([[3.0, 0.0], [1.0, 5.0], [2.5, 5.0]]).view(1, 3, 2)
+        assert class_uncertainty(logits).tolist() == [[-0.5, 0.0]]
+
+    @settings(deadline=None, max_examples=60)
+    @given(
+        seed=st.integers(0, 2**31),
+        classes=st.integers(2, 6),
+        shape=st.sampled_from([(0,), (7,), (5, 3), (1, 1)]),
+    )
+    def test_second_best_minus_best(self, seed: int, classes: int, shape: tuple[int, ...]) -> None:
+        # Few distinct values: ties are as common as not.
+        logits = torch.randint(-3, 3, (2, classes, *shape), generator=torch.Generator().manual_seed(seed)).float()
+        best = logits.topk(2, dim=1).values
+        assert torch.equal(class_uncertainty(logits), best[:, 1] - best[:, 0])
+
+    def test_one_class_is_never_uncertain(self) -> None:
+        assert class_uncertainty(torch.randn(2, 1, 3, 4)).tolist() == torch.zeros(2, 3, 4).tolist()
+
+
+class TestLargest:
+    @settings(deadline=None, max_examples=60)
+    @given(
+        seed=st.integers(0, 2**31),
+        length=st.integers(1, 40),
+        uneven=st.integers(0, 3),
+        count=st.integers(1, 12),
+        values=st.sampled_from([3, 10**6]),
+    )
+    def test_has_the_values_of_topk(self, seed: int, length: int, uneven: int, count: int, values: int) -> None:
+        width = 32 * length + uneven
+        row = torch.randint(0, values, (2, width), generator=torch.Generator().manual_seed(seed)).float()
+        indices = largest(row, count)
+        assert all(len(set(chosen)) == count for chosen in indices.tolist())
+        assert torch.equal(row.gather(1, indices).sort(descending=True).values, row.topk(count).values)
+
+    def test_nan_is_the_largest_and_ends(self) -> None:
+        row = torch.randn(1, 32 * 100)
+        row[0, 1234] = math.nan
+        assert 1234 in largest(row, 3)[0].tolist()
+
+
+class TestUpsample:
+    @settings(deadline=None, max_examples=60)
+    @given(
+        seed=st.integers(0, 2**31),
+        shape=st.tuples(st.integers(0, 2), st.integers(1, 3), st.integers(1, 9), st.integers(1, 9)),
+        cells=st.sampled_from([1, 100, 2**22]),
+    )
+    def test_doubles_as_interpolate_does(self, seed: int, shape: tuple[int, int, int, int], cells: int) -> None:
+        logits = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+        size = (2 * shape[2], 2 * shape[3])
+        with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
+            patch.setattr(pointrend.points, "CACHED_CELLS", cells)
+            doubled = upsample(logits, size)
+        expected = (
+            logits.new_zeros(0, shape[1], *size)
+            if not shape[0]
+            else F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+        )
+        torch.testing.assert_close(doubled, expected, atol=1e-5, rtol=0)
+
+    @torch.inference_mode()
+    def test_any_other_size(self) -> None:
+        logits = torch.randn(1, 2, 4, 5)
+        expected = F.interpolate(logits, size=(8, 9), mode="bilinear", align_corners=False)
+        assert torch.equal(upsample(logits, (8, 9)), expected)
+
+    def test_has_a_gradient(self) -> None:
+        logits = torch.randn(1, 1, 3, 3, requires_grad=True)
+        upsample(logits, (6, 6)).sum().backward()
+        torch.testing.assert_close(logits.grad, torch.full((1, 1, 3, 3), 4.0))
 
 
 class TestSelectGridPoints:

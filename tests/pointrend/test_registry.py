@@ -8,7 +8,7 @@ import pointrend
 from pointrend import PointSampling, Rendering, build_model, list_models
 from pointrend.heads import CoarseMaskHead, FourConvHead, PointHead
 
-PAIRS = ("r50_fpn_coco", "tiny_fpn")
+PAIRS = ("r50_fpn_coco", "r101_fpn_coco", "x101_fpn_coco", "r50_fpn_cityscapes", "tiny_fpn")
 
 
 def build(name: str, **options: Any) -> nn.Module:
@@ -18,13 +18,21 @@ def build(name: str, **options: Any) -> nn.Module:
 
 
 def test_list_models_has_both_heads_of_each_detector() -> None:
-    assert list_models() == sorted(f"{head}_{pair}" for head in ("maskrcnn", "pointrend_rcnn") for pair in PAIRS)
+    expected = sorted(f"{head}_{pair}" for head in ("maskrcnn", "pointrend_rcnn") for pair in PAIRS)
+    assert list_models("instance") == expected
+
+
+def test_list_models_has_each_semantic_model_with_and_without_pointrend() -> None:
+    plain = ("deeplabv3_r103_cityscapes", "semantic_fpn_r101_cityscapes", "deeplabv3_tiny", "semantic_fpn_tiny")
+    assert list_models("semantic") == sorted(f"{prefix}{name}" for prefix in ("", "pointrend_") for name in plain)
+    assert list_models() == sorted(list_models("instance") + list_models("semantic"))
 
 
 @pytest.mark.parametrize("name", list_models())
 def test_every_name_builds_in_training_mode(name: str) -> None:
     model = build(name)
-    assert isinstance(model, pointrend.MaskRCNN)
+    kind = pointrend.MaskRCNN if name in list_models("instance") else pointrend.SemanticSegmenter
+    assert isinstance(model, kind)
     assert model.training
 
 
@@ -53,9 +61,15 @@ class TestTheModelOfThePaper:
         assert (coarse.side, coarse.fc1.in_features, coarse.fc1.out_features) == (7, 12544, 1024)
         assert [layer.in_channels for layer in (*point.layers, point.predictor)] == [336] * 4
 
-    def test_inference_size(self) -> None:
-        transform = build("pointrend_rcnn_r50_fpn_coco").transform
-        assert (transform.min_size, transform.max_size) == (800, 1333)
+    @pytest.mark.parametrize(("data", "sizes"), [("coco", (800, 1333)), ("cityscapes", (1024, 2048))])
+    def test_inference_size(self, data: str, sizes: tuple[int, int]) -> None:
+        transform = build(f"pointrend_rcnn_r50_fpn_{data}").transform
+        assert (transform.min_size, transform.max_size) == sizes
+
+    def test_cityscapes_has_eight_classes(self) -> None:
+        model = build("maskrcnn_r50_fpn_cityscapes")
+        assert model.roi_heads.box_predictor.cls_score.out_features == 9
+        assert model.mask_head.head[-1].out_channels == 8
 
     def test_point_selection(self) -> None:
         head = build("pointrend_rcnn_r50_fpn_coco").mask_head
@@ -63,7 +77,64 @@ class TestTheModelOfThePaper:
         assert head.rendering == Rendering(224, 28**2)
 
 
+class TestTheSemanticModelsOfThePaper:
+    """Section 5: 19 classes, N = 8096, fine features of res2 or P2."""
+
+    @pytest.mark.parametrize(
+        ("name", "level", "channels"),
+        [("pointrend_deeplabv3_r103_cityscapes", "res2", 256), ("pointrend_semantic_fpn_r101_cityscapes", "p2", 256)],
+    )
+    def test_pointrend(self, name: str, level: str, channels: int) -> None:
+        head = build(name).pointrend
+        assert (head.fine_level, head.fine_stride, head.points_per_step, head.sampling) == (level, 4, 8096, None)
+        layers = (*head.point_head.layers, head.point_head.predictor)
+        assert [layer.in_channels for layer in layers] == [channels + 19] * 4
+        assert [layer.out_channels for layer in layers] == [256, 256, 256, 19]
+
+    def test_norms(self) -> None:
+        """Appendix B: DeepLabV3 learns its batch norms, SemanticFPN keeps those of its backbone."""
+
+        def kinds(name: str) -> set[str]:
+            names = {type(module).__name__ for module in build(name).modules()}
+            return names & {"BatchNorm2d", "FrozenBatchNorm2d", "GroupNorm"}
+
+        assert kinds("deeplabv3_r103_cityscapes") == {"BatchNorm2d"}
+        assert kinds("semantic_fpn_r101_cityscapes") == {"FrozenBatchNorm2d", "GroupNorm"}
+
+    @pytest.mark.parametrize("name", ["deeplabv3_r103_cityscapes", "semantic_fpn_r101_cityscapes"])
+    def test_pointrend_adds_to_the_plain_model(self, name: str) -> None:
+        plain, ours = build(name).state_dict(), build(f"pointrend_{name}").state_dict()
+        assert {key.partition(".")[0] for key in ours.keys() - plain.keys()} == {"pointrend"}
+        assert plain.keys() <= ours.keys()
+
+    def test_semantic_fpn_from_p3(self) -> None:
+        model = build("pointrend_semantic_fpn_r101_cityscapes", levels=("p3", "p4", "p5"))
+        assert (model.head.stride, model.pointrend.fine_level) == (8, "p2")
+
+
 class TestOptions:
+    def test_class_agnostic_masks(self) -> None:
+        for name in ("maskrcnn_tiny_fpn", "pointrend_rcnn_tiny_fpn"):
+            shapes = [
+                value.shape
+                for key, value in build(name, class_agnostic=True).state_dict().items()
+                if key.startswith("mask_head.")
+            ]
+            assert shapes == [
+                value.shape
+                for key, value in build(name, num_classes=1).state_dict().items()
+                if key.startswith("mask_head.")
+            ]
+            assert build(name, class_agnostic=True).roi_heads.box_predictor.cls_score.out_features == 81
+
+    def test_coarse_features_in_the_first_layer_alone(self) -> None:
+        head = build("pointrend_semantic_fpn_r101_cityscapes", coarse_each_layer=False).pointrend.point_head
+        assert [layer.in_channels for layer in (*head.layers, head.predictor)] == [275, 256, 256, 256]
+
+    def test_strides_of_the_backbone(self) -> None:
+        for name in ("maskrcnn_r50_fpn_coco", "semantic_fpn_r101_cityscapes"):
+            assert build(name, stride_in_1x1=True).backbone.body["layer2"][0].conv1.stride == (2, 2)
+
     def test_num_classes(self) -> None:
         model = build("pointrend_rcnn_tiny_fpn", num_classes=5)
         assert model.roi_heads.box_predictor.cls_score.out_features == 6
@@ -98,6 +169,43 @@ class TestErrors:
         with pytest.raises(ValueError, match="'maskrcnn_tiny_fpn' has no PointRend head"):
             build_model("maskrcnn_tiny_fpn", **option)
 
+    @pytest.mark.parametrize(
+        ("name", "option"),
+        [
+            ("semantic_fpn_tiny", {"min_size": 800}),
+            ("semantic_fpn_tiny", {"output_stride": 8}),
+            ("deeplabv3_tiny", {"levels": ("p2",)}),
+            ("deeplabv3_tiny", {"stride_in_1x1": True}),
+            ("maskrcnn_tiny_fpn", {"pool_window": (512, 1024)}),
+        ],
+    )
+    def test_options_of_another_model(self, name: str, option: dict[str, Any]) -> None:
+        with pytest.raises(ValueError, match=f"model '{name}' takes no {next(iter(option))}"):
+            build(name, **option)
+
+    @pytest.mark.parametrize(
+        "option", [{"sampling": PointSampling()}, {"points_per_step": 9}, {"coarse_each_layer": False}]
+    )
+    def test_pointrend_options_on_a_plain_semantic_model(self, option: dict[str, Any]) -> None:
+        with pytest.raises(ValueError, match="'deeplabv3_tiny' has no PointRend head"):
+            build("deeplabv3_tiny", **option)
+
+    def test_a_semantic_model_has_no_rendering(self) -> None:
+        with pytest.raises(ValueError, match="it takes points_per_step, no rendering"):
+            build("pointrend_deeplabv3_tiny", rendering=Rendering())
+
+    @pytest.mark.parametrize(
+        ("option", "message"),
+        [
+            ({"num_classes": 256}, "at most 255, the ignored label"),
+            ({"points_per_step": 0}, "points_per_step is 0"),
+            ({"levels": ("p4", "p5")}, "levels is .*p4"),
+        ],
+    )
+    def test_semantic_values(self, option: dict[str, Any], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            build("pointrend_semantic_fpn_tiny", **option)
+
     @pytest.mark.parametrize("num_classes", [0, -3])
     def test_num_classes(self, num_classes: int) -> None:
         with pytest.raises(ValueError, match=f"num_classes is {num_classes}"):
@@ -110,8 +218,8 @@ class TestErrors:
             build("maskrcnn_tiny_fpn", **{option: value})
 
     def test_unknown_norm(self) -> None:
-        with pytest.raises(ValueError, match="norm is 'batch'"):
-            build_model("maskrcnn_tiny_fpn", norm="batch")  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="norm is 'instance'"):
+            build_model("maskrcnn_tiny_fpn", norm="instance")  # type: ignore[arg-type]
 
     def test_tiny_has_no_imagenet_weights(self) -> None:
         with pytest.raises(ValueError, match="ImageNet"):

@@ -119,3 +119,20 @@ class TestImageTransform:
     def test_names_the_bad_image(self, bad: torch.Tensor) -> None:
         with pytest.raises(ValueError, match=r"image 1 is .*expected float \(3, H, W\)"):
             ImageTransform(800, 1333)([torch.zeros(3, 8, 8), bad])
+
+
+class TestWithoutASize:
+    def test_images_keep_theirs(self) -> None:
+        batch = ImageTransform(None, None, size_divisible=1).eval()([torch.rand(3, 5, 9), torch.rand(3, 7, 2)])
+        assert batch.image_sizes == [(5, 9), (7, 2)]
+        assert batch.tensors.shape == (2, 3, 7, 9)
+        assert not batch.tensors[0, :, 5:].any()
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_names_the_image_that_is_not_finite(training: bool, value: float) -> None:
+    images = [torch.rand(3, 8, 8), torch.rand(3, 9, 8)]
+    images[1][2, 3, 4] = value
+    with pytest.raises(ValueError, match=r"image 1, of shape \(3, 9, 8\), holds NaN"):
+        ImageTransform(8, 16).train(training)(images)

@@ -10,7 +10,17 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
-from pipeline.report.overlays import Panels, Scenes, Source, object_panels, scene_panels, to_image
+from pipeline.report.overlays import (
+    CAPTION,
+    Panels,
+    Scenes,
+    Source,
+    found_objects,
+    object_panels,
+    scene_panels,
+    to_image,
+    varied,
+)
 from pointrend.drawing import color
 
 Box = tuple[int, int, int, int]  # xyxy
@@ -45,10 +55,17 @@ def make(tmp_path: Path) -> Make:
         *predictions: list[dict[str, Any]],
         objects: dict[int, list[Box]] | None = None,
         size: tuple[int, int] = SIZE,
+        categories: dict[int, int] | None = None,  # of an image's objects, 1 by default
     ) -> Scenes:
         objects = {5: OBJECTS, 6: [], 7: []} if objects is None else objects
         annotations = [
-            {"id": 100 * i + n, "image_id": i, "category_id": 1, "iscrowd": 0, "segmentation": rle(box, size)}
+            {
+                "id": 100 * i + n,
+                "image_id": i,
+                "category_id": (categories or {}).get(i, 1),
+                "iscrowd": 0,
+                "segmentation": rle(box, size),
+            }
             for i, boxes in objects.items()
             for n, box in enumerate(boxes)
         ]
@@ -147,7 +164,7 @@ def test_a_dataset_without_objects_has_no_pictures(make: Make) -> None:
     scenes = make([], objects={1: [], 2: []})
     assert scenes.choose(4) == []
     assert scene_panels(scenes, 4).rows == []
-    assert object_panels(scenes, 4).rows == []
+    assert found_objects(scenes, 4) == []
 
 
 # Pictures
@@ -215,29 +232,74 @@ def test_to_image_enlarges_by_whole_pixels() -> None:
     assert [image.getpixel((x, 1)) for x in (0, 2, 3, 5)] == [(0, 128, 0), (0, 128, 0), (255, 255, 51), (255, 255, 51)]
 
 
-def test_objects_are_enlarged_around_the_largest_that_all_have_found(make: Make) -> None:
-    # The larger object is missing in source 1, so the smaller one is shown: 10x10 and a margin of 6, less the edge.
+def shown(scenes: Scenes, count: int, side: int = 260) -> list[list[Image.Image]]:
+    return object_panels(scenes, found_objects(scenes, 100), count, side).rows
+
+
+def test_objects_are_enlarged_and_noted(make: Make) -> None:
+    # Object 1 is missing in source 1, so object 0 is shown: 10x10 and a margin of 6, less the edge.
     scenes = make([prediction(box, 0.9) for box in OBJECTS], [prediction(OBJECTS[0], 0.9)])
-    (row,) = object_panels(scenes, 5, side=160).rows
+    (row,) = shown(scenes, 5, side=160)
     window = (2 + 10 + 6, 2 + 10 + 6)
     factor = 160 // 18
-    assert [panel.size for panel in row] == [(window[0] * factor, window[1] * factor)] * 4
+    width, height = window[0] * factor, window[1] * factor
+    assert [panel.size for panel in row] == [(width, height + CAPTION)] * 4
     assert pixel(row[1], 2, 2, factor) == pixel(row[2], 2, 2, factor) == rgb(0)
+    # The image and the ground truth have nothing to note.
+    assert [bool((np.asarray(panel)[height:] < 128).any()) for panel in row] == [False, False, True, True]
+
+
+def test_the_best_located_objects_come_first(make: Make) -> None:
+    # Boxes overlap by 90, 100 and 80 of 100 pixels; in the second source the second image's is the worst.
+    box = OBJECTS[0]
+    narrow = {1: (2, 2, 12, 11), 2: box, 3: (2, 2, 10, 12)}
+    first = [prediction(narrow[i], 0.9, image_id=i) for i in narrow]
+    second = [prediction((2, 2, 9, 12) if i == 2 else box, 0.9, image_id=i) for i in narrow]
+    objects = found_objects(make(first, second, objects={i: [box] for i in narrow}), 100)
+    assert [found.image_id for found in objects] == [1, 3, 2]
+    assert [found.location for found in objects] == pytest.approx([0.9, 0.8, 0.7])
+    assert objects[0].overlaps == pytest.approx([0.9, 1.0])
+
+
+def test_location_is_judged_by_boxes_not_by_masks(make: Make) -> None:
+    # A frame has the object's box and little of its mask; a mask that is a row short has all but its box.
+    hollow = mask(OBJECTS[1])
+    hollow[14:21, 24:31] = 0
+    encoded = coco_mask.encode(np.asfortranarray(hollow))
+    frame = prediction(OBJECTS[1], 0.9)
+    frame["segmentation"] = {"size": list(SIZE), "counts": encoded["counts"].decode("ascii")}
+    objects = found_objects(make([frame, prediction((2, 2, 12, 11), 0.9)]), 100)
+    assert [found.location for found in objects] == pytest.approx([1.0, 0.9])
+    assert [found.overlaps[0] for found in objects] == pytest.approx([(225 - 49) / 225, 0.9])
+
+
+def test_the_best_of_every_category_come_before_second_ones(make: Make) -> None:
+    # Boxes (2, 2, x, 12) of images 1 to 4, ever worse; images 1, 2 and 4 are of one category.
+    found = {1: 12, 2: 11, 3: 10, 4: 9}
+    results = [prediction((2, 2, x, 12), 0.9, image_id=i) for i, x in found.items()]
+    scenes = make(results, objects={i: [OBJECTS[0]] for i in found}, categories={3: 2})
+    objects = found_objects(scenes, 100)
+    assert [(o.image_id, o.category_id) for o in objects] == [(1, 1), (2, 1), (3, 2), (4, 1)]
+    assert [o.image_id for o in varied(objects)] == [1, 3, 2, 4]
+
+
+def test_one_object_of_an_image_is_shown(make: Make) -> None:
+    assert len(shown(make([prediction(box, 0.9) for box in OBJECTS]), 5)) == 1
 
 
 def test_objects_that_one_source_has_not_found_are_not_shown(make: Make) -> None:
     scenes = make([prediction(OBJECTS[0], 0.9)], [prediction(OBJECTS[1], 0.9)])
-    assert object_panels(scenes, 5).rows == []
+    assert shown(scenes, 5) == []
 
 
 def test_no_more_objects_than_asked_for(make: Make) -> None:
     ids = range(20)
     scenes = make([prediction(OBJECTS[0], 0.9, image_id=i) for i in ids], objects={i: [OBJECTS[0]] for i in ids})
-    assert len(object_panels(scenes, 3).rows) == 3
+    assert len(shown(scenes, 3)) == 3
 
 
 def test_an_object_that_is_larger_than_its_panel_is_made_to_fit(make: Make) -> None:
     size, box = (500, 400), (10, 10, 390, 490)
     scenes = make([prediction(box, 0.9, size=size)], objects={5: [box]}, size=size)
-    (row,) = object_panels(scenes, 1, side=260).rows
-    assert max(max(panel.size) for panel in row) <= 260
+    (row,) = shown(scenes, 1, side=260)
+    assert all(panel.width <= 260 and panel.height <= 260 + CAPTION for panel in row)

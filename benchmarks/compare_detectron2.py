@@ -1,0 +1,198 @@
+"""Compares this library's models with Detectron2's, whole, on the same random weights and pictures.
+
+Needs ``detectron2`` with its projects PointRend and DeepLab importable (its C extension is not needed) and its source
+tree for the configurations:
+
+    python benchmarks/compare_detectron2.py --source DETECTRON2 PICTURE... [--seeds 3] [--model NAME...] [--json FILE]
+
+Both get the same network input: a picture is resized first, to 8-bit values, and then by neither. Detectron2's own
+predictor resizes 8-bit pictures with Pillow, this library in float, which is not compared here.
+
+With ``--store FOLDER`` it writes what ``tests/pointrend/test_detectron2.py`` compares with where there is no
+Detectron2.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torchvision.ops import box_iou
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from detectron2_weights import CASES, random_detectron2, random_picture, summary
+
+import pointrend
+from pointrend.points import Size
+
+_CONFIGS = {
+    "maskrcnn_r50_fpn_coco": "configs/COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml",
+    **{
+        f"pointrend_rcnn_{ours}_fpn_coco": (
+            f"projects/PointRend/configs/InstanceSegmentation/pointrend_rcnn_{theirs}_FPN_3x_coco.yaml"
+        )
+        for ours, theirs in (("r50", "R_50"), ("r101", "R_101"), ("x101", "X_101_32x8d"))
+    },
+    "pointrend_semantic_fpn_r101_cityscapes": (
+        "projects/PointRend/configs/SemanticSegmentation/pointrend_semantic_R_101_FPN_1x_cityscapes.yaml"
+    ),
+    "deeplabv3_r103_cityscapes": (
+        "projects/DeepLab/configs/Cityscapes-SemanticSegmentation/deeplab_v3_R_103_os16_mg124_poly_90k_bs16.yaml"
+    ),
+}
+
+
+def detectron2_model(name: str, state: dict[str, Tensor], source: Path, crop: Size | None = None) -> nn.Module:
+    """Detectron2's model with these weights, in evaluation mode, as if trained on crops of another size."""
+    from deeplab import add_deeplab_config
+    from detectron2.config import get_cfg
+    from detectron2.modeling import build_model
+    from point_rend import add_pointrend_config
+
+    config = get_cfg()
+    add_pointrend_config(config)
+    add_deeplab_config(config)
+    config.merge_from_file(str(source / _CONFIGS[name]))
+    config.MODEL.DEVICE = "cpu"
+    if "deeplab" in name:  # its synchronised batch norm needs a GPU, and is the same in evaluation
+        config.MODEL.RESNETS.NORM = config.MODEL.SEM_SEG_HEAD.NORM = "BN"
+    if crop is not None:
+        config.INPUT.CROP.SIZE = crop
+    model = build_model(config).eval()
+    model.load_state_dict({**model.state_dict(), **state})  # counts of batches are its own
+    return model
+
+
+def detectron2_output(name: str, model: Any, picture: Tensor) -> Any:
+    """What Detectron2 returns for a picture (3, H, W), RGB in [0, 255], in this library's form."""
+    from detectron2.modeling.postprocessing import detector_postprocess
+
+    height, width = picture.shape[1:]
+    image = picture if "deeplab" in name else picture.flip(0)
+    inputs = [{"image": image, "height": height, "width": width}]
+    if "semantic" in name or "deeplab" in name:
+        return model(inputs)[0]["sem_seg"]
+    found = model.inference(inputs, do_postprocess=False)[0]
+    region_masks = found.pred_masks.clone()
+    pasted = detector_postprocess(found, height, width)
+    if len(pasted) != len(region_masks):
+        raise ValueError("a box without area was dropped: its region mask cannot be told")
+    return {
+        "boxes": pasted.pred_boxes.tensor,
+        "labels": pasted.pred_classes + 1,
+        "scores": pasted.scores,
+        "region_masks": region_masks,
+        "masks": pasted.pred_masks[:, None].float(),
+    }
+
+
+def own_model(name: str, state: dict[str, Tensor]) -> nn.Module:
+    """This library's model from the same weights, by way of a file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model_final.pth"
+        torch.save({"model": state}, path)
+        return pointrend.load_detectron2(name, path)
+
+
+def own_output(model: Any, picture: Tensor) -> Any:
+    """What this library returns for the same picture, which it is not to resize."""
+    if hasattr(model, "roi_heads"):
+        model.transform.min_size, model.transform.max_size = min(picture.shape[1:]), max(picture.shape[1:])
+    return model([picture / 255])[0]
+
+
+def mask_ious(first: Tensor, second: Tensor) -> Tensor:
+    """IoU of masks (R, ...) of probabilities, region by region: (R,). Two empty masks are equal."""
+    first, second = first.flatten(1) >= 0.5, second.flatten(1) >= 0.5
+    union = (first | second).sum(1)
+    return torch.where(union > 0, (first & second).sum(1) / union.clamp(min=1), 1.0)
+
+
+def compare_instances(theirs: dict[str, Tensor], ours: dict[str, Tensor]) -> dict[str, float]:
+    """The largest differences over detections, each of theirs beside the nearest of ours of its class."""
+    if not len(theirs["boxes"]) or not len(ours["boxes"]):
+        return {"theirs": len(theirs["boxes"]), "ours": len(ours["boxes"])}
+    overlap = box_iou(theirs["boxes"], ours["boxes"])
+    overlap[theirs["labels"][:, None] != ours["labels"]] = -1
+    nearest = overlap.argmax(dim=1)
+    return {
+        "theirs": len(theirs["boxes"]),
+        "ours": len(ours["boxes"]),
+        "box": float((theirs["boxes"] - ours["boxes"][nearest]).abs().max()),
+        "score": float((theirs["scores"] - ours["scores"][nearest]).abs().max()),
+        "region_mask_iou": float(mask_ious(theirs["region_masks"], ours["region_masks"][nearest]).min()),
+        "mask_iou": float(mask_ious(theirs["masks"], ours["masks"][nearest]).min()),
+    }
+
+
+def compare_semantics(theirs: Tensor, ours: Tensor) -> dict[str, float]:
+    """The largest difference of logits (K, H, W), and the share of pixels of equal labels."""
+    equal = (theirs.argmax(0) == ours.argmax(0)).float().mean()
+    return {"logit": float((theirs - ours).abs().max()), "labels_equal": float(equal)}
+
+
+def read_picture(path: Path, name: str, shorter: int) -> Tensor:
+    """A picture (3, H, W) in [0, 255] at the size it is compared at."""
+    with Image.open(path) as file:
+        picture = file.convert("RGB")
+    width, height = picture.size
+    scale = shorter / min(width, height)
+    size = (round(width * scale), round(height * scale))
+    # Detectron2's DeepLabV3 takes multiples of its training crops.
+    picture = picture.resize((1024, 1024) if "deeplab" in name else size, Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float()
+
+
+def store(folder: Path, source: Path) -> None:
+    """Writes the outputs that the tests compare with."""
+    for name, case in CASES.items():
+        model = detectron2_model(name, random_detectron2(name, case.seed), source, case.options.get("pool_window"))
+        output = detectron2_output(name, model, random_picture(case.size))
+        np.savez_compressed(folder / f"{name}.npz", **summary(output))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("pictures", nargs="*", type=Path)
+    parser.add_argument("--source", type=Path, required=True, help="Detectron2's source tree")
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--shorter", type=int, default=320, help="shorter edge of the network's input")
+    parser.add_argument("--model", nargs="*", choices=sorted(_CONFIGS), default=list(_CONFIGS))
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--store", type=Path)
+    arguments = parser.parse_args()
+    torch.set_grad_enabled(False)
+    if arguments.store:
+        store(arguments.store, arguments.source)
+        return
+    rows = []
+    for name in arguments.model:
+        for seed in range(arguments.seeds):
+            state = random_detectron2(name, seed)
+            theirs, ours = detectron2_model(name, state, arguments.source), own_model(name, state)
+            for path in arguments.pictures:
+                picture = read_picture(path, name, arguments.shorter)
+                found = detectron2_output(name, theirs, picture), own_output(ours, picture)
+                compare = compare_semantics if isinstance(found[0], Tensor) else compare_instances
+                rows.append({"model": name, "seed": seed, "picture": path.name, **compare(*found)})
+                print(rows[-1], file=sys.stderr)
+    columns = ("model", "seed", "picture", "theirs", "ours", "box", "score", "region_mask_iou", "mask_iou")
+    columns += ("logit", "labels_equal")
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*(f"{row[c]:.6g}" if isinstance(row.get(c), float) else str(row.get(c, "")) for c in columns))
+    Console(width=220).print(table)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""The semantic head alone: from a coarse prediction and fine features to the logits of every pixel.
+
+    python benchmarks/semantic_head.py --threads 2
+
+With Detectron2 (and its project PointRend) importable, its head runs on the same weights and inputs.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from measure import DETECTRON2, has_detectron2, measure, parser, report
+from torch import Tensor, nn
+
+from pointrend.semantic import SemanticPointRend
+
+CHANNELS = 256
+FINE_STRIDE = 4
+
+
+def detectron2_head(arguments: Any, own: SemanticPointRend, coarse: Tensor) -> Any:
+    """Detectron2's head with the same weights, over a semantic model that always predicts ``coarse``."""
+    from detectron2.config import get_cfg
+    from detectron2.layers import ShapeSpec
+    from point_rend import add_pointrend_config
+    from point_rend.semantic_seg import PointRendSemSegHead
+
+    config = get_cfg()
+    add_pointrend_config(config)
+    config.MODEL.SEM_SEG_HEAD.NUM_CLASSES = config.MODEL.POINT_HEAD.NUM_CLASSES = arguments.classes
+    config.MODEL.POINT_HEAD.IN_FEATURES = ["p2"]
+    config.MODEL.POINT_HEAD.SUBDIVISION_NUM_POINTS = arguments.points
+    config.MODEL.POINT_HEAD.SUBDIVISION_STEPS = arguments.stride.bit_length() - 1
+    config.MODEL.POINT_HEAD.COARSE_PRED_EACH_LAYER = own.point_head.coarse_each_layer
+    shapes = {f"p{level}": ShapeSpec(channels=CHANNELS, stride=2**level) for level in range(2, 6)}
+    head = PointRendSemSegHead(config, shapes).eval()
+    for index, layer in enumerate(own.point_head.layers, start=1):
+        getattr(head.point_head, f"fc{index}").load_state_dict(layer.state_dict())
+    head.point_head.predictor.load_state_dict(own.point_head.predictor.state_dict())
+    head.coarse_sem_seg_head.layers = lambda features: coarse
+    return head
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("--classes", type=int, default=19)
+    options.add_argument("--points", type=int, default=8096, help="of a subdivision step")
+    options.add_argument("--stride", type=int, default=4, help="of the coarse prediction, a power of two")
+    options.add_argument("--height", type=int, default=1024, help="of the image, in pixels")
+    options.add_argument("--width", type=int, default=2048)
+    arguments = options.parse_args()
+    torch.set_num_threads(arguments.threads)
+    device = torch.device(arguments.device)
+    torch.manual_seed(0)
+    height, width, stride = arguments.height, arguments.width, arguments.stride
+    head = SemanticPointRend(
+        "p2", CHANNELS, arguments.classes, coarse_each_layer=False, points_per_step=arguments.points
+    ).eval()
+    nn.init.normal_(head.point_head.predictor.weight, std=0.05)
+    # Regions with edges between them, as labels have: noise of a few cells per edge would be uncertain everywhere.
+    plan = torch.randn(1, arguments.classes, height // 64, width // 64) * 4
+    coarse = F.interpolate(plan, size=(height // stride, width // stride), mode="bilinear").to(device)
+    features = {"p2": torch.randn(1, CHANNELS, height // FINE_STRIDE, width // FINE_STRIDE, device=device)}
+    logits: dict[str, Tensor] = {}
+
+    def own() -> None:
+        logits["float32"] = head.render(features, coarse, stride)
+
+    def own_half() -> None:
+        with torch.autocast(device.type, torch.bfloat16):
+            logits["bfloat16"] = head.render(features, coarse, stride)
+
+    candidates = {"float32": own, "bfloat16": own_half}
+    if has_detectron2():
+        their_head = detectron2_head(arguments, head, coarse).to(device)
+
+        def detectron2() -> None:
+            logits[DETECTRON2] = their_head(features)[0]
+
+        candidates = {DETECTRON2: detectron2, **candidates}
+    head = head.to(device)
+    with torch.inference_mode():
+        measurements = measure(candidates, device, arguments.repeats)
+    reference = DETECTRON2 if DETECTRON2 in logits else "float32"
+    agreement = {
+        name: {f"labels equal to {reference}": float((own.argmax(1) == logits[reference].argmax(1)).float().mean())}
+        for name, own in logits.items()
+    }
+    of = f"stride {stride} to {height}x{width}, {arguments.classes} classes, {arguments.points} points per step"
+    report(f"semantic head: {of}, {device}, {torch.get_num_threads()} threads", measurements, arguments.json, agreement)
+
+
+if __name__ == "__main__":
+    main()

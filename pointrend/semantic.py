@@ -1,0 +1,232 @@
+"""Semantic segmentation: DeepLabV3 or SemanticFPN, alone or with PointRend (Section 5, Appendix B).
+
+Shape letters: N images, C channels, K classes, P points, H W rows and columns. A map of stride s has h x w cells and
+covers an extent of (w s, h s) pixels, which may reach beyond the image. Points are (x, y) in [0, 1] of the extent of
+the coarse prediction.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.detection.image_list import ImageList
+
+from pointrend.backbones import DilatedResNet
+from pointrend.finite import check_finite
+from pointrend.heads import PointHead
+from pointrend.points import (
+    Size,
+    class_uncertainty,
+    sample_features,
+    select_training_points,
+    subdivide,
+    subdivision_sizes,
+    upsample,
+)
+from pointrend.semantic_heads import DeepLabV3Head, SemanticFPNHead
+from pointrend.specs import IGNORE_LABEL, PointSampling
+from pointrend.transform import ImageTransform
+
+#: Training samples as many points as a map of this stride has (Section 5).
+SAMPLING_STRIDE = 16
+
+
+def mean_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean over the labels that are not 255; zero, still attached to the graph, where there is none.
+
+    Args:
+        logits: (N, K, ...).
+        labels: (N, ...) int64, a class or 255.
+    """
+    total = F.cross_entropy(logits.float(), labels, ignore_index=IGNORE_LABEL, reduction="sum")
+    return total / (labels != IGNORE_LABEL).sum().clamp(min=1)
+
+
+def extent_of(features: Tensor, stride: int) -> Size:
+    """The pixels (H, W) that a map (N, C, h, w) of that stride covers."""
+    return features.shape[-2] * stride, features.shape[-1] * stride
+
+
+def sample_labels(labels: Tensor, points: Tensor) -> Tensor:
+    """The labels (N, P) of the pixels that points lie in: labels (N, H, W), points (N, P, 2) in pixels."""
+    height, width = labels.shape[-2:]
+    columns, rows = points[..., 0].long().clamp(0, width - 1), points[..., 1].long().clamp(0, height - 1)
+    return labels.flatten(1).gather(1, rows * width + columns)
+
+
+class SemanticPointRend(nn.Module):
+    """PointRend over a semantic model: its output is the coarse prediction, res2 or P2 the fine features (Section 5).
+
+    Args:
+        fine_level: "res2" or "p2".
+        in_channels: C of that level.
+        num_classes: K.
+        channels: of the point head.
+        coarse_each_layer: give the coarse prediction to every layer of the point head, not to the first alone.
+        sampling: training points; by default as many as a stride-16 map of the batch has, mildly biased.
+        points_per_step: N, the most points that a subdivision step predicts at inference.
+    """
+
+    fine_stride = 4
+
+    def __init__(
+        self,
+        fine_level: str,
+        in_channels: int,
+        num_classes: int,
+        *,
+        channels: int = 256,
+        coarse_each_layer: bool = True,
+        sampling: PointSampling | None = None,
+        points_per_step: int = 8096,
+    ) -> None:
+        super().__init__()
+        self.fine_level, self.sampling, self.points_per_step = fine_level, sampling, points_per_step
+        self.point_head = PointHead(in_channels, num_classes, channels, coarse_each_layer=coarse_each_layer)
+
+    def point_logits(self, features: dict[str, Tensor], coarse: Tensor, stride: int, points: Tensor) -> Tensor:
+        """Predictions (N, K, P) at points (N, P, 2), given the coarse prediction (N, K, h, w) of that stride."""
+        fine = features[self.fine_level]
+        extent, fine_extent = extent_of(coarse, stride), extent_of(fine, self.fine_stride)
+        if extent == fine_extent:
+            located = points
+        else:
+            located = points * points.new_tensor([extent[1] / fine_extent[1], extent[0] / fine_extent[0]])
+        # Half precision is sampled in single, and handed on as it came.
+        return self.point_head(
+            sample_features(fine, located).to(fine.dtype), sample_features(coarse, points).to(coarse.dtype)
+        )
+
+    def loss(
+        self, features: dict[str, Tensor], coarse: Tensor, stride: int, labels: Tensor, sizes: list[Size]
+    ) -> Tensor:
+        """The mean cross-entropy of the training points; those on label 255 do not count.
+
+        Args:
+            features: the backbone's.
+            coarse: (N, K, h, w) logits of stride ``stride``.
+            labels: (N, H, W) int64, 255 where unknown or beyond an image.
+            sizes: of the N images; points are drawn within them.
+        """
+        sampling = self.sampling
+        if sampling is None:
+            rows, columns = (-(-side // SAMPLING_STRIDE) for side in labels.shape[-2:])
+            sampling = PointSampling(num_points=rows * columns)
+        # As (x, y), like the points.
+        extent = coarse.new_tensor(extent_of(coarse, stride)[::-1], dtype=torch.float32)
+        images = coarse.new_tensor([size[::-1] for size in sizes], dtype=torch.float32) / extent
+        points = select_training_points(coarse.detach().float(), sampling, class_uncertainty, images)
+        logits = self.point_logits(features, coarse, stride, points)
+        return mean_cross_entropy(logits, sample_labels(labels, points * extent))
+
+    def render(self, features: dict[str, Tensor], coarse: Tensor, stride: int) -> Tensor:
+        """The coarse prediction (N, K, h, w) subdivided to every pixel of its extent: (N, K, h s, w s)."""
+        check_finite(f"feature map {self.fine_level!r}", features[self.fine_level])
+        return subdivide(
+            coarse,
+            lambda points: self.point_logits(features, coarse, stride, points),
+            class_uncertainty,
+            subdivision_sizes((coarse.shape[-2], coarse.shape[-1]), extent_of(coarse, stride)),
+            self.points_per_step,
+        )
+
+
+class SemanticSegmenter(nn.Module):
+    """A semantic segmentation model.
+
+    In training, ``model(images, targets)`` returns a dict of losses, ``loss_semantic`` and with PointRend
+    ``loss_semantic_point``. Each target has ``labels`` (H, W) int64 at its image's size, 255 where unknown.
+
+    In evaluation, ``model(images)`` returns a list of logits (K, H, W), each at its image's size. What an image gets
+    does not depend on the others of the call: only those of equal size run as a batch.
+
+    Images are float (3, H, W), RGB in [0, 1], of any size; they are never resized.
+    """
+
+    def __init__(
+        self,
+        transform: ImageTransform,
+        backbone: nn.Module,
+        head: DeepLabV3Head | SemanticFPNHead,
+        num_classes: int,
+        pointrend: SemanticPointRend | None = None,
+    ) -> None:
+        super().__init__()
+        self.transform = transform
+        self.backbone = backbone
+        self.head = head
+        self.num_classes = num_classes
+        self.pointrend = pointrend
+
+    def forward(
+        self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None
+    ) -> dict[str, Tensor] | list[Tensor]:
+        if not self.training:
+            return self._predict(images)
+        if targets is None:
+            raise ValueError("training needs targets: model(images, targets)")
+        return self._losses(images, targets)
+
+    def set_output_stride(self, output_stride: int) -> None:
+        """DeepLabV3 at stride 16, or at 8 with res4 dilated too, with the same weights (Table 6).
+
+        Raises:
+            ValueError: for another stride, or a model other than DeepLabV3.
+        """
+        if not isinstance(self.backbone, DilatedResNet) or not isinstance(self.head, DeepLabV3Head):
+            raise ValueError("only DeepLabV3 has an output stride to set")
+        self.backbone.set_output_stride(output_stride)
+        self.head.aspp.set_output_stride(output_stride)
+
+    def coarse_logits(self, batch: ImageList) -> tuple[dict[str, Tensor], Tensor]:
+        """The backbone's features and the head's logits (N, K, h, w), of stride ``self.head.stride``."""
+        features = self.backbone(batch.tensors)
+        return features, self.head(features)
+
+    def _padded_labels(self, targets: list[dict[str, Tensor]], batch: ImageList) -> Tensor:
+        """The labels of a batch, 255 beyond each image: (N, H, W)."""
+        height, width = batch.tensors.shape[-2:]
+        padded = torch.full((len(targets), height, width), IGNORE_LABEL, dtype=torch.int64, device=batch.tensors.device)
+        for index, (target, size) in enumerate(zip(targets, batch.image_sizes, strict=True)):
+            labels = target["labels"]
+            if labels.dtype != torch.int64 or tuple(labels.shape) != size:
+                raise ValueError(
+                    f"labels of image {index} are {labels.dtype} of shape {tuple(labels.shape)}, expected int64 of "
+                    f"the image's size {size}"
+                )
+            padded[index, : size[0], : size[1]] = labels
+        strange = padded[((padded < 0) | (padded >= self.num_classes)) & (padded != IGNORE_LABEL)]
+        if len(strange):
+            raise ValueError(
+                f"the labels hold {int(strange[0])}, expected classes 0 to {self.num_classes - 1}, or {IGNORE_LABEL} "
+                "where unknown"
+            )
+        return padded
+
+    def _losses(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        batch = self.transform(images)
+        labels = self._padded_labels(targets, batch)
+        features, coarse = self.coarse_logits(batch)
+        height, width = labels.shape[-2:]
+        dense = upsample(coarse.float(), extent_of(coarse, self.head.stride))[..., :height, :width]
+        losses = {"loss_semantic": mean_cross_entropy(dense, labels)}
+        if self.pointrend is not None:
+            losses["loss_semantic_point"] = self.pointrend.loss(
+                features, coarse, self.head.stride, labels, batch.image_sizes
+            )
+        return losses
+
+    def _predict(self, images: list[Tensor]) -> list[Tensor]:
+        normalised = self.transform.normalised(images)
+        if len({image.shape for image in normalised}) > 1:
+            return [self._render(self.transform.batch([image]))[0] for image in normalised]
+        return self._render(self.transform.batch(normalised))
+
+    def _render(self, batch: ImageList) -> list[Tensor]:
+        features, coarse = self.coarse_logits(batch)
+        check_finite("the coarse prediction", coarse)
+        if self.pointrend is None:
+            logits = upsample(coarse, extent_of(coarse, self.head.stride))
+        else:
+            logits = self.pointrend.render(features, coarse, self.head.stride)
+        height, width = batch.image_sizes[0]
+        return list(logits[..., :height, :width])
