@@ -25,12 +25,12 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
-from torchvision.ops import box_iou
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from detectron2_weights import CASES, random_detectron2, random_picture, summary
 
 import pointrend
+from pointrend.agreement import compare_instances, compare_semantics
 from pointrend.points import Size
 
 _CONFIGS = {
@@ -109,36 +109,6 @@ def own_output(model: Any, picture: Tensor) -> Any:
     return model([picture / 255])[0]
 
 
-def mask_ious(first: Tensor, second: Tensor) -> Tensor:
-    """IoU of masks (R, ...) of probabilities, region by region: (R,). Two empty masks are equal."""
-    first, second = first.flatten(1) >= 0.5, second.flatten(1) >= 0.5
-    union = (first | second).sum(1)
-    return torch.where(union > 0, (first & second).sum(1) / union.clamp(min=1), 1.0)
-
-
-def compare_instances(theirs: dict[str, Tensor], ours: dict[str, Tensor]) -> dict[str, float]:
-    """The largest differences over detections, each of theirs beside the nearest of ours of its class."""
-    if not len(theirs["boxes"]) or not len(ours["boxes"]):
-        return {"theirs": len(theirs["boxes"]), "ours": len(ours["boxes"])}
-    overlap = box_iou(theirs["boxes"], ours["boxes"])
-    overlap[theirs["labels"][:, None] != ours["labels"]] = -1
-    nearest = overlap.argmax(dim=1)
-    return {
-        "theirs": len(theirs["boxes"]),
-        "ours": len(ours["boxes"]),
-        "box": float((theirs["boxes"] - ours["boxes"][nearest]).abs().max()),
-        "score": float((theirs["scores"] - ours["scores"][nearest]).abs().max()),
-        "region_mask_iou": float(mask_ious(theirs["region_masks"], ours["region_masks"][nearest]).min()),
-        "mask_iou": float(mask_ious(theirs["masks"], ours["masks"][nearest]).min()),
-    }
-
-
-def compare_semantics(theirs: Tensor, ours: Tensor) -> dict[str, float]:
-    """The largest difference of logits (K, H, W), and the share of pixels of equal labels."""
-    equal = (theirs.argmax(0) == ours.argmax(0)).float().mean()
-    return {"logit": float((theirs - ours).abs().max()), "labels_equal": float(equal)}
-
-
 def read_picture(path: Path, name: str, shorter: int) -> Tensor:
     """A picture (3, H, W) in [0, 255] at the size it is compared at."""
     with Image.open(path) as file:
@@ -184,7 +154,17 @@ def main() -> None:
                 compare = compare_semantics if isinstance(found[0], Tensor) else compare_instances
                 rows.append({"model": name, "seed": seed, "picture": path.name, **compare(*found)})
                 print(rows[-1], file=sys.stderr)
-    columns = ("model", "seed", "picture", "theirs", "ours", "box", "score", "region_mask_iou", "mask_iou")
+    columns = (
+        "model",
+        "seed",
+        "picture",
+        "detections",
+        "other_detections",
+        "box",
+        "score",
+        "region_mask_iou",
+        "mask_iou",
+    )
     columns += ("logit", "labels_equal")
     table = Table(*columns)
     for row in rows:

@@ -9,8 +9,10 @@ image. It pastes binary masks; this library pastes probabilities.
 from typing import Any
 
 import torch
-from measure import DETECTRON2, mask_ious, measure, parser, report
+from measure import DETECTRON2, measure, parser, report
 from rcnn_pair import CONFIGS, random_picture, rcnn_pair
+
+from pointrend.agreement import mask_ious
 
 
 def main() -> None:

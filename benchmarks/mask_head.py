@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from measure import DETECTRON2, has_detectron2, mask_ious, measure, parser, report
+from measure import DETECTRON2, has_detectron2, measure, parser, report
 from torch import Tensor, nn
 
 from pointrend import Rendering
+from pointrend.agreement import mask_ious
 from pointrend.heads import PointHead
 from pointrend.instance import FourConvMaskHead, PointRendMaskHead, class_indices
 from pointrend.points import Size

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
 #: The candidate that the others are compared with, where it is there.
 DETECTRON2 = "detectron2"
@@ -98,13 +97,6 @@ def measure(candidates: Mapping[str, Callable[[], Any]], device: torch.device, r
         Measurement(name, statistics.median(seconds[name]), min(seconds[name]), peak_megabytes(run, device))
         for name, run in candidates.items()
     ]
-
-
-def mask_ious(first: Tensor, second: Tensor) -> Tensor:
-    """IoU of boolean masks (R, ...), region by region: (R,). Two empty masks are equal."""
-    first, second = first.flatten(1), second.flatten(1)
-    union = (first | second).sum(1)
-    return torch.where(union > 0, (first & second).sum(1) / union.clamp(min=1), 1.0)
 
 
 def report(

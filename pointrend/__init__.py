@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pointrend.specs import PointSampling, Rendering, list_models
 
 if TYPE_CHECKING:
+    from pointrend.export import export_model
     from pointrend.instance import MaskRCNN
     from pointrend.registry import build_model
     from pointrend.semantic import SemanticSegmenter
@@ -20,6 +21,7 @@ __all__ = [
     "Rendering",
     "SemanticSegmenter",
     "build_model",
+    "export_model",
     "list_models",
     "load_backbone",
     "load_detectron2",
@@ -32,6 +34,7 @@ _LAZY = {
     "MaskRCNN": "pointrend.instance",
     "SemanticSegmenter": "pointrend.semantic",
     "build_model": "pointrend.registry",
+    "export_model": "pointrend.export",
     "load_backbone": "pointrend.weights",
     "load_detectron2": "pointrend.weights",
     "load_model": "pointrend.weights",

@@ -130,6 +130,36 @@ def predict(
     typer.echo(f"{output}: {outcome}")
 
 
+@app.command()
+def export(
+    weights: Annotated[str, typer.Argument(help="trained weights: .safetensors, .pt, .pth, .pkl, a URL or a zoo name")],
+    output: Annotated[Path, typer.Argument(help="the file to write: .onnx, or .pt2 for torch.export")],
+    model: Annotated[str | None, typer.Option(help="see `pointrend models`; what the weights say by default")] = None,
+    num_classes: Annotated[int | None, typer.Option(help="if other than the model's own")] = None,
+    min_size: Annotated[int | None, typer.Option(help="shorter edge that images are resized to")] = None,
+    max_size: Annotated[int | None, typer.Option(help="limit of the longer edge")] = None,
+    paste: Annotated[bool, typer.Option(help="masks on the image's pixels instead of inside their boxes")] = False,
+    check: Annotated[
+        list[Path] | None, typer.Option(help="a picture on which the file must agree with the model; can be repeated")
+    ] = None,
+) -> None:
+    """Write a model as a graph for onnxruntime or torch.export, for images of any size."""
+    from pointrend.drawing import read_picture
+    from pointrend.export import export_model
+    from pointrend.weights import load_model
+
+    try:
+        pictures = [read_picture(path) for path in check or []]
+        given = {"num_classes": num_classes, "min_size": min_size, "max_size": max_size}
+        network = load_model(weights, model, **{option: value for option, value in given.items() if value is not None})
+        agreements = export_model(network, output, paste=paste, images=pictures)
+    except (OSError, ValueError) as error:
+        _fail(error)
+    for path, agreement in zip(check or [], agreements, strict=True):
+        typer.echo(f"{path}: " + ", ".join(f"{name} {value:.6g}" for name, value in agreement.items()))
+    typer.echo(f"{output}: {output.stat().st_size / 2**20:.0f} MiB")
+
+
 def add_installed_commands() -> None:
     """Adds the commands of the entry point group; one whose requirements are not installed is left out."""
     for entry in sorted(entry_points(group="pointrend.commands"), key=lambda entry: entry.name):

@@ -16,7 +16,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
-from torchvision.ops import batched_nms, clip_boxes_to_image, roi_align
+from torchvision.ops import batched_nms, clip_boxes_to_image, nms, roi_align
 
 from pointrend.backbones import STRIDES
 from pointrend.points import Size
@@ -50,6 +50,35 @@ class Anchors(AnchorGenerator):
         grids = [list(feature.shape[-2:]) for feature in feature_maps]
         anchors = torch.cat(self.grid_anchors(grids, [[stride, stride] for stride in strides]))
         return [anchors] * len(image_list.image_sizes)
+
+
+def split_like(flat: Tensor, parts: list[Tensor]) -> list[Tensor]:
+    """Rows (R summed over N images, ...) as N tensors, as many rows in each as in the same one of ``parts``."""
+    # One image, whose number of rows a graph need not know.
+    return [flat] if len(parts) == 1 else list(flat.split([part.shape[0] for part in parts]))
+
+
+def nms_within(groups: Tensor, boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
+    """Non-maximum suppression among the boxes of each group.
+
+    Args:
+        groups: (R,) int64.
+        boxes: (R, 4) xyxy, nowhere negative.
+        scores: (R,).
+        threshold: of the IoU above which a box gives way to a better one.
+
+    Returns:
+        (R',) indices of the boxes that are kept, best first.
+    """
+    if not torch.compiler.is_compiling():
+        return batched_nms(boxes, scores, groups, threshold)
+    # A graph has no branch on the number of boxes, nor a loop over groups: move the groups apart instead.
+    extent = F.pad(boxes.flatten(), (0, 1)).amax(0) + 1
+    apart = boxes + (groups * extent)[:, None]
+    # torchvision's graphs take it for granted that two boxes are kept: here are two, to be left out again.
+    apart = torch.cat((apart, apart.new_tensor([[-2, -2, -1, -1], [-4, -4, -3, -3]])))
+    kept = nms(apart, F.pad(scores, (0, 2), value=torch.finfo(scores.dtype).min), threshold)
+    return kept[kept < boxes.shape[0]]
 
 
 class ProposalNetwork(RegionProposalNetwork):
@@ -86,7 +115,7 @@ class ProposalNetwork(RegionProposalNetwork):
             boxes = clip_boxes_to_image(boxes, size)
             usable = finite & (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
             boxes, logits = boxes[usable], logits[usable]
-            kept_boxes = batched_nms(boxes, logits, level_of[usable], self.nms_thresh)[: self.post_nms_top_n()]
+            kept_boxes = nms_within(level_of[usable], boxes, logits, self.nms_thresh)[: self.post_nms_top_n()]
             chosen.append((boxes[kept_boxes], logits[kept_boxes]))
         return [boxes for boxes, _ in chosen], [logits for _, logits in chosen]
 
@@ -186,9 +215,9 @@ class BoxHeads(RoIHeads):
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """Boxes (R, 4), scores (R,) and labels (R,) of each image, best first."""
         logits, deltas = self._predict(features, proposals)
-        counts = [len(boxes) for boxes in proposals]
-        decoded = self.box_coder.decode(deltas.float(), proposals).split(counts)
-        probabilities = logits.float().softmax(dim=1).split(counts)
+        boxes = self.box_coder.decode_single(deltas.float(), torch.cat(proposals)).unflatten(1, (-1, 4))
+        decoded = split_like(boxes, proposals)
+        probabilities = split_like(logits.float().softmax(dim=1), proposals)
         found = [self._select(*each) for each in zip(decoded, probabilities, image_sizes, strict=True)]
         return [each[0] for each in found], [each[1] for each in found], [each[2] for each in found]
 
@@ -199,7 +228,7 @@ class BoxHeads(RoIHeads):
         region, label = torch.where(scores[:, 1:] > self.score_thresh)
         label = label + 1
         boxes, scores = clip_boxes_to_image(boxes[region, label], size), scores[region, label]
-        kept = batched_nms(boxes, scores, label, self.nms_thresh)[: self.detections_per_img]
+        kept = nms_within(label, boxes, scores, self.nms_thresh)[: self.detections_per_img]
         # After the best are chosen: a box that clipping left without area counts among them.
         kept = kept[(boxes[kept, 2:] > boxes[kept, :2]).all(dim=1)]
         return boxes[kept], scores[kept], label[kept]

@@ -9,7 +9,7 @@ def check_finite(name: str, tensor: Tensor) -> None:
 
     Nothing is checked while a graph is recorded: its values are not known then.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if torch.compiler.is_compiling():
         return
     # One sum reads the tensor once and makes no mask of its size: NaN and infinity survive it.
     total = tensor.detach().sum(dtype=torch.promote_types(tensor.dtype, torch.float32))

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import clip_boxes_to_image, roi_align
 
-from pointrend.detector import BoxHeads, Features, ProposalNetwork, Regions, Target, pool_regions
+from pointrend.detector import BoxHeads, Features, ProposalNetwork, Regions, Target, pool_regions, split_like
 from pointrend.finite import check_finite
 from pointrend.heads import CoarseMaskHead, FourConvHead, PointHead
 from pointrend.paste import paste_masks
@@ -158,11 +158,11 @@ class PointRendMaskHead(nn.Module):
     def fine_features(self, features: Features, boxes: list[Tensor], points: Tensor) -> Tensor:
         """Fine-grained features of P2 at points (R, P, 2) of all images' boxes: (R, C, P)."""
         fine = features[self.fine_level]
-        extent = fine.new_tensor([fine.shape[-1], fine.shape[-2]], dtype=points.dtype) * self.fine_stride
+        height, width = (cells * self.fine_stride for cells in fine.shape[-2:])
         sampled = []
-        split = points.split([len(image_boxes) for image_boxes in boxes])
-        for feature, image_boxes, image_points in zip(fine, boxes, split, strict=True):
-            located = points_in_image(image_points, image_boxes) / extent
+        for feature, image_boxes, image_points in zip(fine, boxes, split_like(points, boxes), strict=True):
+            columns, rows = points_in_image(image_points, image_boxes).unbind(-1)
+            located = torch.stack((columns / width, rows / height), dim=-1)
             # All regions of an image read the same map: one lookup with R P points, no copy per region.
             flat = sample_features(feature[None], located.view(1, -1, 2))[0]
             sampled.append(flat.unflatten(1, located.shape[:2]).transpose(0, 1))
@@ -171,7 +171,7 @@ class PointRendMaskHead(nn.Module):
     def coarse_logits(self, features: Features, boxes: list[Tensor]) -> Tensor:
         """The coarse prediction: (R, K, 7, 7)."""
         size = (self.pooled_size, self.pooled_size)
-        regions = sum(len(image_boxes) for image_boxes in boxes)
+        regions = sum(image_boxes.shape[0] for image_boxes in boxes)
         points = grid_points(size, boxes[0].device).expand(regions, -1, -1)
         return self.coarse_head(self.fine_features(features, boxes, points).unflatten(2, size))
 
@@ -188,7 +188,6 @@ class PointRendMaskHead(nn.Module):
             own_class(coarse, labels).detach().float(), self.sampling, lambda logits: mask_uncertainty(logits[:, 0])
         )
         with torch.no_grad():
-            split = points.split([len(image_boxes) for image_boxes in boxes])
             wanted_points = torch.cat(
                 [
                     sample_masks(
@@ -197,7 +196,7 @@ class PointRendMaskHead(nn.Module):
                         points_in_image(image_points, image_boxes) / target["size"].flip(0).to(points.dtype),
                     )
                     for target, indices, image_boxes, image_points in zip(
-                        targets, regions.targets, boxes, split, strict=True
+                        targets, regions.targets, boxes, split_like(points, boxes), strict=True
                     )
                 ]
             )
@@ -226,7 +225,7 @@ class PointRendMaskHead(nn.Module):
             raise ValueError(
                 f"resolution is {resolution}, expected {side} doubled: {side}, {2 * side}, {4 * side}, ..."
             )
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        if torch.compiler.is_compiling():
             # A graph has room for any number of regions where there is no loop over them.
             return self.logits_layer_by_layer(features, boxes, labels, sizes, rendering.num_points)
         return self._render(features, boxes, labels, sizes, rendering.num_points)
@@ -256,7 +255,6 @@ class PointRendMaskHead(nn.Module):
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else fine.dtype
         coarse = self.coarse_logits({self.fine_level: fine}, boxes).to(fine.dtype)
         classes = class_indices(torch.cat(labels), coarse.shape[1])
-        split = [len(image_boxes) for image_boxes in boxes]
         return torch.cat(
             [
                 render_regions(
@@ -270,7 +268,7 @@ class PointRendMaskHead(nn.Module):
                     dtype,
                 )
                 for feature, image_boxes, image_coarse, image_classes in zip(
-                    fine, boxes, coarse.split(split), classes.split(split), strict=True
+                    fine, boxes, split_like(coarse, boxes), split_like(classes, boxes), strict=True
                 )
             ]
         )
@@ -347,7 +345,7 @@ class MaskRCNN(nn.Module):
             rendering: PointRend's output resolution and points per step; the head's own by default.
         """
         logits = self.mask_head.logits(detections.features, detections.boxes, detections.labels, rendering)
-        return list(logits.float().sigmoid().split([len(boxes) for boxes in detections.boxes]))
+        return split_like(logits.float().sigmoid(), detections.boxes)
 
     def _predict(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
         found = self.detect(images)

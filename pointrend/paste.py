@@ -77,6 +77,24 @@ def paste_masks(region_masks: Tensor, boxes: Tensor, size: Size) -> Tensor:
     return pasted
 
 
+def _reach(starts: Tensor, ends: Tensor, side: int, pixels: int) -> Tensor:
+    """How much each of M cells over [start, end] weighs at each pixel's centre: (R,) and (R,) to (R, pixels, M)."""
+    centres = torch.arange(pixels, device=starts.device) + 0.5
+    position = (centres - starts[:, None]) / (ends - starts)[:, None] * side - 0.5
+    return (1 - (position[:, :, None] - torch.arange(side, device=starts.device)).abs()).clamp(min=0)
+
+
+def paste_masks_densely(region_masks: Tensor, boxes: Tensor, size: Size) -> Tensor:
+    """:func:`paste_masks` as two matrix products per region: more work, but no loop and no branch, for a graph.
+
+    Boxes must have an area.
+    """
+    side = region_masks.shape[-1]
+    rows = _reach(boxes[:, 1], boxes[:, 3], side, size[0])
+    columns = _reach(boxes[:, 0], boxes[:, 2], side, size[1])
+    return (rows @ region_masks[:, 0] @ columns.transpose(1, 2))[:, None]
+
+
 def mask_runs(region_mask: Tensor, box: Tensor, size: Size) -> Tensor:
     """The runs of equal pixels of a pasted mask, column after column: COCO's uncompressed RLE.
 

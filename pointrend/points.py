@@ -155,16 +155,17 @@ def select_training_points(
     return torch.cat((important, uniform), dim=1)
 
 
-def largest(values: Tensor, count: int) -> Tensor:
+def largest(values: Tensor, count: int | torch.SymInt) -> Tensor:
     """The indices of the ``count`` largest values of each row, in no order: (R, P) to (R, count) int64.
 
     Like ``topk(count, sorted=False)``, but it reads a long row only once: the largest values lie in the blocks of the
     largest maxima.
     """
-    blocks = values.shape[1] // BLOCK
-    if blocks < 2 * count or values.shape[1] % BLOCK:
+    cells = values.shape[1]
+    # A graph that is recorded for any size does not know how long a row is.
+    if not isinstance(cells, int) or cells < 2 * BLOCK * count or cells % BLOCK:
         return values.topk(count, dim=1, sorted=False).indices
-    chosen = values.unflatten(1, (blocks, BLOCK)).amax(2).topk(count, dim=1, sorted=False).indices
+    chosen = values.unflatten(1, (cells // BLOCK, BLOCK)).amax(2).topk(count, dim=1, sorted=False).indices
     candidates = (chosen.unsqueeze(2) * BLOCK + torch.arange(BLOCK, device=values.device)).flatten(1)
     return candidates.gather(1, values.gather(1, candidates).topk(count, dim=1, sorted=False).indices)
 
@@ -181,8 +182,10 @@ def select_grid_points(uncertainty: Tensor, num_points: int) -> tuple[Tensor, Te
     """
     height, width = uncertainty.shape[1:]
     # In the order of the grid, so that neighbours are looked up together.
-    indices = largest(uncertainty.flatten(1), min(num_points, height * width)).sort(dim=1).values
-    return indices, grid_points((height, width), uncertainty.device)[indices]
+    indices = largest(uncertainty.flatten(1), torch.sym_min(num_points, height * width)).sort(dim=1).values
+    rows = indices // width
+    columns = indices - rows * width
+    return indices, torch.stack(((columns + 0.5) / width, (rows + 0.5) / height), dim=2)
 
 
 def subdivision_sizes(coarse: Size, output: Size) -> list[Size]:
@@ -214,7 +217,7 @@ def upsample(logits: Tensor, size: Size) -> Tensor:
     """Bilinear interpolation, ``align_corners=False``: (R, K, h, w) to (R, K, H, W)."""
     height, width = logits.shape[-2:]
     plain = logits.device.type == "cpu" and logits.dtype == torch.float32 and not torch.is_grad_enabled()
-    if plain and size == (2 * height, 2 * width) and not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
+    if plain and size == (2 * height, 2 * width) and not (torch.compiler.is_compiling()):
         return _double(logits)
     return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
 
@@ -265,8 +268,10 @@ def subdivide(
         (R, K, H, W) logits at the last size; ``coarse_logits`` itself where ``sizes`` is empty.
     """
     logits = coarse_logits
-    # A step whose grid has at most N cells replaces all of them: whatever came before it leaves no trace.
-    dense = sum(height * width <= num_points for height, width in sizes)
+    # A step whose grid has at most N cells replaces all of them: whatever came before it leaves no trace. In a graph
+    # that is recorded for any size the grids may have more.
+    cells = [height * width for height, width in sizes]
+    dense = sum(isinstance(count, int) and count <= num_points for count in cells)
     if dense:
         points = grid_points(sizes[dense - 1], logits.device).expand(logits.shape[0], -1, -1)
         logits = predict(points).unflatten(2, sizes[dense - 1])

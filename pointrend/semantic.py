@@ -19,7 +19,6 @@ from pointrend.points import (
     sample_features,
     select_training_points,
     subdivide,
-    subdivision_sizes,
     upsample,
 )
 from pointrend.semantic_heads import DeepLabV3Head, SemanticFPNHead
@@ -51,6 +50,16 @@ def sample_labels(labels: Tensor, points: Tensor) -> Tensor:
     height, width = labels.shape[-2:]
     columns, rows = points[..., 0].long().clamp(0, width - 1), points[..., 1].long().clamp(0, height - 1)
     return labels.flatten(1).gather(1, rows * width + columns)
+
+
+def crop(maps: Tensor, size: Size) -> Tensor:
+    """The upper left part of maps (..., H, W)."""
+    height, width = size
+    if not torch.compiler.is_compiling():
+        return maps[..., :height, :width]
+    # Of a slice a graph would note whether it is everything, for the one size it is recorded with.
+    rows, columns = torch.arange(height, device=maps.device), torch.arange(width, device=maps.device)
+    return maps.index_select(-2, rows).index_select(-1, columns)
 
 
 class SemanticPointRend(nn.Module):
@@ -87,10 +96,8 @@ class SemanticPointRend(nn.Module):
         """Predictions (N, K, P) at points (N, P, 2), given the coarse prediction (N, K, h, w) of that stride."""
         fine = features[self.fine_level]
         extent, fine_extent = extent_of(coarse, stride), extent_of(fine, self.fine_stride)
-        if extent == fine_extent:
-            located = points
-        else:
-            located = points * points.new_tensor([extent[1] / fine_extent[1], extent[0] / fine_extent[0]])
+        columns, rows = points.unbind(-1)
+        located = torch.stack((columns * (extent[1] / fine_extent[1]), rows * (extent[0] / fine_extent[0])), dim=-1)
         # Half precision is sampled in single, and handed on as it came.
         return self.point_head(
             sample_features(fine, located).to(fine.dtype), sample_features(coarse, points).to(coarse.dtype)
@@ -119,13 +126,18 @@ class SemanticPointRend(nn.Module):
         return mean_cross_entropy(logits, sample_labels(labels, points * extent))
 
     def render(self, features: dict[str, Tensor], coarse: Tensor, stride: int) -> Tensor:
-        """The coarse prediction (N, K, h, w) subdivided to every pixel of its extent: (N, K, h s, w s)."""
+        """The coarse prediction (N, K, h, w) subdivided to every pixel of its extent: (N, K, h s, w s).
+
+        Its stride s is a power of two.
+        """
         check_finite(f"feature map {self.fine_level!r}", features[self.fine_level])
+        height, width = coarse.shape[-2:]
+        factors = [2**step for step in range(1, stride.bit_length())]
         return subdivide(
             coarse,
             lambda points: self.point_logits(features, coarse, stride, points),
             class_uncertainty,
-            subdivision_sizes((coarse.shape[-2], coarse.shape[-1]), extent_of(coarse, stride)),
+            [(factor * height, factor * width) for factor in factors],
             self.points_per_step,
         )
 
@@ -217,7 +229,7 @@ class SemanticSegmenter(nn.Module):
 
     def _predict(self, images: list[Tensor]) -> list[Tensor]:
         normalised = self.transform.normalised(images)
-        if len({image.shape for image in normalised}) > 1:
+        if any(image.shape != normalised[0].shape for image in normalised[1:]):
             return [self._render(self.transform.batch([image]))[0] for image in normalised]
         return self._render(self.transform.batch(normalised))
 
@@ -228,5 +240,4 @@ class SemanticSegmenter(nn.Module):
             logits = upsample(coarse, extent_of(coarse, self.head.stride))
         else:
             logits = self.pointrend.render(features, coarse, self.head.stride)
-        height, width = batch.image_sizes[0]
-        return list(logits[..., :height, :width])
+        return list(crop(logits, batch.image_sizes[0]))

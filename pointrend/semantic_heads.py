@@ -28,6 +28,23 @@ def _predictor(channels: int, num_classes: int) -> nn.Conv2d:
     return predictor
 
 
+def window_means(maps: Tensor, window: Size) -> Tensor:
+    """``F.avg_pool2d(maps, window, stride=1)`` by running sums, for a graph where a window has no fixed size.
+
+    Args:
+        maps: (N, C, H, W).
+        window: rows and columns, at most H and W.
+
+    Returns:
+        (N, C, H - rows + 1, W - columns + 1).
+    """
+    sums = F.pad(maps.cumsum(2).cumsum(3), (1, 0, 1, 0))
+    for axis, length in zip((2, 3), window, strict=True):
+        ends = torch.arange(length, sums.shape[axis], device=maps.device)
+        sums = sums.index_select(axis, ends) - sums.index_select(axis, ends - length)
+    return sums / (window[0] * window[1])
+
+
 class ASPP(nn.Module):
     """Atrous spatial pyramid pooling: dilated convolutions side by side, and the mean of the image.
 
@@ -77,10 +94,13 @@ class ASPP(nn.Module):
             pooled = features.mean((2, 3), keepdim=True)
         else:
             rows, columns = (
-                min(max(1, window // self.output_stride), cells)
+                torch.sym_min(max(1, window // self.output_stride), cells)
                 for window, cells in zip(self.pool_window, size, strict=True)
             )
-            pooled = F.avg_pool2d(features, (rows, columns), stride=1)
+            if torch.compiler.is_compiling():
+                pooled = window_means(features, (rows, columns))  # type: ignore[arg-type]
+            else:
+                pooled = F.avg_pool2d(features, (rows, columns), stride=1)  # type: ignore[arg-type]
         return F.interpolate(self.pool(pooled).relu(), size=size, mode="bilinear", align_corners=False)
 
     def forward(self, features: Tensor) -> Tensor:

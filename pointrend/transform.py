@@ -17,23 +17,42 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
+def _as_one_symbol(length: int | torch.SymInt) -> int:
+    """A length as it is; where a graph only has a formula for it, a new symbol of the same value in its stead.
+
+    What depends on it would become a formula of formulas, which take minutes to simplify.
+    """
+    if isinstance(length, int):
+        return length
+    symbol = torch.scalar_tensor(length, dtype=torch.int64).item()
+    torch._check(symbol >= 1)
+    return symbol  # type: ignore[return-value]
+
+
+def next_multiple(length: int, divisor: int) -> int:
+    """The least multiple of ``divisor`` that is not below ``length``."""
+    return length if divisor == 1 else _as_one_symbol((length + divisor - 1) // divisor) * divisor
+
+
 def resized_size(size: Size, shorter: int, longest: int) -> Size:
     """(H, W) scaled so that the shorter edge is ``shorter`` pixels, but the longer one at most ``longest``."""
-    scale = min(shorter / min(size), longest / max(size))
-    return max(1, int(size[0] * scale + 0.5)), max(1, int(size[1] * scale + 0.5))
+    # torch's own functions also take the sizes that a graph does not know when it is recorded.
+    scale = torch.sym_min(shorter / torch.sym_min(*size), longest / torch.sym_max(*size))
+    height, width = (_as_one_symbol(torch.sym_max(1, torch.sym_int(side * scale + 0.5))) for side in size)
+    return height, width
 
 
 def resize_image(image: Tensor, size: Size) -> Tensor:
     """Bilinear, anti-aliased when it shrinks: (3, h, w) to (3, H, W)."""
-    if tuple(image.shape[-2:]) == size:
+    if not torch.compiler.is_compiling() and tuple(image.shape[-2:]) == size:
         return image
     return F.interpolate(image[None], size=size, mode="bilinear", align_corners=False, antialias=True)[0]
 
 
 def rescale_boxes(boxes: Tensor, source: Size, target: Size) -> Tensor:
     """Boxes (R, 4) xyxy in pixels of an image of size ``source`` to pixels of the same image at ``target``."""
-    scale = boxes.new_tensor([target[1] / source[1], target[0] / source[0]])
-    return boxes * scale.repeat(2)
+    columns, rows = boxes[:, 0::2] * (target[1] / source[1]), boxes[:, 1::2] * (target[0] / source[0])
+    return torch.stack((columns, rows), dim=2).flatten(1)
 
 
 class ImageTransform(nn.Module):
@@ -89,10 +108,6 @@ class ImageTransform(nn.Module):
     def batch(self, normalised: Sequence[Tensor]) -> ImageList:
         """Images (3, H, W) padded with zeros to one size, with the size of each."""
         sizes = [(image.shape[-2], image.shape[-1]) for image in normalised]
-        height, width = (
-            -(-max(size[axis] for size in sizes) // self.size_divisible) * self.size_divisible for axis in (0, 1)
-        )
-        batch = normalised[0].new_zeros(len(normalised), 3, height, width)
-        for index, (image, (h, w)) in enumerate(zip(normalised, sizes, strict=True)):
-            batch[index, :, :h, :w] = image
-        return ImageList(batch, sizes)
+        height, width = (next_multiple(max(size[axis] for size in sizes), self.size_divisible) for axis in (0, 1))
+        padded = [F.pad(image, (0, width - w, 0, height - h)) for image, (h, w) in zip(normalised, sizes, strict=True)]
+        return ImageList(torch.stack(padded), sizes)

@@ -28,6 +28,7 @@ from pointrend.detectron2 import (
 )
 from pointrend.instance import MaskRCNN
 from pointrend.registry import build_model
+from pointrend.semantic import SemanticSegmenter
 from pointrend.semantic_heads import ASPP
 from pointrend.unpickle import UnexpectedContent, unpickle_arrays
 from pointrend.zoo import address, fetch
@@ -227,7 +228,7 @@ def load_weights(model: nn.Module, source: str | os.PathLike[str]) -> None:
     _load(model, _read(source))
 
 
-def load_model(source: str | os.PathLike[str], name: str | None = None, **options: Any) -> nn.Module:
+def load_model(source: str | os.PathLike[str], name: str | None = None, **options: Any) -> MaskRCNN | SemanticSegmenter:
     """A model built for the weights of a file, with them, in evaluation mode.
 
     Args:
@@ -248,7 +249,7 @@ def load_model(source: str | os.PathLike[str], name: str | None = None, **option
     return model.eval()
 
 
-def load_detectron2(name: str, source: str | os.PathLike[str], **options: Any) -> nn.Module:
+def load_detectron2(name: str, source: str | os.PathLike[str], **options: Any) -> MaskRCNN | SemanticSegmenter:
     """A model with the weights of a checkpoint of Detectron2, ready to predict what Detectron2 predicts.
 
     It takes RGB images in [0, 1]. Images are resized in float, with anti-aliasing; Detectron2's own predictor resizes

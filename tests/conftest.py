@@ -8,3 +8,8 @@ from mini_project import MiniProject, make_project
 def project(tmp_path_factory: pytest.TempPathFactory) -> MiniProject:
     """A miniature project; the tests of a module share it."""
     return make_project(tmp_path_factory.mktemp("project"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that run whole projects come first: they take longest, and other files run beside them."""
+    items.sort(key=lambda item: "project" not in getattr(item, "fixturenames", ()))
