@@ -76,6 +76,26 @@ class SyntheticDataset(Strict):
 DatasetConfig = Annotated[CocoDataset | SyntheticDataset, Field(discriminator="source")]
 
 
+class CocoSynset(Strict):
+    """One of COCO's 80 categories and the synset that LVIS has it under."""
+
+    id: PositiveInt
+    name: str
+    synset: str
+
+
+class SynsetTable(RootModel[list[CocoSynset]]):
+    """COCO's categories in LVIS: a category of either has at most one of the other."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for key in ("id", "name", "synset"):
+            values = [getattr(entry, key) for entry in self.root]
+            if repeated := sorted({value for value in values if values.count(value) > 1}):
+                raise ValueError(f"{key} {', '.join(map(str, repeated))} stands more than once")
+        return self
+
+
 class SamplingConfig(Strict):
     """Training-point selection of PointRend (Section 3.1, Table 4)."""
 

@@ -161,7 +161,10 @@ def export(
 
 
 def add_installed_commands() -> None:
-    """Adds the commands of the entry point group; one whose requirements are not installed is left out."""
+    """Adds the commands of the entry point group, functions or groups of commands (Typer apps).
+
+    One whose requirements are not installed is left out.
+    """
     for entry in sorted(entry_points(group="pointrend.commands"), key=lambda entry: entry.name):
         try:
             command = entry.load()
@@ -169,7 +172,10 @@ def add_installed_commands() -> None:
             if error.name is not None and error.name.partition(".")[0] in ("pipeline", "pointrend"):
                 raise
             continue
-        app.command(entry.name)(command)
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=entry.name)
+        else:
+            app.command(entry.name)(command)
 
 
 def main() -> None:

@@ -197,13 +197,13 @@ def _load_json(path: Path) -> dict[str, Any]:
     return data
 
 
-def _faults(data: dict[str, Any]) -> list[str]:
+def _faults(data: dict[str, Any], names: bool) -> list[str]:
     """Entries without the ids, names and sizes that all else refers to."""
     found = []
     for kind, noun, integers, texts in (
-        ("images", "image", ("id", "height", "width"), ("file_name",)),
+        ("images", "image", ("id", "height", "width"), ("file_name",) if names else ()),
         ("annotations", "annotation", ("id", "image_id", "category_id"), ()),
-        ("categories", "category", ("id",), ("name",)),
+        ("categories", "category", ("id",), ("name",) if names else ()),
     ):
         for index, entry in enumerate(data[kind]):
             if not isinstance(entry, dict):
@@ -221,8 +221,30 @@ def _faults(data: dict[str, Any]) -> list[str]:
     return found
 
 
-def _duplicates(kind: str, ids: Sequence[int]) -> list[str]:
-    return [f"{kind} {id_}: the id stands {n} times" for id_, n in Counter(ids).items() if n > 1]
+def load_instances(path: Path, *, names: bool = True) -> dict[str, Any]:
+    """The JSON of an instances file, each entry with the ids and sizes that all else refers to.
+
+    Args:
+        path: the COCO instances JSON.
+        names: whether images must have a file name and categories a name.
+
+    Raises:
+        DatasetError: listing the entries without them.
+    """
+    data = _load_json(path)
+    if faults := _faults(data, names):
+        raise DatasetError(path, faults)
+    return data
+
+
+def duplicates(data: dict[str, Any]) -> list[str]:
+    """The ids of images, annotations and categories that stand more than once."""
+    return [
+        f"{noun} {id_}: the id stands {n} times"
+        for kind, noun in (("images", "image"), ("annotations", "annotation"), ("categories", "category"))
+        for id_, n in Counter(entry["id"] for entry in data[kind]).items()
+        if n > 1
+    ]
 
 
 def read_coco(
@@ -248,16 +270,12 @@ def read_coco(
     Raises:
         DatasetError: listing everything that is wrong.
     """
-    data = _load_json(annotations)
-    if faults := _faults(data):
-        raise DatasetError(annotations, faults)
+    data = load_instances(annotations)
     problems: list[str] = []
     dropped: list[str] = []
     if num_images is not None and len(data["images"]) != num_images:
         problems.append(f"{len(data['images'])} images, expected {num_images}")
-    problems += _duplicates("image", [image["id"] for image in data["images"]])
-    problems += _duplicates("annotation", [annotation["id"] for annotation in data["annotations"]])
-    problems += _duplicates("category", [category["id"] for category in data["categories"]])
+    problems += duplicates(data)
 
     categories = sorted((Category(c["id"], c["name"]) for c in data["categories"]), key=lambda c: c.id)
     records = {

@@ -1,0 +1,168 @@
+"""COCO files as the instance metrics read them: checked, with every mask as compressed RLE."""
+
+import json
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pycocotools import mask as coco_mask
+
+from pipeline.data.coco import DatasetError, duplicates, encode_segmentation, load_instances
+from pipeline.data.rle import sound_counts
+from pipeline.metrics.errors import PredictionError
+
+MAX_PIXELS = 2**31  # pycocotools counts with 32 bits
+
+
+def read_ground_truth(path: Path) -> dict[str, Any]:
+    """A COCO instances file to score against; see :func:`check_ground_truth`."""
+    return check_ground_truth(load_instances(path, names=False), path)
+
+
+def check_ground_truth(data: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Instances to score against, ready for pycocotools and lvis.
+
+    Args:
+        data: images, annotations and categories with their ids and sizes.
+        path: the file, for the error.
+
+    Returns:
+        ``data`` with every segmentation as compressed RLE, with ``iscrowd`` (0 if not given) and ``area`` (the
+        mask's if not given), and annotations numbered from 1.
+
+    Raises:
+        DatasetError: listing ids that stand twice or do not resolve, and masks that cannot be used.
+    """
+    problems = duplicates(data)
+    if not data["images"]:
+        problems.append("it has no images")
+    sizes = {image["id"]: (image["height"], image["width"]) for image in data["images"]}
+    problems += [
+        f"image {id_}: {width}x{height} are too many pixels"
+        for id_, (height, width) in sizes.items()
+        if height * width > MAX_PIXELS
+    ]
+    categories = {category["id"] for category in data["categories"]}
+    for raw in data["annotations"]:
+        where = f"annotation {raw['id']} (image {raw['image_id']})"
+        if raw["image_id"] not in sizes:
+            problems.append(f"{where}: there is no such image")
+        elif raw["category_id"] not in categories:
+            problems.append(f"{where}: unknown category id {raw['category_id']}")
+        if not isinstance(raw.get("area", 0), int | float):
+            problems.append(f"{where}: area is {raw['area']!r}, expected a number")
+    if problems:
+        raise DatasetError(path, problems)
+
+    segmentations = [_without_slivers(raw.get("segmentation")) for raw in data["annotations"]]
+    shapes = [sizes[raw["image_id"]] for raw in data["annotations"]]
+    annotations: list[dict[str, Any]] = []
+    found = zip(data["annotations"], segmentations, shapes, _sound(segmentations, shapes), strict=True)
+    for number, (raw, segmentation, shape, sound) in enumerate(found, 1):
+        try:
+            rle = _rle(segmentation, shape, sound, polygons=True)
+        except ValueError as error:
+            problems.append(f"annotation {raw['id']} (image {raw['image_id']}): {error}")
+            continue
+        # Numbered anew: to both evaluators an object of id 0 is one that no detection matches.
+        annotations.append(
+            {
+                **raw,
+                "id": number,
+                "segmentation": rle,
+                "iscrowd": int(bool(raw.get("iscrowd", 0))),
+                "area": raw["area"] if "area" in raw else float(coco_mask.area(rle)),
+            }
+        )
+    if problems:
+        raise DatasetError(path, problems)
+    return {**data, "annotations": annotations}
+
+
+def read_results(path: Path, images: Sequence[Mapping[str, Any]], categories: Collection[int]) -> list[dict[str, Any]]:
+    """A COCO results file, a list of {image_id, category_id, segmentation (RLE), score}; anything else is left out.
+
+    Boxes are, too: pycocotools and lvis would take areas from them, and mask AP by size would be by the boxes' size.
+
+    Args:
+        path: the file.
+        images: what predictions can be of, with id, height and width.
+        categories: the ids that they can have.
+
+    Returns:
+        The results with their segmentations as compressed RLE, in the file's order.
+
+    Raises:
+        PredictionError: naming the first entry with an unknown image or category, a mask of another size than its
+            image, or a score that is no finite number.
+    """
+    try:
+        entries = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise PredictionError(f"{path}: not a readable COCO results file ({error})") from error
+    if not isinstance(entries, list):
+        raise PredictionError(f"{path}: expected a list of results")
+    sizes = {image["id"]: (image["height"], image["width"]) for image in images}
+    categories = frozenset(categories)
+    for index, entry in enumerate(entries):
+        if (fault := _fault(entry, sizes, categories)) is not None:
+            raise PredictionError(f"{path}: entry {index}{fault}")
+    segmentations = [entry.get("segmentation") for entry in entries]
+    shapes = [sizes[entry["image_id"]] for entry in entries]
+    results = []
+    for index, (entry, sound) in enumerate(zip(entries, _sound(segmentations, shapes), strict=True)):
+        try:
+            rle = _rle(segmentations[index], shapes[index], sound, polygons=False)
+        except ValueError as error:
+            raise PredictionError(f"{path}: entry {index} (image {entry['image_id']}): mask: {error}") from error
+        results.append({**{key: entry[key] for key in ("image_id", "category_id", "score")}, "segmentation": rle})
+    return results
+
+
+def detections(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Results as the annotations that an evaluator reads, numbered from 1, with the areas of their masks."""
+    return [
+        {**result, "id": number, "area": float(coco_mask.area(result["segmentation"])), "iscrowd": 0}
+        for number, result in enumerate(results, 1)
+    ]
+
+
+def _fault(entry: Any, sizes: Mapping[int, tuple[int, int]], categories: frozenset[int]) -> str | None:
+    """What is wrong with a result, its mask apart."""
+    if not isinstance(entry, dict):
+        return f": {entry!r} is no result"
+    image_id, category_id, score = entry.get("image_id"), entry.get("category_id"), entry.get("score")
+    if type(image_id) is not int or image_id not in sizes:
+        return f": unknown image id {image_id}"
+    if type(category_id) is not int or category_id not in categories:
+        return f" (image {image_id}): unknown category id {category_id}"
+    if type(score) not in (int, float) or not abs(score) <= sys.float_info.max:
+        return f" (image {image_id}): score is {score}, not a finite number"
+    return None
+
+
+def _sound(segmentations: Sequence[Any], shapes: Sequence[tuple[int, int]]) -> list[bool]:
+    """Which segmentations are compressed RLEs of their image's size, found sound all at once."""
+    sound = [
+        isinstance(s, dict) and isinstance(s.get("counts"), str) and s.get("size") == list(shape)
+        for s, shape in zip(segmentations, shapes, strict=True)
+    ]
+    chosen = [index for index, is_rle in enumerate(sound) if is_rle]
+    pixels = [shapes[index][0] * shapes[index][1] for index in chosen]
+    for index, is_sound in zip(chosen, sound_counts([segmentations[i]["counts"] for i in chosen], pixels), strict=True):
+        sound[index] = bool(is_sound)
+    return sound
+
+
+def _rle(segmentation: Any, shape: tuple[int, int], sound: bool, *, polygons: bool) -> dict[str, Any]:
+    counts = segmentation["counts"].encode() if sound else encode_segmentation(segmentation, *shape, polygons=polygons)
+    return {"size": list(shape), "counts": counts}
+
+
+def _without_slivers(segmentation: Any) -> Any:
+    """Polygons without those of one or two points, which cover nothing: pycocotools takes two points for a box."""
+    if not isinstance(segmentation, list):
+        return segmentation
+    kept = [polygon for polygon in segmentation if not (isinstance(polygon, list) and len(polygon) in (2, 4))]
+    return kept or segmentation

@@ -1,0 +1,67 @@
+"""AP*: models trained on COCO, evaluated against LVIS's more precise annotations (Section 4.1, Appendix D)."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import SynsetTable, load
+from pipeline.data.lvis import SYNSETS, coco_view
+from pipeline.metrics.coco_files import check_ground_truth, detections, read_results
+from pipeline.metrics.lvis_api import Detections, Evaluation, Truth
+from pipeline.metrics.resampled_ap import ImageMatches, ap_intervals
+
+STATISTICS: dict[str, tuple[float | None, str]] = {
+    "AP": (None, "all"),
+    "AP50": (0.5, "all"),
+    "AP75": (0.75, "all"),
+    "APs": (None, "small"),
+    "APm": (None, "medium"),
+    "APl": (None, "large"),
+}
+
+
+def ap_star(annotations: Path, predictions: Path, *, resamples: int = 0, seed: int = 0) -> dict[str, Any]:
+    """Mask AP in percent by LVIS's rules: 300 detections per image, and a detection counts as wrong only where the
+    annotations say so.
+
+    LVIS's APr, APc and APf are not among the results: they go by how many of LVIS's training images have a category,
+    and what is measured here has trained on COCO's.
+
+    All images of the LVIS file count, so predictions must be for all of them: v0.5's val are COCO's val2017, v1's are
+    partly from train2017, on which a COCO model has trained.
+
+    Args:
+        annotations: an LVIS file, v0.5 or v1, or its COCO-category view (see :func:`pipeline.data.lvis.coco_view`).
+        predictions: a COCO results file, with COCO's image and category ids. Categories that the LVIS version lacks
+            are passed over.
+        resamples: how many resamples of the images the intervals are taken from; 0 for none.
+        seed: of the resampling.
+
+    Returns:
+        AP, AP50, AP75 and, by the objects' area (below 32^2, to 96^2, above), APs, APm, APl; NaN where there is no
+        ground truth to average over. Without any prediction they are 0. With resamples also ``AP_interval`` and so
+        on: [low, high], the 95% bootstrap interval over images.
+
+    Raises:
+        DatasetError: for a file that is not LVIS's, and annotations with ids that stand twice or do not resolve, or
+            with unusable masks.
+        PredictionError: for an unknown image or category, a mask of another size than its image, or a score that is
+            no finite number.
+    """
+    view = check_ground_truth(coco_view(annotations), annotations)
+    categories = [entry.id for entry in load(SynsetTable, SYNSETS).root]
+    results = read_results(predictions, view["images"], categories)
+    truth = Truth(view)
+    evaluation = Evaluation(truth, Detections(truth, detections(results)))
+    evaluation.evaluate()
+    evaluation.accumulate()
+    values = {name: evaluation.average_precision(*where) for name, where in STATISTICS.items()}
+    scores: dict[str, Any] = {name: 100 * value if value >= 0 else math.nan for name, value in values.items()}
+    if resamples:
+        matches = [
+            found and ImageMatches(found["dt_scores"], found["dt_matches"], found["dt_ignore"], found["gt_ignore"])
+            for found in evaluation.eval_imgs
+        ]
+        parameters = evaluation.params
+        scores |= ap_intervals(matches, len(parameters.img_ids), parameters.rec_thrs, resamples, seed)
+    return scores

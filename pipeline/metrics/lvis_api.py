@@ -1,0 +1,54 @@
+"""The ``lvis`` package as it must be met: 0.5.3 sets up logging on import and uses names that NumPy has dropped."""
+
+import logging
+from types import FunctionType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+_handlers = logging.root.handlers[:]
+import lvis.eval  # noqa: E402 - between the two looks at the handlers
+from lvis import LVIS, LVISEval, LVISResults  # noqa: E402
+
+# Its own handler would print this process's warnings in lvis's format.
+logging.root.handlers[:] = _handlers
+
+
+class Truth(LVIS):
+    """An LVIS dataset that is in memory already."""
+
+    def __init__(self, dataset: dict[str, Any]) -> None:
+        self.logger = logging.getLogger(__name__)
+        self.dataset = dataset
+        self._create_index()
+
+
+class Detections(LVISResults):
+    """Detections (with id and area), of which each image keeps the 300 of highest score.
+
+    The package's own constructor copies the ground truth, warns, and fails on an empty list.
+    """
+
+    def __init__(self, truth: Truth, detections: list[dict[str, Any]], max_dets: int = 300) -> None:
+        self.logger = truth.logger
+        self.dataset = {**truth.dataset, "annotations": self.limit_dets_per_image(detections, max_dets)}
+        self._create_index()
+
+
+class Evaluation(LVISEval):
+    """LVIS's evaluation of masks."""
+
+    def __init__(self, truth: Truth, detections: Detections) -> None:
+        super().__init__(truth, detections, "segm")
+        self.logger = truth.logger
+
+    # The same function with a NumPy that has `np.float`; NumPy itself stays as it is.
+    accumulate = FunctionType(
+        LVISEval.accumulate.__code__,
+        {**vars(lvis.eval), "np": SimpleNamespace(**{**vars(np), "float": float})},
+        "accumulate",
+    )
+
+    def average_precision(self, iou: float | None = None, area: str = "all") -> float:
+        """As a fraction, at one IoU threshold or over all of them; -1 where there is nothing to average."""
+        return float(self._summarize("ap", iou_thr=iou, area_rng=area))

@@ -1,0 +1,154 @@
+"""``pointrend score``: any metric from files alone, whoever made the predictions."""
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Column, Table
+
+from pipeline.errors import UserError
+
+app = typer.Typer(help="Score predictions against ground truth, from files alone.", no_args_is_help=True)
+
+# The metrics are imported inside the commands: the others answer without loading them.
+
+Annotations = Annotated[Path, typer.Argument(metavar="GT.json", help="a COCO instances file")]
+LvisAnnotations = Annotated[
+    Path, typer.Argument(metavar="GT.json", help="an LVIS file, v0.5 or v1, as it is published")
+]
+Predictions = Annotated[Path, typer.Argument(metavar="PREDICTIONS.json", help="a COCO results file")]
+Truth = Annotated[Path, typer.Option("--gt", help="the folder of the ground truth")]
+PredictionsFolder = Annotated[Path, typer.Option("--pred", help="the folder of the predictions")]
+AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object")]
+Resamples = Annotated[
+    int, typer.Option(min=0, metavar="N", help="95% bootstrap intervals over images, from as many resamples")
+]
+
+
+@app.command("ap")
+def ap(annotations: Annotations, predictions: Predictions, resamples: Resamples = 0, as_json: AsJson = False) -> None:
+    """COCO mask AP."""
+
+    def score() -> Mapping[str, Any]:
+        from pipeline.metrics.coco_ap import coco_ap
+
+        return coco_ap(annotations, predictions, resamples=resamples)
+
+    _report(score, as_json)
+
+
+@app.command("ap-star")
+def ap_star(
+    annotations: LvisAnnotations, predictions: Predictions, resamples: Resamples = 0, as_json: AsJson = False
+) -> None:
+    """AP*: predictions of COCO's categories against LVIS's annotations."""
+
+    def score() -> Mapping[str, Any]:
+        from pipeline.metrics.lvis_ap import ap_star
+
+        return ap_star(annotations, predictions, resamples=resamples)
+
+    _report(score, as_json)
+
+
+@app.command("boundary-ap")
+def boundary_ap(
+    annotations: Annotations,
+    predictions: Predictions,
+    dilation_ratio: Annotated[float, typer.Option(help="the boundary's width, of the image's diagonal")] = 0.02,
+    resamples: Resamples = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Boundary AP: COCO mask AP by the smaller of mask IoU and boundary IoU."""
+    if not (math.isfinite(dilation_ratio) and dilation_ratio > 0):
+        raise typer.BadParameter(f"{dilation_ratio} is no positive number", param_hint="--dilation-ratio")
+
+    def score() -> Mapping[str, Any]:
+        from pipeline.metrics.boundary_ap import boundary_ap
+
+        return boundary_ap(annotations, predictions, dilation_ratio=dilation_ratio, resamples=resamples)
+
+    _report(score, as_json)
+
+
+@app.command("miou")
+def miou(
+    truth: Truth,
+    predictions: PredictionsFolder,
+    trimap: Annotated[
+        list[int] | None, typer.Option(min=1, help="also inside a band this many pixels wide; can be repeated")
+    ] = None,
+    resamples: Resamples = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Mean IoU of semantic segmentation, on request near the boundaries too."""
+
+    def score() -> Mapping[str, Any]:
+        from pipeline.metrics.segmentation_iou import miou
+
+        return miou(truth, predictions, trimap_widths=trimap or (), resamples=resamples)
+
+    _report(score, as_json)
+
+
+@app.command("cityscapes-ap")
+def cityscapes_ap(truth: Truth, predictions: PredictionsFolder, as_json: AsJson = False) -> None:
+    """Cityscapes' AP of instance masks."""
+
+    def score() -> Mapping[str, Any]:
+        from pipeline.metrics.cityscapes_ap import cityscapes_ap
+
+        return cityscapes_ap(truth, predictions)
+
+    _report(score, as_json)
+
+
+def _report(score: Callable[[], Mapping[str, Any]], as_json: bool) -> None:
+    try:
+        scores = score()
+    except (UserError, OSError) as error:
+        from pipeline.stage import fail
+
+        fail(error)
+    else:
+        if as_json:
+            typer.echo(json.dumps(_plain(scores), allow_nan=False))
+        else:
+            Console().print(_table(scores))
+
+
+def _plain(value: Any) -> Any:
+    """A value that JSON can hold: what is not defined is null."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _table(scores: Mapping[str, Any]) -> Table:
+    rows = list(_rows(scores))
+    table = Table(Column("metric", no_wrap=True), Column("value", justify="right"), box=None, pad_edge=False)
+    if any(interval for _, _, interval in rows):
+        table.add_column("95% interval", justify="right", no_wrap=True)
+    for name, value, interval in rows:
+        table.add_row(*(name, value, interval)[: len(table.columns)])
+    return table
+
+
+def _rows(scores: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str, str]]:
+    """Name, value and interval of each number; those of a mapping come under its name."""
+    for name, value in scores.items():
+        if isinstance(value, Mapping):
+            yield from _rows(value, f"{prefix}{name} ")
+        elif not name.endswith("_interval"):
+            ends = scores.get(f"{name}_interval", ())
+            yield f"{prefix}{name}", _number(value), " – ".join(map(_number, ends))
+
+
+def _number(value: Any) -> str:
+    return ("–" if math.isnan(value) else f"{value:.2f}") if isinstance(value, float) else str(value)
