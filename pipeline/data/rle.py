@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-#: Characters checked at a time: a few arrays of as many 64-bit numbers.
-CHUNK = 1 << 20
+#: Characters checked at a time, few enough for their arrays to stay in a cache.
+CHUNK = 1 << 17
 #: Five bits each: more than any image has pixels.
 MAX_GROUPS = 8
 

@@ -11,10 +11,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from pipeline.metrics.coco_files import detections, read_ground_truth, read_results
-from pipeline.metrics.errors import PredictionError
 from pipeline.metrics.resampled_ap import STATISTICS, ImageMatches, ap_intervals
-
-__all__ = ["PredictionError", "coco_ap", "score_instances"]
 
 
 def coco_ap(annotations: Path, predictions: Path, *, resamples: int = 0, seed: int = 0) -> dict[str, Any]:

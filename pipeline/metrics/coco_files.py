@@ -137,7 +137,7 @@ def _fault(entry: Any, sizes: Mapping[int, tuple[int, int]], categories: frozens
         return f": unknown image id {image_id}"
     if type(category_id) is not int or category_id not in categories:
         return f" (image {image_id}): unknown category id {category_id}"
-    if type(score) not in (int, float) or not abs(score) <= sys.float_info.max:
+    if not isinstance(score, int | float) or isinstance(score, bool) or not abs(score) <= sys.float_info.max:
         return f" (image {image_id}): score is {score}, not a finite number"
     return None
 

@@ -9,53 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from made_up_instances import annotation, perfect, rle, scene, truth
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from pipeline.metrics.coco_ap import PredictionError, coco_ap
+from pipeline.data.coco import DatasetError
+from pipeline.metrics.coco_ap import coco_ap
+from pipeline.metrics.errors import PredictionError
 
 NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 MISSING = object()
-
-
-def rle(mask: np.ndarray) -> dict[str, Any]:
-    encoded = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return {"size": encoded["size"], "counts": encoded["counts"].decode("ascii")}
-
-
-def disc(height: int, width: int, x: float, y: float, radius: float) -> np.ndarray:
-    rows, columns = np.mgrid[:height, :width]
-    return (columns - x) ** 2 + (rows - y) ** 2 <= radius**2
-
-
-def annotation(id_: int, image_id: int, category_id: int, mask: np.ndarray, iscrowd: int = 0) -> dict[str, Any]:
-    segmentation = rle(mask)
-    return {
-        "id": id_,
-        "image_id": image_id,
-        "category_id": category_id,
-        "segmentation": segmentation,
-        "area": int(mask.sum()),
-        "bbox": coco_mask.toBbox(segmentation).tolist(),
-        "iscrowd": iscrowd,
-    }
-
-
-def truth(annotations: list[dict[str, Any]], sizes: dict[int, tuple[int, int]]) -> dict[str, Any]:
-    return {
-        "images": [{"id": i, "file_name": f"{i}.png", "height": h, "width": w} for i, (h, w) in sizes.items()],
-        "annotations": annotations,
-        "categories": [{"id": 3, "name": "star"}, {"id": 8, "name": "ring"}],
-    }
-
-
-def perfect(content: dict[str, Any]) -> list[dict[str, Any]]:
-    return [
-        {"image_id": a["image_id"], "category_id": a["category_id"], "segmentation": a["segmentation"], "score": 0.9}
-        for a in content["annotations"]
-        if not a["iscrowd"]
-    ]
 
 
 @pytest.fixture
@@ -70,29 +34,7 @@ def score(tmp_path: Path) -> Callable[[Any, Any], dict[str, float]]:
 
 @pytest.fixture(scope="module")
 def random_scene() -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Discs of all sizes on 12 images, and predictions: moved, grown, dropped, doubled, renamed and made up."""
-    rng = np.random.default_rng(0)
-    sizes = {i: (int(rng.integers(150, 240)), int(rng.integers(150, 240))) for i in range(1, 13)}
-    annotations, results = [], []
-
-    def predict(image_id: int, category_id: int, mask: np.ndarray) -> None:
-        score = float(rng.random())
-        results.append({"image_id": image_id, "category_id": category_id, "segmentation": rle(mask), "score": score})
-
-    for image_id, (h, w) in sizes.items():
-        for _ in range(int(rng.integers(1, 7))):
-            x, y, radius = rng.uniform(20, w - 20), rng.uniform(20, h - 20), float(rng.choice([9, 25, 70]))
-            category, crowd = int(rng.choice([3, 8])), int(rng.random() < 0.1)
-            annotations.append(annotation(len(annotations) + 1, image_id, category, disc(h, w, x, y, radius), crowd))
-            if rng.random() < 0.2:
-                continue
-            for _ in range(1 + int(rng.random() < 0.3)):
-                dx, dy = rng.normal(0, 0.1 * radius, 2)
-                moved = disc(h, w, x + dx, y + dy, radius * rng.uniform(0.8, 1.2))
-                predict(image_id, category if rng.random() < 0.9 else 11 - category, moved)
-        if rng.random() < 0.5:
-            predict(image_id, 3, disc(h, w, rng.uniform(0, w), rng.uniform(0, h), 15))
-    return truth(annotations, sizes), results
+    return scene(0)
 
 
 def official(content: dict[str, Any], results: list[dict[str, Any]], folder: Path) -> list[float]:
@@ -201,6 +143,9 @@ BAD_ENTRIES = {
     "NaN score": ({"score": math.nan}, "score is nan"),
     "infinite score": ({"score": math.inf}, "score is inf"),
     "score as text": ({"score": "0.5"}, "score"),
+    "score as a truth value": ({"score": True}, "score is True"),
+    "score beyond floats": ({"score": 10**400}, "score is 1000"),
+    "image id as a truth value": ({"image_id": True}, "unknown image id"),
     "null score": ({"score": None}, "score is None"),
     "no score": ({"score": MISSING}, "score is None"),
 }  # fmt: skip
@@ -247,3 +192,72 @@ def test_missing_predictions(score: Callable[..., Any], tmp_path: Path) -> None:
     score(CONTENT, [GOOD])
     with pytest.raises(PredictionError, match=r"elsewhere\.json"):
         coco_ap(tmp_path / "truth.json", tmp_path / "elsewhere.json")
+
+
+def test_the_first_bad_mask_of_many_is_named(score: Callable[..., Any]) -> None:
+    # Masks are checked in bulk.
+    short = {**GOOD, "segmentation": {"size": [30, 40], "counts": GOOD["segmentation"]["counts"][:-1]}}
+    with pytest.raises(PredictionError, match=r"entry 7 \(image 1\): mask: "):
+        score(CONTENT, [GOOD] * 7 + [short, GOOD, short])
+
+
+def test_runs_as_numbers_are_masks_too(score: Callable[..., dict[str, float]]) -> None:
+    runs = {"size": [30, 40], "counts": [5 * 30 + 5, *([15, 15] * 14), 15, 1200 - (5 * 30 + 5) - 15 * 29]}
+    assert score(CONTENT, [{**GOOD, "segmentation": runs}]) == score(CONTENT, [GOOD])
+
+
+# Ground truth that cannot be scored against
+
+BAD_TRUTH = {
+    "an id twice": (lambda c: c["annotations"].append(c["annotations"][0]), "annotation 1: the id stands 2 times"),
+    "an image twice": (lambda c: c["images"].append(c["images"][0]), "image 1: the id stands 2 times"),
+    "no such image": (
+        lambda c: c["annotations"][0].update(image_id=5),
+        "annotation 1 (image 5): there is no such image",
+    ),
+    "no such category": (lambda c: c["annotations"][0].update(category_id=5), "unknown category id 5"),
+    "another size": (
+        lambda c: c["annotations"][0].update(segmentation=rle(SQUARE.T)),
+        "annotation 1 (image 1): the RLE",
+    ),
+    "no mask": (lambda c: c["annotations"][0].pop("segmentation"), "annotation 1 (image 1): segmentation"),
+    "an area that is no number": (lambda c: c["annotations"][0].update(area="large"), "area is 'large'"),
+    "no images": (lambda c: (c["images"].clear(), c["annotations"].clear()), "no images"),
+    "no annotations": (lambda c: c.pop("annotations"), "no list 'annotations'"),
+}
+
+
+@pytest.mark.parametrize(("change", "said"), BAD_TRUTH.values(), ids=BAD_TRUTH.keys())
+def test_bad_ground_truth_is_one_error(
+    score: Callable[..., Any], tmp_path: Path, change: Callable[[Any], Any], said: str
+) -> None:
+    content = json.loads(json.dumps(CONTENT))
+    change(content)
+    with pytest.raises(DatasetError) as caught:
+        score(content, [GOOD])
+    assert str(caught.value).startswith(f"{tmp_path / 'truth.json'}: 1 problem(s)")
+    assert said in str(caught.value)
+
+
+def test_missing_ground_truth(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"nowhere\.json"):
+        coco_ap(tmp_path / "nowhere.json", tmp_path / "results.json")
+
+
+def test_an_object_of_id_0_can_be_found(score: Callable[..., dict[str, float]]) -> None:
+    # pycocotools alone takes its id for "no object matched".
+    content = truth([{**annotation(1, 1, 3, SQUARE), "id": 0}], {1: (30, 40)})
+    assert score(content, [GOOD])["AP"] == pytest.approx(100)
+
+
+def test_area_and_crowd_need_not_be_given(score: Callable[..., dict[str, float]]) -> None:
+    bare = {key: value for key, value in annotation(1, 1, 3, SQUARE).items() if key not in ("area", "iscrowd", "bbox")}
+    assert score(truth([bare], {1: (30, 40)}), [GOOD]) == pytest.approx(score(CONTENT, [GOOD]), nan_ok=True)
+
+
+def test_a_polygon_without_area_beside_others_changes_nothing(score: Callable[..., dict[str, float]]) -> None:
+    def content(polygons: list[list[int]]) -> dict[str, Any]:
+        return truth([{**annotation(1, 1, 3, SQUARE), "segmentation": polygons}], {1: (30, 40)})
+
+    polygon = [5, 5, 20, 5, 20, 20, 5, 20]
+    assert score(content([[1, 1, 9, 9], polygon]), [GOOD]) == score(content([polygon]), [GOOD])
