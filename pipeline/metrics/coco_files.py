@@ -50,8 +50,9 @@ def check_ground_truth(data: dict[str, Any], path: Path) -> dict[str, Any]:
             problems.append(f"{where}: there is no such image")
         elif raw["category_id"] not in categories:
             problems.append(f"{where}: unknown category id {raw['category_id']}")
-        if not isinstance(raw.get("area", 0), int | float):
-            problems.append(f"{where}: area is {raw['area']!r}, expected a number")
+        area = raw.get("area", 0)
+        if not isinstance(area, int | float) or not abs(area) <= sys.float_info.max:
+            problems.append(f"{where}: area is {area!r}, expected a number")
     if problems:
         raise DatasetError(path, problems)
 
