@@ -99,8 +99,8 @@ def plain(num_classes: int) -> LabelTable:
     return LabelTable(names=tuple(map(str, range(num_classes))), ids=tuple(range(num_classes)), ignored=(255,))
 
 
-def read_ids(path: Path) -> np.ndarray:
-    """The ids (H, W) in a PNG of one channel; a palette's indices as they are.
+def read_picture(path: Path) -> Image.Image:
+    """A picture, read to its end.
 
     Raises:
         ValueError: saying what is wrong with the file.
@@ -108,10 +108,19 @@ def read_ids(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as picture:
             picture.load()
-            ids = np.array(picture)
-            mode = picture.mode
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"truncated or no image ({error})") from error
+    return picture
+
+
+def read_ids(path: Path) -> np.ndarray:
+    """The ids (H, W) in a PNG of one channel; a palette's indices as they are.
+
+    Raises:
+        ValueError: saying what is wrong with the file.
+    """
+    picture = read_picture(path)
+    ids = np.array(picture)
     if ids.ndim != 2 or ids.dtype.kind == "f":
-        raise ValueError(f"its pixels are {mode}; expected one channel of ids")
+        raise ValueError(f"its pixels are {picture.mode}; expected one channel of ids")
     return ids
