@@ -11,14 +11,10 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from pipeline.data.coco import encode_segmentation
-from pipeline.errors import UserError
+from pipeline.metrics.errors import PredictionError
 
 #: pycocotools' first six statistics, in its order.
 STATISTICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
-
-
-class PredictionError(UserError, ValueError):
-    """A predictions file that cannot be scored; the message names the entry."""
 
 
 def coco_ap(annotations: Path, predictions: Path) -> dict[str, float]:

@@ -1,0 +1,48 @@
+"""The bootstrap over images: how far a metric would move on another sample of images (Efron and Tibshirani, 1993)."""
+
+import numpy as np
+
+
+def resample_counts(images: int, resamples: int, seed: int) -> np.ndarray:
+    """How often each image is drawn in each resample of as many images, with replacement.
+
+    A metric that is a function of sums over images is then a function of ``counts @ per_image``.
+
+    Args:
+        images: how many images there are, at least 1.
+        resamples: how many resamples to draw, 0 or more.
+        seed: equal arguments give equal counts.
+
+    Returns:
+        Counts (resamples, images), int64; every row sums to ``images``.
+
+    Raises:
+        ValueError: without any image, or for a negative number of resamples.
+    """
+    if images < 1 or resamples < 0:
+        raise ValueError(f"cannot draw {resamples} resamples of {images} images")
+    counts = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=resamples)
+    return counts.astype(np.int64, copy=False)
+
+
+def interval(values: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
+    """The percentile interval of a statistic's values on the resamples.
+
+    Args:
+        values: (resamples,), NaN where a resample has nothing to compute the statistic from; those are left out.
+        confidence: the share of values that lies inside, between 0 and 1.
+
+    Returns:
+        Lower and upper end, interpolated linearly between values; (nan, nan) if no value is left.
+
+    Raises:
+        ValueError: for a confidence outside (0, 1).
+    """
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence is {confidence}, expected a number between 0 and 1")
+    values = np.asarray(values, dtype=np.float64)
+    values = values[~np.isnan(values)]
+    if not values.size:
+        return (float("nan"), float("nan"))
+    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return (float(low), float(high))

@@ -1,0 +1,11 @@
+"""What cannot be scored."""
+
+from pipeline.errors import UserError
+
+
+class PredictionError(UserError, ValueError):
+    """Predictions that cannot be scored; the message names the file and the entry."""
+
+
+class GroundTruthError(UserError, ValueError):
+    """Ground truth that nothing can be scored against; the message names the file."""
