@@ -81,7 +81,10 @@ class CoarseMaskHead(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         x = self.reduce(features).relu().flatten(1)
         x = self.fc2(self.fc1(x).relu()).relu()
-        return self.predictor(x).view(-1, self.num_classes, self.side, self.side)
+        # With many classes the last layer's weights are most of the head: autocast would copy them at every call.
+        with torch.autocast(x.device.type, enabled=False):
+            logits = self.predictor(x.to(self.predictor.weight.dtype))
+        return logits.view(-1, self.num_classes, self.side, self.side)
 
 
 class PointHead(nn.Module):

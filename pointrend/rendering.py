@@ -92,7 +92,8 @@ class RegionPointHead:
     ) -> None:
         self.boxes = boxes
         num_classes = coarse.shape[1]
-        coarse_cells = coarse.permute(0, 2, 3, 1).to(dtype)
+        # In this order in memory too: products of strided bfloat16 matrices take many times the memory.
+        coarse_cells = coarse.permute(0, 2, 3, 1).to(dtype).contiguous()
 
         self.weights: list[Tensor] = []  # (C or D, D) of each layer
         self.coarse_tables: list[Tensor] = []  # (R (h + 2) (w + 2), D) of each layer

@@ -1,0 +1,156 @@
+"""Cityscapes instance AP by cityscapesscripts, from files alone."""
+
+import importlib.util
+import math
+import os
+import warnings
+from argparse import Namespace
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NoReturn
+
+import numpy as np
+from cityscapesscripts.helpers.labels import id2label
+
+from pipeline.data.labels import read_ids, read_picture
+from pipeline.metrics.errors import GroundTruthError, PredictionError
+from pipeline.metrics.pairs import pairs_by_image
+
+TRUTH_SUFFIX = "_gtFine_instanceIds.png"
+
+
+def cityscapes_ap(truth: Path, predictions: Path) -> dict[str, float]:
+    """Instance AP in percent, averaged over IoU thresholds 0.50 to 0.95 and over Cityscapes' eight object classes.
+
+    Args:
+        truth: a folder of ``*_gtFine_instanceIds.png`` at any depth: Cityscapes' ``gtFine``, one of its splits, or
+            anything laid out alike.
+        predictions: a folder with one text file for each image, ``<image>*.txt`` at any depth. Its lines are
+            ``mask.png label_id confidence``, separated by one space: the mask's path relative to the text file, not
+            zero where the instance is and of the image's size; the label id (not the train id). A file without lines
+            says that nothing was found. Label ids that the benchmark does not evaluate are left aside.
+
+    Returns:
+        AP, AP50, and AP-<class>, AP50-<class> for person, rider, car, truck, bus, train, motorcycle and bicycle; NaN
+        where there is no ground truth of at least 100 pixels.
+
+    Raises:
+        GroundTruthError: if there is no ground truth, or one cannot be read or has an unknown id.
+        PredictionError: for an image without a text file or with two, or a line that is malformed or names a missing,
+            unreadable or twice-used mask, one of another size or outside the folder, an unknown label id, or a
+            confidence that is no finite number.
+    """
+    predictions = predictions.resolve()  # cityscapesscripts compares the masks' paths with it
+    pairs = pairs_by_image(truth, predictions, TRUTH_SUFFIX, ".txt")
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        list(pool.map(lambda pair: _check(pair[0], pair[1], predictions), pairs))
+
+    tool = _private_tool()
+    tool.args.predictionPath = str(predictions)
+    tool.args.quiet = True
+    tool.setInstanceLabels(tool.args)
+    truths = [str(path) for path, _ in pairs]
+    matches = tool.matchGtWithPreds(
+        [str(path) for _, path in pairs], truths, tool.instances2dict(truths, False), tool.args
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)
+        averages = tool.computeAverages(_precisions(tool, matches), tool.args)
+    result = {"AP": averages["allAp"], "AP50": averages["allAp50%"]}
+    for name, values in averages["classes"].items():
+        result[f"AP-{name}"], result[f"AP50-{name}"] = values["ap"], values["ap50%"]
+    return {name: 100 * float(value) for name, value in result.items()}
+
+
+def _private_tool() -> ModuleType:
+    """A copy of cityscapesscripts' evaluation for one use: its settings are globals of the module."""
+    spec = importlib.util.find_spec("cityscapesscripts.evaluation.evalInstanceLevelSemanticLabeling")
+    assert spec is not None
+    assert spec.loader is not None
+    tool: Any = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    # It calls np.in1d, which NumPy 2.4 removed, and reshapes the result.
+    tool.np = ModuleType("numpy")
+    vars(tool.np).update(vars(np), in1d=np.isin)
+    tool.printError = _refuse  # its own ends the process
+    return tool
+
+
+def _refuse(message: str) -> NoReturn:
+    raise PredictionError(message)
+
+
+def _precisions(tool: Any, matches: dict[str, Any]) -> np.ndarray:
+    """AP by class and IoU threshold, (1, 8, 10)."""
+    labels, overlaps = tool.args.instLabels, tool.args.overlaps
+    precisions = np.zeros((1, len(labels), len(overlaps)))
+    for i, label in enumerate(labels):
+        for j, overlap in enumerate(overlaps):
+            setting = Namespace(**{**vars(tool.args), "instLabels": [label], "overlaps": np.array([overlap])})
+            try:
+                precisions[0, i, j] = tool.evaluateMatches(matches, setting).item()
+            except IndexError:
+                # No object is found and all predictions lie on ignored regions: it indexes an empty list of scores.
+                precisions[0, i, j] = 0
+    return precisions
+
+
+def _check(truth: Path, prediction: Path, root: Path) -> None:
+    try:
+        ids = read_ids(truth)
+        present = np.unique(ids).tolist()
+        unknown = [value for value in present if (value if value < 1000 else value // 1000) not in id2label]
+        if unknown:
+            raise ValueError(
+                f"instance id {unknown[0]}; expected a label id below 34, or 1000 times one plus the instance's number"
+            )
+    except ValueError as error:
+        raise GroundTruthError(f"{truth}: {error}") from error
+    try:
+        lines = prediction.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise PredictionError(f"{prediction}: not a readable text file ({error})") from error
+    used: dict[Path, int] = {}
+    for number, line in enumerate(lines, start=1):
+        try:
+            mask = _check_line(line, prediction.parent, root, ids.shape)
+            # The tool would keep the last of them only.
+            if mask in used:
+                raise ValueError(f"mask {mask} is that of line {used[mask]} too; expected one file for each instance")
+        except ValueError as error:
+            raise PredictionError(f"{prediction}: line {number}: {error}") from error
+        used[mask] = number
+
+
+def _check_line(line: str, folder: Path, root: Path, shape: tuple[int, ...]) -> Path:
+    """The mask that a line names."""
+    fields = line.split(" ")
+    if len(fields) != 3:
+        raise ValueError(f"{line!r}; expected 'mask.png label_id confidence', separated by one space")
+    name, label, score = fields
+    label_id, confidence = _number(label), _number(score)
+    if not label_id.is_integer() or int(label_id) not in id2label:
+        raise ValueError(f"label id is {label}; expected one of Cityscapes' label ids, up to {max(id2label)}")
+    if not math.isfinite(confidence):
+        raise ValueError(f"confidence is {score}; expected a finite number")
+    mask = Path(os.path.normpath(folder / name))
+    if Path(name).is_absolute() or not mask.is_relative_to(root):
+        raise ValueError(f"mask {name} lies outside {root}; expected a relative path to inside")
+    if not mask.is_file():
+        raise ValueError(f"mask {mask}: no such file")
+    try:
+        width, height = read_picture(mask).size
+    except ValueError as error:
+        raise ValueError(f"mask {mask}: {error}") from error
+    if (height, width) != shape:
+        raise ValueError(f"mask {mask} is {width}x{height}, its ground truth {shape[1]}x{shape[0]}")
+    return mask
+
+
+def _number(text: str) -> float:
+    """NaN for what is no number."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
