@@ -131,7 +131,9 @@ def _plain(value: Any) -> Any:
 
 
 def _table(scores: Mapping[str, Any]) -> Table:
-    rows = list(_rows(scores))
+    end = "_interval"
+    intervals = {name.removesuffix(end): value for name, value in scores.items() if name.endswith(end)}
+    rows = list(_rows({name: value for name, value in scores.items() if not name.endswith(end)}, intervals))
     table = Table(Column("metric", no_wrap=True), Column("value", justify="right"), box=None, pad_edge=False)
     if any(interval for _, _, interval in rows):
         table.add_column("95% interval", justify="right", no_wrap=True)
@@ -140,14 +142,13 @@ def _table(scores: Mapping[str, Any]) -> Table:
     return table
 
 
-def _rows(scores: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str, str]]:
-    """Name, value and interval of each number; those of a mapping come under its name."""
+def _rows(scores: Mapping[str, Any], intervals: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str, str]]:
+    """Name, value and interval of each number; those of a mapping, such as IoU by class, come under its name."""
     for name, value in scores.items():
         if isinstance(value, Mapping):
-            yield from _rows(value, f"{prefix}{name} ")
-        elif not name.endswith("_interval"):
-            ends = scores.get(f"{name}_interval", ())
-            yield f"{prefix}{name}", _number(value), " – ".join(map(_number, ends))
+            yield from _rows(value, intervals.get(name, {}), f"{prefix}{name} ")
+        else:
+            yield f"{prefix}{name}", _number(value), " – ".join(map(_number, intervals.get(name, ())))
 
 
 def _number(value: Any) -> str:

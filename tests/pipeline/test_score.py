@@ -6,11 +6,13 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import typer
 from click.testing import Result
 from made_up_instances import scene
 from made_up_lvis import EXPECTED_AP, RESULTS, lvis_file
+from PIL import Image
 from typer.testing import CliRunner
 
 from pipeline.metrics.boundary_ap import boundary_ap
@@ -112,3 +114,40 @@ def test_groups_of_commands_join_pointrend(monkeypatch: pytest.MonkeyPatch) -> N
     assert "ap-star" in CliRunner().invoke(joined, ["score", "--help"]).output
     assert "scale" in CliRunner().invoke(joined, ["select", "--help"]).output.lower()
     assert CliRunner().invoke(joined, ["absent"]).exit_code == 2
+
+
+@pytest.fixture
+def streets(tmp_path: Path) -> Path:
+    """Two images of road (7) and car (26) in Cityscapes' layout."""
+    for index in range(2):
+        ids = np.full((20, 30), 7, np.uint8)
+        ids[5:15, 8 : 20 + index] = 26
+        (tmp_path / "gt").mkdir(exist_ok=True)
+        Image.fromarray(ids).save(tmp_path / "gt" / f"town_00000{index}_000019_gtFine_labelIds.png")
+    return tmp_path / "gt"
+
+
+def test_miou(streets: Path) -> None:
+    options = ("--gt", streets, "--pred", streets, "--trimap", "2", "--trimap", "4", "--resamples", "5")
+    done = run("miou", *options, "--json")
+    assert (done.exit_code, done.stderr) == (0, "")
+    found = json.loads(done.stdout)
+    assert (found["mIoU"], found["trimap4_mIoU"], found["mIoU_interval"]) == (100, 100, [100, 100])
+    assert found["IoU"]["car"] == 100
+    assert found["IoU"]["sky"] is None
+    rows = [line.split() for line in run("miou", *options).stdout.splitlines()]
+    assert ["IoU", "car", "100.00", "100.00", "–", "100.00"] in rows
+    assert ["trimap2_mIoU", "100.00", "100.00", "–", "100.00"] in rows
+
+
+def test_errors_of_folders_are_one_message(streets: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for command in ("miou", "cityscapes-ap"):
+        for gt, pred in ((tmp_path / "empty", streets), (tmp_path / "nowhere", streets)):
+            done = run(command, "--gt", gt, "--pred", pred, "--json")
+            assert (done.exit_code, done.stdout) == (1, "")
+            assert done.stderr.startswith("error: ")
+            assert str(gt) in done.stderr
+    done = run("miou", "--gt", streets, "--pred", tmp_path / "empty")
+    assert done.exit_code == 1
+    assert "town_000000_000019" in done.stderr
