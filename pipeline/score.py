@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -110,15 +110,22 @@ def cityscapes_ap(truth: Truth, predictions: PredictionsFolder, as_json: AsJson 
 def _report(score: Callable[[], Mapping[str, Any]], as_json: bool) -> None:
     try:
         scores = score()
+    except ModuleNotFoundError as error:
+        if error.name is not None and error.name.partition(".")[0] in ("pipeline", "pointrend"):
+            raise
+        _fail(UserError(f"scoring needs {error.name}: pip install 'pointrend[pipeline]'"))
     except (UserError, OSError) as error:
-        from pipeline.stage import fail
-
-        fail(error)
+        _fail(error)
     else:
         if as_json:
             typer.echo(json.dumps(_plain(scores), allow_nan=False))
         else:
             Console().print(_table(scores))
+
+
+def _fail(error: Exception) -> NoReturn:
+    typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
+    raise typer.Exit(1)
 
 
 def _plain(value: Any) -> Any:

@@ -1,6 +1,7 @@
 """`pointrend score`."""
 
 import json
+import sys
 from collections.abc import Callable
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -95,6 +96,17 @@ def test_a_coco_file_is_no_lvis_file(write: Callable[..., tuple[Path, Path]]) ->
     done = run("ap-star", *write(*scene(0)))
     assert done.exit_code == 1
     assert "not an LVIS file" in done.stderr
+
+
+def test_where_only_the_library_is_installed(
+    write: Callable[..., tuple[Path, Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in [name for name in sys.modules if name.startswith("pipeline.metrics.")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "pycocotools", None)
+    result = run("ap", *write(*scene(0)))
+    assert result.exit_code == 1
+    assert result.stderr == "error: scoring needs pycocotools: pip install 'pointrend[pipeline]'\n"
 
 
 def test_resamples_are_not_negative(write: Callable[..., tuple[Path, Path]]) -> None:
