@@ -217,7 +217,7 @@ def test_a_coordinate_far_outside_does_not_end_the_process(coco: Any, coordinate
         None,
         MISSING,
     ],
-    ids=str,
+    ids=lambda box: "missing" if box is MISSING else str(box),
 )
 def test_a_bad_box_is_named(coco: Any, box: Any) -> None:
     if box is MISSING:
