@@ -3,6 +3,8 @@
 Shape letters: R regions, C channels, K classes, P points.
 """
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor, cat, nn
 
@@ -82,7 +84,8 @@ class CoarseMaskHead(nn.Module):
         x = self.reduce(features).relu().flatten(1)
         x = self.fc2(self.fc1(x).relu()).relu()
         # With many classes the last layer's weights are most of the head: autocast would copy them at every call.
-        with torch.autocast(x.device.type, enabled=False):
+        device = x.device.type
+        with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
             logits = self.predictor(x.to(self.predictor.weight.dtype))
         return logits.view(-1, self.num_classes, self.side, self.side)
 
