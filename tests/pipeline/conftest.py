@@ -140,3 +140,16 @@ def results() -> list[Any]:
         for seed, (small, large) in enumerate([(33.0, 34.5), (32.5, 36.0), (36.25, 33.0)])
     ]
     return conv + point
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[Any, Any], tuple[Path, Path]]:
+    """``write(ground truth, results)``: both as JSON files, and their paths."""
+
+    def write(content: Any, results: Any) -> tuple[Path, Path]:
+        paths = tmp_path / "truth.json", tmp_path / "results.json"
+        for path, value in zip(paths, (content, results), strict=True):
+            path.write_text(json.dumps(value))
+        return paths
+
+    return write

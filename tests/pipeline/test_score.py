@@ -28,17 +28,6 @@ def run(*arguments: str | Path) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-@pytest.fixture
-def write(tmp_path: Path) -> Callable[[Any, Any], tuple[Path, Path]]:
-    def write(content: Any, results: Any) -> tuple[Path, Path]:
-        paths = tmp_path / "truth.json", tmp_path / "results.json"
-        for path, value in zip(paths, (content, results), strict=True):
-            path.write_text(json.dumps(value))
-        return paths
-
-    return write
-
-
 @pytest.mark.parametrize(("command", "metric"), [("ap", coco_ap), ("boundary-ap", boundary_ap)])
 def test_json_is_one_object_and_nothing_else(
     write: Callable[..., tuple[Path, Path]], command: str, metric: Callable[..., dict[str, Any]]

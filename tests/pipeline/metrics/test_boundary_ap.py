@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -71,17 +70,6 @@ class Definition(COCOeval):
         crowd = np.array([entry["iscrowd"] for entry in objects])
         bands = coco_mask.iou(boundaries(found), boundaries(objects), crowd.tolist())
         return np.where(crowd, ious, np.minimum(ious, bands))
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Callable[[Any, Any], tuple[Path, Path]]:
-    def write(content: Any, results: Any) -> tuple[Path, Path]:
-        paths = tmp_path / "truth.json", tmp_path / "results.json"
-        for path, value in zip(paths, (content, results), strict=True):
-            path.write_text(json.dumps(value))
-        return paths
-
-    return write
 
 
 @pytest.mark.parametrize("seed", [0, 1])

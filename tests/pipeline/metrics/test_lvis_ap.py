@@ -1,6 +1,5 @@
 """AP* against numbers worked out by hand and against the lvis package on a view made by hand."""
 
-import json
 import math
 import subprocess
 import sys
@@ -31,17 +30,6 @@ from pipeline.metrics.errors import PredictionError
 from pipeline.metrics.lvis_ap import ap_star
 
 NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Callable[[Any, Any], tuple[Path, Path]]:
-    def write(content: Any, results: Any) -> tuple[Path, Path]:
-        paths = tmp_path / "lvis.json", tmp_path / "results.json"
-        for path, value in zip(paths, (content, results), strict=True):
-            path.write_text(json.dumps(value))
-        return paths
-
-    return write
 
 
 def official(truth: Path, results: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
