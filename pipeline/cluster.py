@@ -3,16 +3,19 @@
 import logging
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from pipeline.config import ClusterConfig
 from pipeline.errors import UserError
+
+SHUTDOWN_SECONDS = 10.0
 
 
 @contextmanager
@@ -27,19 +30,33 @@ def connected(cluster: ClusterConfig) -> Iterator[None]:
     address = os.environ.get("RAY_ADDRESS")
     if address:
         ray.init(address=address, log_to_driver=True)
+        try:
+            yield
+        finally:
+            ray.shutdown()
     else:
-        # The dashboard, on loopback, is also what answers Ray Train's questions about its own actors.
-        ray.init(
-            address="local",
-            num_cpus=max(os.cpu_count() or 1, cluster.workers * cluster.cpus_per_worker),
-            include_dashboard=True,
-            dashboard_host="127.0.0.1",
-            log_to_driver=True,
-        )
+        with _local_ray(max(os.cpu_count() or 1, cluster.workers * cluster.cpus_per_worker)):
+            yield
+
+
+@contextmanager
+def _local_ray(cpus: int) -> Iterator[None]:
+    """A Ray of this machine; none of its processes outlives the block."""
+    process = psutil.Process()
+    others = set(process.children(recursive=True))
+    # The dashboard, on loopback, is also what answers Ray Train's questions about its own actors.
+    ray.init(address="local", num_cpus=cpus, include_dashboard=True, dashboard_host="127.0.0.1", log_to_driver=True)
     try:
         yield
     finally:
+        # Actors end by themselves once their node is gone, but only after `shutdown` has returned.
+        started = set(process.children(recursive=True)) - others
         ray.shutdown()
+        _, left = psutil.wait_procs(started, timeout=SHUTDOWN_SECONDS)
+        for straggler in left:
+            with suppress(psutil.NoSuchProcess):
+                straggler.kill()
+        psutil.wait_procs(left)
 
 
 def fit(
