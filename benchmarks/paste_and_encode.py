@@ -14,7 +14,7 @@ from measure import DETECTRON2, has_detectron2, measure, parser, report
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
-from pipeline.evaluation import encode_region
+from pipeline.evaluation.instances import encode_region
 from pointrend.paste import paste_masks
 
 

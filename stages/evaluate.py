@@ -3,7 +3,7 @@
 import argparse
 
 from pipeline.config import annotation_files
-from pipeline.evaluation import evaluate_run
+from pipeline.evaluation.run import evaluate_run
 from pipeline.stage import Stage, run_stage
 from pipeline.tracking import Tracker, tracking_uri
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipeline.config import RenderingConfig
 from pipeline.data.coco import Category
-from pipeline.evaluation import ResultsWriter, encode_region, predict_image
+from pipeline.evaluation.instances import ResultsWriter, encode_region, predict_image
 from pointrend import build_model
 from pointrend.instance import MaskRCNN
 from pointrend.paste import paste_masks

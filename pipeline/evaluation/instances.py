@@ -1,10 +1,9 @@
-"""The `evaluate` step: one detector pass per image, every setting of the run rendered from it, then AP.
+"""Predictions of instance models: one detector pass per image, every setting of the run rendered from it.
 
 Shape letters: R regions, M the side of a region mask, H W rows and columns of an image.
 """
 
 import json
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,16 +13,11 @@ import torch
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
-from pipeline.config import EvaluationConfig, RenderingConfig, RunConfig
+from pipeline.config import RenderingConfig
 from pipeline.data.coco import Category
 from pipeline.data.dataset import EvaluationImages
-from pipeline.data.manifest import read_prepared
-from pipeline.files import atomic_file, atomic_folder, write_json
-from pipeline.metrics.coco_ap import coco_ap
+from pipeline.files import atomic_file
 from pipeline.progress import progress
-from pipeline.tracking import Tracker
-from pipeline.training.run import build_run_model
-from pointrend import load_weights
 from pointrend.instance import MaskRCNN
 from pointrend.paste import mask_runs
 from pointrend.points import Size
@@ -110,61 +104,3 @@ def write_predictions(
 def _each(images: EvaluationImages) -> Iterator[tuple[int, Tensor]]:
     for index in range(len(images)):
         yield images[index]
-
-
-def evaluate_run(
-    config: RunConfig,
-    settings: EvaluationConfig,
-    *,
-    prepared: Path,
-    images: Path,
-    annotations: Path,
-    trained: Path,
-    output: Path,
-    metrics: Path,
-    tracker: Tracker,
-) -> None:
-    """Predicts, scores and logs every setting of a run.
-
-    Args:
-        config: the run.
-        settings: how to evaluate it.
-        prepared: the prepared dataset.
-        images: the folder that its file names are relative to.
-        annotations: the val split's COCO file, to score against.
-        trained: the output of the run's training.
-        output: the folder of predictions to write.
-        metrics: the JSON file of metrics and MLflow run ids to write.
-        tracker: where the evaluations are logged, nested in the training's run.
-    """
-    dataset = read_prepared(prepared)
-    model = build_run_model(config, len(dataset.categories), pretrained=False)
-    load_weights(model, trained / "model.safetensors")
-    training = json.loads((trained / "train.json").read_text())
-    if torch.cuda.is_available():
-        model.cuda()
-    scores: dict[str, dict[str, Any]] = {}
-    with atomic_folder(output) as folder:
-        write_predictions(
-            model,
-            EvaluationImages(dataset, images),
-            settings.root,
-            dataset.categories,
-            folder,
-            f"evaluate {config.run}",
-        )
-        for name, setting in settings.root.items():
-            ap = coco_ap(annotations, predictions_file(folder, name))
-            # JSON and MLflow have numbers only: what is not defined here (no small objects, say) is left out.
-            ap = {key: value for key, value in ap.items() if not math.isnan(value)}
-            run_id = tracker.add_evaluation(
-                training["mlflow_run_id"],
-                f"{config.run} {name}",
-                setting,
-                ap,
-                {"kind": "evaluation", "experiment": config.experiment, "evaluation": name},
-            )
-            # On the training's run too: comparing trainings then shows losses and AP together.
-            tracker.log_metrics(training["mlflow_run_id"], [(f"{key}_{name}", value, 0) for key, value in ap.items()])
-            scores[name] = {"mlflow_run_id": run_id, **{key: round(value, 4) for key, value in ap.items()}}
-    write_json(metrics, {"run": config.run, "mlflow_run_id": training["mlflow_run_id"], "evaluations": scores})
