@@ -18,6 +18,7 @@ def main() -> None:
     evaluate_run(
         config,
         stage.evaluation(name),
+        stage.project.cluster(stage.params.cluster),
         prepared=stage.outputs.prepared(config.dataset),
         images=stage.dataset_root(config.dataset),
         annotations=stage.root / annotation_files(config.dataset, dataset, stage.params.data_root)[1],

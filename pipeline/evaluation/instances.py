@@ -4,7 +4,7 @@ Shape letters: R regions, M the side of a region mask, H W rows and columns of a
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
@@ -13,11 +13,15 @@ import torch
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
-from pipeline.config import RenderingConfig
+from pipeline.config import EvaluationConfig, RenderingConfig, RunConfig
 from pipeline.data.coco import Category
 from pipeline.data.dataset import EvaluationImages
+from pipeline.data.manifest import read_prepared
+from pipeline.errors import UserError
+from pipeline.evaluation.workers import prefetched
 from pipeline.files import atomic_file
-from pipeline.progress import progress
+from pipeline.training.run import build_run_model
+from pointrend import load_weights
 from pointrend.instance import MaskRCNN
 from pointrend.paste import mask_runs
 from pointrend.points import Size
@@ -60,6 +64,10 @@ def predictions_file(folder: Path, setting: str) -> Path:
     return folder / f"predictions_{setting}.json"
 
 
+class IncompletePredictionsError(UserError):
+    """Predictions that lack an image, or have one twice."""
+
+
 class ResultsWriter:
     """A COCO results file, written as the results come: memory does not grow with the number of images."""
 
@@ -77,30 +85,72 @@ class ResultsWriter:
         self._stream.write("\n]\n")
 
 
-def write_predictions(
-    model: MaskRCNN,
-    images: EvaluationImages,
-    settings: Mapping[str, RenderingConfig],
-    categories: list[Category],
-    folder: Path,
-    label: str,
-) -> None:
-    """Writes the predictions of every setting for all images into a folder."""
-    model.eval()
-    device = next(model.parameters()).device
-    with ExitStack() as stack:
-        writers = {
-            name: ResultsWriter(stack.enter_context(atomic_file(predictions_file(folder, name)))) for name in settings
-        }
-        bar = stack.enter_context(progress(label, len(images)))
-        for image_id, image in _each(images):
-            for name, results in predict_image(model, image_id, image.to(device), settings, categories).items():
-                writers[name].add(results)
-            bar.advance()
-        for writer in writers.values():
-            writer.close()
+def _part_file(folder: Path, setting: str) -> Path:
+    return folder / f"{setting}.jsonl"
 
 
-def _each(images: EvaluationImages) -> Iterator[tuple[int, Tensor]]:
-    for index in range(len(images)):
-        yield images[index]
+class InstancePredictor:
+    """A run's predictions, a chunk of images at a time, for :func:`pipeline.evaluation.workers.predict_in_chunks`.
+
+    Args:
+        config: the run.
+        settings: its evaluations.
+        prepared: the prepared dataset.
+        images: the folder that its file names are relative to.
+        weights: of the run.
+        device: where to predict.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        settings: EvaluationConfig,
+        prepared: Path,
+        images: Path,
+        weights: Path,
+        device: torch.device,
+    ) -> None:
+        dataset = read_prepared(prepared)
+        model = build_run_model(config, len(dataset.categories), pretrained=False)
+        load_weights(model, weights)
+        self._model = model.to(device).eval()
+        self._settings, self._device, self._categories = settings.root, device, dataset.categories
+        self._images = EvaluationImages(dataset, images)
+
+    def __call__(self, chunk: range, folder: Path) -> None:
+        """Writes one file for each setting, with a line ``[image id, results]`` for each image of the chunk."""
+        with ExitStack() as stack:
+            files = {
+                name: stack.enter_context(_part_file(folder, name).open("w", encoding="utf-8"))
+                for name in self._settings
+            }
+            for image_id, image in prefetched(self._images, chunk):
+                found = predict_image(self._model, image_id, image.to(self._device), self._settings, self._categories)
+                for name, results in found.items():
+                    files[name].write(json.dumps([image_id, results]) + "\n")
+
+
+def merge_predictions(parts: Iterable[Path], setting: str, image_ids: Iterable[int], path: Path) -> None:
+    """Writes the COCO results file of a setting; memory does not grow with the number of images.
+
+    Args:
+        parts: the folders that :class:`InstancePredictor` has filled, in the order of the images.
+        setting: the evaluation.
+        image_ids: the images that must be there, in order.
+        path: the file.
+
+    Raises:
+        IncompletePredictionsError: unless every image is there exactly once.
+    """
+    expected = iter(image_ids)
+    with atomic_file(path) as stream:
+        writer = ResultsWriter(stream)
+        for part in parts:
+            with _part_file(part, setting).open(encoding="utf-8") as lines:
+                for image_id, results in map(json.loads, lines):
+                    if image_id != (awaited := next(expected, None)):
+                        raise IncompletePredictionsError(f"{part}, {setting}: image {image_id}, expected {awaited}")
+                    writer.add(results)
+        if (awaited := next(expected, None)) is not None:
+            raise IncompletePredictionsError(f"{path.name}: no predictions for image {awaited} and those after it")
+        writer.close()

@@ -1,25 +1,59 @@
 """The `evaluate` step: predictions of every setting of a run, then their scores."""
 
+import functools
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from pipeline.config import EvaluationConfig, RunConfig
-from pipeline.data.dataset import EvaluationImages
+from pipeline.config import ClusterConfig, EvaluationConfig, RunConfig
 from pipeline.data.manifest import read_prepared
-from pipeline.evaluation.instances import predictions_file, write_predictions
+from pipeline.evaluation.instances import InstancePredictor, merge_predictions, predictions_file
 from pipeline.evaluation.scoring import score_predictions
+from pipeline.evaluation.workers import predict_in_chunks
 from pipeline.files import atomic_folder, write_json
 from pipeline.tracking import Tracker
-from pipeline.training.run import build_run_model
-from pointrend import load_weights
+
+
+def predict_instances(
+    config: RunConfig,
+    settings: EvaluationConfig,
+    cluster: ClusterConfig,
+    *,
+    prepared: Path,
+    images: Path,
+    weights: Path,
+    output: Path,
+) -> None:
+    """Writes the COCO results of every setting of a run into an existing folder: the same however many workers.
+
+    Args:
+        config: the run.
+        settings: how to evaluate it.
+        cluster: where.
+        prepared: the prepared dataset.
+        images: the folder that its file names are relative to.
+        weights: of the run.
+        output: the folder; every worker must be able to reach it, and the others.
+
+    Raises:
+        LostWorkerError: when a worker's restarts are used up.
+        OSError: for an image that cannot be read.
+    """
+    image_ids = read_prepared(prepared).manifest("val")["id"].to_pylist()
+    build = functools.partial(
+        InstancePredictor, config, settings, prepared.resolve(), images.resolve(), weights.resolve()
+    )
+    with tempfile.TemporaryDirectory(dir=output, prefix=".chunks-") as chunks:
+        parts = predict_in_chunks(build, len(image_ids), Path(chunks), cluster, f"evaluate {config.run}")
+        for name in settings.root:
+            merge_predictions(parts, name, image_ids, predictions_file(output, name))
 
 
 def evaluate_run(
     config: RunConfig,
     settings: EvaluationConfig,
+    cluster: ClusterConfig,
     *,
     prepared: Path,
     images: Path,
@@ -34,6 +68,7 @@ def evaluate_run(
     Args:
         config: the run.
         settings: how to evaluate it.
+        cluster: where to predict.
         prepared: the prepared dataset.
         images: the folder that its file names are relative to.
         annotations: the val split's COCO file, to score against.
@@ -42,21 +77,17 @@ def evaluate_run(
         metrics: the JSON file of metrics and MLflow run ids to write.
         tracker: where the evaluations are logged, nested in the training's run.
     """
-    dataset = read_prepared(prepared)
-    model = build_run_model(config, len(dataset.categories), pretrained=False)
-    load_weights(model, trained / "model.safetensors")
     training = json.loads((trained / "train.json").read_text())
-    if torch.cuda.is_available():
-        model.cuda()
     scores: dict[str, dict[str, Any]] = {}
     with atomic_folder(output) as folder:
-        write_predictions(
-            model,
-            EvaluationImages(dataset, images),
-            settings.root,
-            dataset.categories,
-            folder,
-            f"evaluate {config.run}",
+        predict_instances(
+            config,
+            settings,
+            cluster,
+            prepared=prepared,
+            images=images,
+            weights=trained / "model.safetensors",
+            output=folder,
         )
         for name, setting in settings.root.items():
             ap = score_predictions(annotations, predictions_file(folder, name))
