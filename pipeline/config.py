@@ -24,8 +24,10 @@ from pydantic import (
     model_validator,
 )
 
+from pipeline.data.labels import LabelTable
 from pipeline.errors import UserError
-from pointrend.specs import FOUR_CONV_SIDE, PointSampling, Rendering, list_models
+from pipeline.storage import is_remote, join
+from pointrend.specs import FOUR_CONV_SIDE, PointSampling, Rendering, Task, list_models
 
 
 class ConfigError(UserError, ValueError):
@@ -49,22 +51,77 @@ class CocoSplit(Strict):
     num_images: PositiveInt | None = Field(None, description="how many images the split must have")
 
 
-class CocoDataset(Strict):
+class LvisSource(Strict):
+    """LVIS annotations of a COCO dataset's val images, which AP* is measured on."""
+
+    root: str
+    annotations: str
+    num_images: PositiveInt | None = Field(None, description="how many of the val images it must have")
+    synsets: dict[str, str] | None = Field(None, description="LVIS's synset of each category; by default COCO's own 80")
+
+
+class LabelSplit(Strict):
+    """One split of images and label PNGs; folders are relative to the dataset's root."""
+
+    images: str
+    labels: str
+    num_images: PositiveInt | None = Field(None, description="how many images the split must have")
+
+
+class DatasetFolder(Strict):
+    """What all datasets have in common."""
+
+    root: str = Field(description="relative to the data root, or absolute")
+    synthetic: bool = Field(False, description="drawn by the generate stage as configs/synthetic/<root>.yaml says")
+    obtain: str = Field("", description="how to get the raw files; shown where they are missing")
+
+
+class CocoDataset(DatasetFolder):
     """Any dataset in COCO's instances format."""
 
     source: Literal["coco"]
-    root: str = Field(description="relative to the data root, or absolute")
     train: CocoSplit
     val: CocoSplit
+    lvis: LvisSource | None = None
     invalid_annotations: Literal["error", "drop"] = Field(
         "error", description="what to do with polygons of fewer than three points and boxes without area"
     )
 
 
-class SyntheticDataset(Strict):
-    """Images drawn by :mod:`pipeline.data.synthetic`, written as a COCO-instances dataset."""
+class CityscapesDataset(DatasetFolder):
+    """A tree laid out as Cityscapes': its eight object classes as instances, or its 19 classes as labels."""
 
-    source: Literal["synthetic"]
+    source: Literal["cityscapes"]
+    task: Task
+    train: LabelSplit
+    val: LabelSplit
+
+
+class LabelDataset(DatasetFolder):
+    """A folder of images and one of label PNGs, each under its image's path."""
+
+    source: Literal["labels"]
+    train: LabelSplit
+    val: LabelSplit
+    classes: Annotated[dict[str, NonNegativeInt], Field(min_length=1)] = Field(description="label id by class name")
+    ignored: list[NonNegativeInt] = Field([255], description="label ids of pixels that count nowhere")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        self.table()
+        return self
+
+    def table(self) -> LabelTable:
+        return LabelTable(tuple(self.classes), tuple(self.classes.values()), tuple(self.ignored))
+
+
+DatasetConfig = Annotated[CocoDataset | CityscapesDataset | LabelDataset, Field(discriminator="source")]
+
+
+class ShapesConfig(Strict):
+    """Shapes drawn by :mod:`pipeline.data.synthetic`, as a COCO-instances dataset."""
+
+    draws: Literal["shapes"]
     train_images: PositiveInt
     val_images: PositiveInt
     image_size: PositiveInt
@@ -73,7 +130,7 @@ class SyntheticDataset(Strict):
     seed: NonNegativeInt
 
 
-DatasetConfig = Annotated[CocoDataset | SyntheticDataset, Field(discriminator="source")]
+SyntheticConfig = ShapesConfig
 
 
 class CocoSynset(Strict):
@@ -244,10 +301,15 @@ class ClusterConfig(Strict):
 
 
 class DatasetParams(Strict):
-    """The annotation files of a dataset, which DVC watches."""
+    """A dataset's raw annotations, which DVC watches.
+
+    A stage has the same number of dependencies for every dataset, so what a dataset does not have is another of its
+    files again; of raw files behind a URI, the dataset's configuration stands in.
+    """
 
     train: str
     val: str
+    lvis: str
 
 
 class RunParams(Strict):
@@ -319,8 +381,8 @@ def load(schema: type[T], path: Path) -> T:
     return _validate(TypeAdapter(schema), path)
 
 
-def load_dataset(path: Path) -> CocoDataset | SyntheticDataset:
-    """As :func:`load`, for a dataset's file: its ``source`` says which of the two it is."""
+def load_dataset(path: Path) -> DatasetConfig:
+    """As :func:`load`, for a dataset's file: its ``source`` says which kind it is."""
     # The tag of a discriminated union is the first part of an error's location, but no key of the file.
     return _validate(TypeAdapter(DatasetConfig), path, tagged=True)
 
@@ -379,8 +441,14 @@ class Project:
             raise ConfigError(f"{path}: no such file; `pointrend select demo` writes one")
         return load(Params, path)
 
-    def dataset(self, name: str) -> CocoDataset | SyntheticDataset:
-        return load_dataset(self.configs / "datasets" / f"{name}.yaml")
+    def dataset(self, name: str) -> DatasetConfig:
+        return load_dataset(self._dataset_file(name))
+
+    def _dataset_file(self, name: str) -> Path:
+        return self.configs / "datasets" / f"{name}.yaml"
+
+    def synthetic(self, name: str) -> SyntheticConfig:
+        return load(SyntheticConfig, self.configs / "synthetic" / f"{name}.yaml")
 
     def model(self, name: str) -> ModelConfig:
         return load(ModelConfig, self.configs / "models" / f"{name}.yaml")
@@ -463,12 +531,8 @@ class Project:
             scale=scale,
             data_root=data_root,
             cluster=cluster,
-            synthetic=sorted(name for name, d in datasets.items() if isinstance(d, SyntheticDataset)),
-            datasets={
-                name: DatasetParams(train=str(train), val=str(val))
-                for name, dataset in sorted(datasets.items())
-                for train, val in [annotation_files(name, dataset, data_root)]
-            },
+            synthetic=sorted({dataset.root for dataset in datasets.values() if dataset.synthetic}),
+            datasets={name: self._watched(name, dataset, data_root) for name, dataset in sorted(datasets.items())},
             runs={
                 f"{name}-{seed}": RunParams(dataset=experiment.dataset, experiment=name, seed=seed)
                 for name, experiment in experiments.items()
@@ -476,27 +540,18 @@ class Project:
             },
         )
 
-
-def coco_layout(name: str, dataset: CocoDataset | SyntheticDataset) -> CocoDataset:
-    """Where a dataset lies once its raw files exist: the synthetic ones are COCO datasets of a known layout."""
-    if isinstance(dataset, CocoDataset):
-        return dataset
-    return CocoDataset(
-        source="coco",
-        root=name,
-        train=CocoSplit(
-            annotations="annotations/instances_train.json", images="train", num_images=dataset.train_images
-        ),
-        val=CocoSplit(annotations="annotations/instances_val.json", images="val", num_images=dataset.val_images),
-    )
-
-
-def dataset_root(name: str, dataset: CocoDataset | SyntheticDataset, data_root: str) -> Path:
-    """The folder of a dataset's raw files."""
-    return Path(data_root) / coco_layout(name, dataset).root
-
-
-def annotation_files(name: str, dataset: CocoDataset | SyntheticDataset, data_root: str) -> tuple[Path, Path]:
-    """The annotation files of the train and val split."""
-    layout, root = coco_layout(name, dataset), dataset_root(name, dataset, data_root)
-    return root / layout.train.annotations, root / layout.val.annotations
+    def _watched(self, name: str, dataset: DatasetConfig, data_root: str) -> DatasetParams:
+        if is_remote(join(data_root, dataset.root)):
+            if dataset.synthetic:
+                raise ConfigError(
+                    f"{self._dataset_file(name)}: is drawn here; {data_root} is no folder of this machine"
+                )
+            file = str(self._dataset_file(name).relative_to(self.root))
+            return DatasetParams(train=file, val=file, lvis=file)
+        root = Path(join(data_root, dataset.root))
+        if not isinstance(dataset, CocoDataset):
+            val = str(root / dataset.val.labels)
+            return DatasetParams(train=str(root / dataset.train.labels), val=val, lvis=val)
+        val = str(root / dataset.val.annotations)
+        lvis = str(Path(join(data_root, dataset.lvis.root)) / dataset.lvis.annotations) if dataset.lvis else val
+        return DatasetParams(train=str(root / dataset.train.annotations), val=val, lvis=lvis)

@@ -7,18 +7,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from pipeline.config import (
-    CocoDataset,
-    EvaluationConfig,
-    Params,
-    Project,
-    RunConfig,
-    SyntheticDataset,
-    dataset_root,
-    load,
-    load_dataset,
-)
+from pipeline.config import DatasetConfig, EvaluationConfig, Params, Project, RunConfig, load, load_dataset
 from pipeline.errors import UserError
+from pipeline.storage import Storage, is_remote, join
 
 
 class Outputs:
@@ -58,11 +49,18 @@ class Stage:
     def evaluation(self, name: str) -> EvaluationConfig:
         return load(EvaluationConfig, self.outputs.config("evaluate", name))
 
-    def dataset(self, name: str) -> CocoDataset | SyntheticDataset:
+    def dataset(self, name: str) -> DatasetConfig:
         return load_dataset(self.outputs.config("datasets", name))
 
-    def dataset_root(self, name: str) -> Path:
-        return self.root / dataset_root(name, self.dataset(name), self.params.data_root)
+    @property
+    def data_root(self) -> str:
+        """The folder or URI of all raw data."""
+        root = self.params.data_root
+        return root if is_remote(root) else str(self.root / root)
+
+    def images(self, dataset: str) -> Storage:
+        """What the file names of a dataset's manifests are relative to."""
+        return Storage(join(self.data_root, self.dataset(dataset).root))
 
 
 def run_stage(main: Callable[[], None]) -> None:

@@ -5,6 +5,7 @@ Shape letters: R regions, H W rows and columns.
 
 import colorsys
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -23,14 +24,19 @@ def read_picture(path: Path, *, upright: bool = False) -> Tensor:
     Raises:
         OSError: naming the file, if it is missing, truncated or no image.
     """
+    return decode_picture(path, str(path), upright=upright)
+
+
+def decode_picture(file: Path | IO[bytes], name: str, *, upright: bool = False) -> Tensor:
+    """As :func:`read_picture`, from an open file too; ``name`` is what an error calls it."""
     try:
-        with Image.open(path) as file:
-            picture: Image.Image = ImageOps.exif_transpose(file) if upright else file
+        with Image.open(file) as opened:
+            picture: Image.Image = ImageOps.exif_transpose(opened) if upright else opened
             if picture.mode.startswith("I;16"):  # Pillow would cut 16 bits off at 255
                 picture = Image.fromarray((np.asarray(picture) / 257).round().astype(np.uint8))
             pixels = np.array(picture.convert("RGB"))
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise OSError(f"{path}: not a readable picture ({error})") from error
+        raise OSError(f"{name}: not a readable picture ({error})") from error
     return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
 
 

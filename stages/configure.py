@@ -7,8 +7,10 @@ from pipeline.stage import Stage, run_stage
 def main() -> None:
     stage = Stage()
     with atomic_folder(stage.outputs.root / "config") as folder:
-        for kind in ("datasets", "train", "evaluate"):
+        for kind in ("synthetic", "datasets", "train", "evaluate"):
             (folder / kind).mkdir()
+        for name in stage.params.synthetic:
+            (folder / "synthetic" / f"{name}.json").write_text(stage.project.synthetic(name).model_dump_json(indent=1))
         for name in stage.params.datasets:
             (folder / "datasets" / f"{name}.json").write_text(stage.project.dataset(name).model_dump_json(indent=1))
         for name, params in stage.params.runs.items():

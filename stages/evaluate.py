@@ -2,7 +2,6 @@
 
 import argparse
 
-from pipeline.config import annotation_files
 from pipeline.evaluation.run import evaluate_run
 from pipeline.stage import Stage, run_stage
 from pipeline.tracking import Tracker, tracking_uri
@@ -14,14 +13,12 @@ def main() -> None:
     name = parser.parse_args().run
     stage = Stage()
     config = stage.run(name)
-    dataset = stage.dataset(config.dataset)
     evaluate_run(
         config,
         stage.evaluation(name),
         stage.project.cluster(stage.params.cluster),
         prepared=stage.outputs.prepared(config.dataset),
-        images=stage.dataset_root(config.dataset),
-        annotations=stage.root / annotation_files(config.dataset, dataset, stage.params.data_root)[1],
+        images=stage.images(config.dataset),
         trained=stage.outputs.trained(name),
         output=stage.outputs.predictions(name),
         metrics=stage.outputs.metrics(name),

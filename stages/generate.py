@@ -2,7 +2,7 @@
 
 import argparse
 
-from pipeline.config import ConfigError, SyntheticDataset
+from pipeline.config import SyntheticConfig, load
 from pipeline.data.synthetic import SyntheticSpec, generate
 from pipeline.progress import progress
 from pipeline.stage import Stage, run_stage
@@ -13,12 +13,10 @@ def main() -> None:
     parser.add_argument("--dataset", required=True)
     name = parser.parse_args().dataset
     stage = Stage()
-    config = stage.dataset(name)
-    if not isinstance(config, SyntheticDataset):
-        raise ConfigError(f"{stage.project.configs / 'datasets' / name}.yaml: not a synthetic dataset")
-    spec = SyntheticSpec(**config.model_dump(exclude={"source"}))
+    config = load(SyntheticConfig, stage.outputs.config("synthetic", name))
+    spec = SyntheticSpec(**config.model_dump(exclude={"draws"}))
     with progress(f"generate {name}", spec.train_images + spec.val_images) as bar:
-        generate(spec, stage.dataset_root(name), on_image=bar.advance)
+        generate(spec, stage.root / stage.params.data_root / name, on_image=bar.advance)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import argparse
 
-from pipeline.config import coco_layout
 from pipeline.data.prepare import prepare
 from pipeline.progress import progress
 from pipeline.stage import Stage, run_stage
@@ -14,9 +13,10 @@ def main() -> None:
     name = parser.parse_args().dataset
     stage = Stage()
     prepare(
-        coco_layout(name, stage.dataset(name)),
-        stage.dataset_root(name),
+        stage.dataset(name),
+        stage.data_root,
         stage.outputs.prepared(name),
+        stage.root / ".pointrend" / "known_pictures.parquet",
         progress(f"check {name}", None),
     )
 

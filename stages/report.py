@@ -1,7 +1,7 @@
 """Writes the report from the runs that MLflow has."""
 
-from pipeline.config import annotation_files, coco_layout
-from pipeline.report.build import ValImages, build_report
+from pipeline.data.manifest import read_prepared
+from pipeline.report.build import ReportedDataset, build_report
 from pipeline.report.results import read_results
 from pipeline.stage import Stage, run_stage
 from pipeline.tracking import Tracker, tracking_uri
@@ -12,18 +12,15 @@ def main() -> None:
     uri = tracking_uri(stage.root)
     tracker = Tracker(uri, f"pointrend-{stage.params.scale}", stage.root / "mlartifacts")
     outputs = stage.outputs.root
-    val_images = {}
-    for name in stage.params.datasets:
-        dataset = stage.dataset(name)
-        val_images[name] = ValImages(
-            stage.root / annotation_files(name, dataset, stage.params.data_root)[1],
-            stage.dataset_root(name) / coco_layout(name, dataset).val.images,
-        )
+    datasets = {
+        name: ReportedDataset(read_prepared(stage.outputs.prepared(name)), stage.images(name))
+        for name in stage.params.datasets
+    }
     build_report(
         stage.params,
         {name: stage.project.table(name) for name in stage.project.table_names()},
         read_results(stage.params, outputs / "metrics", outputs / "train", tracker),
-        val_images,
+        datasets,
         outputs / "predictions",
         stage.root / "reports" / stage.params.scale,
         uri,

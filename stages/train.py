@@ -15,7 +15,7 @@ def main() -> None:
     config = stage.run(name)
     workplace = Workplace(
         prepared=stage.outputs.prepared(config.dataset),
-        images=stage.dataset_root(config.dataset),
+        images=stage.images(config.dataset),
         storage=stage.root / ".pointrend" / "runs",
         output=stage.outputs.trained(name),
     )

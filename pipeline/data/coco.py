@@ -7,15 +7,15 @@ import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from PIL import Image
 from pycocotools import mask as coco_mask
 
+from pipeline.data.pictures import KnownPictures, check_pictures
 from pipeline.errors import UserError
+from pipeline.storage import Storage
 
 MAX_LISTED = 20
 MAX_COORDINATE = 1e6  # pixels
@@ -24,15 +24,19 @@ MAX_COORDINATE = 1e6  # pixels
 class DatasetError(UserError, ValueError):
     """A dataset that cannot be used; the message lists what is wrong with it."""
 
-    def __init__(self, where: Path, problems: Sequence[str]) -> None:
+    def __init__(self, where: Path | str, problems: Sequence[str], remedy: str = "") -> None:
         shown = list(problems[:MAX_LISTED])
         if len(problems) > MAX_LISTED:
             shown.append(f"... and {len(problems) - MAX_LISTED} more")
-        super().__init__(f"{where}: {len(problems)} problem(s)\n" + "\n".join(f"  {line}" for line in shown))
-        self.where, self.problems = where, list(problems)
+        super().__init__(
+            f"{where}: {len(problems)} problem(s)\n"
+            + "\n".join(f"  {line}" for line in shown)
+            + (f"\n{remedy}" if remedy else "")
+        )
+        self.where, self.problems, self.remedy = where, list(problems), remedy
 
-    def __reduce__(self) -> tuple[type["DatasetError"], tuple[Path, list[str]]]:
-        return DatasetError, (self.where, self.problems)
+    def __reduce__(self) -> tuple[type["DatasetError"], tuple[Path | str, list[str], str]]:
+        return DatasetError, (self.where, self.problems, self.remedy)
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,9 @@ class ImageRecord:
 
 
 @dataclass(frozen=True)
-class CocoSplitData:
+class InstanceSplit:
+    """One checked split; annotations that were dropped are listed as they would have been reported."""
+
     categories: list[Category]
     images: list[ImageRecord]
     dropped: list[str]
@@ -167,21 +173,6 @@ def _parse_annotation(raw: dict[str, Any], image: ImageRecord) -> Annotation:
     )
 
 
-def _check_image(path: Path, image: ImageRecord) -> str | None:
-    """What is wrong with an image file; None for a whole one of the annotated size."""
-    if not path.is_file():
-        return f"image {image.id}: no file {path}"
-    try:
-        with Image.open(path) as picture:
-            picture.load()
-            size = picture.size
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        return f"image {image.id}: {path} is truncated or no image ({error})"
-    if size != (image.width, image.height):
-        return f"image {image.id}: {path} is {size[0]}x{size[1]}, annotated as {image.width}x{image.height}"
-    return None
-
-
 def _load_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise DatasetError(path, ["no such annotation file"])
@@ -249,19 +240,21 @@ def duplicates(data: dict[str, Any]) -> list[str]:
 
 def read_coco(
     annotations: Path,
-    root: Path,
+    storage: Storage,
     images: str,
+    known: KnownPictures,
     *,
     num_images: int | None = None,
     invalid: Literal["error", "drop"] = "error",
     on_image: Callable[[], None] | None = None,
-) -> CocoSplitData:
+) -> InstanceSplit:
     """Reads one split and checks all of it: ids, masks, boxes and every image file.
 
     Args:
         annotations: the COCO instances JSON.
-        root: the dataset's root.
-        images: the folder of the images, relative to ``root``.
+        storage: the dataset's root.
+        images: the folder of the images in it.
+        known: the pictures that need no decoding.
         num_images: how many images there must be.
         invalid: whether unusable annotations (a polygon of fewer than three points, a box without area) are an
             error, or dropped and listed.
@@ -296,14 +289,18 @@ def read_coco(
             except _InvalidAnnotationError as error:
                 (problems if invalid == "error" else dropped).append(f"{where}: {error}")
 
-    with ThreadPoolExecutor() as pool:
-        for problem in pool.map(lambda image: _check_image(root / image.file_name, image), records.values()):
-            if problem is not None:
-                problems.append(problem)
-            if on_image is not None:
-                on_image()
+    checked = check_pictures(storage, [record.file_name for record in records.values()], known, on_image)
+    for record in records.values():
+        (height, width), problem = checked[record.file_name]
+        if problem:
+            problems.append(f"image {record.id}: {problem}")
+        elif (height, width) != (record.height, record.width):
+            problems.append(
+                f"image {record.id}: {storage.where(record.file_name)} is {width}x{height}, annotated as "
+                f"{record.width}x{record.height}"
+            )
     if problems:
         raise DatasetError(annotations, problems)
     for image_id, found in by_image.items():
         records[image_id].annotations.extend(found)
-    return CocoSplitData(categories, sorted(records.values(), key=lambda image: image.id), dropped)
+    return InstanceSplit(categories, sorted(records.values(), key=lambda image: image.id), dropped)

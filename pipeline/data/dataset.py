@@ -3,8 +3,8 @@
 Shape letters: G objects, H W rows and columns.
 """
 
+import io
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +18,8 @@ from torch.utils.data import Dataset
 from pipeline.data.manifest import PreparedDataset, Split
 from pipeline.data.samplers import Draw
 from pipeline.data.transforms import Target, augment
-from pointrend.drawing import read_picture
+from pipeline.storage import Storage
+from pointrend.drawing import decode_picture
 
 
 class Example(NamedTuple):
@@ -30,12 +31,12 @@ class Example(NamedTuple):
 class _ManifestImages:
     """The rows of a manifest, kept as Arrow: no Python object per annotation until an image is asked for."""
 
-    def __init__(self, prepared: PreparedDataset, split: Split, root: Path, *, only_with_objects: bool) -> None:
+    def __init__(self, prepared: PreparedDataset, split: Split, storage: Storage, *, only_with_objects: bool) -> None:
         table = prepared.manifest(split)
         if only_with_objects:
             table = table.filter(pa.array(_has_object(table)))
         self._table = table.combine_chunks()
-        self._root = root
+        self._storage = storage
         self._labels = {category.id: label for label, category in enumerate(prepared.categories, start=1)}
 
     def __len__(self) -> int:
@@ -45,7 +46,8 @@ class _ManifestImages:
         return self._table.slice(index, 1).to_pylist()[0]
 
     def image(self, row: dict) -> Tensor:
-        return read_picture(self._root / row["file_name"])
+        name = row["file_name"]
+        return decode_picture(io.BytesIO(self._storage.read(name)), self._storage.where(name))
 
     @property
     def wide(self) -> np.ndarray:
@@ -80,13 +82,13 @@ class TrainingImages(Dataset[Example]):
 
     Args:
         prepared: the dataset.
-        root: the folder that the manifest's file names are relative to.
+        storage: what the manifest's file names are relative to.
         min_sizes: shorter edges to choose from, in pixels.
         max_size: limit of the longer edge.
     """
 
-    def __init__(self, prepared: PreparedDataset, root: Path, min_sizes: Sequence[int], max_size: int) -> None:
-        self._images = _ManifestImages(prepared, "train", root, only_with_objects=True)
+    def __init__(self, prepared: PreparedDataset, storage: Storage, min_sizes: Sequence[int], max_size: int) -> None:
+        self._images = _ManifestImages(prepared, "train", storage, only_with_objects=True)
         self._min_sizes, self._max_size = tuple(min_sizes), max_size
 
     def __len__(self) -> int:
@@ -108,8 +110,8 @@ class TrainingImages(Dataset[Example]):
 class EvaluationImages(Dataset[tuple[int, Tensor]]):
     """Every image of the val split as it is, those without objects too: (image id, image (3, H, W))."""
 
-    def __init__(self, prepared: PreparedDataset, root: Path) -> None:
-        self._images = _ManifestImages(prepared, "val", root, only_with_objects=False)
+    def __init__(self, prepared: PreparedDataset, storage: Storage) -> None:
+        self._images = _ManifestImages(prepared, "val", storage, only_with_objects=False)
 
     def __len__(self) -> int:
         return len(self._images)

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from cityscapesscripts.helpers.labels import labels as cityscapes_labels
@@ -66,6 +67,10 @@ class LabelTable:
             )
         return classes
 
+    def check(self, ids: np.ndarray) -> None:
+        """Raises ValueError for label ids (H, W) with one that is outside the table."""
+        self.classes(ids)
+
 
 def _ranges(ids: Iterable[int]) -> str:
     """1, 2, 3, 7 as "1-3, 7"."""
@@ -99,7 +104,7 @@ def plain(num_classes: int) -> LabelTable:
     return LabelTable(names=tuple(map(str, range(num_classes))), ids=tuple(range(num_classes)), ignored=(255,))
 
 
-def read_picture(path: Path) -> Image.Image:
+def read_picture(path: Path | IO[bytes]) -> Image.Image:
     """A picture, read to its end.
 
     Raises:
@@ -113,7 +118,7 @@ def read_picture(path: Path) -> Image.Image:
     return picture
 
 
-def read_ids(path: Path) -> np.ndarray:
+def read_ids(path: Path | IO[bytes]) -> np.ndarray:
     """The ids (H, W) in a PNG of one channel; a palette's indices as they are.
 
     Raises:

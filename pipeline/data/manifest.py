@@ -1,28 +1,40 @@
 """Parquet manifests: what `prepare` hands to training and evaluation.
 
-A prepared dataset is a folder with ``train.parquet`` and ``val.parquet``, one row per image with its annotations as
-RLE, and ``dataset.json`` with the categories. Image files stay where they are.
+A prepared dataset is a folder with
+
+- ``dataset.json``: its task, its categories or its label table, and counts;
+- ``train.parquet`` and ``val.parquet``: one row per image, of instances with their masks as RLE, of semantic labels
+  with the name of their PNG; images and label PNGs stay where they are;
+- ``truth/``: what the val split is scored against, whole and on this machine: ``instances.json`` and, where the dataset
+  has LVIS annotations, their COCO-category view ``lvis.json``; Cityscapes' ``instanceIds`` PNGs; or label PNGs.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.data.coco import Category, CocoSplitData, DatasetError, ImageRecord
+from pipeline.data.coco import Category, DatasetError, ImageRecord
+from pipeline.data.label_files import LabelledImage
+from pipeline.data.labels import LabelTable
+from pointrend.specs import Task
 
 Split = Literal["train", "val"]
 
-SCHEMA = pa.schema(
+_IMAGE = [
+    ("id", pa.int64()),
+    ("file_name", pa.string()),
+    ("height", pa.int32()),
+    ("width", pa.int32()),
+]
+
+INSTANCE_SCHEMA = pa.schema(
     [
-        ("id", pa.int64()),
-        ("file_name", pa.string()),
-        ("height", pa.int32()),
-        ("width", pa.int32()),
+        *_IMAGE,
         (
             "annotations",
             pa.list_(
@@ -41,47 +53,91 @@ SCHEMA = pa.schema(
     ]
 )
 
+SEMANTIC_SCHEMA = pa.schema([*_IMAGE, ("label_file", pa.string())])
+
 
 @dataclass(frozen=True)
 class PreparedDataset:
-    """A checked dataset: categories, and the manifest of each split."""
+    """A checked dataset of either task: its classes, and the manifest of each split."""
 
     folder: Path
-    categories: list[Category]
+    classes: list[Category] | LabelTable
+
+    @property
+    def task(self) -> Task:
+        return "semantic" if isinstance(self.classes, LabelTable) else "instance"
+
+    @property
+    def categories(self) -> list[Category]:
+        """The categories of an instance dataset.
+
+        Raises:
+            DatasetError: for a semantic one.
+        """
+        if isinstance(self.classes, LabelTable):
+            raise DatasetError(self.folder, ["has semantic labels; expected a dataset of instances"])
+        return self.classes
+
+    @property
+    def labels(self) -> LabelTable:
+        """The label table of a semantic dataset.
+
+        Raises:
+            DatasetError: for one of instances.
+        """
+        if not isinstance(self.classes, LabelTable):
+            raise DatasetError(self.folder, ["has instances; expected a dataset of semantic labels"])
+        return self.classes
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes.names if isinstance(self.classes, LabelTable) else self.classes)
+
+    @property
+    def truth(self) -> Path:
+        """The folder that the val split is scored against."""
+        return self.folder / "truth"
 
     def manifest(self, split: Split) -> pa.Table:
         path = self.folder / f"{split}.parquet"
+        schema = SEMANTIC_SCHEMA if self.task == "semantic" else INSTANCE_SCHEMA
         try:
-            if not pq.read_schema(path).equals(SCHEMA):
+            if not pq.read_schema(path).equals(schema):
                 raise pa.ArrowInvalid("it has other columns")
-            return pq.read_table(path, schema=SCHEMA)
+            return pq.read_table(path, schema=schema)
         except (OSError, pa.ArrowInvalid) as error:
             problem = f"not a readable manifest; run `dvc repro` to prepare it again ({error})"
             raise DatasetError(path, [problem]) from error
 
 
-def write_manifest(images: Iterable[ImageRecord], path: Path) -> None:
-    """Writes one split's images, 1,000 rows to a row group."""
-    rows = [asdict(image) for image in images]
-    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), path, compression="zstd", row_group_size=1000)
+@dataclass(frozen=True)
+class SplitManifest:
+    """What is written of one split."""
+
+    images: Sequence[ImageRecord] | Sequence[LabelledImage]
+    dropped_annotations: Sequence[str] = ()
+
+    def summary(self) -> dict[str, Any]:
+        counts: dict[str, Any] = {"images": len(self.images)}
+        if instances := [image for image in self.images if isinstance(image, ImageRecord)]:
+            counts["annotations"] = sum(len(image.annotations) for image in instances)
+            counts["dropped_annotations"] = list(self.dropped_annotations)
+        return counts
 
 
-def write_prepared(folder: Path, splits: dict[Split, CocoSplitData]) -> None:
-    """Writes a prepared dataset into an existing folder."""
-    categories = splits["train"].categories
+def write_prepared(folder: Path, classes: list[Category] | LabelTable, splits: dict[Split, SplitManifest]) -> None:
+    """Writes manifests, 1,000 rows to a row group, and ``dataset.json`` into an existing folder."""
+    semantic = isinstance(classes, LabelTable)
     for split, data in splits.items():
-        write_manifest(data.images, folder / f"{split}.parquet")
-    summary = {
-        "categories": [asdict(category) for category in categories],
-        "splits": {
-            split: {
-                "images": len(data.images),
-                "annotations": sum(len(image.annotations) for image in data.images),
-                "dropped_annotations": data.dropped,
-            }
-            for split, data in splits.items()
-        },
-    }
+        table = pa.Table.from_pylist(
+            [asdict(image) for image in data.images], schema=SEMANTIC_SCHEMA if semantic else INSTANCE_SCHEMA
+        )
+        pq.write_table(table, folder / f"{split}.parquet", compression="zstd", row_group_size=1000)
+    summary: dict[str, Any] = {"splits": {split: data.summary() for split, data in splits.items()}}
+    if isinstance(classes, LabelTable):
+        summary |= {"task": "semantic", "labels": asdict(classes)}
+    else:
+        summary |= {"task": "instance", "categories": [asdict(category) for category in classes]}
     (folder / "dataset.json").write_text(json.dumps(summary, indent=1) + "\n")
 
 
@@ -94,7 +150,10 @@ def read_prepared(folder: Path) -> PreparedDataset:
     path = folder / "dataset.json"
     try:
         summary = json.loads(path.read_text())
-        categories = [Category(**category) for category in summary["categories"]]
+        if summary["task"] == "instance":
+            return PreparedDataset(folder, [Category(**category) for category in summary["categories"]])
+        table = summary["labels"]
+        names, ids, ignored = (tuple(table[key]) for key in ("names", "ids", "ignored"))
+        return PreparedDataset(folder, LabelTable(names, ids, ignored, table["truth_suffix"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DatasetError(path, [f"no prepared dataset; run `dvc repro` first ({error!r})"]) from error
-    return PreparedDataset(folder, categories)

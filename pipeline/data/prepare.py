@@ -1,39 +1,208 @@
-"""The `prepare` step: raw dataset -> checked Parquet manifests, whole or not at all."""
+"""The `prepare` step: raw dataset -> checked manifests and the truth to score against, whole or not at all."""
 
-from contextlib import AbstractContextManager
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
+from typing import TypeVar
 
-from pipeline.config import CocoDataset
-from pipeline.data.coco import CocoSplitData, DatasetError, read_coco
-from pipeline.data.manifest import Split, write_prepared
-from pipeline.files import atomic_folder
+from pipeline.config import (
+    CityscapesDataset,
+    CocoDataset,
+    CocoSynset,
+    DatasetConfig,
+    LabelDataset,
+    LabelSplit,
+    LvisSource,
+    SynsetTable,
+)
+from pipeline.data.cityscapes import CATEGORIES, INSTANCE_SUFFIX, instances
+from pipeline.data.coco import DatasetError, ImageRecord, InstanceSplit, read_coco
+from pipeline.data.label_files import LabelledImage, Pair, cityscapes_pairs, read_labels, same_path_pairs
+from pipeline.data.labels import CITYSCAPES, LabelTable
+from pipeline.data.lvis import coco_view
+from pipeline.data.manifest import Split, SplitManifest, write_prepared
+from pipeline.data.pictures import KnownPictures, known_pictures
+from pipeline.files import atomic_folder, write_json
 from pipeline.progress import Progress
+from pipeline.storage import Storage, StorageError, join
+
+SPLITS: tuple[Split, ...] = ("train", "val")
+
+T = TypeVar("T")
 
 
-def prepare(dataset: CocoDataset, root: Path, output: Path, progress: AbstractContextManager[Progress]) -> None:
-    """Checks both splits of a dataset and writes their manifests.
+@dataclass(frozen=True)
+class _Preparation:
+    """One dataset on its way from ``storage`` into ``folder``."""
+
+    storage: Storage
+    folder: Path
+    scratch: Path
+    known: KnownPictures
+    on_image: Callable[[], None]
+
+    def both(self, read: Callable[[Split], T]) -> dict[Split, T]:
+        """What ``read`` makes of each split.
+
+        Raises:
+            DatasetError: what is wrong with either, or with both.
+        """
+        found: dict[Split, T] = {}
+        errors: list[DatasetError] = []
+        for split in SPLITS:
+            try:
+                found[split] = read(split)
+            except DatasetError as error:
+                errors.append(error)
+        if len(errors) > 1:
+            raise DatasetError(self.storage.root, [f"{e.where}: {line}" for e in errors for line in e.problems])
+        if errors:
+            raise errors[0]
+        return found
+
+    def copy_truth(self, labels: str, files: Sequence[str]) -> None:
+        """Copies label files, under their paths below the folder ``labels``."""
+        for file in files:
+            self.storage.copy(file, self.folder / "truth" / file.removeprefix(f"{labels}/"))
+
+    def coco(self, dataset: CocoDataset, data_root: str) -> None:
+        def read(name: Split) -> InstanceSplit:
+            split = dataset.train if name == "train" else dataset.val
+            return read_coco(
+                self.fetch(self.storage, split.annotations),
+                self.storage,
+                split.images,
+                self.known,
+                num_images=split.num_images,
+                invalid=dataset.invalid_annotations,
+                on_image=self.on_image,
+            )
+
+        splits = self.both(read)
+        if splits["train"].categories != splits["val"].categories:
+            raise DatasetError(self.storage.root, ["the train and the val split have different categories"])
+        self.storage.copy(dataset.val.annotations, self.folder / "truth" / "instances.json")
+        if dataset.lvis is not None:
+            self.lvis(dataset.lvis, Storage(join(data_root, dataset.lvis.root)), splits["val"])
+        manifests = {name: SplitManifest(split.images, split.dropped) for name, split in splits.items()}
+        write_prepared(self.folder, splits["val"].categories, manifests)
+
+    def lvis(self, source: LvisSource, storage: Storage, val: InstanceSplit) -> None:
+        """Writes the COCO-category view of the LVIS annotations of the val images."""
+        file = self.fetch(storage, source.annotations)
+        view = coco_view(file, _synset_table(source.synsets, val, file) if source.synsets else None)
+        sizes = {image.id: (image.height, image.width) for image in val.images}
+        images = [image for image in view["images"] if image["id"] in sizes]
+        problems = [
+            f"image {image['id']}: {image['width']}x{image['height']}, but {size[1]}x{size[0]} in the dataset"
+            for image in images
+            if (size := sizes[image["id"]]) != (image["height"], image["width"])
+        ]
+        if len(images) != (source.num_images or len(images)) or not images:
+            problems.append(f"{len(images)} of the val images, expected {source.num_images or 'some'}")
+        if problems:
+            raise DatasetError(file, problems)
+        kept = {image["id"] for image in images}
+        annotations = [annotation for annotation in view["annotations"] if annotation["image_id"] in kept]
+        write_json(self.folder / "truth" / "lvis.json", {**view, "images": images, "annotations": annotations})
+
+    def cityscapes(self, dataset: CityscapesDataset) -> None:
+        def read(name: Split) -> list[ImageRecord]:
+            split = dataset.train if name == "train" else dataset.val
+            pairs = cityscapes_pairs(self.storage, split, INSTANCE_SUFFIX)
+            ids = count(1)
+            return [
+                ImageRecord(
+                    image.id,
+                    image.file_name,
+                    image.height,
+                    image.width,
+                    [replace(annotation, id=next(ids)) for annotation in annotations],
+                )
+                for image, annotations in read_labels(self.storage, split, pairs, self.known, instances, self.on_image)
+            ]
+
+        splits = self.both(read)
+        labels = dataset.val.labels
+        self.copy_truth(labels, [p.labels for p in cityscapes_pairs(self.storage, dataset.val, INSTANCE_SUFFIX)])
+        write_prepared(self.folder, CATEGORIES, {name: SplitManifest(images) for name, images in splits.items()})
+
+    def labels(
+        self,
+        dataset: CityscapesDataset | LabelDataset,
+        table: LabelTable,
+        find_pairs: Callable[[Storage, LabelSplit], list[Pair]],
+    ) -> None:
+        def read(name: Split) -> list[LabelledImage]:
+            split = dataset.train if name == "train" else dataset.val
+            pairs = find_pairs(self.storage, split)
+            found = read_labels(self.storage, split, pairs, self.known, table.check, self.on_image)
+            return [image for image, _ in found]
+
+        splits = self.both(read)
+        self.copy_truth(dataset.val.labels, [image.label_file for image in splits["val"]])
+        write_prepared(self.folder, table, {name: SplitManifest(images) for name, images in splits.items()})
+
+    def fetch(self, storage: Storage, file: str) -> Path:
+        """An annotation file as one of this machine, under its own name."""
+        try:
+            return storage.local(file, self.scratch)
+        except StorageError as error:
+            raise DatasetError(storage.where(file), [str(error)]) from error
+
+
+def prepare(
+    dataset: DatasetConfig,
+    data_root: str,
+    output: Path,
+    known: Path,
+    progress: AbstractContextManager[Progress],
+) -> None:
+    """Checks both splits of a dataset and writes what training and evaluation need of it.
 
     Args:
         dataset: the layout of the raw files.
-        root: the folder they lie in.
+        data_root: the folder or URI they lie in.
         output: the folder to write; replaced only when all is well.
+        known: the file that remembers, by their content, the pictures that were once found whole.
         progress: shows how many images have been checked.
 
     Raises:
-        DatasetError: listing all that is wrong with the first split that has problems, or with the two together.
+        DatasetError: listing all that is wrong with both splits, or with the two together.
+        StorageError: if the data root cannot be reached.
     """
-    splits: dict[Split, CocoSplitData] = {}
-    with progress as bar:
-        for name, split in (("train", dataset.train), ("val", dataset.val)):
-            splits[name] = read_coco(  # type: ignore[index]
-                root / split.annotations,
-                root,
-                split.images,
-                num_images=split.num_images,
-                invalid=dataset.invalid_annotations,
-                on_image=bar.advance,
-            )
-    if splits["train"].categories != splits["val"].categories:
-        raise DatasetError(root, ["the train and the val split have different categories"])
-    with atomic_folder(output) as temporary:
-        write_prepared(temporary, splits)
+    with ExitStack() as stack:
+        bar = stack.enter_context(progress)
+        preparation = _Preparation(
+            storage=Storage(join(data_root, dataset.root)),
+            known=stack.enter_context(known_pictures(known)),
+            folder=stack.enter_context(atomic_folder(output)),
+            scratch=Path(stack.enter_context(tempfile.TemporaryDirectory())),
+            on_image=bar.advance,
+        )
+        try:
+            if isinstance(dataset, CocoDataset):
+                preparation.coco(dataset, data_root)
+            elif isinstance(dataset, LabelDataset):
+                preparation.labels(dataset, dataset.table(), same_path_pairs)
+            elif dataset.task == "semantic":
+                preparation.labels(dataset, CITYSCAPES, _cityscapes_labels)
+            else:
+                preparation.cityscapes(dataset)
+        except DatasetError as error:
+            remedy = f"How to obtain this data: {dataset.obtain}" if dataset.obtain else ""
+            raise DatasetError(error.where, error.problems, remedy) from error
+
+
+def _cityscapes_labels(storage: Storage, split: LabelSplit) -> list[Pair]:
+    return cityscapes_pairs(storage, split, CITYSCAPES.truth_suffix)
+
+
+def _synset_table(synsets: dict[str, str], val: InstanceSplit, file: Path) -> SynsetTable:
+    ids = {category.name: category.id for category in val.categories}
+    if unknown := sorted(synsets.keys() - ids.keys()):
+        raise DatasetError(file, [f"the configuration has synsets of unknown categories: {', '.join(unknown)}"])
+    return SynsetTable([CocoSynset(id=ids[name], name=name, synset=synset) for name, synset in synsets.items()])

@@ -20,6 +20,7 @@ from pipeline.data.manifest import read_prepared
 from pipeline.errors import UserError
 from pipeline.evaluation.workers import prefetched
 from pipeline.files import atomic_file
+from pipeline.storage import Storage
 from pipeline.training.run import build_run_model
 from pointrend import load_weights
 from pointrend.instance import MaskRCNN
@@ -96,7 +97,7 @@ class InstancePredictor:
         config: the run.
         settings: its evaluations.
         prepared: the prepared dataset.
-        images: the folder that its file names are relative to.
+        images: what its file names are relative to.
         weights: of the run.
         device: where to predict.
     """
@@ -106,7 +107,7 @@ class InstancePredictor:
         config: RunConfig,
         settings: EvaluationConfig,
         prepared: Path,
-        images: Path,
+        images: Storage,
         weights: Path,
         device: torch.device,
     ) -> None:

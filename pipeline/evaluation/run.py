@@ -12,6 +12,7 @@ from pipeline.evaluation.instances import InstancePredictor, merge_predictions, 
 from pipeline.evaluation.scoring import score_predictions
 from pipeline.evaluation.workers import predict_in_chunks
 from pipeline.files import atomic_folder, write_json
+from pipeline.storage import Storage
 from pipeline.tracking import Tracker
 
 
@@ -21,7 +22,7 @@ def predict_instances(
     cluster: ClusterConfig,
     *,
     prepared: Path,
-    images: Path,
+    images: Storage,
     weights: Path,
     output: Path,
 ) -> None:
@@ -32,7 +33,7 @@ def predict_instances(
         settings: how to evaluate it.
         cluster: where.
         prepared: the prepared dataset.
-        images: the folder that its file names are relative to.
+        images: what its file names are relative to.
         weights: of the run.
         output: the folder; every worker must be able to reach it, and the others.
 
@@ -41,9 +42,7 @@ def predict_instances(
         OSError: for an image that cannot be read.
     """
     image_ids = read_prepared(prepared).manifest("val")["id"].to_pylist()
-    build = functools.partial(
-        InstancePredictor, config, settings, prepared.resolve(), images.resolve(), weights.resolve()
-    )
+    build = functools.partial(InstancePredictor, config, settings, prepared.resolve(), images, weights.resolve())
     with tempfile.TemporaryDirectory(dir=output, prefix=".chunks-") as chunks:
         parts = predict_in_chunks(build, len(image_ids), Path(chunks), cluster, f"evaluate {config.run}")
         for name in settings.root:
@@ -56,8 +55,7 @@ def evaluate_run(
     cluster: ClusterConfig,
     *,
     prepared: Path,
-    images: Path,
-    annotations: Path,
+    images: Storage,
     trained: Path,
     output: Path,
     metrics: Path,
@@ -70,8 +68,7 @@ def evaluate_run(
         settings: how to evaluate it.
         cluster: where to predict.
         prepared: the prepared dataset.
-        images: the folder that its file names are relative to.
-        annotations: the val split's COCO file, to score against.
+        images: what its file names are relative to.
         trained: the output of the run's training.
         output: the folder of predictions to write.
         metrics: the JSON file of metrics and MLflow run ids to write.
@@ -90,7 +87,7 @@ def evaluate_run(
             output=folder,
         )
         for name, setting in settings.root.items():
-            ap = score_predictions(annotations, predictions_file(folder, name))
+            ap = score_predictions(prepared / "truth" / "instances.json", predictions_file(folder, name))
             run_id = tracker.add_evaluation(
                 training["mlflow_run_id"],
                 f"{config.run} {name}",

@@ -13,11 +13,10 @@ from typing import Any, NoReturn
 import numpy as np
 from cityscapesscripts.helpers.labels import id2label
 
+from pipeline.data.cityscapes import INSTANCE_SUFFIX, check_instance_ids
 from pipeline.data.labels import read_ids, read_picture
 from pipeline.metrics.errors import GroundTruthError, PredictionError
 from pipeline.metrics.pairs import pairs_by_image
-
-TRUTH_SUFFIX = "_gtFine_instanceIds.png"
 
 
 def cityscapes_ap(truth: Path, predictions: Path) -> dict[str, float]:
@@ -42,7 +41,7 @@ def cityscapes_ap(truth: Path, predictions: Path) -> dict[str, float]:
             confidence that is no finite number.
     """
     predictions = predictions.resolve()  # cityscapesscripts compares the masks' paths with it
-    pairs = pairs_by_image(truth, predictions, TRUTH_SUFFIX, ".txt")
+    pairs = pairs_by_image(truth, predictions, INSTANCE_SUFFIX, ".txt")
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         list(pool.map(lambda pair: _check(pair[0], pair[1], predictions), pairs))
 
@@ -99,12 +98,7 @@ def _precisions(tool: Any, matches: dict[str, Any]) -> np.ndarray:
 def _check(truth: Path, prediction: Path, root: Path) -> None:
     try:
         ids = read_ids(truth)
-        present = np.unique(ids).tolist()
-        unknown = [value for value in present if (value if value < 1000 else value // 1000) not in id2label]
-        if unknown:
-            raise ValueError(
-                f"instance id {unknown[0]}; expected a label id below 34, or 1000 times one plus the instance's number"
-            )
+        check_instance_ids(np.unique(ids).tolist())
     except ValueError as error:
         raise GroundTruthError(f"{truth}: {error}") from error
     try:

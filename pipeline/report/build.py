@@ -5,26 +5,28 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipeline.config import Params, TableConfig
+from pipeline.data.manifest import PreparedDataset
 from pipeline.files import atomic_folder
 from pipeline.report.curves import training_curves
 from pipeline.report.overlays import FoundObject, Scenes, Source, found_objects, object_panels, scene_panels
 from pipeline.report.results import RunResult
 from pipeline.report.tables import Table, build_table, notes, to_csv, to_latex, to_markdown
+from pipeline.storage import Storage
 
 SCENES, OBJECTS = 4, 8  # how many of each are shown
 CANDIDATES = 200  # images to take the objects from
 
 
-@dataclass(frozen=True)
-class ValImages:
-    """Where a dataset's val images and their annotations lie."""
+class ReportedDataset(NamedTuple):
+    """A prepared dataset, and what the file names of its manifests are relative to."""
 
-    annotations: Path
-    images: Path
+    prepared: PreparedDataset
+    images: Storage
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def compared(tables: dict[str, TableConfig], results: Sequence[RunResult]) -> li
 def draw_figures(
     tables: dict[str, TableConfig],
     results: Sequence[RunResult],
-    val_images: dict[str, ValImages],
+    datasets: dict[str, ReportedDataset],
     predictions: Path,
     folder: Path,
 ) -> list[Figure]:
@@ -69,7 +71,7 @@ def draw_figures(
     Args:
         tables: the tables by name; the first one's rows are the columns of the overlays.
         results: the runs.
-        val_images: of each dataset.
+        datasets: by name.
         predictions: the folder of all runs' predictions.
         folder: where the PNG files go.
     """
@@ -81,8 +83,8 @@ def draw_figures(
             for caption, run, setting in columns
             if run.dataset == dataset
         ]
-        place = val_images[dataset]
-        scenes = Scenes(place.annotations, place.images, sources)
+        prepared, images = datasets[dataset]
+        scenes = Scenes(prepared.manifest("val"), images, sources)
         objects = found_objects(scenes, CANDIDATES)
         for kind, panels, title, caption in (
             (
@@ -122,7 +124,7 @@ def build_report(
     params: Params,
     tables: dict[str, TableConfig],
     results: Sequence[RunResult],
-    val_images: dict[str, ValImages],
+    datasets: dict[str, ReportedDataset],
     predictions: Path,
     output: Path,
     tracking_uri: str,
@@ -133,7 +135,7 @@ def build_report(
         params: what was selected.
         tables: the tables' configurations by name.
         results: of the selected runs.
-        val_images: of each dataset.
+        datasets: by name.
         predictions: the folder of all runs' predictions.
         output: the folder to write.
         tracking_uri: for the page's hint on `mlflow ui`.
@@ -144,7 +146,7 @@ def build_report(
             (folder / f"{table.name}.md").write_text(to_markdown(table), encoding="utf-8")
             (folder / f"{table.name}.csv").write_text(to_csv(table), encoding="utf-8")
             (folder / f"{table.name}.tex").write_text(to_latex(table), encoding="utf-8")
-        figures = draw_figures(tables, results, val_images, predictions, folder)
+        figures = draw_figures(tables, results, datasets, predictions, folder)
         page = render_page(params, filled, figures, results, folder, tracking_uri)
         (folder / "index.html").write_text(page, encoding="utf-8")
 

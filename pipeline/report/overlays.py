@@ -3,7 +3,6 @@
 Shape letters: R objects, H W rows and columns.
 """
 
-import contextlib
 import io
 import json
 from collections import Counter, defaultdict
@@ -13,13 +12,14 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+import pyarrow as pa
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as coco_mask
-from pycocotools.coco import COCO
 from torch import Tensor
 
-from pointrend.drawing import draw_masks, read_picture
+from pipeline.storage import Storage
+from pointrend.drawing import decode_picture, draw_masks
 
 Rle = dict[str, Any]  # COCO's: size (H, W) and counts
 
@@ -71,26 +71,26 @@ class Scenes:
     """The val images, their objects, and what each source predicts for them.
 
     Args:
-        annotations: the val split's COCO file.
-        images: the folder that holds the images' ``file_name``.
+        manifest: the val split's.
+        images: what its file names are relative to.
         sources: the columns.
     """
 
-    def __init__(self, annotations: Path, images: Path, sources: list[Source]) -> None:
-        with contextlib.redirect_stdout(io.StringIO()):
-            self._truth = COCO(str(annotations))
+    def __init__(self, manifest: pa.Table, images: Storage, sources: list[Source]) -> None:
+        self._rows = {row["id"]: row for row in manifest.to_pylist()}
         self._images, self.sources = images, sources
         self._predictions = [_by_image(source.predictions) for source in sources]
 
     def choose(self, count: int) -> list[int]:
         """Ids of up to ``count`` images to show: evenly spread over those with objects, the same every time."""
-        ids = sorted(i for i in self._truth.getImgIds() if self._truth.getAnnIds(imgIds=[i], iscrowd=False))
+        ids = sorted(image_id for image_id in self._rows if self._objects(image_id))
         spread = np.linspace(0, len(ids) - 1, min(count, len(ids))).round().astype(int)
         return [ids[i] for i in spread]
 
     def picture(self, image_id: int) -> Tensor:
         """The image (3, H, W)."""
-        return read_picture(self._images / self._truth.imgs[image_id]["file_name"])
+        name = self._rows[image_id]["file_name"]
+        return decode_picture(io.BytesIO(self._images.read(name)), self._images.where(name))
 
     def truth(self, image_id: int) -> Tensor:
         """The objects' masks (R, H, W) bool, crowds left out."""
@@ -98,14 +98,15 @@ class Scenes:
 
     def truth_rles(self, image_id: int) -> list[Rle]:
         """The same, encoded."""
-        return [self._truth.annToRLE(annotation) for annotation in self._objects(image_id)]
+        size = self._size(image_id)
+        return [{"size": size, "counts": annotation["counts"]} for annotation in self._objects(image_id)]
 
     def categories(self, image_id: int) -> list[int]:
         """The category id of each object."""
         return [annotation["category_id"] for annotation in self._objects(image_id)]
 
     def _objects(self, image_id: int) -> list[dict[str, Any]]:
-        return [self._truth.anns[i] for i in self._truth.getAnnIds(imgIds=[image_id], iscrowd=False)]
+        return [annotation for annotation in self._rows[image_id]["annotations"] if not annotation["iscrowd"]]
 
     def matched(self, image_id: int, source: int) -> list[Rle | None]:
         """Each object's best prediction of a source, encoded, or None where none overlaps it enough."""
@@ -138,7 +139,7 @@ class Scenes:
         ]
 
     def _size(self, image_id: int) -> tuple[int, int]:
-        image = self._truth.imgs[image_id]
+        image = self._rows[image_id]
         return image["height"], image["width"]
 
     def _decode(self, rles: list[Rle], image_id: int) -> Tensor:

@@ -28,6 +28,7 @@ from pipeline.data.samplers import TrainingBatches, draw_seed
 from pipeline.errors import UserError
 from pipeline.files import atomic_folder, write_json
 from pipeline.progress import progress
+from pipeline.storage import Storage
 from pipeline.tracking import Tracker, run_parameters
 from pipeline.training.checkpoint import CheckpointStore
 from pipeline.training.loop import Update, build_optimizer, distribute, train
@@ -46,7 +47,7 @@ class Workplace:
     """Where a run finds its data and leaves what it makes; every worker can reach all of it."""
 
     prepared: Path
-    images: Path
+    images: Storage
     storage: Path
     output: Path
 
@@ -101,7 +102,7 @@ def run_training(config: RunConfig, workplace: Workplace, cluster: ClusterConfig
     arguments = {
         "config": config.model_dump(mode="json"),
         "prepared": str(workplace.prepared.resolve()),
-        "images": str(workplace.images.resolve()),
+        "images": workplace.images.root,
         "storage": str(storage),
         "loader_processes": cluster.loader_processes,
         "use_gpu": cluster.gpus_per_worker > 0,
@@ -140,7 +141,9 @@ def train_worker(arguments: dict[str, Any]) -> None:
     store = CheckpointStore(storage / "checkpoints")
     start = store.load_latest(model, optimizer, device)
 
-    dataset = TrainingImages(prepared, Path(arguments["images"]), model_config.train_min_sizes, model_config.max_size)
+    dataset = TrainingImages(
+        prepared, Storage(arguments["images"]), model_config.train_min_sizes, model_config.max_size
+    )
     batches = TrainingBatches(
         dataset.wide,
         batch_size=schedule.batch_size,

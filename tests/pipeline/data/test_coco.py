@@ -22,7 +22,7 @@ MISSING = object()
 
 
 def read(coco: Any, **options: Any) -> Any:
-    return read_coco(coco.annotations, coco.root, coco.split, **options)
+    return read_coco(coco.annotations, Storage(str(coco.root)), coco.split, KnownPictures({}), **options)
 
 
 def refusal(coco: Any, **options: Any) -> DatasetError:
@@ -180,7 +180,7 @@ def test_a_coordinate_far_outside_does_not_end_the_process(coco: Any, coordinate
     coco.write()
     program = (
         "import sys; from pathlib import Path; from pipeline.data.coco import DatasetError, read_coco\n"
-        "try: read_coco(Path(sys.argv[1]), Path(sys.argv[2]), 'train')\n"
+        "try: read_coco(Path(sys.argv[1]), Storage(sys.argv[2]), 'train', KnownPictures({}))\n"
         "except DatasetError as error: print(error)"
     )
     done = subprocess.run(

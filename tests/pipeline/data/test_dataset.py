@@ -23,7 +23,7 @@ from pipeline.data.transforms import Target, augment, flip_horizontally, resize
 
 @pytest.fixture
 def prepared(coco: Any, tmp_path: Path) -> PreparedDataset:
-    data = read_coco(coco.annotations, coco.root, coco.split)
+    data = read_coco(coco.annotations, Storage(str(coco.root)), coco.split, KnownPictures({}))
     folder = tmp_path / "prepared"
     folder.mkdir()
     write_prepared(folder, {"train": data, "val": data})
@@ -91,7 +91,7 @@ def test_crowds_are_left_out_of_the_targets(training: TrainingImages) -> None:
 def test_boxes_are_clipped_to_the_image(coco: Any, tmp_path: Path, box: list[float], clipped: list[float]) -> None:
     coco.find("annotations", 21)["bbox"] = box
     coco.write()
-    data = read_coco(coco.annotations, coco.root, coco.split)
+    data = read_coco(coco.annotations, Storage(str(coco.root)), coco.split, KnownPictures({}))
     (tmp_path / "p").mkdir()
     write_prepared(tmp_path / "p", {"train": data, "val": data})
     training = TrainingImages(read_prepared(tmp_path / "p"), coco.root, [30], 1000)

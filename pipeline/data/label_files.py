@@ -1,0 +1,157 @@
+"""Reading and checking images with label PNGs: Cityscapes' layout, or any folder of each.
+
+Shape letters: H W rows and columns of an image.
+"""
+
+import io
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+
+from pipeline.config import LabelSplit
+from pipeline.data.coco import DatasetError
+from pipeline.data.labels import read_ids
+from pipeline.data.pictures import KnownPictures, check_pictures, check_threads
+from pipeline.storage import Storage, StorageError
+
+CITYSCAPES_IMAGE = "_leftImg8bit.png"
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+
+T = TypeVar("T")
+
+
+class Pair(NamedTuple):
+    """An image and its labels, both relative to the dataset's root."""
+
+    image: str
+    labels: str
+
+
+@dataclass(frozen=True)
+class LabelledImage:
+    """One image; ``file_name`` and ``label_file`` are relative to the dataset's root."""
+
+    id: int
+    file_name: str
+    height: int
+    width: int
+    label_file: str
+
+
+def cityscapes_pairs(storage: Storage, split: LabelSplit, suffix: str) -> list[Pair]:
+    """The images ``<city>/<image>_leftImg8bit.png`` of a split and their labels ``<city>/<image><suffix>``.
+
+    Raises:
+        DatasetError: if there is no image, one lacks its labels or labels their image, or the number is not the
+            expected one.
+    """
+    return _pairs(
+        storage,
+        split,
+        is_image=lambda name: name.endswith(CITYSCAPES_IMAGE),
+        is_label=lambda name: name.endswith(suffix),
+        labels_of=lambda name: name.removesuffix(CITYSCAPES_IMAGE) + suffix,
+    )
+
+
+def same_path_pairs(storage: Storage, split: LabelSplit) -> list[Pair]:
+    """The pictures of a split's image folder, and for each the PNG of the same path in its label folder.
+
+    Raises:
+        DatasetError: as :func:`cityscapes_pairs`, or if two images would have the same labels.
+    """
+    return _pairs(
+        storage,
+        split,
+        is_image=lambda name: PurePosixPath(name).suffix.lower() in PICTURES,
+        is_label=lambda name: name.endswith(".png"),
+        labels_of=lambda name: str(PurePosixPath(name).with_suffix(".png")),
+    )
+
+
+def _pairs(
+    storage: Storage,
+    split: LabelSplit,
+    *,
+    is_image: Callable[[str], bool],
+    is_label: Callable[[str], bool],
+    labels_of: Callable[[str], str],
+) -> list[Pair]:
+    images = [name for name in storage.files(split.images) if is_image(name)]
+    unused = {name for name in storage.files(split.labels) if is_label(name)}
+    problems = []
+    if split.num_images is not None and len(images) != split.num_images:
+        problems.append(f"{len(images)} images, expected {split.num_images}")
+    elif not images:
+        problems.append("no image there")
+    pairs: dict[str, Pair] = {}
+    for name in images:
+        labels = f"{split.labels}/{labels_of(name.removeprefix(f'{split.images}/'))}"
+        if labels in pairs:
+            problems.append(f"{pairs[labels].image} and {name} would have the same labels, {labels}")
+        elif labels not in unused:
+            problems.append(f"{name}: no label file {storage.where(labels)}")
+        else:
+            pairs[labels] = Pair(name, labels)
+    problems += [f"{labels}: there is no image for it" for labels in sorted(unused - pairs.keys())]
+    if problems:
+        raise DatasetError(storage.where(split.images), problems)
+    return list(pairs.values())
+
+
+def read_labels(
+    storage: Storage,
+    split: LabelSplit,
+    pairs: Sequence[Pair],
+    known: KnownPictures,
+    interpret: Callable[[np.ndarray], T],
+    on_image: Callable[[], None] | None = None,
+) -> list[tuple[LabelledImage, T]]:
+    """Reads and checks all images and labels of a split in parallel.
+
+    Args:
+        storage: the dataset's root.
+        split: the split, for messages.
+        pairs: its files.
+        known: the pictures that need no decoding.
+        interpret: what is wanted of the ids (H, W) in a label file; raises ValueError for ids that mean nothing.
+        on_image: called once per image checked.
+
+    Returns:
+        Each image, ids from 1 in the order of the pairs, and what ``interpret`` made of its labels.
+
+    Raises:
+        DatasetError: listing everything that is wrong.
+    """
+    sizes = check_pictures(storage, [pair.image for pair in pairs], known, on_image)
+    problems = [checked.problem for checked in sizes.values() if checked.problem]
+
+    def read(pair: Pair) -> tuple[T | None, str]:
+        size, problem = sizes[pair.image]
+        if problem:
+            return None, ""
+        try:
+            ids = read_ids(io.BytesIO(storage.read(pair.labels)))
+            if ids.shape != size:
+                shape, expected = (f"{width}x{height}" for height, width in (ids.shape, size))
+                raise ValueError(f"the labels are {shape}, their image {storage.where(pair.image)} is {expected}")
+            return interpret(ids), ""
+        except StorageError as error:
+            return None, str(error)
+        except ValueError as error:
+            return None, f"{storage.where(pair.labels)}: {error}"
+
+    found: list[tuple[LabelledImage, T]] = []
+    with ThreadPoolExecutor(check_threads(storage)) as pool:
+        for number, (pair, (meaning, problem)) in enumerate(zip(pairs, pool.map(read, pairs), strict=True), start=1):
+            if problem:
+                problems.append(problem)
+            elif meaning is not None:
+                found.append((LabelledImage(number, pair.image, *sizes[pair.image].size, pair.labels), meaning))
+    if problems:
+        raise DatasetError(storage.where(split.labels), problems)
+    return found

@@ -1,0 +1,122 @@
+"""Checking picture files: whole, and of which size."""
+
+import hashlib
+import io
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from pipeline.errors import UserError
+from pipeline.files import atomic_file
+from pipeline.storage import Storage, StorageError, is_remote
+
+Size = tuple[int, int]  # height and width in pixels
+
+# A remote file is waited for rather than worked on.
+REMOTE_THREADS = 32
+
+_SCHEMA = pa.schema([("digest", pa.binary(16)), ("height", pa.int32()), ("width", pa.int32())])
+
+
+class KnownPictures:
+    """Sizes of pictures that were once decoded to their end, by a hash of their bytes."""
+
+    def __init__(self, sizes: dict[bytes, Size]) -> None:
+        self._sizes = sizes
+
+    def size(self, content: bytes) -> Size:
+        """The (height, width) of a picture file's content; decodes it unless it is known.
+
+        Raises:
+            ValueError: saying what is wrong with it.
+        """
+        digest = hashlib.blake2b(content, digest_size=16).digest()
+        if (known := self._sizes.get(digest)) is not None:
+            return known
+        try:
+            with Image.open(io.BytesIO(content)) as picture:
+                picture.load()
+                width, height = picture.size
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise ValueError(f"truncated or no image ({error})") from error
+        self._sizes[digest] = height, width
+        return height, width
+
+    def table(self) -> pa.Table:
+        rows = [{"digest": d, "height": h, "width": w} for d, (h, w) in self._sizes.items()]
+        return pa.Table.from_pylist(rows, schema=_SCHEMA)
+
+
+@contextmanager
+def known_pictures(path: Path) -> Iterator[KnownPictures]:
+    """The pictures that a file remembers; what the block adds is written back, even if it fails.
+
+    Raises:
+        UserError: if the file is not one of these.
+    """
+    sizes: dict[bytes, Size] = {}
+    if path.exists():
+        try:
+            columns = pq.read_table(path, schema=_SCHEMA).to_pydict()
+        except (OSError, pa.ArrowInvalid) as error:
+            raise UserError(f"{path}: not a readable list of checked pictures; delete it ({error})") from error
+        sizes = dict(zip(columns["digest"], zip(columns["height"], columns["width"], strict=True), strict=True))
+    known, before = KnownPictures(sizes), len(sizes)
+    try:
+        yield known
+    finally:
+        if len(sizes) > before:
+            with atomic_file(path, "wb") as stream:
+                pq.write_table(known.table(), stream, compression="zstd")
+
+
+class Checked(NamedTuple):
+    """A picture's size, or what is wrong with its file."""
+
+    size: Size
+    problem: str
+
+
+def check_pictures(
+    storage: Storage, names: Iterable[str], known: KnownPictures, on_picture: Callable[[], None] | None = None
+) -> dict[str, Checked]:
+    """Reads picture files in parallel.
+
+    Args:
+        storage: where they lie.
+        names: the files.
+        known: those that need no decoding.
+        on_picture: called once for each.
+
+    Returns:
+        By name: its size in pixels and no problem, or a problem that names the file.
+    """
+
+    def check(name: str) -> Checked:
+        try:
+            return Checked(known.size(storage.read(name)), "")
+        except StorageError as error:
+            return Checked((0, 0), str(error))
+        except ValueError as error:
+            return Checked((0, 0), f"{storage.where(name)}: {error}")
+
+    found: dict[str, Checked] = {}
+    names = list(names)
+    with ThreadPoolExecutor(check_threads(storage)) as pool:
+        for name, checked in zip(names, pool.map(check, names), strict=True):
+            found[name] = checked
+            if on_picture is not None:
+                on_picture()
+    return found
+
+
+def check_threads(storage: Storage) -> int:
+    """How many files of a storage to read at once."""
+    return REMOTE_THREADS if is_remote(storage.root) else min(32, (os.cpu_count() or 1) + 4)

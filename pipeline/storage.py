@@ -1,0 +1,117 @@
+"""The folder that raw data lie in: on this machine, or behind any URI that pyarrow knows."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pyarrow import ArrowException
+from pyarrow import fs as arrow_fs
+
+from pipeline.errors import UserError
+
+
+class StorageError(UserError, OSError):
+    """A data root that cannot be reached, or a file of it that cannot be read."""
+
+
+def is_remote(root: str) -> bool:
+    """Whether a data root is a URI rather than a path of this machine."""
+    return "://" in root
+
+
+def join(root: str, name: str) -> str:
+    """A path below a data root: ``name`` itself where it is absolute. What follows a URI's "?" stays at its end."""
+    if name.startswith("/") or is_remote(name):
+        return name
+    if not is_remote(root):
+        return str(Path(root) / name)
+    address, mark, options = root.partition("?")
+    return f"{address.rstrip('/')}/{name}{mark}{options}"
+
+
+class Storage:
+    """Files below one folder, by their names relative to it.
+
+    Args:
+        root: a path, or a URI such as ``s3://bucket/folder``, with options of pyarrow's after a "?" (``region``,
+            ``endpoint_override``, ``scheme``); ``fsspec+<protocol>://`` reaches what fsspec knows.
+    """
+
+    def __init__(self, root: str) -> None:
+        self.root = root if is_remote(root) else str(Path(root).resolve())
+        self._opened: tuple[int, arrow_fs.FileSystem, str] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"root": self.root, "_opened": None}
+
+    def __repr__(self) -> str:
+        return f"Storage({self.root!r})"
+
+    def where(self, name: str) -> str:
+        """What to call a file in a message."""
+        return join(self.root, name).partition("?")[0]
+
+    def read(self, name: str) -> bytes:
+        """A file's bytes.
+
+        Raises:
+            StorageError: naming the file, if it is missing or cannot be read.
+        """
+        filesystem, folder = self._filesystem()
+        try:
+            with filesystem.open_input_stream(f"{folder}/{name}") as stream:
+                return stream.read()
+        except FileNotFoundError as error:
+            raise StorageError(f"{self.where(name)}: no such file") from error
+        except (OSError, ArrowException) as error:
+            raise StorageError(f"{self.where(name)}: cannot be read ({error})") from error
+
+    def copy(self, name: str, target: Path) -> None:
+        """Copies a file to this machine.
+
+        Raises:
+            StorageError: as :meth:`read`.
+        """
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(self.read(name))
+
+    def local(self, name: str, folder: Path) -> Path:
+        """A file as one of this machine: itself, or a copy in ``folder``.
+
+        Raises:
+            StorageError: as :meth:`read`.
+        """
+        if not is_remote(self.root):
+            return Path(self.root, name)
+        target = folder / PurePosixPath(name).name
+        self.copy(name, target)
+        return target
+
+    def files(self, folder: str) -> Iterator[str]:
+        """The names of all files below a folder, at any depth, in order; none where there is no such folder.
+
+        Raises:
+            StorageError: if the storage cannot be reached.
+        """
+        filesystem, root = self._filesystem()
+        selector = arrow_fs.FileSelector(f"{root}/{folder}", recursive=True, allow_not_found=True)
+        try:
+            found = filesystem.get_file_info(selector)
+        except (OSError, ArrowException) as error:
+            raise StorageError(f"{self.where(folder)}: cannot be listed ({error})") from error
+        names = (info.path[len(root) + 1 :] for info in found if info.type == arrow_fs.FileType.File)
+        return iter(sorted(names))
+
+    def _filesystem(self) -> tuple[arrow_fs.FileSystem, str]:
+        # A connection does not survive a fork: each process opens its own.
+        if self._opened is None or self._opened[0] != os.getpid():
+            try:
+                if is_remote(self.root):
+                    filesystem, folder = arrow_fs.FileSystem.from_uri(self.root)
+                else:
+                    filesystem, folder = arrow_fs.LocalFileSystem(), self.root
+            except (OSError, ValueError, ImportError, ArrowException) as error:
+                raise StorageError(f"{self.root}: no data root that can be opened ({error})") from error
+            self._opened = os.getpid(), filesystem, folder.rstrip("/")
+        return self._opened[1:]
