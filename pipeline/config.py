@@ -205,7 +205,9 @@ def _setting_task(value: Any) -> Task | None:
     """Only an instance model renders at a resolution of its own."""
     if isinstance(value, dict):
         return "instance" if "resolution" in value else "semantic"
-    return {RenderingConfig: "instance", SemanticRenderingConfig: "semantic"}.get(type(value))  # type: ignore[return-value]
+    if isinstance(value, RenderingConfig):
+        return "instance"
+    return "semantic" if isinstance(value, SemanticRenderingConfig) else None
 
 
 EvaluationSetting = Annotated[
@@ -478,8 +480,22 @@ class RunConfig(Strict):
     schedule: ScheduleConfig
 
 
+S = TypeVar("S", RenderingConfig, SemanticRenderingConfig)
+
+
 class EvaluationConfig(RootModel[dict[str, EvaluationSetting]]):
     """The evaluation settings of one run, by name."""
+
+    def all_of(self, kind: type[S]) -> dict[str, S]:
+        """The settings, which are all of one kind.
+
+        Raises:
+            ConfigError: if one is not.
+        """
+        settings = {name: setting for name, setting in self.root.items() if isinstance(setting, kind)}
+        if others := self.root.keys() - settings.keys():
+            raise ConfigError(f"evaluations {', '.join(sorted(others))} are no {kind.__name__}")
+        return settings
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
