@@ -49,7 +49,7 @@ def worker(arguments: argparse.Namespace) -> None:
     torch.manual_seed(arguments.seed)
     model = build_model("pointrend_rcnn_tiny_fpn", num_classes=len(prepared.categories))
     batches = TrainingBatches(
-        images.wide,
+        images.groups,
         batch_size=schedule.batch_size,
         seed=arguments.seed,
         start=0,

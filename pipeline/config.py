@@ -5,7 +5,8 @@ and the key. Numbers of the paper stand in those files, with their table and row
 """
 
 import re
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -13,21 +14,34 @@ import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     RootModel,
+    Tag,
     TypeAdapter,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
 from pipeline.data.labels import LabelTable
 from pipeline.errors import UserError
 from pipeline.storage import is_remote, join
-from pointrend.specs import FOUR_CONV_SIDE, PointSampling, Rendering, Task, list_models
+from pointrend.specs import (
+    FOUR_CONV_SIDE,
+    MODELS,
+    DeepLabV3Spec,
+    PointSampling,
+    Rendering,
+    SemanticFPNSpec,
+    Task,
+    list_models,
+    task_of,
+)
 
 
 class ConfigError(UserError, ValueError):
@@ -171,7 +185,7 @@ class SamplingConfig(Strict):
 
 
 class RenderingConfig(Strict):
-    """One way to evaluate a run (Table 3). The 4xconv head has one resolution and no subdivision."""
+    """One way to evaluate an instance model (Table 3). The 4xconv head has one resolution and no subdivision."""
 
     resolution: PositiveInt
     num_points: PositiveInt | None = Field(None, description="N, the most points per subdivision step")
@@ -180,10 +194,50 @@ class RenderingConfig(Strict):
         return Rendering(self.resolution, self.num_points or Rendering().num_points)
 
 
-class ModelConfig(Strict):
-    """A network of :func:`pointrend.list_models` and the sizes of the images it sees."""
+class SemanticRenderingConfig(Strict):
+    """One way to evaluate a semantic model (Tables 6 and 7); the prediction ends at the image's resolution."""
+
+    output_stride: Literal[8, 16] | None = Field(None, description="of DeepLabV3 alone")
+    num_points: PositiveInt | None = Field(None, description="N of PointRend, the most points per subdivision step")
+
+
+def _setting_task(value: Any) -> Task | None:
+    """Only an instance model renders at a resolution of its own."""
+    if isinstance(value, dict):
+        return "instance" if "resolution" in value else "semantic"
+    return {RenderingConfig: "instance", SemanticRenderingConfig: "semantic"}.get(type(value))  # type: ignore[return-value]
+
+
+EvaluationSetting = Annotated[
+    Annotated[RenderingConfig, Tag("instance")] | Annotated[SemanticRenderingConfig, Tag("semantic")],
+    Discriminator(_setting_task),
+]
+
+
+class _Network(Strict):
+    """One of :func:`pointrend.list_models`."""
 
     name: str
+
+    @field_validator("name")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        if name not in MODELS:
+            raise ValueError(f"expected one of {', '.join(list_models())}")
+        return name
+
+    @property
+    def task(self) -> Task:
+        return task_of(MODELS[self.name])
+
+    @property
+    def has_point_head(self) -> bool:
+        return MODELS[self.name].has_pointrend
+
+
+class InstanceModelConfig(_Network):
+    """An instance model and the sizes of the images it sees."""
+
     pretrained_backbone: bool
     norm: Literal["frozen_batch", "group"]
     train_min_sizes: Annotated[list[PositiveInt], Field(min_length=1)] = Field(
@@ -195,9 +249,6 @@ class ModelConfig(Strict):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        names = list_models("instance")
-        if self.name not in names:
-            raise ValueError(f"name is {self.name!r}, expected one of {', '.join(names)}")
         if self.pretrained_backbone != (self.norm == "frozen_batch"):
             raise ValueError(
                 f"pretrained_backbone is {self.pretrained_backbone} and norm {self.norm!r}; ImageNet weights go with "
@@ -205,9 +256,67 @@ class ModelConfig(Strict):
             )
         return self
 
+
+class Scales(Strict):
+    """The sizes that a training image is resized to, from one multiple of its own to another in steps of pixels."""
+
+    smallest: PositiveFloat
+    largest: PositiveFloat
+    step: PositiveInt = Field(description="from one shorter edge to the next, in pixels")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.smallest > self.largest:
+            raise ValueError(f"smallest is {self.smallest}, above largest, which is {self.largest}")
+        return self
+
+
+class SemanticModelConfig(_Network):
+    """A semantic model and the crops that it trains on (Appendix B). At inference images keep their size."""
+
+    pretrained_backbone: Literal["torchvision", "R-103"] | None = Field(
+        description="whose ImageNet weights, torchvision's or Detectron2's ResNet-103; null to train from scratch"
+    )
+    norm: Literal["frozen_batch", "batch", "group"]
+    levels: list[str] | None = Field(None, description="the pyramid levels of SemanticFPN, by default P2 to P5")
+    crop_size: Annotated[list[PositiveInt], Field(min_length=2, max_length=2)] = Field(description="[H, W] in pixels")
+    scales: Scales
+    color_augmentation: bool = Field(description="SSD's: brightness, contrast, saturation and hue")
+    max_class_share: float | None = Field(
+        gt=0, lt=1, description="crop bootstrapping: draw a crop again while one class covers more of it; null for none"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        spec = MODELS[self.name]
+        if self.norm == ("frozen_batch" if self.pretrained_backbone is None else "group"):
+            raise ValueError(
+                f"pretrained_backbone is {self.pretrained_backbone!r} and norm {self.norm!r}; ImageNet weights go with "
+                "'frozen_batch' or 'batch', training from scratch with 'group' or 'batch'"
+            )
+        if self.levels is not None:
+            if not isinstance(spec, SemanticFPNSpec):
+                raise ValueError(f"levels is for SemanticFPN; model {self.name!r} has no pyramid")
+            replace(spec, levels=tuple(self.levels))
+        return self
+
     @property
-    def has_point_head(self) -> bool:
-        return self.name.startswith("pointrend_")
+    def architecture(self) -> Literal["DeepLabV3", "SemanticFPN"]:
+        return "DeepLabV3" if isinstance(MODELS[self.name], DeepLabV3Spec) else "SemanticFPN"
+
+
+def _model_task(value: Any) -> Task | None:
+    """A name that no model has is reported by the first of the two."""
+    if isinstance(value, dict):
+        name = value.get("name")
+        return task_of(MODELS[name]) if isinstance(name, str) and name in MODELS else "instance"
+    return value.task if isinstance(value, _Network) else None
+
+
+ModelConfig = Annotated[
+    Annotated[InstanceModelConfig, Tag("instance")] | Annotated[SemanticModelConfig, Tag("semantic")],
+    Discriminator(_model_task),
+]
 
 
 class Phase(Strict):
@@ -224,20 +333,48 @@ class Warmup(Strict):
     learning_rate: PositiveFloat
 
 
+class Poly(Strict):
+    """A learning rate that falls to zero as (1 - share of the updates done) to a power (Appendix B)."""
+
+    updates: PositiveInt
+    learning_rate: PositiveFloat
+    power: PositiveFloat
+
+
 class ScheduleConfig(Strict):
-    """SGD and its learning rates (Appendix A)."""
+    """SGD and its learning rates, in steps (Appendix A) or falling all the time (Appendix B)."""
 
     batch_size: PositiveInt = Field(description="images per update, over all workers")
     warmup: Warmup
-    phases: Annotated[list[Phase], Field(min_length=1)]
+    phases: Annotated[list[Phase], Field(min_length=1)] | None = None
+    poly: Poly | None = None
+    head_multiplier: PositiveFloat = Field(
+        1.0, description="of the learning rate of a semantic model's head: DeepLabV3's ASPP and prediction layer"
+    )
     momentum: NonNegativeFloat = 0.9
     weight_decay: NonNegativeFloat = 0.0001
     precision: Literal["float32", "bfloat16"] = "float32"
     checkpoint_every: PositiveInt = 1000
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.phases is None) == (self.poly is None):
+            raise ValueError("expected either phases or poly")
+        return self
+
+    @property
+    def parts(self) -> Sequence[Phase | Poly]:
+        """The stretches of training, one after the other."""
+        return self.phases or [self.poly]  # type: ignore[list-item]
+
     @property
     def updates(self) -> int:
-        return sum(phase.updates for phase in self.phases)
+        return sum(part.updates for part in self.parts)
+
+    @property
+    def learning_rate(self) -> float:
+        """The one that the warm-up leads to."""
+        return self.parts[0].learning_rate
 
 
 class ExperimentConfig(Strict):
@@ -249,7 +386,7 @@ class ExperimentConfig(Strict):
     schedule: Name
     seeds: Annotated[list[NonNegativeInt], Field(min_length=1)]
     sampling: SamplingConfig | None = None
-    evaluations: Annotated[dict[str, RenderingConfig], Field(min_length=1)]
+    evaluations: Annotated[dict[str, EvaluationSetting], Field(min_length=1)]
 
 
 class Cell(Strict):
@@ -341,7 +478,7 @@ class RunConfig(Strict):
     schedule: ScheduleConfig
 
 
-class EvaluationConfig(RootModel[dict[str, RenderingConfig]]):
+class EvaluationConfig(RootModel[dict[str, EvaluationSetting]]):
     """The evaluation settings of one run, by name."""
 
 
@@ -383,11 +520,15 @@ def load(schema: type[T], path: Path) -> T:
 
 def load_dataset(path: Path) -> DatasetConfig:
     """As :func:`load`, for a dataset's file: its ``source`` says which kind it is."""
-    # The tag of a discriminated union is the first part of an error's location, but no key of the file.
-    return _validate(TypeAdapter(DatasetConfig), path, tagged=True)
+    return _validate(TypeAdapter(DatasetConfig), path)
 
 
-def _validate(adapter: TypeAdapter[T], path: Path, tagged: bool = False) -> T:
+def load_model(path: Path) -> InstanceModelConfig | SemanticModelConfig:
+    """As :func:`load`, for a model's file: its ``name`` says which of the two it is."""
+    return _validate(TypeAdapter(ModelConfig), path)
+
+
+def _validate(adapter: TypeAdapter[T], path: Path) -> T:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
@@ -401,7 +542,7 @@ def _validate(adapter: TypeAdapter[T], path: Path, tagged: bool = False) -> T:
     try:
         return adapter.validate_python(data)
     except ValidationError as error:
-        raise ConfigError(f"{path}:\n" + "\n".join(f"  {line}" for line in _explain(error, tagged))) from error
+        raise ConfigError(f"{path}:\n" + "\n".join(f"  {line}" for line in _explain(error, data))) from error
 
 
 def _alternatives(path: Path) -> str:
@@ -409,10 +550,10 @@ def _alternatives(path: Path) -> str:
     return f"; {path.parent} has {', '.join(names)}" if names else ""
 
 
-def _explain(error: ValidationError, tagged: bool) -> list[str]:
+def _explain(error: ValidationError, data: Any) -> list[str]:
     lines = []
     for item in error.errors():
-        location = ".".join(map(str, item["loc"][tagged:]))
+        location = ".".join(map(str, _keys(item["loc"], data, missing=item["type"] == "missing")))
         if item["type"] == "extra_forbidden":
             lines.append(f"{location}: unknown key")
         elif item["type"] == "missing":
@@ -422,6 +563,20 @@ def _explain(error: ValidationError, tagged: bool) -> list[str]:
             shown = f" (got {value!r})" if isinstance(value, str | int | float | bool | None) else ""
             lines.append(f"{location or 'file'}: {item['msg'].removeprefix('Value error, ')}{shown}")
     return lines
+
+
+def _keys(location: tuple[int | str, ...], data: Any, *, missing: bool) -> list[int | str]:
+    """The keys of the file in an error's location, which has the tags of the unions on its way among them."""
+    keys: list[int | str] = []
+    for place, part in enumerate(location, start=1):
+        try:
+            data = data[part]
+        except (KeyError, IndexError, TypeError):
+            if missing and place == len(location):
+                keys.append(part)
+        else:
+            keys.append(part)
+    return keys
 
 
 class Project:
@@ -450,8 +605,8 @@ class Project:
     def synthetic(self, name: str) -> SyntheticConfig:
         return load(SyntheticConfig, self.configs / "synthetic" / f"{name}.yaml")
 
-    def model(self, name: str) -> ModelConfig:
-        return load(ModelConfig, self.configs / "models" / f"{name}.yaml")
+    def model(self, name: str) -> InstanceModelConfig | SemanticModelConfig:
+        return load_model(self.configs / "models" / f"{name}.yaml")
 
     def schedule(self, name: str) -> ScheduleConfig:
         return load(ScheduleConfig, self.configs / "schedules" / f"{name}.yaml")
@@ -474,19 +629,23 @@ class Project:
     def experiment(self, scale: str, name: str) -> ExperimentConfig:
         path = self.configs / "experiments" / scale / f"{name}.yaml"
         experiment = load(ExperimentConfig, path)
-        model = self.model(experiment.model)
-        if model.has_point_head and experiment.sampling is None:
-            raise ConfigError(f"{path}:\n  sampling: missing; model {experiment.model!r} has a point head")
-        if not model.has_point_head and experiment.sampling is not None:
-            raise ConfigError(f"{path}:\n  sampling: model {experiment.model!r} has no point head to sample for")
-        if not model.has_point_head:
-            for name, setting in experiment.evaluations.items():
-                if setting != RenderingConfig(resolution=FOUR_CONV_SIDE):
-                    raise ConfigError(
-                        f"{path}:\n  evaluations.{name}: model {experiment.model!r} renders at resolution "
-                        f"{FOUR_CONV_SIDE}, without points"
-                    )
+        if problem := self._disagreement(experiment):
+            raise ConfigError(f"{path}:\n  {problem}")
         return experiment
+
+    def _disagreement(self, experiment: ExperimentConfig) -> str | None:
+        """What in an experiment does not go with its model, as "key: problem"."""
+        model, network = self.model(experiment.model), f"model {experiment.model!r}"
+        if model.has_point_head and experiment.sampling is None:
+            return f"sampling: missing; {network} has a point head"
+        if not model.has_point_head and experiment.sampling is not None:
+            return f"sampling: {network} has no point head to sample for"
+        if model.task == "instance" and self.schedule(experiment.schedule).head_multiplier != 1:
+            return f"schedule: {experiment.schedule!r} has a head_multiplier, which is for semantic models"
+        for name, setting in experiment.evaluations.items():
+            if problem := _setting_problem(setting, model):
+                return f"evaluations.{name}: {network} {problem}"
+        return None
 
     def run(self, scale: str, name: str, params: RunParams) -> tuple[RunConfig, EvaluationConfig]:
         """One run of ``params.yaml``, resolved: what its training depends on, and how it is evaluated.
@@ -555,3 +714,23 @@ class Project:
         val = str(root / dataset.val.annotations)
         lvis = str(Path(join(data_root, dataset.lvis.root)) / dataset.lvis.annotations) if dataset.lvis else val
         return DatasetParams(train=str(root / dataset.train.annotations), val=val, lvis=lvis)
+
+
+def _setting_problem(
+    setting: RenderingConfig | SemanticRenderingConfig, model: InstanceModelConfig | SemanticModelConfig
+) -> str | None:
+    """Why a model cannot be evaluated so."""
+    if isinstance(model, InstanceModelConfig):
+        if not isinstance(setting, RenderingConfig):
+            return "needs a resolution"
+        if not model.has_point_head and setting != RenderingConfig(resolution=FOUR_CONV_SIDE):
+            return f"renders at resolution {FOUR_CONV_SIDE}, without points"
+        return None
+    if not isinstance(setting, SemanticRenderingConfig):
+        return "is a semantic one: it renders at the image's resolution and takes none"
+    if model.has_point_head != (setting.num_points is not None):
+        return "has a point head and needs num_points" if model.has_point_head else "has no point head for num_points"
+    is_deeplab = model.architecture == "DeepLabV3"
+    if is_deeplab != (setting.output_stride is not None):
+        return "needs an output_stride" if is_deeplab else "has no output_stride to set"
+    return None

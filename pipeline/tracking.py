@@ -19,8 +19,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from sqlalchemy.exc import SQLAlchemyError
 
-from pipeline.config import RenderingConfig, RunConfig
+from pipeline.config import EvaluationSetting, InstanceModelConfig, RenderingConfig, RunConfig
 from pipeline.errors import UserError
+from pointrend.specs import MODELS
 
 KEY_TAG = "pointrend.key"
 METRICS_PER_BATCH = 1000  # the most that one MLflow request takes
@@ -37,21 +38,28 @@ def tracking_uri(root: Path) -> str:
 
 def run_parameters(config: RunConfig) -> dict[str, str]:
     """A run's settings as MLflow parameters: flat, short, and the same keys for every run."""
-    _, _, backbone = config.model.name.partition("_rcnn_" if config.model.has_point_head else "_")
-    sampling = config.sampling
+    network, sampling = config.model, config.sampling
+    if isinstance(network, InstanceModelConfig):
+        head = "PointRend" if network.has_point_head else "4xconv"
+        _, _, backbone = network.name.partition("_rcnn_" if network.has_point_head else "_")
+        train_size = "-".join(map(str, sorted({min(network.train_min_sizes), max(network.train_min_sizes)})))
+        test_size = str(network.test_min_size)
+    else:
+        head = f"{network.architecture} + PointRend" if network.has_point_head else network.architecture
+        backbone = MODELS[network.name].backbone
+        train_size, test_size = "x".join(map(str, network.crop_size)), "-"
     return {
         "dataset": config.dataset,
-        "head": "PointRend" if config.model.has_point_head else "4xconv",
+        "head": head,
         "backbone": backbone,
         "seed": str(config.seed),
         "batch_size": str(config.schedule.batch_size),
         "updates": str(config.schedule.updates),
-        "learning_rate": str(config.schedule.phases[0].learning_rate),
+        "learning_rate": str(config.schedule.learning_rate),
         "precision": config.schedule.precision,
-        "train_size": "-".join(
-            map(str, sorted({min(config.model.train_min_sizes), max(config.model.train_min_sizes)}))
-        ),
-        "test_size": str(config.model.test_min_size),
+        "norm": network.norm,
+        "train_size": train_size,
+        "test_size": test_size,
         "sampling": sampling.strategy if sampling else "-",
         "train_points": str(sampling.num_points) if sampling else "-",
         "k": f"{sampling.oversample:g}" if sampling else "-",
@@ -132,13 +140,17 @@ class Tracker:
             self._client.log_text(run_id, json.dumps(config, indent=1, sort_keys=True), "config.json")
 
     def add_evaluation(
-        self, parent: str, name: str, setting: RenderingConfig, metrics: Mapping[str, float], tags: Mapping[str, str]
+        self, parent: str, name: str, setting: EvaluationSetting, metrics: Mapping[str, float], tags: Mapping[str, str]
     ) -> str:
         """A finished run nested in the training's, with the training's parameters and the setting's own."""
         inherited = dict(self.get(parent).data.params)
         run = self._client.create_run(self._experiment_id, run_name=name, tags={**tags, MLFLOW_PARENT_RUN_ID: parent})
         run_id = run.info.run_id
-        own = {"resolution": str(setting.resolution), "subdivision_points": str(setting.num_points or "-")}
+        own = {"subdivision_points": str(setting.num_points or "-")}
+        if isinstance(setting, RenderingConfig):
+            own["resolution"] = str(setting.resolution)
+        else:
+            own["output_stride"] = str(setting.output_stride or "-")
         self._log_parameters(run_id, {**inherited, **own})
         self.log_metrics(run_id, [(key, value, 0) for key, value in metrics.items()])
         self.finish(run_id, "FINISHED")

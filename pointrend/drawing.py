@@ -29,15 +29,19 @@ def read_picture(path: Path, *, upright: bool = False) -> Tensor:
 
 def decode_picture(file: Path | IO[bytes], name: str, *, upright: bool = False) -> Tensor:
     """As :func:`read_picture`, from an open file too; ``name`` is what an error calls it."""
+    return torch.from_numpy(decode_pixels(file, name, upright=upright)).permute(2, 0, 1).float() / 255
+
+
+def decode_pixels(file: Path | IO[bytes], name: str, *, upright: bool = False) -> np.ndarray:
+    """As :func:`decode_picture`, as uint8 (H, W, 3)."""
     try:
         with Image.open(file) as opened:
             picture: Image.Image = ImageOps.exif_transpose(opened) if upright else opened
             if picture.mode.startswith("I;16"):  # Pillow would cut 16 bits off at 255
                 picture = Image.fromarray((np.asarray(picture) / 257).round().astype(np.uint8))
-            pixels = np.array(picture.convert("RGB"))
+            return np.array(picture.convert("RGB"))
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise OSError(f"{name}: not a readable picture ({error})") from error
-    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
 
 
 def check_picture_format(path: Path) -> None:

@@ -95,8 +95,8 @@ class TrainingImages(Dataset[Example]):
         return len(self._images)
 
     @property
-    def wide(self) -> np.ndarray:
-        """(D,) bool: whether image i is wider than high."""
+    def groups(self) -> np.ndarray:
+        """(D,) bool: whether image i is wider than high. A batch of one kind needs little padding."""
         return self._images.wide
 
     def __getitem__(self, draw: Draw) -> Example:

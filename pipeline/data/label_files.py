@@ -130,28 +130,28 @@ def read_labels(
     sizes = check_pictures(storage, [pair.image for pair in pairs], known, on_image)
     problems = [checked.problem for checked in sizes.values() if checked.problem]
 
-    def read(pair: Pair) -> tuple[T | None, str]:
+    def read(pair: Pair) -> tuple[list[T], str]:
         size, problem = sizes[pair.image]
         if problem:
-            return None, ""
+            return [], ""
         try:
             ids = read_ids(io.BytesIO(storage.read(pair.labels)))
             if ids.shape != size:
                 shape, expected = (f"{width}x{height}" for height, width in (ids.shape, size))
                 raise ValueError(f"the labels are {shape}, their image {storage.where(pair.image)} is {expected}")
-            return interpret(ids), ""
+            return [interpret(ids)], ""
         except StorageError as error:
-            return None, str(error)
+            return [], str(error)
         except ValueError as error:
-            return None, f"{storage.where(pair.labels)}: {error}"
+            return [], f"{storage.where(pair.labels)}: {error}"
 
     found: list[tuple[LabelledImage, T]] = []
     with ThreadPoolExecutor(check_threads(storage)) as pool:
         for number, (pair, (meaning, problem)) in enumerate(zip(pairs, pool.map(read, pairs), strict=True), start=1):
             if problem:
                 problems.append(problem)
-            elif meaning is not None:
-                found.append((LabelledImage(number, pair.image, *sizes[pair.image].size, pair.labels), meaning))
+            elif meaning:
+                found.append((LabelledImage(number, pair.image, *sizes[pair.image].size, pair.labels), meaning[0]))
     if problems:
         raise DatasetError(storage.where(split.labels), problems)
     return found

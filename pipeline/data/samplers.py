@@ -24,21 +24,21 @@ def draw_seed(*key: int) -> int:
     return int(np.random.SeedSequence((len(key), *key)).generate_state(1, np.uint64)[0] >> 1)
 
 
-def global_batches(wide: np.ndarray, batch_size: int, seed: int) -> Iterator[list[int]]:
-    """Endless batches of image indices, each all landscape or all portrait, so that little padding is needed.
+def global_batches(groups: np.ndarray, batch_size: int, seed: int) -> Iterator[list[int]]:
+    """Endless batches of image indices, each of one group: all landscape or all portrait, say, to need little padding.
 
     Every epoch is a new permutation. Images that do not fill a batch at its end wait for the next one.
 
     Args:
-        wide: (D,) bool, whether image i is wider than high.
+        groups: (D,) the group of image i.
         batch_size: images per batch.
         seed: of the permutations.
     """
-    waiting: dict[bool, list[int]] = {True: [], False: []}
+    waiting: dict[int, list[int]] = {int(group): [] for group in np.unique(groups)}
     epoch = 0
     while True:
-        for index in np.random.default_rng([seed, epoch]).permutation(len(wide)):
-            group = waiting[bool(wide[index])]
+        for index in np.random.default_rng([seed, epoch]).permutation(len(groups)):
+            group = waiting[int(groups[index])]
             group.append(int(index))
             if len(group) == batch_size:
                 yield group.copy()
@@ -50,7 +50,7 @@ class TrainingBatches(Sampler[list[Draw]]):
     """This worker's part of the batches of updates ``start`` to ``stop``.
 
     Args:
-        wide: (D,) bool, whether image i is wider than high.
+        groups: (D,) the group of image i; the images of a batch are of one.
         batch_size: images per update over all workers; worker r takes every ``world_size``-th from the r-th on.
         seed: of the permutations and the augmentation.
         start, stop: the updates to cover.
@@ -62,7 +62,7 @@ class TrainingBatches(Sampler[list[Draw]]):
 
     def __init__(
         self,
-        wide: np.ndarray,
+        groups: np.ndarray,
         *,
         batch_size: int,
         seed: int,
@@ -71,18 +71,18 @@ class TrainingBatches(Sampler[list[Draw]]):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        if not len(wide):
-            raise ValueError("the training split has no image with objects")
+        if not len(groups):
+            raise ValueError("there is no image to train on")
         if batch_size % world_size:
             raise ValueError(f"batch_size is {batch_size}, which {world_size} workers cannot share equally")
-        self._wide, self._batch_size, self._seed = wide, batch_size, seed
+        self._groups, self._batch_size, self._seed = groups, batch_size, seed
         self._start, self._stop, self._rank, self._world_size = start, stop, rank, world_size
 
     def __len__(self) -> int:
         return self._stop - self._start
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        batches = enumerate(global_batches(self._wide, self._batch_size, self._seed))
+        batches = enumerate(global_batches(self._groups, self._batch_size, self._seed))
         for update, batch in batches:
             if update >= self._stop:
                 return

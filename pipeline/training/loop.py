@@ -15,6 +15,7 @@ from pipeline.data.dataset import Example
 from pipeline.data.samplers import draw_seed
 from pipeline.errors import UserError
 from pipeline.training.schedule import learning_rate
+from pointrend.semantic import SemanticSegmenter
 
 NORM_LAYERS = (nn.BatchNorm2d, nn.SyncBatchNorm, nn.GroupNorm, nn.LayerNorm)
 
@@ -40,18 +41,23 @@ class Update:
 
 
 def build_optimizer(model: nn.Module, schedule: ScheduleConfig) -> torch.optim.SGD:
-    """SGD over the trainable parameters; those of normalisation layers are not decayed."""
+    """SGD over the trainable parameters; those of normalisation layers are not decayed.
+
+    Each group has a ``multiplier`` of the learning rate: the schedule's own for a semantic model's head, otherwise 1.
+    """
     norm = {
         id(parameter)
         for module in model.modules()
         if isinstance(module, NORM_LAYERS)
         for parameter in module.parameters(recurse=False)
     }
+    head = {id(p) for p in model.head.parameters()} if isinstance(model, SemanticSegmenter) else set()
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trainable if id(p) not in norm], "weight_decay": schedule.weight_decay},
-        {"params": [p for p in trainable if id(p) in norm], "weight_decay": 0.0},
-    ]
+    groups = []
+    for multiplier, of_head in ((1.0, False), (schedule.head_multiplier, True)):
+        for weight_decay, of_norm in ((schedule.weight_decay, False), (0.0, True)):
+            parameters = [p for p in trainable if (id(p) in head, id(p) in norm) == (of_head, of_norm)]
+            groups.append({"params": parameters, "weight_decay": weight_decay, "multiplier": multiplier})
     return torch.optim.SGD([g for g in groups if g["params"]], lr=0.0, momentum=schedule.momentum)
 
 
@@ -100,7 +106,7 @@ def train(
         torch.manual_seed(draw_seed(seed, number, rank))
         rate = learning_rate(schedule, number)
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["multiplier"]
 
         images = [example.image.to(device, non_blocking=True) for example in examples]
         targets = [{k: v.to(device, non_blocking=True) for k, v in example.target.items()} for example in examples]

@@ -18,13 +18,15 @@ from typing import Any
 import ray.train
 import ray.train.torch
 import torch
+from torch import nn
 from torch.utils.data import DataLoader
 
 from pipeline import cluster as ray_cluster
-from pipeline.config import ClusterConfig, RunConfig
+from pipeline.config import ClusterConfig, InstanceModelConfig, RunConfig
 from pipeline.data.dataset import TrainingImages
-from pipeline.data.manifest import read_prepared
+from pipeline.data.manifest import PreparedDataset, read_prepared
 from pipeline.data.samplers import TrainingBatches, draw_seed
+from pipeline.data.semantic_dataset import SemanticTrainingImages
 from pipeline.errors import UserError
 from pipeline.files import atomic_folder, write_json
 from pipeline.progress import progress
@@ -32,8 +34,9 @@ from pipeline.storage import Storage
 from pipeline.tracking import Tracker, run_parameters
 from pipeline.training.checkpoint import CheckpointStore
 from pipeline.training.loop import Update, build_optimizer, distribute, train
-from pointrend import build_model, save_weights
+from pointrend import build_model, load_backbone, save_weights
 from pointrend.instance import MaskRCNN
+from pointrend.semantic import SemanticSegmenter
 
 UPDATES_PER_LOG = 10
 
@@ -60,20 +63,58 @@ def run_key(config: RunConfig, prepared: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def build_run_model(config: RunConfig, num_classes: int, *, pretrained: bool) -> MaskRCNN:
-    """The network of a run; ``pretrained`` only where it is to be trained."""
+def build_run_model(config: RunConfig, num_classes: int, *, pretrained: bool) -> MaskRCNN | SemanticSegmenter:
+    """The network of a run; with its ImageNet weights, where it has some, only if it is to be trained."""
+    network = config.model
+    sampling = config.sampling.build() if config.sampling else None
+    if isinstance(network, InstanceModelConfig):
+        return build_model(
+            network.name,
+            num_classes=num_classes,
+            min_size=network.test_min_size,
+            max_size=network.max_size,
+            pretrained_backbone=pretrained and network.pretrained_backbone,
+            norm=network.norm,
+            sampling=sampling,
+            rois_per_image=network.rois_per_image,
+        )
     model = build_model(
-        config.model.name,
+        network.name,
         num_classes=num_classes,
-        min_size=config.model.test_min_size,
-        max_size=config.model.max_size,
-        pretrained_backbone=pretrained,
-        norm=config.model.norm,
-        sampling=config.sampling.build() if config.sampling else None,
-        rois_per_image=config.model.rois_per_image,
+        pretrained_backbone=pretrained and network.pretrained_backbone == "torchvision",
+        norm=network.norm,
+        sampling=sampling,
+        levels=tuple(network.levels) if network.levels else None,
     )
-    assert isinstance(model, MaskRCNN)  # the configuration allows no other
+    if pretrained and network.pretrained_backbone not in (None, "torchvision"):
+        load_backbone(model, network.pretrained_backbone)
     return model
+
+
+def training_images(
+    config: RunConfig, prepared: PreparedDataset, storage: Storage
+) -> TrainingImages | SemanticTrainingImages:
+    """The augmented training examples of a run."""
+    network = config.model
+    if isinstance(network, InstanceModelConfig):
+        return TrainingImages(prepared, storage, network.train_min_sizes, network.max_size)
+    return SemanticTrainingImages(prepared, storage, network)
+
+
+def synchronise_norm(model: MaskRCNN | SemanticSegmenter, config: RunConfig, device: torch.device) -> nn.Module:
+    """A model whose batch norm, if it learns any, takes its statistics from the batches of all workers (Appendix B).
+
+    Raises:
+        UserError: on CPUs, where torch cannot do that.
+    """
+    if config.model.norm != "batch":
+        return model
+    if device.type != "cuda":
+        raise UserError(
+            f"run {config.run}: norm 'batch' needs statistics of the whole batch, which several workers have only on "
+            "GPUs; take one worker, or norm 'group'"
+        )
+    return nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
 
 def run_training(config: RunConfig, workplace: Workplace, cluster: ClusterConfig, tracker: Tracker, code: str) -> None:
@@ -132,20 +173,20 @@ def train_worker(arguments: dict[str, Any]) -> None:
     storage = Path(arguments["storage"])
     device = worker_device(arguments["use_gpu"])
     prepared = read_prepared(Path(arguments["prepared"]))
-    model_config, schedule = config.model, config.schedule
+    schedule = config.schedule
 
     # Every worker draws the same initial weights; DistributedDataParallel makes sure of it.
     torch.manual_seed(draw_seed(config.seed))
-    model = build_run_model(config, len(prepared.categories), pretrained=model_config.pretrained_backbone).to(device)
+    model = build_run_model(config, prepared.num_classes, pretrained=True).to(device)
+    if world_size > 1:
+        model = synchronise_norm(model, config, device)
     optimizer = build_optimizer(model, schedule)
     store = CheckpointStore(storage / "checkpoints")
     start = store.load_latest(model, optimizer, device)
 
-    dataset = TrainingImages(
-        prepared, Storage(arguments["images"]), model_config.train_min_sizes, model_config.max_size
-    )
+    dataset = training_images(config, prepared, Storage(arguments["images"]))
     batches = TrainingBatches(
-        dataset.wide,
+        dataset.groups,
         batch_size=schedule.batch_size,
         seed=config.seed,
         start=start,
@@ -192,7 +233,7 @@ def train_worker(arguments: dict[str, Any]) -> None:
         )
     if log is not None:
         log.flush()
-        save_weights(model, storage / "model.safetensors", {"model": model_config.name, "run": config.run})
+        save_weights(model, storage / "model.safetensors", {"model": config.model.name, "run": config.run})
         summary = {
             "updates": schedule.updates,
             "resumed_from": start,

@@ -1,22 +1,31 @@
-"""The learning rate of every update (Appendix A): a linear warm-up, then steps."""
+"""The learning rate of every update: a linear warm-up, then steps (Appendix A) or a steady fall (Appendix B)."""
 
-from pipeline.config import ScheduleConfig
+from pipeline.config import Phase, ScheduleConfig
 
 
 def learning_rate(schedule: ScheduleConfig, update: int) -> float:
     """The learning rate of update number ``update``, counted from 0.
 
+    In the warm-up it is on its way from the warm-up's own rate to the one that would apply without it: scaled by a
+    factor that rises evenly to 1.
+
     Raises:
         ValueError: past the end of the schedule.
     """
-    end = 0
-    for phase in schedule.phases:
-        end += phase.updates
-        if update < end:
-            break
-    else:
-        raise ValueError(f"update {update} is past the schedule's {schedule.updates}")
+    rate = _without_warmup(schedule, update)
     warmup = schedule.warmup
     if update < warmup.updates:
-        return warmup.learning_rate + (phase.learning_rate - warmup.learning_rate) * update / warmup.updates
-    return phase.learning_rate
+        lowest = warmup.learning_rate * (rate / schedule.learning_rate)
+        return lowest + (rate - lowest) * update / warmup.updates
+    return rate
+
+
+def _without_warmup(schedule: ScheduleConfig, update: int) -> float:
+    end = 0
+    for part in schedule.parts:
+        end += part.updates
+        if update < end:
+            if isinstance(part, Phase):
+                return part.learning_rate
+            return part.learning_rate * (1 - update / part.updates) ** part.power
+    raise ValueError(f"update {update} is past the schedule's {schedule.updates}")

@@ -110,7 +110,7 @@ def test_masks_are_decoded_for_the_image_asked_for_only(
 
     monkeypatch.setattr(coco_mask, "decode", counting)
     assert len(training) == 2
-    assert training.wide.tolist() == [False, True]
+    assert training.groups.tolist() == [False, True]
     assert decoded == []
     training[Draw(0, 0)]
     assert decoded == [1]
@@ -147,7 +147,7 @@ def test_more_images_than_one_row_group(tmp_path: Path) -> None:
     kept = [i for i in range(2500) if i % 3 == 0]
     assert len(training) == len(kept)
     assert [training._images.row(i)["id"] for i in range(len(kept))] == kept
-    assert training.wide.tolist() == [i % 2 == 1 for i in kept]
+    assert training.groups.tolist() == [i % 2 == 1 for i in kept]
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "LA", "1", "CMYK"])
