@@ -3,7 +3,7 @@
 import argparse
 
 from pipeline.config import SyntheticConfig, load
-from pipeline.data.synthetic import SyntheticSpec, generate
+from pipeline.data.synthetic import ShapesSpec, generate_shapes
 from pipeline.progress import progress
 from pipeline.stage import Stage, run_stage
 
@@ -14,9 +14,9 @@ def main() -> None:
     name = parser.parse_args().dataset
     stage = Stage()
     config = load(SyntheticConfig, stage.outputs.config("synthetic", name))
-    spec = SyntheticSpec(**config.model_dump(exclude={"draws"}))
+    spec = ShapesSpec(**config.model_dump(exclude={"draws"}))
     with progress(f"generate {name}", spec.train_images + spec.val_images) as bar:
-        generate(spec, stage.root / stage.params.data_root / name, on_image=bar.advance)
+        generate_shapes(spec, stage.root / stage.params.data_root / name, on_image=bar.advance)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ from collections import defaultdict
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from pydantic import ValidationError
+
 from pipeline.config import SynsetTable, load
 from pipeline.data.coco import DatasetError, load_instances
 
@@ -11,7 +13,7 @@ from pipeline.data.coco import DatasetError, load_instances
 SYNSETS = Path(__file__).with_name("coco_to_synset.yaml")
 
 
-def coco_view(annotations: Path) -> dict[str, Any]:
+def coco_view(annotations: Path, synsets: SynsetTable | None = None) -> dict[str, Any]:
     """An LVIS file (v0.5 or v1) with COCO's categories.
 
     An LVIS category belongs to the COCO category that has its synset. Annotations of others are dropped; COCO
@@ -24,6 +26,8 @@ def coco_view(annotations: Path) -> dict[str, Any]:
 
     Args:
         annotations: the LVIS JSON.
+        synsets: the categories of another dataset in COCO's format, with their synsets, instead of COCO's own 80. The
+            view carries the table, as ``synsets``, so that it can be scored without.
 
     Returns:
         A dataset that the ``lvis`` package evaluates against: images with ``neg_category_ids`` and
@@ -37,7 +41,9 @@ def coco_view(annotations: Path) -> dict[str, Any]:
     """
     data = load_instances(annotations, names=False)
     _check(data, annotations)
-    table = {entry.synset: entry for entry in load(SynsetTable, SYNSETS).root}
+    if synsets is not None:
+        data["synsets"] = synsets.model_dump()
+    table = {entry.synset: entry for entry in synset_table(data, annotations).root}
     members: dict[int, set[int]] = defaultdict(set)
     categories: dict[int, dict[str, Any]] = {}
     for category in data["categories"]:
@@ -62,6 +68,25 @@ def coco_view(annotations: Path) -> dict[str, Any]:
         ],
         "categories": sorted(categories.values(), key=lambda category: category["id"]),
     }
+
+
+def synset_table(data: dict[str, Any], path: Path) -> SynsetTable:
+    """The table that a view was made with; for any other LVIS file, that of COCO's 80 categories.
+
+    Args:
+        data: the file's content.
+        path: the file, for the error.
+
+    Raises:
+        DatasetError: for an unusable table in the file.
+    """
+    if "synsets" not in data:
+        return load(SynsetTable, SYNSETS)
+    try:
+        return SynsetTable.model_validate(data["synsets"])
+    except ValidationError as error:
+        problems = [f"synsets.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        raise DatasetError(path, problems) from error
 
 
 def _map_image(image: dict[str, Any], present: set[int], members: dict[int, set[int]]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from pipeline.data.coco import Category
 from pipeline.data.dataset import EvaluationImages
 from pipeline.data.manifest import read_prepared
 from pipeline.errors import UserError
-from pipeline.evaluation.workers import prefetched
+from pipeline.evaluation.chunks import prefetched
 from pipeline.files import atomic_file
 from pipeline.storage import Storage
 from pipeline.training.run import build_run_model

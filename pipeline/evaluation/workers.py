@@ -4,35 +4,26 @@ The chunks do not depend on how many workers there are, and each appears whole o
 half done is simply done again.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import ray
-import torch
 from ray.exceptions import RayError, RayTaskError
-from torch.utils.data import Dataset
 
 from pipeline.cluster import connected
 from pipeline.config import ClusterConfig
 from pipeline.errors import UserError
-from pipeline.files import atomic_folder
+from pipeline.evaluation.chunks import Build, Worker, part_folder
 from pipeline.progress import Progress, progress
 
 IMAGES_PER_CHUNK = 8
-
-#: Writes the predictions of a range of image indices into an empty folder.
-Predict = Callable[[range, Path], None]
 
 
 class LostWorkerError(UserError):
     """A worker's process died once too often."""
 
 
-def predict_in_chunks(
-    build: Callable[[torch.device], Predict], num_images: int, folder: Path, cluster: ClusterConfig, label: str
-) -> list[Path]:
+def predict_in_chunks(build: Build, num_images: int, folder: Path, cluster: ClusterConfig, label: str) -> list[Path]:
     """Has all images predicted and waits.
 
     A lost worker is replaced ``cluster.max_failures`` times, and its chunk done again. An exception in a worker is not:
@@ -59,22 +50,20 @@ def predict_in_chunks(
     ]
     with progress(label, num_images) as bar:
         if cluster.workers == 0:
-            worker = _Worker(build, folder, cluster.gpus_per_worker > 0)
+            worker = Worker(build, folder, cluster.gpus_per_worker > 0)
             for chunk in chunks:
                 bar.advance(worker.predict(chunk))
         else:
             with connected(cluster):
                 _predict_remotely(build, chunks, folder, cluster, bar)
-    parts = [_part(folder, chunk) for chunk in chunks]
+    parts = [part_folder(folder, chunk) for chunk in chunks]
     if missing := [part for part in parts if not part.is_dir()]:
         raise UserError(f"{missing[0]}: done by a worker but not here; the workers must share this file system")
     return parts
 
 
-def _predict_remotely(
-    build: Callable[[torch.device], Predict], chunks: list[range], folder: Path, cluster: ClusterConfig, bar: Progress
-) -> None:
-    actor = ray.remote(_Worker).options(
+def _predict_remotely(build: Build, chunks: list[range], folder: Path, cluster: ClusterConfig, bar: Progress) -> None:
+    actor = ray.remote(Worker).options(
         num_cpus=cluster.cpus_per_worker,
         num_gpus=cluster.gpus_per_worker,
         max_restarts=cluster.max_failures,
@@ -121,51 +110,3 @@ def _finish(reference: Any, number: int, workers: int, chunk: range | None, max_
             f"worker {number + 1} of {workers} died while {task}, and its restarts are used up (max_failures: "
             f"{max_failures} in the cluster configuration); nothing of this evaluation is kept. Ray says: {error}"
         ) from error
-
-
-class _Worker:
-    """What each worker process does; also all of the work, in this process."""
-
-    def __init__(
-        self, build: Callable[[torch.device], Predict], folder: Path, use_gpu: bool, threads: int | None = None
-    ) -> None:
-        # Built with the first chunk: Ray tells an exception from a lost worker in a method, but not in here.
-        self._build, self._folder, self._use_gpu = build, folder, use_gpu
-        self._predict: Predict | None = None
-        if threads is not None:
-            torch.set_num_threads(threads)
-
-    def predict(self, chunk: range) -> int:
-        """Predicts a chunk and tells its length."""
-        if self._predict is None:
-            self._predict = self._build(_device(self._use_gpu))
-        with atomic_folder(_part(self._folder, chunk)) as part:
-            self._predict(chunk, part)
-        return len(chunk)
-
-
-def _part(folder: Path, chunk: range) -> Path:
-    return folder / f"images-{chunk.start:07d}"
-
-
-def _device(use_gpu: bool) -> torch.device:
-    if not use_gpu:
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise UserError("the cluster configuration has gpus_per_worker > 0, but this process sees no CUDA device")
-    return torch.device("cuda")
-
-
-T = TypeVar("T")
-
-
-def prefetched(images: Dataset[T], indices: Sequence[int]) -> Iterator[T]:
-    """The images of these indices, the next one being decoded while one is in use."""
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        following = None
-        for index in indices:
-            image, following = following, pool.submit(images.__getitem__, index)
-            if image is not None:
-                yield image.result()
-        if following is not None:
-            yield following.result()

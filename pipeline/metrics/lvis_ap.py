@@ -4,8 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import SynsetTable, load
-from pipeline.data.lvis import SYNSETS, coco_view
+from pipeline.data.lvis import coco_view, synset_table
 from pipeline.metrics.coco_files import check_ground_truth, detections, read_results
 from pipeline.metrics.lvis_api import Detections, Evaluation, Truth
 from pipeline.metrics.resampled_ap import ImageMatches, ap_intervals
@@ -32,8 +31,8 @@ def ap_star(annotations: Path, predictions: Path, *, resamples: int = 0, seed: i
 
     Args:
         annotations: an LVIS file, v0.5 or v1, or its COCO-category view (see :func:`pipeline.data.lvis.coco_view`).
-        predictions: a COCO results file, with COCO's image and category ids. Categories that the LVIS version lacks
-            are passed over.
+        predictions: a COCO results file, with COCO's image and category ids (a view's own, where it was made with
+            another table of synsets). Categories that the LVIS version lacks are passed over.
         resamples: how many resamples of the images the intervals are taken from; 0 for none.
         seed: of the resampling.
 
@@ -49,7 +48,7 @@ def ap_star(annotations: Path, predictions: Path, *, resamples: int = 0, seed: i
             no finite number.
     """
     view = check_ground_truth(coco_view(annotations), annotations)
-    categories = [entry.id for entry in load(SynsetTable, SYNSETS).root]
+    categories = [entry.id for entry in synset_table(view, annotations).root]
     results = read_results(predictions, view["images"], categories)
     truth = Truth(view)
     evaluation = Evaluation(truth, Detections(truth, detections(results)))

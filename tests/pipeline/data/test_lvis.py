@@ -21,7 +21,7 @@ from made_up_lvis import (
     v05,
 )
 
-from pipeline.config import ConfigError, SynsetTable, load
+from pipeline.config import CocoSynset, ConfigError, SynsetTable, load
 from pipeline.data.coco import DatasetError
 from pipeline.data.lvis import SYNSETS, coco_view
 
@@ -60,6 +60,22 @@ def test_a_file_name_stays_where_there_is_no_url(view: Callable[[Any], dict[str,
 def test_the_view_of_the_view_is_the_view(view: Callable[[Any], dict[str, Any]]) -> None:
     once = view(v05(lvis_file()))
     assert view(once) == once
+
+
+def test_a_view_with_another_table_carries_it(tmp_path: Path) -> None:
+    path = tmp_path / "lvis.json"
+    path.write_text(json.dumps(lvis_file()))
+    entry = CocoSynset(id=7, name="oak fruit", synset="acorn.n.01")
+    found = coco_view(path, SynsetTable([entry]))
+    assert found["categories"] == [{"id": 7, "name": "oak fruit", "synset": "acorn.n.01", "frequency": "r"}]
+    assert [(raw["id"], raw["category_id"]) for raw in found["annotations"]] == [(13, 7)]
+    assert [raw["neg_category_ids"] for raw in found["images"]] == [[], [7], [], []]
+    assert [raw["not_exhaustive_category_ids"] for raw in found["images"]] == [[], [], [], [7]]
+    path.write_text(json.dumps(found))
+    assert coco_view(path) == found
+    path.write_text(json.dumps({**found, "synsets": [{"id": 7, "name": "oak fruit"}]}))
+    with pytest.raises(DatasetError, match=r"synsets.0.synset: Field required"):
+        coco_view(path)
 
 
 def test_a_category_that_the_version_lacks_is_left_out(view: Callable[[Any], dict[str, Any]]) -> None:

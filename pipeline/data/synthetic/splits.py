@@ -1,0 +1,72 @@
+"""Drawing the images of a train and a val split, in parallel and with the same bytes whatever the number of workers."""
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from typing import TypeVar
+
+SPLITS: tuple[str, ...] = ("train", "val")
+#: Ids and names are functions of the split and the index, so a larger dataset keeps those of a smaller one.
+MAX_IMAGES = 1_000_000
+
+T = TypeVar("T")
+
+
+def split_number(split: str) -> int:
+    """The split's part in the seed of an image.
+
+    Raises:
+        ValueError: for another split than train and val.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split is {split!r}; expected one of {', '.join(SPLITS)}")
+    return SPLITS.index(split)
+
+
+def check_ranges(spec: object, ranges: dict[str, tuple[float, float]]) -> None:
+    """Raises ValueError naming the first field of `spec` that is not a number from its low to its high end."""
+    for name, (low, high) in ranges.items():
+        value = getattr(spec, name)
+        if not low <= value <= high:
+            raise ValueError(f"{name} is {value}; expected a value from {low} to {high}")
+
+
+def draw_images(
+    draw: Callable[[str, int], T],
+    counts: dict[str, int],
+    processes: int | None = None,
+    on_image: Callable[[], None] | None = None,
+) -> dict[str, list[T]]:
+    """What `draw(split, index)` returns for each image, in order.
+
+    Args:
+        draw: a function that can be pickled, unless there is one process.
+        counts: the number of images of each split.
+        processes: worker processes, by default one a core; 1 works in this process. They are spawned, so a script that
+            calls this needs its ``if __name__ == "__main__":`` guard.
+        on_image: called in this process after each image, as for a progress bar.
+    """
+    splits = [split for split, count in counts.items() for _ in range(count)]
+    indices = [index for count in counts.values() for index in range(count)]
+    found: dict[str, list[T]] = {split: [] for split in counts}
+
+    def collect(results: Iterable[T]) -> None:
+        for split, result in zip(splits, results, strict=True):
+            found[split].append(result)
+            if on_image is not None:
+                on_image()
+
+    if processes is None:
+        processes = os.cpu_count() or 1
+    if processes == 1:
+        collect(map(draw, splits, indices))
+        return found
+    # Forked workers could inherit locks held by the caller's threads (torch, Ray, Arrow).
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+        try:
+            collect(pool.map(draw, splits, indices, chunksize=8))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return found
