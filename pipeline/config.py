@@ -417,6 +417,12 @@ class TableConfig(Strict):
     row_labels: list[str]
     columns: list[Column]
     rows: list[Row]
+    overlays: bool = Field(False, description="whether the report shows what its rows predict, side by side")
+
+    @property
+    def experiments(self) -> set[str]:
+        """The names of all experiments that it has numbers of."""
+        return {cell.experiment for row in self.rows for cell in row.cells.values()}
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -656,6 +662,9 @@ class Project:
             return f"sampling: missing; {network} has a point head"
         if not model.has_point_head and experiment.sampling is not None:
             return f"sampling: {network} has no point head to sample for"
+        task = _dataset_task(self.dataset(experiment.dataset))
+        if model.task != task:
+            return f"dataset: {experiment.dataset!r} is for {task} models, which {network} is not"
         if model.task == "instance" and self.schedule(experiment.schedule).head_multiplier != 1:
             return f"schedule: {experiment.schedule!r} has a head_multiplier, which is for semantic models"
         for name, setting in experiment.evaluations.items():
@@ -730,6 +739,13 @@ class Project:
         val = str(root / dataset.val.annotations)
         lvis = str(Path(join(data_root, dataset.lvis.root)) / dataset.lvis.annotations) if dataset.lvis else val
         return DatasetParams(train=str(root / dataset.train.annotations), val=val, lvis=lvis)
+
+
+def _dataset_task(dataset: DatasetConfig) -> Task:
+    """What a dataset is for."""
+    if isinstance(dataset, CityscapesDataset):
+        return dataset.task
+    return "instance" if isinstance(dataset, CocoDataset) else "semantic"
 
 
 def _setting_problem(

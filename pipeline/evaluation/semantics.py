@@ -4,7 +4,7 @@ Shape letters: K classes, H W rows and columns of an image.
 """
 
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -17,8 +17,8 @@ from pipeline.data.coco import DatasetError
 from pipeline.data.labels import LabelTable
 from pipeline.data.manifest import PreparedDataset, read_prepared
 from pipeline.data.semantic_dataset import SemanticEvaluationImages
+from pipeline.evaluation.chunks import prefetched
 from pipeline.evaluation.instances import IncompletePredictionsError
-from pipeline.evaluation.workers import prefetched
 from pipeline.files import atomic_file
 from pipeline.storage import Storage
 from pipeline.training.run import build_run_model
@@ -60,6 +60,11 @@ def predict_classes(
             if setting.output_stride == stride:
                 predicted[name] = model.render(coarse, setting.num_points)[0].argmax(0)
     return predicted
+
+
+def labels_folder(folder: Path, setting: str) -> Path:
+    """The label PNGs of one setting."""
+    return folder / f"labels_{setting}"
 
 
 def write_ids(classes: Tensor, table: LabelTable, path: Path) -> None:
@@ -106,7 +111,7 @@ class SemanticPredictor:
                 write_ids(classes, self._table, folder / setting / self._names[label_file])
 
 
-def gather_predictions(parts: Iterable[Path], setting: str, names: Sequence[str], folder: Path) -> None:
+def gather_predictions(parts: Iterable[Path], setting: str, names: Iterable[str], folder: Path) -> None:
     """Moves a setting's PNGs into one folder.
 
     Args:
