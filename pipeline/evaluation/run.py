@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.config import ClusterConfig, EvaluationConfig, RunConfig
 from pipeline.data.manifest import read_prepared
 from pipeline.evaluation.instances import InstancePredictor, merge_predictions, predictions_file
-from pipeline.evaluation.scoring import score_predictions
+from pipeline.evaluation.scoring import score_instances
 from pipeline.evaluation.workers import predict_in_chunks
 from pipeline.files import atomic_folder, write_json
 from pipeline.storage import Storage
@@ -75,7 +75,8 @@ def evaluate_run(
         tracker: where the evaluations are logged, nested in the training's run.
     """
     training = json.loads((trained / "train.json").read_text())
-    scores: dict[str, dict[str, Any]] = {}
+    dataset = read_prepared(prepared)
+    evaluations: dict[str, dict[str, Any]] = {}
     with atomic_folder(output) as folder:
         predict_instances(
             config,
@@ -86,16 +87,19 @@ def evaluate_run(
             weights=trained / "model.safetensors",
             output=folder,
         )
+        scores = {name: score_instances(dataset, predictions_file(folder, name)) for name in settings.root}
+        # Nothing is logged before all is well.
         for name, setting in settings.root.items():
-            ap = score_predictions(prepared / "truth" / "instances.json", predictions_file(folder, name))
             run_id = tracker.add_evaluation(
                 training["mlflow_run_id"],
                 f"{config.run} {name}",
                 setting,
-                ap,
+                scores[name],
                 {"kind": "evaluation", "experiment": config.experiment, "evaluation": name},
             )
             # On the training's run too: comparing trainings then shows losses and AP together.
-            tracker.log_metrics(training["mlflow_run_id"], [(f"{key}_{name}", value, 0) for key, value in ap.items()])
-            scores[name] = {"mlflow_run_id": run_id, **{key: round(value, 4) for key, value in ap.items()}}
-    write_json(metrics, {"run": config.run, "mlflow_run_id": training["mlflow_run_id"], "evaluations": scores})
+            on_training = [(f"{key}_{name}", value, 0) for key, value in scores[name].items()]
+            tracker.log_metrics(training["mlflow_run_id"], on_training)
+            rounded = {key: round(value, 4) for key, value in scores[name].items()}
+            evaluations[name] = {"mlflow_run_id": run_id, **rounded}
+    write_json(metrics, {"run": config.run, "mlflow_run_id": training["mlflow_run_id"], "evaluations": evaluations})

@@ -1,6 +1,7 @@
 """AP*: models trained on COCO, evaluated against LVIS's more precise annotations (Section 4.1, Appendix D)."""
 
 import math
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ STATISTICS: dict[str, tuple[float | None, str]] = {
 }
 
 
-def ap_star(annotations: Path, predictions: Path, *, resamples: int = 0, seed: int = 0) -> dict[str, Any]:
+def ap_star(
+    annotations: Path, predictions: Path, *, left_out: Collection[int] = (), resamples: int = 0, seed: int = 0
+) -> dict[str, Any]:
     """Mask AP in percent by LVIS's rules: 300 detections per image, and a detection counts as wrong only where the
     annotations say so.
 
@@ -33,6 +36,8 @@ def ap_star(annotations: Path, predictions: Path, *, resamples: int = 0, seed: i
         annotations: an LVIS file, v0.5 or v1, or its COCO-category view (see :func:`pipeline.data.lvis.coco_view`).
         predictions: a COCO results file, with COCO's image and category ids (a view's own, where it was made with
             another table of synsets). Categories that the LVIS version lacks are passed over.
+        left_out: ids of images that the LVIS file lacks and predictions can be of all the same; these are passed over,
+            and those of any other image that it lacks are an error.
         resamples: how many resamples of the images the intervals are taken from; 0 for none.
         seed: of the resampling.
 
@@ -49,7 +54,7 @@ def ap_star(annotations: Path, predictions: Path, *, resamples: int = 0, seed: i
     """
     view = check_ground_truth(coco_view(annotations), annotations)
     categories = [entry.id for entry in synset_table(view, annotations).root]
-    results = read_results(predictions, view["images"], categories)
+    results = read_results(predictions, view["images"], categories, left_out)
     truth = Truth(view)
     evaluation = Evaluation(truth, Detections(truth, detections(results)))
     evaluation.evaluate()
