@@ -101,7 +101,7 @@ def training_images(
     return SemanticTrainingImages(prepared, storage, network)
 
 
-def synchronise_norm(model: MaskRCNN | SemanticSegmenter, config: RunConfig, device: torch.device) -> nn.Module:
+def synchronised(model: nn.Module, config: RunConfig, device: torch.device) -> nn.Module:
     """A model whose batch norm, if it learns any, takes its statistics from the batches of all workers (Appendix B).
 
     Raises:
@@ -177,9 +177,9 @@ def train_worker(arguments: dict[str, Any]) -> None:
 
     # Every worker draws the same initial weights; DistributedDataParallel makes sure of it.
     torch.manual_seed(draw_seed(config.seed))
-    model = build_run_model(config, prepared.num_classes, pretrained=True).to(device)
+    model: nn.Module = build_run_model(config, prepared.num_classes, pretrained=True).to(device)
     if world_size > 1:
-        model = synchronise_norm(model, config, device)
+        model = synchronised(model, config, device)
     optimizer = build_optimizer(model, schedule)
     store = CheckpointStore(storage / "checkpoints")
     start = store.load_latest(model, optimizer, device)
