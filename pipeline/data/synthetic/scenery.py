@@ -155,7 +155,7 @@ def building(view: View, side: int, x: float, near: float, far: float, height: f
     view.fill_layers(layers, name, dirt=7)
 
 
-def wall(view: View, side: int, x: float, near: float, far: float, height: float) -> None:
+def wall(view: View, x: float, near: float, far: float, height: float) -> None:
     camera, colour = view.camera, rgb(134, 122, 112) * view.rng.uniform(0.85, 1.15)
 
     def paint(column: np.ndarray, row: np.ndarray) -> np.ndarray:
@@ -178,7 +178,7 @@ def wall(view: View, side: int, x: float, near: float, far: float, height: float
     )
 
 
-def fence(view: View, side: int, x: float, near: float, far: float, height: float) -> None:
+def fence(view: View, x: float, near: float, far: float, height: float) -> None:
     """Pickets on two rails; one sees through between those that are near."""
     rng, name = view.rng, label("fence")
     colour = (rgb(228, 224, 214), rgb(134, 92, 58), rgb(70, 92, 80))[rng.integers(3)]
@@ -211,6 +211,9 @@ def tree(view: View, x: float, z: float, height: float) -> None:
     rng, name = view.rng, label("vegetation")
     bark = view.faded(rgb(84, 66, 50), z)
     crown, radius = height * 0.66, height * rng.uniform(0.24, 0.32)
+    column, reach = view.camera.centre + x * view.camera.scale(z), 1.4 * radius * view.camera.scale(z)
+    if not -reach < column < view.ids.shape[1] + reach:
+        return
     view.shade(x, z, radius, 0.8, 0.3)
     if rng.random() < 0.18:
         branches: list[Layer] = []
@@ -220,12 +223,12 @@ def tree(view: View, x: float, z: float, height: float) -> None:
     trunk = limb((0, 0), (rng.uniform(-0.2, 0.2), crown), height * 0.05, height * 0.03)
     view.fill([view.camera.upright(trunk, x, z)], bark, name, dirt=10)
     colour = FOLIAGE[rng.integers(len(FOLIAGE))]
-    count = int(np.clip(2.2 * radius * view.camera.scale(z), 9, 30))
+    count = int(np.clip(1.6 * radius * view.camera.scale(z), 8, 22))
     clumps: list[Layer] = []
     for share in np.linspace(0, 1, count):
         angle, distance = rng.uniform(0, 2 * np.pi), radius * np.sqrt(rng.random())
         middle = crown + 1.15 * distance * np.sin(angle) + 0.12 * share * radius
-        clump = leafy(rng, distance * np.cos(angle), middle, radius * rng.uniform(0.2, 0.42), 18)
+        clump = leafy(rng, distance * np.cos(angle), middle, radius * rng.uniform(0.24, 0.46), 18)
         # From the shade below and behind to the light above.
         clumps.append(([view.camera.upright(clump, x, z)], view.faded(colour * (0.62 + 0.5 * share), z)))
     view.fill_layers(clumps, name, dirt=16)

@@ -159,10 +159,10 @@ def _line_with_houses(street: _Street, side: int, index: int) -> None:
     while ends[-1] < scenery.FAR:
         ends.append(ends[-1] + rng.uniform(6, 13))
     # Of the parts that are near, one is a wall or a fence, in turns.
-    special = int(rng.integers(1, 3)) if (side < 0) == (index // 2 % 2 == 0) else -1
+    special = int(rng.integers(1, 3)) if (side < 0) == (index // 4 % 2 == 0) else -1
     for number in range(len(ends) - 2, -1, -1):
         near, far = ends[number], min(ends[number + 1], scenery.FAR)
-        kind = ("wall", "fence")[index % 2] if number == special else None
+        kind = ("wall", "fence")[index // 2 % 2] if number == special else None
         kind = kind or str(rng.choice(["house", "wall", "fence", "hedge"], p=[0.66, 0.08, 0.14, 0.12]))
         if kind == "house":
             scenery.building(view, side, x + side * rng.uniform(0, 0.6), near, far, rng.uniform(6.5, 15))
@@ -170,9 +170,9 @@ def _line_with_houses(street: _Street, side: int, index: int) -> None:
         for z in sorted(rng.uniform(near, far, int(rng.integers(1, 4))), reverse=True):
             scenery.tree(view, x + side * rng.uniform(2.5, 7), max(z, 3), rng.uniform(5, 9))
         if kind == "wall":
-            scenery.wall(view, side, x, near, far, rng.uniform(1.9, 2.9))
+            scenery.wall(view, x, near, far, rng.uniform(1.9, 2.9))
         elif kind == "fence":
-            scenery.fence(view, side, x, near, far, rng.uniform(1.1, 1.5))
+            scenery.fence(view, x, near, far, rng.uniform(1.1, 1.5))
         else:
             scenery.hedge(view, x + side * 0.6, near, far, rng.uniform(1.1, 1.7))
 
@@ -227,7 +227,7 @@ def _populate(street: _Street, index: int) -> None:
     if rng.random() < 0.15:
         lorry((traffic.truck, traffic.bus)[int(rng.integers(2))], 9)
 
-    mount = ("bicycle", "motorcycle")[index % 2]
+    mount = ("bicycle", "motorcycle")[(index + index // 4) % 2]
     for number in range(1 + int(rng.random() < 0.4)):
         on = mount if number == 0 else str(rng.choice(["bicycle", "motorcycle"]))
         x, z = rng.choice([street.right - 0.7, street.left + 0.9, rng.uniform(-1, 1)]), rng.uniform(7.5, 14)
@@ -276,7 +276,7 @@ def _populate(street: _Street, index: int) -> None:
             if side < 0
             else (street.walk_right - 1.9, street.walk_right - 0.5)
         )
-        x, z = rng.uniform(inner, outer), 6.5 + 22 * rng.random() ** 1.4
+        x, z = rng.uniform(inner, outer), 6.5 + 18 * rng.random() ** 1.6
         if street.free(x, z, 0.3, 0.3):
             street.add(z, partial(traffic.person, view, x, z))
     if rng.random() < 0.5:  # somebody crosses
