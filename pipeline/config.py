@@ -144,7 +144,18 @@ class ShapesConfig(Strict):
     seed: NonNegativeInt
 
 
-SyntheticConfig = ShapesConfig
+class StreetsConfig(Strict):
+    """Street scenes drawn by :mod:`pipeline.data.synthetic`, as a Cityscapes tree."""
+
+    draws: Literal["streets"]
+    train_images: PositiveInt
+    val_images: PositiveInt
+    height: PositiveInt
+    width: PositiveInt
+    seed: NonNegativeInt
+
+
+SyntheticConfig = Annotated[ShapesConfig | StreetsConfig, Field(discriminator="draws")]
 
 
 class CocoSynset(Strict):
@@ -205,7 +216,9 @@ def _setting_task(value: Any) -> Task | None:
     """Only an instance model renders at a resolution of its own."""
     if isinstance(value, dict):
         return "instance" if "resolution" in value else "semantic"
-    return {RenderingConfig: "instance", SemanticRenderingConfig: "semantic"}.get(type(value))  # type: ignore[return-value]
+    if isinstance(value, RenderingConfig):
+        return "instance"
+    return "semantic" if isinstance(value, SemanticRenderingConfig) else None
 
 
 EvaluationSetting = Annotated[
@@ -415,6 +428,12 @@ class TableConfig(Strict):
     row_labels: list[str]
     columns: list[Column]
     rows: list[Row]
+    overlays: bool = Field(False, description="whether the report shows what its rows predict, side by side")
+
+    @property
+    def experiments(self) -> set[str]:
+        """The names of all experiments that it has numbers of."""
+        return {cell.experiment for row in self.rows for cell in row.cells.values()}
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -478,8 +497,22 @@ class RunConfig(Strict):
     schedule: ScheduleConfig
 
 
+S = TypeVar("S", RenderingConfig, SemanticRenderingConfig)
+
+
 class EvaluationConfig(RootModel[dict[str, EvaluationSetting]]):
     """The evaluation settings of one run, by name."""
+
+    def all_of(self, kind: type[S]) -> dict[str, S]:
+        """The settings, which are all of one kind.
+
+        Raises:
+            ConfigError: if one is not.
+        """
+        settings = {name: setting for name, setting in self.root.items() if isinstance(setting, kind)}
+        if others := self.root.keys() - settings.keys():
+            raise ConfigError(f"evaluations {', '.join(sorted(others))} are no {kind.__name__}")
+        return settings
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -521,6 +554,11 @@ def load(schema: type[T], path: Path) -> T:
 def load_dataset(path: Path) -> DatasetConfig:
     """As :func:`load`, for a dataset's file: its ``source`` says which kind it is."""
     return _validate(TypeAdapter(DatasetConfig), path)
+
+
+def load_synthetic(path: Path) -> SyntheticConfig:
+    """As :func:`load`, for what is to be drawn: ``draws`` says which of the two it is."""
+    return _validate(TypeAdapter(SyntheticConfig), path)
 
 
 def load_model(path: Path) -> InstanceModelConfig | SemanticModelConfig:
@@ -603,7 +641,7 @@ class Project:
         return self.configs / "datasets" / f"{name}.yaml"
 
     def synthetic(self, name: str) -> SyntheticConfig:
-        return load(SyntheticConfig, self.configs / "synthetic" / f"{name}.yaml")
+        return load_synthetic(self.configs / "synthetic" / f"{name}.yaml")
 
     def model(self, name: str) -> InstanceModelConfig | SemanticModelConfig:
         return load_model(self.configs / "models" / f"{name}.yaml")
@@ -640,6 +678,9 @@ class Project:
             return f"sampling: missing; {network} has a point head"
         if not model.has_point_head and experiment.sampling is not None:
             return f"sampling: {network} has no point head to sample for"
+        task = _dataset_task(self.dataset(experiment.dataset))
+        if model.task != task:
+            return f"dataset: {experiment.dataset!r} is for {task} models, which {network} is not"
         if model.task == "instance" and self.schedule(experiment.schedule).head_multiplier != 1:
             return f"schedule: {experiment.schedule!r} has a head_multiplier, which is for semantic models"
         for name, setting in experiment.evaluations.items():
@@ -714,6 +755,13 @@ class Project:
         val = str(root / dataset.val.annotations)
         lvis = str(Path(join(data_root, dataset.lvis.root)) / dataset.lvis.annotations) if dataset.lvis else val
         return DatasetParams(train=str(root / dataset.train.annotations), val=val, lvis=lvis)
+
+
+def _dataset_task(dataset: DatasetConfig) -> Task:
+    """What a dataset is for."""
+    if isinstance(dataset, CityscapesDataset):
+        return dataset.task
+    return "instance" if isinstance(dataset, CocoDataset) else "semantic"
 
 
 def _setting_problem(

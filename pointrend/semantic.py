@@ -5,6 +5,8 @@ covers an extent of (w s, h s) pixels, which may reach beyond the image. Points 
 the coarse prediction.
 """
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -125,10 +127,12 @@ class SemanticPointRend(nn.Module):
         logits = self.point_logits(features, coarse, stride, points)
         return mean_cross_entropy(logits, sample_labels(labels, points * extent))
 
-    def render(self, features: dict[str, Tensor], coarse: Tensor, stride: int) -> Tensor:
+    def render(
+        self, features: dict[str, Tensor], coarse: Tensor, stride: int, points_per_step: int | None = None
+    ) -> Tensor:
         """The coarse prediction (N, K, h, w) subdivided to every pixel of its extent: (N, K, h s, w s).
 
-        Its stride s is a power of two.
+        Its stride s is a power of two. ``points_per_step`` is N, by default the module's own.
         """
         check_finite(f"feature map {self.fine_level!r}", features[self.fine_level])
         height, width = coarse.shape[-2:]
@@ -138,8 +142,17 @@ class SemanticPointRend(nn.Module):
             lambda points: self.point_logits(features, coarse, stride, points),
             class_uncertainty,
             [(factor * height, factor * width) for factor in factors],
-            self.points_per_step,
+            points_per_step or self.points_per_step,
         )
+
+
+class CoarsePrediction(NamedTuple):
+    """What a model's backbone and head make of N images of one size, to be rendered as often as one likes."""
+
+    features: dict[str, Tensor]
+    logits: Tensor  # (N, K, h, w)
+    stride: int
+    size: Size  # (H, W) of the images
 
 
 class SemanticSegmenter(nn.Module):
@@ -233,11 +246,31 @@ class SemanticSegmenter(nn.Module):
             return [self._render(self.transform.batch([image]))[0] for image in normalised]
         return self._render(self.transform.batch(normalised))
 
-    def _render(self, batch: ImageList) -> list[Tensor]:
+    def coarse_prediction(self, images: list[Tensor]) -> CoarsePrediction:
+        """What is rendered: of N images (3, H, W) of one size, RGB in [0, 1].
+
+        Raises:
+            ValueError: for images that the model does not take.
+        """
+        return self._coarse_prediction(self.transform(images))
+
+    def _coarse_prediction(self, batch: ImageList) -> CoarsePrediction:
         features, coarse = self.coarse_logits(batch)
         check_finite("the coarse prediction", coarse)
+        return CoarsePrediction(features, coarse, self.head.stride, batch.image_sizes[0])
+
+    def render(self, coarse: CoarsePrediction, points_per_step: int | None = None) -> Tensor:
+        """Logits (N, K, H, W) at the images' size.
+
+        Args:
+            coarse: from :meth:`coarse_prediction`.
+            points_per_step: N of PointRend, the most points that a subdivision step predicts; by default the model's.
+        """
         if self.pointrend is None:
-            logits = upsample(coarse, extent_of(coarse, self.head.stride))
+            logits = upsample(coarse.logits, extent_of(coarse.logits, coarse.stride))
         else:
-            logits = self.pointrend.render(features, coarse, self.head.stride)
-        return list(crop(logits, batch.image_sizes[0]))
+            logits = self.pointrend.render(coarse.features, coarse.logits, coarse.stride, points_per_step)
+        return crop(logits, coarse.size)
+
+    def _render(self, batch: ImageList) -> list[Tensor]:
+        return list(self.render(self._coarse_prediction(batch)))

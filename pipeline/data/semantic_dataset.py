@@ -1,7 +1,7 @@
 """Torch datasets over a semantic manifest."""
 
 import io
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 import numpy as np
 from torch import Tensor

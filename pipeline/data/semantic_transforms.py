@@ -32,7 +32,7 @@ class Window:
 
 
 def scaled_sizes(size: Size, smallest: float, largest: float, step: int) -> list[Size]:
-    """All (H, W) to choose from: shorter edges from ``smallest`` to ``largest`` times the image's, in steps of pixels."""
+    """All (H, W) to choose from: shorter edges of ``smallest`` to ``largest`` times the image's, in steps of pixels."""
     shorter = min(size)
     edges = range(round(smallest * shorter), round(largest * shorter) + 1, step)
     return [(max(1, round(size[0] * edge / shorter)), max(1, round(size[1] * edge / shorter))) for edge in edges]
@@ -79,7 +79,7 @@ def crop_labels(labels: np.ndarray, window: Window) -> np.ndarray:
 def is_varied(labels: np.ndarray, max_share: float) -> bool:
     """Whether no class covers more than a share of the pixels of labels (h, w) that are known, and there are two."""
     counts = np.bincount(labels[labels != IGNORE_LABEL].ravel())
-    return np.count_nonzero(counts) > 1 and counts.max() <= max_share * counts.sum()
+    return bool(np.count_nonzero(counts) > 1 and counts.max() <= max_share * counts.sum())
 
 
 def augment_colors(image: Tensor, generator: torch.Generator) -> Tensor:
@@ -132,7 +132,7 @@ def augment(pixels: np.ndarray, labels: np.ndarray, config: SemanticModelConfig,
     """
     generator = torch.Generator().manual_seed(seed)
     scales = config.scales
-    sizes = scaled_sizes(labels.shape, scales.smallest, scales.largest, scales.step)  # type: ignore[arg-type]
+    sizes = scaled_sizes(labels.shape, scales.smallest, scales.largest, scales.step)
     scaled = sizes[int(torch.randint(len(sizes), (), generator=generator))]
     height, width = config.crop_size
     for _ in range(CROP_DRAWS):

@@ -20,8 +20,8 @@ from pipeline.data.manifest import read_prepared
 from pipeline.errors import UserError
 from pipeline.evaluation.chunks import prefetched
 from pipeline.files import atomic_file
+from pipeline.run_model import build_run_model
 from pipeline.storage import Storage
-from pipeline.training.run import build_run_model
 from pointrend import load_weights
 from pointrend.instance import MaskRCNN
 from pointrend.paste import mask_runs
@@ -114,8 +114,9 @@ class InstancePredictor:
         dataset = read_prepared(prepared)
         model = build_run_model(config, len(dataset.categories), pretrained=False)
         load_weights(model, weights)
+        assert isinstance(model, MaskRCNN)  # the configuration allows no other for these settings
         self._model = model.to(device).eval()
-        self._settings, self._device, self._categories = settings.root, device, dataset.categories
+        self._settings, self._device, self._categories = settings.all_of(RenderingConfig), device, dataset.categories
         self._images = EvaluationImages(dataset, images)
 
     def __call__(self, chunk: range, folder: Path) -> None:

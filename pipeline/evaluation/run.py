@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import ClusterConfig, EvaluationConfig, RunConfig
-from pipeline.data.manifest import read_prepared
+from pipeline.data.manifest import PreparedDataset, read_prepared
 from pipeline.evaluation.instances import InstancePredictor, merge_predictions, predictions_file
-from pipeline.evaluation.scoring import score_predictions
+from pipeline.evaluation.scoring import score_instances, score_labels
+from pipeline.evaluation.semantics import SemanticPredictor, gather_predictions, labels_folder, prediction_names
 from pipeline.evaluation.workers import predict_in_chunks
 from pipeline.files import atomic_folder, write_json
 from pipeline.storage import Storage
 from pipeline.tracking import Tracker
 
 
-def predict_instances(
+def predict(
     config: RunConfig,
     settings: EvaluationConfig,
     cluster: ClusterConfig,
@@ -26,7 +27,9 @@ def predict_instances(
     weights: Path,
     output: Path,
 ) -> None:
-    """Writes the COCO results of every setting of a run into an existing folder: the same however many workers.
+    """Writes the predictions of every setting of a run into an existing folder: the same however many workers.
+
+    Of instances a COCO results file for each setting, of semantic labels a folder of PNGs.
 
     Args:
         config: the run.
@@ -41,12 +44,24 @@ def predict_instances(
         LostWorkerError: when a worker's restarts are used up.
         OSError: for an image that cannot be read.
     """
-    image_ids = read_prepared(prepared).manifest("val")["id"].to_pylist()
-    build = functools.partial(InstancePredictor, config, settings, prepared.resolve(), images, weights.resolve())
+    dataset = read_prepared(prepared)
+    image_ids = dataset.manifest("val")["id"].to_pylist()
+    predictor = SemanticPredictor if dataset.task == "semantic" else InstancePredictor
+    build = functools.partial(predictor, config, settings, prepared.resolve(), images, weights.resolve())
     with tempfile.TemporaryDirectory(dir=output, prefix=".chunks-") as chunks:
         parts = predict_in_chunks(build, len(image_ids), Path(chunks), cluster, f"evaluate {config.run}")
         for name in settings.root:
-            merge_predictions(parts, name, image_ids, predictions_file(output, name))
+            if dataset.task == "semantic":
+                gather_predictions(parts, name, prediction_names(dataset).values(), labels_folder(output, name))
+            else:
+                merge_predictions(parts, name, image_ids, predictions_file(output, name))
+
+
+def score(dataset: PreparedDataset, predictions: Path, setting: str) -> tuple[dict[str, float], dict[str, Any]]:
+    """The metrics of a setting, and what else of its scores is kept."""
+    if dataset.task == "semantic":
+        return score_labels(dataset.truth, labels_folder(predictions, setting), dataset.labels)
+    return score_instances(dataset, predictions_file(predictions, setting)), {}
 
 
 def evaluate_run(
@@ -75,9 +90,10 @@ def evaluate_run(
         tracker: where the evaluations are logged, nested in the training's run.
     """
     training = json.loads((trained / "train.json").read_text())
-    scores: dict[str, dict[str, Any]] = {}
+    dataset = read_prepared(prepared)
+    evaluations: dict[str, dict[str, Any]] = {}
     with atomic_folder(output) as folder:
-        predict_instances(
+        predict(
             config,
             settings,
             cluster,
@@ -86,16 +102,20 @@ def evaluate_run(
             weights=trained / "model.safetensors",
             output=folder,
         )
+        scores = {name: score(dataset, folder, name) for name in settings.root}
+        # Nothing is logged before all is well.
         for name, setting in settings.root.items():
-            ap = score_predictions(prepared / "truth" / "instances.json", predictions_file(folder, name))
+            values, details = scores[name]
             run_id = tracker.add_evaluation(
                 training["mlflow_run_id"],
                 f"{config.run} {name}",
                 setting,
-                ap,
+                values,
                 {"kind": "evaluation", "experiment": config.experiment, "evaluation": name},
             )
-            # On the training's run too: comparing trainings then shows losses and AP together.
-            tracker.log_metrics(training["mlflow_run_id"], [(f"{key}_{name}", value, 0) for key, value in ap.items()])
-            scores[name] = {"mlflow_run_id": run_id, **{key: round(value, 4) for key, value in ap.items()}}
-    write_json(metrics, {"run": config.run, "mlflow_run_id": training["mlflow_run_id"], "evaluations": scores})
+            # On the training's run too: comparing trainings then shows losses and metrics together.
+            logged = [(f"{key}_{name}", value, 0) for key, value in values.items()]
+            tracker.log_metrics(training["mlflow_run_id"], logged)
+            rounded = {key: round(value, 4) for key, value in values.items()}
+            evaluations[name] = {"mlflow_run_id": run_id, **rounded, **details}
+    write_json(metrics, {"run": config.run, "mlflow_run_id": training["mlflow_run_id"], "evaluations": evaluations})

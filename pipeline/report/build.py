@@ -11,10 +11,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipeline.config import Params, TableConfig
 from pipeline.data.manifest import PreparedDataset
+from pipeline.evaluation.semantics import labels_folder
 from pipeline.files import atomic_folder
 from pipeline.report.curves import training_curves
 from pipeline.report.overlays import FoundObject, Scenes, Source, found_objects, object_panels, scene_panels
 from pipeline.report.results import RunResult
+from pipeline.report.semantic_overlays import LabelSource, label_panels, with_legend
 from pipeline.report.tables import Table, build_table, notes, to_csv, to_latex, to_markdown
 from pipeline.storage import Storage
 
@@ -45,12 +47,12 @@ def duration(seconds: float) -> str:
 
 
 def compared(tables: dict[str, TableConfig], results: Sequence[RunResult]) -> list[tuple[str, RunResult, str]]:
-    """The (caption, run, setting) triples that the first table compares and that exist, one run of each experiment."""
+    """The (caption, run, setting) triples that tables compare and that exist, one run of each experiment."""
     first_runs: dict[str, RunResult] = {}
     for result in results:
         first_runs.setdefault(result.experiment, result)
     found: dict[tuple[str, str], tuple[str, RunResult, str]] = {}
-    for table in list(tables.values())[:1]:
+    for table in tables.values():
         for row in table.rows:
             for cell in row.cells.values():
                 run = first_runs.get(cell.experiment)
@@ -69,21 +71,32 @@ def draw_figures(
     """Draws the pictures into a folder.
 
     Args:
-        tables: the tables by name; the first one's rows are the columns of the overlays.
+        tables: the tables by name; the rows of those with overlays are the columns of the pictures.
         results: the runs.
         datasets: by name.
         predictions: the folder of all runs' predictions.
         folder: where the PNG files go.
     """
     figures = []
-    columns = compared(tables, results)
+    columns = compared({name: table for name, table in tables.items() if table.overlays}, results)
     for dataset in dict.fromkeys(run.dataset for _, run, _ in columns):
+        prepared, images = datasets[dataset]
+        if prepared.task == "semantic":
+            label_sources = [
+                LabelSource(caption, labels_folder(predictions / run.run, setting))
+                for caption, run, setting in columns
+                if run.dataset == dataset
+            ]
+            file = f"labels_{dataset}.png"
+            sheet = label_panels(prepared, images, label_sources, SCENES).render()
+            with_legend(sheet, prepared.labels).save(folder / file)
+            figures.append(Figure(f"The same images from every model: {dataset}", _LABELS, file))
+            continue
         sources = [
             Source(caption, predictions / run.run / f"predictions_{setting}.json")
             for caption, run, setting in columns
             if run.dataset == dataset
         ]
-        prepared, images = datasets[dataset]
         scenes = Scenes(prepared.manifest("val"), images, sources)
         objects = found_objects(scenes, CANDIDATES)
         for kind, panels, title, caption in (
@@ -108,6 +121,12 @@ def draw_figures(
     caption = "Total loss; PointRend's has a term more, that of its points."
     figures.append(Figure("Training curves", caption, "training_curves.png"))
     return figures
+
+
+_LABELS = (
+    "Below each image, enlarged, the square of it in which the ground truth has the most boundary pixels. Predictions "
+    "are drawn where the ground truth is ignored, too; no score counts them there."
+)
 
 
 def _mean_overlaps(objects: Sequence[FoundObject], captions: Sequence[str]) -> str:
@@ -141,7 +160,8 @@ def build_report(
         tracking_uri: for the page's hint on `mlflow ui`.
     """
     with atomic_folder(output) as folder:
-        filled = [build_table(name, config, results) for name, config in tables.items()]
+        selected = {result.experiment for result in results}
+        filled = [build_table(name, table, results) for name, table in tables.items() if selected & table.experiments]
         for table in filled:
             (folder / f"{table.name}.md").write_text(to_markdown(table), encoding="utf-8")
             (folder / f"{table.name}.csv").write_text(to_csv(table), encoding="utf-8")

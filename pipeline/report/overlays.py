@@ -36,7 +36,8 @@ class Source:
     predictions: Path
 
 
-def _font() -> ImageFont.FreeTypeFont:
+def font() -> ImageFont.FreeTypeFont:
+    """The captions' font."""
     # Pillow's own font lacks signs such as the one in "28×28"; matplotlib brings one that has them.
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", 12)
 
@@ -57,7 +58,7 @@ class Panels:
         pen = ImageDraw.Draw(sheet)
         left = 0
         for column, (caption, width) in enumerate(zip(self.captions, widths, strict=True)):
-            pen.text((left + width / 2, CAPTION / 2), caption, "black", _font(), anchor="mm")
+            pen.text((left + width / 2, CAPTION / 2), caption, "black", font(), anchor="mm")
             top = CAPTION
             for row, height in zip(self.rows, heights, strict=True):
                 panel = row[column]
@@ -226,7 +227,7 @@ def object_panels(scenes: Scenes, objects: list[FoundObject], count: int, side: 
         window = (slice(None), *_window(masks[0]))
         panels = (picture[window], *(draw_masks(picture, mask[None])[window] for mask in masks))
         notes = ["", "", *(f"IoU {overlap:.2f}" for overlap in found.overlaps)]
-        rows.append([_noted(_enlarge(panel, side), note) for panel, note in zip(panels, notes, strict=True)])
+        rows.append([_noted(enlarge(panel, side), note) for panel, note in zip(panels, notes, strict=True)])
     return Panels(["image", "ground truth", *(source.caption for source in scenes.sources)], rows)
 
 
@@ -239,7 +240,7 @@ def _window(mask: Tensor, margin: int = 6) -> tuple[slice, slice]:
     )
 
 
-def _enlarge(crop: Tensor, side: int) -> Image.Image:
+def enlarge(crop: Tensor, side: int) -> Image.Image:
     """A crop (3, h, w) enlarged by a whole factor to at most ``side`` pixels, or shrunk to them."""
     image = to_image(crop, max(1, side // max(crop.shape[1:])))
     image.thumbnail((side, side))
@@ -250,5 +251,5 @@ def _noted(image: Image.Image, note: str) -> Image.Image:
     """An image with a line of text below it."""
     noted = Image.new("RGB", (image.width, image.height + CAPTION), "white")
     noted.paste(image)
-    ImageDraw.Draw(noted).text((image.width / 2, image.height + CAPTION / 2), note, "black", _font(), anchor="mm")
+    ImageDraw.Draw(noted).text((image.width / 2, image.height + CAPTION / 2), note, "black", font(), anchor="mm")
     return noted

@@ -20,10 +20,10 @@ from pipeline.data.manifest import SplitManifest, write_prepared
 from pipeline.errors import UserError
 from pipeline.evaluation.chunks import Predict, prefetched
 from pipeline.evaluation.instances import IncompletePredictionsError, InstancePredictor, merge_predictions
-from pipeline.evaluation.run import predict_instances
+from pipeline.evaluation.run import predict
 from pipeline.evaluation.workers import LostWorkerError, predict_in_chunks
+from pipeline.run_model import build_run_model
 from pipeline.storage import Storage
-from pipeline.training.run import build_run_model
 from pointrend import save_weights
 
 NUM_IMAGES = 19  # chunks of 8, 8 and 3
@@ -70,7 +70,7 @@ def here(run: RunConfig, run_files: dict[str, Any], tmp_path_factory: pytest.Tem
     output = tmp_path_factory.mktemp("here")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    predict_instances(run, SETTINGS, HERE, **run_files, output=output)
+    predict(run, SETTINGS, HERE, **run_files, output=output)
     torch.set_num_threads(threads)
     return read(output)
 

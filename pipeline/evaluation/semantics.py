@@ -1,0 +1,136 @@
+"""Predictions of semantic models: one backbone pass per image and output stride, every setting rendered from it.
+
+Shape letters: K classes, H W rows and columns of an image.
+"""
+
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pipeline.config import EvaluationConfig, RunConfig, SemanticRenderingConfig
+from pipeline.data.coco import DatasetError
+from pipeline.data.labels import LabelTable
+from pipeline.data.manifest import PreparedDataset, read_prepared
+from pipeline.data.semantic_dataset import SemanticEvaluationImages
+from pipeline.evaluation.chunks import prefetched
+from pipeline.evaluation.instances import IncompletePredictionsError
+from pipeline.files import atomic_file
+from pipeline.run_model import build_run_model
+from pipeline.storage import Storage
+from pointrend import load_weights
+from pointrend.semantic import SemanticSegmenter
+
+
+def prediction_names(prepared: PreparedDataset) -> dict[str, str]:
+    """The name of each val image's prediction, by the file of its labels in the dataset.
+
+    It is the path of the image's ground truth below ``truth/``; in Cityscapes' naming, with the image's name alone.
+
+    Raises:
+        DatasetError: if the ground truth is not that of the val split.
+    """
+    labels = prepared.manifest("val")["label_file"].to_pylist()
+    truths = {path.relative_to(prepared.truth).as_posix() for path in prepared.truth.rglob("*.png")}
+    suffix = prepared.labels.truth_suffix
+    # The folder of labels in the dataset is the one that leaves the names in truth/.
+    for folder in PurePosixPath(labels[0]).parents if labels else ():
+        prefix = "" if folder == PurePosixPath() else f"{folder}/"
+        names = {name: name.removeprefix(prefix) for name in labels}
+        if set(names.values()) == truths:
+            return {name: f"{truth.removesuffix(suffix)}.png" if suffix else truth for name, truth in names.items()}
+    raise DatasetError(prepared.truth, ["not the ground truth of the val split; run `dvc repro` to prepare it again"])
+
+
+@torch.inference_mode()
+def predict_classes(
+    model: SemanticSegmenter, image: Tensor, settings: Mapping[str, SemanticRenderingConfig]
+) -> dict[str, Tensor]:
+    """The classes (H, W) int64 of an image (3, H, W) under each setting; those of one output stride share a pass."""
+    predicted = {}
+    for stride in dict.fromkeys(setting.output_stride for setting in settings.values()):
+        if stride is not None:
+            model.set_output_stride(stride)
+        coarse = model.coarse_prediction([image])
+        for name, setting in settings.items():
+            if setting.output_stride == stride:
+                predicted[name] = model.render(coarse, setting.num_points)[0].argmax(0)
+    return predicted
+
+
+def labels_folder(folder: Path, setting: str) -> Path:
+    """The label PNGs of one setting."""
+    return folder / f"labels_{setting}"
+
+
+def write_ids(classes: Tensor, table: LabelTable, path: Path) -> None:
+    """Writes classes (H, W) as a PNG of label ids, whole or not at all."""
+    ids = np.array(table.ids)[classes.cpu().numpy()]
+    with atomic_file(path, "wb") as stream:
+        Image.fromarray(ids.astype(np.uint8 if max(table.ids) < 256 else np.uint16)).save(stream, "PNG")
+
+
+class SemanticPredictor:
+    """A run's predictions, a chunk of images at a time, for :func:`pipeline.evaluation.workers.predict_in_chunks`.
+
+    Args:
+        config: the run.
+        settings: its evaluations.
+        prepared: the prepared dataset.
+        images: what its file names are relative to.
+        weights: of the run.
+        device: where to predict.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        settings: EvaluationConfig,
+        prepared: Path,
+        images: Storage,
+        weights: Path,
+        device: torch.device,
+    ) -> None:
+        dataset = read_prepared(prepared)
+        model = build_run_model(config, dataset.num_classes, pretrained=False)
+        assert isinstance(model, SemanticSegmenter)  # the configuration allows no other for these settings
+        load_weights(model, weights)
+        self._model, self._device = model.to(device).eval(), device
+        self._settings, self._table = settings.all_of(SemanticRenderingConfig), dataset.labels
+        self._images, self._names = SemanticEvaluationImages(dataset, images), prediction_names(dataset)
+
+    def __call__(self, chunk: range, folder: Path) -> None:
+        """Writes ``<setting>/<name>``, a PNG of label ids, for each setting and image of the chunk."""
+        for label_file, image in prefetched(self._images, chunk):
+            predicted = predict_classes(self._model, image.to(self._device), self._settings)
+            for setting, classes in predicted.items():
+                write_ids(classes, self._table, folder / setting / self._names[label_file])
+
+
+def gather_predictions(parts: Iterable[Path], setting: str, names: Iterable[str], folder: Path) -> None:
+    """Moves a setting's PNGs into one folder.
+
+    Args:
+        parts: the folders that :class:`SemanticPredictor` has filled.
+        setting: the evaluation.
+        names: the predictions that must be there.
+        folder: the new folder.
+
+    Raises:
+        IncompletePredictionsError: unless every one is there exactly once.
+    """
+    missing = set(names)
+    for part in parts:
+        for path in sorted((part / setting).rglob("*.png")):
+            name = path.relative_to(part / setting)
+            if name.as_posix() not in missing:
+                raise IncompletePredictionsError(f"{part}, {setting}: {name} is there twice, or of no image")
+            missing.remove(name.as_posix())
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(path, folder / name)
+    if missing:
+        raise IncompletePredictionsError(f"{folder}: no prediction {min(missing)}; {len(missing)} are missing")
