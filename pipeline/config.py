@@ -144,7 +144,18 @@ class ShapesConfig(Strict):
     seed: NonNegativeInt
 
 
-SyntheticConfig = ShapesConfig
+class StreetsConfig(Strict):
+    """Street scenes drawn by :mod:`pipeline.data.synthetic`, as a Cityscapes tree."""
+
+    draws: Literal["streets"]
+    train_images: PositiveInt
+    val_images: PositiveInt
+    height: PositiveInt
+    width: PositiveInt
+    seed: NonNegativeInt
+
+
+SyntheticConfig = Annotated[ShapesConfig | StreetsConfig, Field(discriminator="draws")]
 
 
 class CocoSynset(Strict):
@@ -545,6 +556,11 @@ def load_dataset(path: Path) -> DatasetConfig:
     return _validate(TypeAdapter(DatasetConfig), path)
 
 
+def load_synthetic(path: Path) -> SyntheticConfig:
+    """As :func:`load`, for what is to be drawn: ``draws`` says which of the two it is."""
+    return _validate(TypeAdapter(SyntheticConfig), path)
+
+
 def load_model(path: Path) -> InstanceModelConfig | SemanticModelConfig:
     """As :func:`load`, for a model's file: its ``name`` says which of the two it is."""
     return _validate(TypeAdapter(ModelConfig), path)
@@ -625,7 +641,7 @@ class Project:
         return self.configs / "datasets" / f"{name}.yaml"
 
     def synthetic(self, name: str) -> SyntheticConfig:
-        return load(SyntheticConfig, self.configs / "synthetic" / f"{name}.yaml")
+        return load_synthetic(self.configs / "synthetic" / f"{name}.yaml")
 
     def model(self, name: str) -> InstanceModelConfig | SemanticModelConfig:
         return load_model(self.configs / "models" / f"{name}.yaml")

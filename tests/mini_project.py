@@ -70,8 +70,8 @@ def make_project(root: Path) -> MiniProject:
         "[core]\n    no_scm = true\n    analytics = false\n    check_update = false\n"
     )
     mini = MiniProject(root)
-    (root / "configs/datasets/shapes.yaml").write_text(
-        "source: synthetic\ntrain_images: 8\nval_images: 3\nimage_size: 64\nmax_objects: 2\n"
+    (root / "configs/synthetic/shapes.yaml").write_text(
+        "draws: shapes\ntrain_images: 8\nval_images: 3\nimage_size: 64\nmax_objects: 2\n"
         "polygon_tolerance: 1.0\nseed: 0\n"
     )
     (root / "configs/schedules/demo.yaml").write_text(

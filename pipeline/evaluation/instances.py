@@ -20,8 +20,8 @@ from pipeline.data.manifest import read_prepared
 from pipeline.errors import UserError
 from pipeline.evaluation.chunks import prefetched
 from pipeline.files import atomic_file
+from pipeline.run_model import build_run_model
 from pipeline.storage import Storage
-from pipeline.training.run import build_run_model
 from pointrend import load_weights
 from pointrend.instance import MaskRCNN
 from pointrend.paste import mask_runs

@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.config import ClusterConfig, EvaluationConfig, RunConfig
 from pipeline.data.manifest import PreparedDataset, read_prepared
 from pipeline.evaluation.instances import InstancePredictor, merge_predictions, predictions_file
-from pipeline.evaluation.scoring import score_labels, score_predictions
+from pipeline.evaluation.scoring import score_instances, score_labels
 from pipeline.evaluation.semantics import SemanticPredictor, gather_predictions, labels_folder, prediction_names
 from pipeline.evaluation.workers import predict_in_chunks
 from pipeline.files import atomic_folder, write_json
@@ -61,7 +61,7 @@ def score(dataset: PreparedDataset, predictions: Path, setting: str) -> tuple[di
     """The metrics of a setting, and what else of its scores is kept."""
     if dataset.task == "semantic":
         return score_labels(dataset.truth, labels_folder(predictions, setting), dataset.labels)
-    return score_predictions(dataset.truth / "instances.json", predictions_file(predictions, setting)), {}
+    return score_instances(dataset, predictions_file(predictions, setting)), {}
 
 
 def evaluate_run(
@@ -90,7 +90,8 @@ def evaluate_run(
         tracker: where the evaluations are logged, nested in the training's run.
     """
     training = json.loads((trained / "train.json").read_text())
-    scores: dict[str, dict[str, Any]] = {}
+    dataset = read_prepared(prepared)
+    evaluations: dict[str, dict[str, Any]] = {}
     with atomic_folder(output) as folder:
         predict(
             config,
@@ -101,8 +102,10 @@ def evaluate_run(
             weights=trained / "model.safetensors",
             output=folder,
         )
+        scores = {name: score(dataset, folder, name) for name in settings.root}
+        # Nothing is logged before all is well.
         for name, setting in settings.root.items():
-            values, details = score(read_prepared(prepared), folder, name)
+            values, details = scores[name]
             run_id = tracker.add_evaluation(
                 training["mlflow_run_id"],
                 f"{config.run} {name}",
@@ -114,5 +117,5 @@ def evaluate_run(
             logged = [(f"{key}_{name}", value, 0) for key, value in values.items()]
             tracker.log_metrics(training["mlflow_run_id"], logged)
             rounded = {key: round(value, 4) for key, value in values.items()}
-            scores[name] = {"mlflow_run_id": run_id, **rounded, **details}
-    write_json(metrics, {"run": config.run, "mlflow_run_id": training["mlflow_run_id"], "evaluations": scores})
+            evaluations[name] = {"mlflow_run_id": run_id, **rounded, **details}
+    write_json(metrics, {"run": config.run, "mlflow_run_id": training["mlflow_run_id"], "evaluations": evaluations})

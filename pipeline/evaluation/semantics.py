@@ -20,8 +20,8 @@ from pipeline.data.semantic_dataset import SemanticEvaluationImages
 from pipeline.evaluation.chunks import prefetched
 from pipeline.evaluation.instances import IncompletePredictionsError
 from pipeline.files import atomic_file
+from pipeline.run_model import build_run_model
 from pipeline.storage import Storage
-from pipeline.training.run import build_run_model
 from pointrend import load_weights
 from pointrend.semantic import SemanticSegmenter
 

@@ -81,7 +81,9 @@ def check_ground_truth(data: dict[str, Any], path: Path) -> dict[str, Any]:
     return {**data, "annotations": annotations}
 
 
-def read_results(path: Path, images: Sequence[Mapping[str, Any]], categories: Collection[int]) -> list[dict[str, Any]]:
+def read_results(
+    path: Path, images: Sequence[Mapping[str, Any]], categories: Collection[int], left_out: Collection[int] = ()
+) -> list[dict[str, Any]]:
     """A COCO results file, a list of {image_id, category_id, segmentation (RLE), score}; anything else is left out.
 
     Boxes are, too: pycocotools and lvis would take areas from them, and mask AP by size would be by the boxes' size.
@@ -90,6 +92,7 @@ def read_results(path: Path, images: Sequence[Mapping[str, Any]], categories: Co
         path: the file.
         images: what predictions can be of, with id, height and width.
         categories: the ids that they can have.
+        left_out: ids of other images that predictions can be of; these predictions are passed over.
 
     Returns:
         The results with their segmentations as compressed RLE, in the file's order.
@@ -105,16 +108,21 @@ def read_results(path: Path, images: Sequence[Mapping[str, Any]], categories: Co
     if not isinstance(entries, list):
         raise PredictionError(f"{path}: expected a list of results")
     sizes = {image["id"]: (image["height"], image["width"]) for image in images}
-    categories = frozenset(categories)
+    categories, others = frozenset(categories), frozenset(left_out) - sizes.keys()
+    scored = []
     for index, entry in enumerate(entries):
+        if isinstance(entry, dict) and type(image_id := entry.get("image_id")) is int and image_id in others:
+            continue
         if (fault := _fault(entry, sizes, categories)) is not None:
             raise PredictionError(f"{path}: entry {index}{fault}")
-    segmentations = [entry.get("segmentation") for entry in entries]
-    shapes = [sizes[entry["image_id"]] for entry in entries]
+        scored.append((index, entry))
+    segmentations = [entry.get("segmentation") for _, entry in scored]
+    shapes = [sizes[entry["image_id"]] for _, entry in scored]
     results = []
-    for index, (entry, sound) in enumerate(zip(entries, _sound(segmentations, shapes), strict=True)):
+    found = zip(scored, segmentations, shapes, _sound(segmentations, shapes), strict=True)
+    for (index, entry), segmentation, shape, sound in found:
         try:
-            rle = _rle(segmentations[index], shapes[index], sound, polygons=False)
+            rle = _rle(segmentation, shape, sound, polygons=False)
         except ValueError as error:
             raise PredictionError(f"{path}: entry {index} (image {entry['image_id']}): mask: {error}") from error
         results.append({**{key: entry[key] for key in ("image_id", "category_id", "score")}, "segmentation": rle})

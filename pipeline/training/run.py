@@ -30,13 +30,12 @@ from pipeline.data.semantic_dataset import SemanticTrainingImages
 from pipeline.errors import UserError
 from pipeline.files import atomic_folder, write_json
 from pipeline.progress import progress
+from pipeline.run_model import build_run_model
 from pipeline.storage import Storage
 from pipeline.tracking import Tracker, run_parameters
 from pipeline.training.checkpoint import CheckpointStore
 from pipeline.training.loop import Update, build_optimizer, distribute, train
-from pointrend import build_model, load_backbone, save_weights
-from pointrend.instance import MaskRCNN
-from pointrend.semantic import SemanticSegmenter
+from pointrend import save_weights
 
 UPDATES_PER_LOG = 10
 
@@ -61,34 +60,6 @@ def run_key(config: RunConfig, prepared: Path) -> str:
     for name in ("dataset.json", "train.parquet"):
         digest.update((prepared / name).read_bytes())
     return digest.hexdigest()[:16]
-
-
-def build_run_model(config: RunConfig, num_classes: int, *, pretrained: bool) -> MaskRCNN | SemanticSegmenter:
-    """The network of a run; with its ImageNet weights, where it has some, only if it is to be trained."""
-    network = config.model
-    sampling = config.sampling.build() if config.sampling else None
-    if isinstance(network, InstanceModelConfig):
-        return build_model(
-            network.name,
-            num_classes=num_classes,
-            min_size=network.test_min_size,
-            max_size=network.max_size,
-            pretrained_backbone=pretrained and network.pretrained_backbone,
-            norm=network.norm,
-            sampling=sampling,
-            rois_per_image=network.rois_per_image,
-        )
-    model = build_model(
-        network.name,
-        num_classes=num_classes,
-        pretrained_backbone=pretrained and network.pretrained_backbone == "torchvision",
-        norm=network.norm,
-        sampling=sampling,
-        levels=tuple(network.levels) if network.levels else None,
-    )
-    if pretrained and network.pretrained_backbone not in (None, "torchvision"):
-        load_backbone(model, network.pretrained_backbone)
-    return model
 
 
 def training_images(

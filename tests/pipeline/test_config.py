@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from pipeline.config import (
+    CityscapesDataset,
     ClusterConfig,
     CocoDataset,
     ConfigError,
@@ -22,11 +23,8 @@ from pipeline.config import (
     RunConfig,
     RunParams,
     ScheduleConfig,
-    SyntheticDataset,
+    SyntheticConfig,
     TableConfig,
-    annotation_files,
-    coco_layout,
-    dataset_root,
     load,
     load_dataset,
     load_model,
@@ -40,6 +38,7 @@ SCHEMAS: dict[str, Callable[[Path], Any]] = {
     "experiments": lambda path: load(ExperimentConfig, path),
     "models": lambda path: load_model(path),
     "schedules": lambda path: load(ScheduleConfig, path),
+    "synthetic": lambda path: load(SyntheticConfig, path),
     "tables": lambda path: load(TableConfig, path),
 }
 FILES = sorted(path.relative_to(CONFIGS) for path in CONFIGS.rglob("*") if path.is_file())
@@ -80,13 +79,27 @@ rows:
     cells:
       ap: {experiment: coco_pointrend_r50, evaluation: 28x28, metric: AP, paper: 36.1}
 """
+LABELS = """\
+source: labels
+root: x
+train: {images: a, labels: b}
+val: {images: c, labels: d}
+classes: {sky: 0, road: 1}
+"""
+CITYSCAPES = """\
+source: cityscapes
+task: instance
+root: x
+train: {images: a, labels: b}
+val: {images: c, labels: d}
+"""
 PARAMS = """\
 scale: demo
 data_root: data
 cluster: laptop
 synthetic: [shapes]
 datasets:
-  shapes: {train: a.json, val: b.json}
+  shapes: {train: a.json, val: b.json, lvis: c.json}
 runs:
   coco_pointrend_r50-0: {dataset: shapes, experiment: coco_pointrend_r50, seed: 0}
 """
@@ -158,6 +171,7 @@ def test_selecting_the_demo_scale(repository: Path) -> None:
             "shapes": {
                 "train": "some/where/shapes/annotations/instances_train.json",
                 "val": "some/where/shapes/annotations/instances_val.json",
+                "lvis": "some/where/shapes/annotations/lvis_val.json",
             }
         },
         "runs": {
@@ -491,14 +505,30 @@ def test_sampling_and_rendering_as_the_network_takes_them(written: Callable[[str
 # Datasets
 
 
-SYNTHETIC = SyntheticDataset(
-    source="synthetic", train_images=6, val_images=2, image_size=64, max_objects=3, polygon_tolerance=1.0, seed=0
-)
-
-
 def test_a_dataset_is_of_the_kind_of_its_source(repository: Path) -> None:
-    assert isinstance(Project(repository).dataset("coco2017"), CocoDataset)
-    assert isinstance(Project(repository).dataset("shapes"), SyntheticDataset)
+    project = Project(repository)
+    assert isinstance(project.dataset("coco2017"), CocoDataset)
+    assert isinstance(project.dataset("shapes"), CocoDataset)
+    for task in ("instance", "semantic"):
+        dataset = project.dataset(f"cityscapes_{task}")
+        assert isinstance(dataset, CityscapesDataset)
+        assert dataset.task == task
+
+
+@pytest.mark.parametrize(
+    ("name", "train", "val", "lvis"),
+    [
+        ("coco2017", 118_287, 5_000, 5_000),
+        ("coco2017_lvis_v1", 118_287, 5_000, 4_809),
+        ("cityscapes_instance", 2_975, 500, None),
+        ("cityscapes_semantic", 2_975, 500, None),
+    ],
+)
+def test_the_published_numbers_of_images(repository: Path, name: str, train: int, val: int, lvis: int | None) -> None:
+    dataset = Project(repository).dataset(name)
+    assert (dataset.train.num_images, dataset.val.num_images) == (train, val)
+    assert (dataset.lvis.num_images if isinstance(dataset, CocoDataset) and dataset.lvis else None) == lvis
+    assert "https://" in dataset.obtain
 
 
 @pytest.mark.parametrize(
@@ -508,7 +538,15 @@ def test_a_dataset_is_of_the_kind_of_its_source(repository: Path) -> None:
         ("source: voc\n", "'voc'"),
         ("source: coco\nroot: x\n", "train: missing"),
         ("source: coco\nroot: x\ntrain: {annotations: a}\nval: {annotations: a, images: b}\n", "train.images: missing"),
-        ("source: synthetic\ntrain_images: 1\n", "val_images: missing"),
+        ("source: synthetic\ntrain_images: 1\n", "'synthetic'"),
+        (edited(LABELS, "labels: b}\nval", "annotations: b}\nval"), "train.annotations: unknown key"),
+        (edited(LABELS, "road: 1", "road: -1"), "classes.road: "),
+        (edited(LABELS, "road: 1", "road: 0"), "no id for two things"),
+        (edited(LABELS, "road: 1", "road: 255"), "no id for two things"),
+        (edited(LABELS, "road: 1", "road: 65536"), "ids from 0 to 65535"),
+        (edited(LABELS, "{sky: 0, road: 1}", "{}"), "classes: "),
+        (edited(CITYSCAPES, "instance", "panoptic"), "task: "),
+        (edited(CITYSCAPES, "task: instance\n", ""), "task: missing"),
     ],
 )
 def test_faults_of_a_dataset_file(written: Callable[[str], Path], text: str, said: str) -> None:
@@ -519,22 +557,43 @@ def test_faults_of_a_dataset_file(written: Callable[[str], Path], text: str, sai
     assert said in str(caught.value)
 
 
-def test_where_a_synthetic_dataset_lies() -> None:
-    layout = coco_layout("toys", SYNTHETIC)
-    assert (layout.train.num_images, layout.val.num_images) == (6, 2)
-    assert dataset_root("toys", SYNTHETIC, "/data") == Path("/data/toys")
-    assert annotation_files("toys", SYNTHETIC, "/data") == (
-        Path("/data/toys/annotations/instances_train.json"),
-        Path("/data/toys/annotations/instances_val.json"),
-    )
+def watched(project: Project, name: str, text: str, data_root: str = "data") -> dict[str, str]:
+    """What DVC watches of a dataset of the demo's experiments."""
+    (project.configs / "datasets" / f"{name}.yaml").write_text(text)
+    for path in (project.configs / "experiments" / "demo").iterdir():
+        path.write_text(re.sub(r"^dataset: .*$", f"dataset: {name}", path.read_text(), flags=re.MULTILINE))
+    params = project.select("demo", data_root, "laptop")
+    assert params.synthetic == []
+    return params.datasets[name].model_dump()
 
 
-def test_an_absolute_root_stands_for_itself(repository: Path) -> None:
-    dataset = Project(repository).dataset("nuclei")
-    assert isinstance(dataset, CocoDataset)
-    assert dataset_root("nuclei", dataset, "data") == Path("data/nuclei")
-    moved = dataset.model_copy(update={"root": "/elsewhere"})
-    assert dataset_root("nuclei", moved, "data") == Path("/elsewhere")
+def test_what_dvc_watches_of_raw_data(project: Project) -> None:
+    text = (CONFIGS / "datasets" / "nuclei.yaml").read_text()
+    val = "data/nuclei/instances_val.json"
+    assert watched(project, "nuclei", text) == {"train": "data/nuclei/instances_train.json", "val": val, "lvis": val}
+    lvis = "lvis: {root: lvis, annotations: lvis.json}\n"
+    assert watched(project, "nuclei", text + lvis)["lvis"] == "data/lvis/lvis.json"
+
+
+def test_what_dvc_watches_of_label_files(project: Project) -> None:
+    assert watched(project, "streets", CITYSCAPES) == {"train": "data/x/b", "val": "data/x/d", "lvis": "data/x/d"}
+    assert watched(project, "mine", LABELS) == {"train": "data/x/b", "val": "data/x/d", "lvis": "data/x/d"}
+
+
+def test_an_absolute_root_stands_for_itself(project: Project) -> None:
+    assert watched(project, "mine", edited(LABELS, "root: x", "root: /elsewhere"))["train"] == "/elsewhere/b"
+
+
+def test_of_data_behind_a_uri_dvc_watches_the_configuration(project: Project) -> None:
+    file = "configs/datasets/mine.yaml"
+    everything = {"train": file, "val": file, "lvis": file}
+    assert watched(project, "mine", LABELS, "s3://bucket/data") == everything
+    assert watched(project, "mine", edited(LABELS, "root: x", "root: s3://bucket/x")) == everything
+
+
+def test_shapes_are_drawn_on_this_machine_only(project: Project) -> None:
+    with pytest.raises(ConfigError, match=r"shapes\.yaml(.|\n)*s3://bucket"):
+        project.select("demo", "s3://bucket", "laptop")
 
 
 def test_finite_values_only_in_sampling(written: Callable[[str], Path]) -> None:

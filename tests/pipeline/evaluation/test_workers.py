@@ -22,8 +22,8 @@ from pipeline.evaluation.chunks import Predict, prefetched
 from pipeline.evaluation.instances import IncompletePredictionsError, InstancePredictor, merge_predictions
 from pipeline.evaluation.run import predict
 from pipeline.evaluation.workers import LostWorkerError, predict_in_chunks
+from pipeline.run_model import build_run_model
 from pipeline.storage import Storage
-from pipeline.training.run import build_run_model
 from pointrend import save_weights
 
 NUM_IMAGES = 19  # chunks of 8, 8 and 3

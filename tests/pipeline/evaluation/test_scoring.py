@@ -1,0 +1,137 @@
+"""The metrics of an instance run: what the prepared truth allows, from one COCO results file."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from made_up_instances import rle, scene
+from PIL import Image
+
+from pipeline.data.cityscapes import CATEGORIES
+from pipeline.data.coco import Category, ImageRecord
+from pipeline.data.manifest import PreparedDataset, SplitManifest, read_prepared, write_prepared
+from pipeline.evaluation.scoring import score_instances
+from pipeline.metrics.boundary_ap import boundary_ap
+from pipeline.metrics.coco_ap import coco_ap
+from pipeline.metrics.errors import PredictionError
+from pipeline.metrics.lvis_ap import ap_star
+
+COCO_DOG, COCO_PERSON = 18, 1
+ROAD, PERSON, CAR = 7, 24, 26
+
+
+def prepare(folder: Path, categories: list[Category], names: dict[int, str]) -> PreparedDataset:
+    """A prepared dataset whose truth is still to be written."""
+    (folder / "truth").mkdir(parents=True)
+    split = SplitManifest([ImageRecord(id_, name, 60, 80, []) for id_, name in names.items()])
+    write_prepared(folder, categories, {"train": split, "val": split})
+    return read_prepared(folder)
+
+
+def write(path: Path, content: Any) -> Path:
+    path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.fixture
+def coco(tmp_path: Path) -> tuple[PreparedDataset, Path]:
+    """A prepared COCO dataset of persons and dogs, and predictions."""
+    content, results = scene(0)
+    ids = {3: COCO_DOG, 8: COCO_PERSON}
+    for entry in [*content["annotations"], *results]:
+        entry["category_id"] = ids[entry["category_id"]]
+    content["categories"] = [{"id": COCO_PERSON, "name": "person"}, {"id": COCO_DOG, "name": "dog"}]
+    names = {image["id"]: image["file_name"] for image in content["images"]}
+    prepared = prepare(tmp_path / "prepared", [Category(COCO_PERSON, "person"), Category(COCO_DOG, "dog")], names)
+    write(prepared.truth / "instances.json", content)
+    return prepared, write(tmp_path / "predictions.json", results)
+
+
+def test_coco_gives_ap_and_boundary_ap(coco: tuple[PreparedDataset, Path]) -> None:
+    prepared, predictions = coco
+    instances = prepared.truth / "instances.json"
+    scores = score_instances(prepared, predictions)
+    names = ["AP", "AP50", "AP75", "APs", "APm", "APl"]
+    assert list(scores) == names + [f"boundary_{name}" for name in names]
+    assert {name: scores[name] for name in names} == coco_ap(instances, predictions)
+    assert {name: scores[f"boundary_{name}"] for name in names} == boundary_ap(instances, predictions)
+
+
+def test_what_is_not_defined_is_left_out(coco: tuple[PreparedDataset, Path]) -> None:
+    prepared, predictions = coco
+    path = prepared.truth / "instances.json"
+    content = json.loads(path.read_text())
+    content["annotations"] = [entry for entry in content["annotations"] if entry["area"] > 32**2]
+    write(path, content)
+    scores = score_instances(prepared, predictions)
+    assert "APm" in scores
+    assert not {"APs", "boundary_APs"} & scores.keys()
+
+
+def test_lvis_gives_ap_star_on_the_images_that_it_has(coco: tuple[PreparedDataset, Path], tmp_path: Path) -> None:
+    prepared, predictions = coco
+    content = json.loads((prepared.truth / "instances.json").read_text())
+    results = json.loads(predictions.read_text())
+    synsets = {COCO_DOG: "dog.n.01", COCO_PERSON: "person.n.01"}
+    images = [
+        {**image, "neg_category_ids": [], "not_exhaustive_category_ids": []}
+        for image in content["images"]
+        if image["id"] > 4
+    ]
+    kept = {image["id"] for image in images}
+    lvis = {
+        "images": images,
+        "annotations": [a for a in content["annotations"] if a["image_id"] in kept],
+        "categories": [{**c, "synset": synsets[c["id"]], "frequency": "f"} for c in content["categories"]],
+    }
+    write(prepared.truth / "lvis.json", lvis)
+    scores = score_instances(prepared, predictions)
+    others = write(tmp_path / "others.json", [result for result in results if result["image_id"] in kept])
+    assert len(json.loads(others.read_text())) < len(results)
+    expected = ap_star(prepared.truth / "lvis.json", others)
+    assert 0 < expected["AP"] < 100
+    names = {"AP": "AP_star", "AP50": "AP_star50", "AP75": "AP_star75"}
+    names |= {f"AP{size}": f"AP_star_{size}" for size in "sml"}
+    assert {name: scores[names[name]] for name in expected} == expected
+
+    results.append({**results[0], "image_id": 99})
+    with pytest.raises(PredictionError, match="unknown image id 99"):
+        ap_star(prepared.truth / "lvis.json", write(predictions, results), left_out=range(1, 13))
+
+
+def cityscapes(root: Path) -> tuple[PreparedDataset, list[dict[str, Any]]]:
+    """Two streets, of a car and a person and of a car alone, and their perfect predictions."""
+    names = {
+        5: "leftImg8bit/val/ulm/ulm_000000_000001_leftImg8bit.png",
+        2: "leftImg8bit/val/bonn/bonn_000000_000010_leftImg8bit.png",
+    }
+    prepared = prepare(root / "prepared", CATEGORIES, names)
+    car, person = np.zeros((60, 80), bool), np.zeros((60, 80), bool)
+    car[10:30, 10:40] = True
+    person[20:55, 50:60] = True
+    results = []
+    for image_id, file, objects in (
+        (5, "ulm/ulm_000000_000001", [(car, CAR), (person, PERSON)]),
+        (2, "bonn/bonn_000000_000010", [(car, CAR)]),
+    ):
+        ids = np.full((60, 80), ROAD, np.uint16)
+        for mask, label_id in objects:
+            ids[mask] = 1000 * label_id
+            results.append({"image_id": image_id, "category_id": label_id, "score": 0.9, "segmentation": rle(mask)})
+        path = prepared.truth / f"{file}_gtFine_instanceIds.png"
+        path.parent.mkdir()
+        Image.fromarray(ids).save(path)
+    return prepared, results
+
+
+def test_cityscapes_ap_by_hand(tmp_path: Path) -> None:
+    prepared, results = cityscapes(tmp_path)
+    scores = score_instances(prepared, write(tmp_path / "perfect.json", results))
+    expected = {"AP", "AP50", "AP-person", "AP50-person", "AP-car", "AP50-car"}
+    assert scores == pytest.approx(dict.fromkeys(expected, 100.0))
+    # Without any of the second image, one of two cars is found: precision 1 up to a recall of one half.
+    scores = score_instances(prepared, write(tmp_path / "half.json", results[:2]))
+    assert scores["AP-person"] == pytest.approx(100)
+    assert scores["AP-car"] == pytest.approx(50)
