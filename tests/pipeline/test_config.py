@@ -27,6 +27,7 @@ from pipeline.config import (
     TableConfig,
     load,
     load_dataset,
+    load_model,
 )
 from pointrend import list_models
 
@@ -35,7 +36,7 @@ SCHEMAS: dict[str, Callable[[Path], Any]] = {
     "clusters": lambda path: load(ClusterConfig, path),
     "datasets": load_dataset,
     "experiments": lambda path: load(ExperimentConfig, path),
-    "models": lambda path: load(ModelConfig, path),
+    "models": lambda path: load_model(path),
     "schedules": lambda path: load(ScheduleConfig, path),
     "synthetic": lambda path: load(SyntheticConfig, path),
     "tables": lambda path: load(TableConfig, path),
@@ -487,7 +488,7 @@ def test_imagenet_weights_and_frozen_normalisation_go_together(
 
 @pytest.mark.parametrize(("name", "has"), [("pointrend_rcnn_tiny_fpn", True), ("maskrcnn_tiny_fpn", False)])
 def test_which_models_have_a_point_head(written: Callable[[str], Path], name: str, has: bool) -> None:
-    assert load(ModelConfig, written(edited(MODEL, "pointrend_rcnn_tiny_fpn", name))).has_point_head is has
+    assert load_model(written(edited(MODEL, "pointrend_rcnn_tiny_fpn", name))).has_point_head is has
 
 
 def test_sampling_and_rendering_as_the_network_takes_them(written: Callable[[str], Path]) -> None:
