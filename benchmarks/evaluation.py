@@ -29,7 +29,7 @@ from measure import DETECTRON2, Measurement, has_detectron2, parser, peak_megaby
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
-from pipeline.evaluation.instances import ResultsWriter, encode_region
+from pipeline.evaluation.instances import ResultsWriter, coco_results, encode_regions
 from pipeline.metrics.coco_ap import coco_ap
 
 OWN = "pointrend"
@@ -84,8 +84,7 @@ def make_up(folder: Path, images: int, masks: int, side: int) -> None:
         objects = 1 + int(torch.poisson(torch.tensor(OBJECTS - 1)))
         boxes, shapes = random_boxes(objects, SIZE), torch.randint(SHAPES, (objects,))
         labels = torch.multinomial(frequency, objects, replacement=True)
-        for box, shape, label in zip(boxes, shapes, labels, strict=True):
-            rle = encode_region(exact[shape], box, SIZE)
+        for rle, label in zip(encode_regions(exact[shapes], boxes, SIZE), labels, strict=True):
             annotations.append(
                 {
                     "id": len(annotations) + 1,
@@ -133,20 +132,7 @@ def own(folder: Path, device: torch.device) -> Outcome:
     with (folder / f"{OWN}.json").open("w") as stream:
         writer = ResultsWriter(stream)
         for image_id, masks, boxes, labels, scores in each_image(folder, device):
-            writer.add(
-                [
-                    {
-                        "image_id": image_id,
-                        "category_id": label + 1,
-                        "bbox": [round(v, 3) for v in (x0, y0, x1 - x0, y1 - y0)],
-                        "score": score,
-                        "segmentation": encode_region(mask, box, SIZE),
-                    }
-                    for mask, box, (x0, y0, x1, y1), label, score in zip(
-                        masks, boxes, boxes.tolist(), labels.tolist(), scores.tolist(), strict=True
-                    )
-                ]
-            )
+            writer.add(coco_results(image_id, masks, boxes, scores, (labels + 1).tolist(), SIZE))
         writer.close()
     encoded = time.perf_counter()
     scores = coco_ap(folder / TRUTH, folder / f"{OWN}.json")

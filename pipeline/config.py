@@ -741,19 +741,20 @@ class Project:
         )
 
     def _watched(self, name: str, dataset: DatasetConfig, data_root: str) -> DatasetParams:
+        file = str(self._dataset_file(name).relative_to(self.root))
         if is_remote(join(data_root, dataset.root)):
             if dataset.synthetic:
                 raise ConfigError(
                     f"{self._dataset_file(name)}: is drawn here; {data_root} is no folder of this machine"
                 )
-            file = str(self._dataset_file(name).relative_to(self.root))
             return DatasetParams(train=file, val=file, lvis=file)
         root = Path(join(data_root, dataset.root))
         if not isinstance(dataset, CocoDataset):
             val = str(root / dataset.val.labels)
             return DatasetParams(train=str(root / dataset.train.labels), val=val, lvis=val)
         val = str(root / dataset.val.annotations)
-        lvis = str(Path(join(data_root, dataset.lvis.root)) / dataset.lvis.annotations) if dataset.lvis else val
+        lvis = join(join(data_root, dataset.lvis.root), dataset.lvis.annotations) if dataset.lvis else val
+        lvis = file if is_remote(lvis) else lvis
         return DatasetParams(train=str(root / dataset.train.annotations), val=val, lvis=lvis)
 
 

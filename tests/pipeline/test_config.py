@@ -166,15 +166,32 @@ def test_selecting_the_demo_scale(repository: Path) -> None:
         "scale": "demo",
         "data_root": "some/where",
         "cluster": "laptop",
-        "synthetic": ["shapes"],
+        "synthetic": ["shapes", "streets"],
         "datasets": {
             "shapes": {
                 "train": "some/where/shapes/annotations/instances_train.json",
                 "val": "some/where/shapes/annotations/instances_val.json",
                 "lvis": "some/where/shapes/annotations/lvis_val.json",
-            }
+            },
+            **{
+                f"streets_{task}": {
+                    "train": "some/where/streets/gtFine/train",
+                    "val": "some/where/streets/gtFine/val",
+                    "lvis": "some/where/streets/gtFine/val",
+                }
+                for task in ("instance", "semantic")
+            },
         },
         "runs": {
+            **{
+                f"cityscapes_{name}-0": {"dataset": f"streets_{task}", "experiment": f"cityscapes_{name}", "seed": 0}
+                for name, task in (
+                    ("4xconv_r50", "instance"),
+                    ("pointrend_r50", "instance"),
+                    ("semantic_fpn_r101", "semantic"),
+                    ("semantic_fpn_pointrend_r101", "semantic"),
+                )
+            },
             "coco_4xconv_r50-0": {"dataset": "shapes", "experiment": "coco_4xconv_r50", "seed": 0},
             "coco_pointrend_r50-0": {"dataset": "shapes", "experiment": "coco_pointrend_r50", "seed": 0},
         },
@@ -325,7 +342,7 @@ def test_a_missing_file_names_the_others(repository: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         Project(repository).schedule("coco_2x")
     assert str(repository / "configs" / "schedules" / "coco_2x.yaml") in str(caught.value)
-    assert "coco8, coco_1x, demo, nuclei" in str(caught.value)
+    assert "coco8, coco_1x, demo, demo_streets" in str(caught.value)
 
 
 def test_a_missing_file_among_none(tmp_path: Path) -> None:
@@ -557,38 +574,59 @@ def test_faults_of_a_dataset_file(written: Callable[[str], Path], text: str, sai
     assert said in str(caught.value)
 
 
-def watched(project: Project, name: str, text: str, data_root: str = "data") -> dict[str, str]:
-    """What DVC watches of a dataset of the demo's experiments."""
-    (project.configs / "datasets" / f"{name}.yaml").write_text(text)
+def watched(project: Project, text: str, experiment: str, data_root: str = "data") -> dict[str, str]:
+    """What DVC watches of a dataset that one experiment of the demo is given."""
+    (project.configs / "datasets" / "mine.yaml").write_text(text)
     for path in (project.configs / "experiments" / "demo").iterdir():
-        path.write_text(re.sub(r"^dataset: .*$", f"dataset: {name}", path.read_text(), flags=re.MULTILINE))
+        if path.stem != experiment:
+            path.unlink()
+            continue
+        path.write_text(re.sub(r"^dataset: .*$", "dataset: mine", path.read_text(), flags=re.MULTILINE))
     params = project.select("demo", data_root, "laptop")
     assert params.synthetic == []
-    return params.datasets[name].model_dump()
+    return params.datasets["mine"].model_dump()
 
 
-def test_what_dvc_watches_of_raw_data(project: Project) -> None:
-    text = (CONFIGS / "datasets" / "nuclei.yaml").read_text()
-    val = "data/nuclei/instances_val.json"
-    assert watched(project, "nuclei", text) == {"train": "data/nuclei/instances_train.json", "val": val, "lvis": val}
-    lvis = "lvis: {root: lvis, annotations: lvis.json}\n"
-    assert watched(project, "nuclei", text + lvis)["lvis"] == "data/lvis/lvis.json"
+INSTANCE, SEMANTIC = "coco_4xconv_r50", "cityscapes_semantic_fpn_r101"
 
 
-def test_what_dvc_watches_of_label_files(project: Project) -> None:
-    assert watched(project, "streets", CITYSCAPES) == {"train": "data/x/b", "val": "data/x/d", "lvis": "data/x/d"}
-    assert watched(project, "mine", LABELS) == {"train": "data/x/b", "val": "data/x/d", "lvis": "data/x/d"}
+@pytest.mark.parametrize(
+    ("lvis", "expected"),
+    [
+        ("", "data/nuclei/instances_val.json"),
+        ("lvis: {root: lvis, annotations: lvis.json}\n", "data/lvis/lvis.json"),
+        ("lvis: {root: /elsewhere, annotations: lvis.json}\n", "/elsewhere/lvis.json"),
+        ("lvis: {root: 's3://bucket/lvis', annotations: lvis.json}\n", "configs/datasets/mine.yaml"),
+    ],
+    ids=["none", "beside", "elsewhere", "behind a URI"],
+)
+def test_what_dvc_watches_of_coco_files(project: Project, lvis: str, expected: str) -> None:
+    text = (CONFIGS / "datasets" / "nuclei.yaml").read_text() + lvis
+    assert watched(project, text, INSTANCE) == {
+        "train": "data/nuclei/instances_train.json",
+        "val": "data/nuclei/instances_val.json",
+        "lvis": expected,
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "experiment"),
+    [(CITYSCAPES, INSTANCE), (edited(CITYSCAPES, "instance", "semantic"), SEMANTIC), (LABELS, SEMANTIC)],
+    ids=["cityscapes instance", "cityscapes semantic", "labels"],
+)
+def test_what_dvc_watches_of_label_files(project: Project, text: str, experiment: str) -> None:
+    found = watched(project, text, experiment)
+    assert found == {"train": "data/x/b", "val": "data/x/d", "lvis": "data/x/d"}
 
 
 def test_an_absolute_root_stands_for_itself(project: Project) -> None:
-    assert watched(project, "mine", edited(LABELS, "root: x", "root: /elsewhere"))["train"] == "/elsewhere/b"
+    assert watched(project, edited(LABELS, "root: x", "root: /elsewhere"), SEMANTIC)["train"] == "/elsewhere/b"
 
 
-def test_of_data_behind_a_uri_dvc_watches_the_configuration(project: Project) -> None:
-    file = "configs/datasets/mine.yaml"
-    everything = {"train": file, "val": file, "lvis": file}
-    assert watched(project, "mine", LABELS, "s3://bucket/data") == everything
-    assert watched(project, "mine", edited(LABELS, "root: x", "root: s3://bucket/x")) == everything
+@pytest.mark.parametrize(("root", "data_root"), [("x", "s3://bucket/data"), ("s3://bucket/x", "data")])
+def test_of_data_behind_a_uri_dvc_watches_the_configuration(project: Project, root: str, data_root: str) -> None:
+    found = watched(project, edited(LABELS, "root: x", f"root: {root}"), SEMANTIC, data_root)
+    assert set(found.values()) == {"configs/datasets/mine.yaml"}
 
 
 def test_shapes_are_drawn_on_this_machine_only(project: Project) -> None:
