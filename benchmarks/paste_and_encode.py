@@ -14,7 +14,7 @@ from measure import DETECTRON2, has_detectron2, measure, parser, report
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
-from pipeline.evaluation.instances import encode_region
+from pipeline.evaluation.instances import encode_regions
 from pointrend.paste import paste_masks
 
 
@@ -41,9 +41,7 @@ def main() -> None:
     encoded: dict[str, list[Any]] = {}
 
     def own() -> None:
-        encoded["pointrend"] = [
-            encode_region(mask, box, size)["counts"] for mask, box in zip(masks, boxes, strict=True)
-        ]
+        encoded["pointrend"] = [rle["counts"] for rle in encode_regions(masks, boxes, size)]
 
     candidates = {
         "pointrend": own,

@@ -144,7 +144,18 @@ class ShapesConfig(Strict):
     seed: NonNegativeInt
 
 
-SyntheticConfig = ShapesConfig
+class StreetsConfig(Strict):
+    """Street scenes drawn by :mod:`pipeline.data.synthetic`, as a Cityscapes tree."""
+
+    draws: Literal["streets"]
+    train_images: PositiveInt
+    val_images: PositiveInt
+    height: PositiveInt
+    width: PositiveInt
+    seed: NonNegativeInt
+
+
+SyntheticConfig = Annotated[ShapesConfig | StreetsConfig, Field(discriminator="draws")]
 
 
 class CocoSynset(Strict):
@@ -545,6 +556,11 @@ def load_dataset(path: Path) -> DatasetConfig:
     return _validate(TypeAdapter(DatasetConfig), path)
 
 
+def load_synthetic(path: Path) -> SyntheticConfig:
+    """As :func:`load`, for what is to be drawn: ``draws`` says which of the two it is."""
+    return _validate(TypeAdapter(SyntheticConfig), path)
+
+
 def load_model(path: Path) -> InstanceModelConfig | SemanticModelConfig:
     """As :func:`load`, for a model's file: its ``name`` says which of the two it is."""
     return _validate(TypeAdapter(ModelConfig), path)
@@ -625,7 +641,7 @@ class Project:
         return self.configs / "datasets" / f"{name}.yaml"
 
     def synthetic(self, name: str) -> SyntheticConfig:
-        return load(SyntheticConfig, self.configs / "synthetic" / f"{name}.yaml")
+        return load_synthetic(self.configs / "synthetic" / f"{name}.yaml")
 
     def model(self, name: str) -> InstanceModelConfig | SemanticModelConfig:
         return load_model(self.configs / "models" / f"{name}.yaml")
@@ -725,19 +741,20 @@ class Project:
         )
 
     def _watched(self, name: str, dataset: DatasetConfig, data_root: str) -> DatasetParams:
+        file = str(self._dataset_file(name).relative_to(self.root))
         if is_remote(join(data_root, dataset.root)):
             if dataset.synthetic:
                 raise ConfigError(
                     f"{self._dataset_file(name)}: is drawn here; {data_root} is no folder of this machine"
                 )
-            file = str(self._dataset_file(name).relative_to(self.root))
             return DatasetParams(train=file, val=file, lvis=file)
         root = Path(join(data_root, dataset.root))
         if not isinstance(dataset, CocoDataset):
             val = str(root / dataset.val.labels)
             return DatasetParams(train=str(root / dataset.train.labels), val=val, lvis=val)
         val = str(root / dataset.val.annotations)
-        lvis = str(Path(join(data_root, dataset.lvis.root)) / dataset.lvis.annotations) if dataset.lvis else val
+        lvis = join(join(data_root, dataset.lvis.root), dataset.lvis.annotations) if dataset.lvis else val
+        lvis = file if is_remote(lvis) else lvis
         return DatasetParams(train=str(root / dataset.train.annotations), val=val, lvis=lvis)
 
 

@@ -4,6 +4,7 @@ Shape letters: R regions, M the side of a region mask, H W rows and columns of t
 """
 
 import math
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -15,22 +16,28 @@ from pointrend.rendering import nearest_two
 THRESHOLD = 0.5  # of a mask's probability
 
 
-def _interpolate_rows(cells: Tensor, start: float, end: float, first: int, last: int) -> Tensor:
-    """Rows (M, C) that lie over [start, end] interpolated at the centres of the pixels [first, last), zeros beyond.
+def _lookup(starts: Tensor, ends: Tensor, side: int, pixels: int) -> tuple[Tensor, Tensor]:
+    """Where the centres of pixels lie on the cells of regions over [start, end], and a cell of zeros behind the last.
 
     Returns:
-        (last - first, C).
+        (R, pixels, 2) each: two adjacent cells, and their weights in a zero-padded linear interpolation.
     """
-    side = len(cells)
-    centres = torch.arange(first, last, device=cells.device, dtype=cells.dtype) + 0.5
-    # The row of zeros after the last one makes two cells of one.
-    lower, weight, other_weight = nearest_two((centres - start) / (end - start) * side - 0.5, side + 1)
-    return F.embedding_bag(
-        torch.stack((lower, lower + 1), dim=1),
-        F.pad(cells, (0, 0, 0, 1)),
-        per_sample_weights=torch.stack((weight, other_weight), dim=1),
-        mode="sum",
-    )
+    centres = torch.arange(pixels, device=starts.device, dtype=starts.dtype) + 0.5
+    position = (centres - starts[:, None]) / (ends - starts)[:, None] * side - 0.5
+    lower, weight, other_weight = nearest_two(position, side + 1)
+    return torch.stack((lower, lower + 1), dim=2), torch.stack((weight, other_weight), dim=2)
+
+
+def _interpolate_rows(cells: Tensor, lookup: Tensor, weights: Tensor) -> Tensor:
+    """Rows (M, C) of cells at the pixels that a part (h, 2) of a lookup and its weights are of: (h, C)."""
+    firsts = torch.arange(0, lookup.numel(), 2, device=cells.device)
+    return torch.embedding_bag(
+        cells,
+        lookup.flatten(),
+        firsts,
+        mode=0,
+        per_sample_weights=weights.flatten(),  # the sum
+    )[0]
 
 
 def _pixel_range(start: float, end: float, side: int, limit: int) -> tuple[int, int]:
@@ -41,38 +48,44 @@ def _pixel_range(start: float, end: float, side: int, limit: int) -> tuple[int, 
     return first, max(first, last)
 
 
-def paste_mask(region_mask: Tensor, box: Tensor, size: Size) -> tuple[Tensor, tuple[int, int]]:
-    """Samples one region mask bilinearly at the centres of the image's pixels around its box.
+def paste_crops(region_masks: Tensor, boxes: Tensor, size: Size) -> Iterator[tuple[Tensor, tuple[int, int]]]:
+    """Samples region masks bilinearly at the centres of the image's pixels around their boxes, one after another.
 
     Bilinear interpolation is separable: rows first, then columns. Beyond the box the mask fades to zero within half a
     cell, as a zero-padded bilinear lookup does.
 
     Args:
-        region_mask: (M, M) probabilities.
-        box: (4,) xyxy in pixels.
+        region_masks: (R, M, M) probabilities.
+        boxes: (R, 4) xyxy in pixels.
         size: (H, W) of the image.
 
-    Returns:
-        the crop (h, w) of the image that the mask can reach, its columns contiguous, and the (row, column) of its
-        first pixel. The crop is empty for a box outside the image or of no area.
+    Yields:
+        for each region the crop (h, w) of the image that its mask can reach, its columns contiguous, and the (row,
+        column) of its first pixel. The crop is empty for a box outside the image or of no area.
     """
-    x0, y0, x1, y1 = box.tolist()
-    if not (x1 > x0 and y1 > y0):
-        return region_mask.new_zeros(0, 0), (0, 0)
-    side = region_mask.shape[-1]
-    top, bottom = _pixel_range(y0, y1, side, size[0])
-    left, right = _pixel_range(x0, x1, side, size[1])
-    if top == bottom or left == right:
-        return region_mask.new_zeros(0, 0), (0, 0)
-    rows = _interpolate_rows(region_mask, y0, y1, top, bottom)
-    return _interpolate_rows(rows.T, x0, x1, left, right).T, (top, left)
+    side = region_masks.shape[-1]
+    cells = F.pad(region_masks, (0, 1, 0, 1))
+    rows, row_weights = _lookup(boxes[:, 1], boxes[:, 3], side, size[0])
+    columns, column_weights = _lookup(boxes[:, 0], boxes[:, 2], side, size[1])
+    row_weights, column_weights = row_weights.to(cells.dtype), column_weights.to(cells.dtype)
+    for index, (x0, y0, x1, y1) in enumerate(boxes.tolist()):
+        if not (x1 > x0 and y1 > y0):
+            yield region_masks.new_zeros(0, 0), (0, 0)
+            continue
+        top, bottom = _pixel_range(y0, y1, side, size[0])
+        left, right = _pixel_range(x0, x1, side, size[1])
+        if top == bottom or left == right:
+            yield region_masks.new_zeros(0, 0), (0, 0)
+            continue
+        crop = _interpolate_rows(cells[index], rows[index, top:bottom], row_weights[index, top:bottom])
+        crop = _interpolate_rows(crop.T.contiguous(), columns[index, left:right], column_weights[index, left:right])
+        yield crop.T, (top, left)
 
 
 def paste_masks(region_masks: Tensor, boxes: Tensor, size: Size) -> Tensor:
     """Region masks (R, 1, M, M) in boxes (R, 4) xyxy to image masks (R, 1, H, W), zero outside their boxes."""
     pasted = region_masks.new_zeros(len(boxes), 1, *size)
-    for index, (region_mask, box) in enumerate(zip(region_masks, boxes, strict=True)):
-        crop, (top, left) = paste_mask(region_mask[0], box, size)
+    for index, (crop, (top, left)) in enumerate(paste_crops(region_masks[:, 0], boxes, size)):
         pasted[index, 0, top : top + crop.shape[0], left : left + crop.shape[1]] = crop
     return pasted
 
@@ -95,27 +108,32 @@ def paste_masks_densely(region_masks: Tensor, boxes: Tensor, size: Size) -> Tens
     return (rows @ region_masks[:, 0] @ columns.transpose(1, 2))[:, None]
 
 
-def mask_runs(region_mask: Tensor, box: Tensor, size: Size) -> Tensor:
-    """The runs of equal pixels of a pasted mask, column after column: COCO's uncompressed RLE.
+def mask_runs(region_masks: Tensor, boxes: Tensor, size: Size) -> list[Tensor]:
+    """The runs of equal pixels of pasted masks, column after column: COCO's uncompressed RLE.
 
-    The mask never exists on the whole image.
+    The masks never exist on the whole image. It is done on the CPU: many small steps, which no other device is fast at.
 
     Args:
-        region_mask: (M, M) probabilities.
-        box: (4,) xyxy in pixels.
+        region_masks: (R, M, M) probabilities.
+        boxes: (R, 4) xyxy in pixels.
         size: (H, W) of the image.
 
     Returns:
-        (runs,) int64 on the CPU, the lengths of runs of pixels in turn below and not below 0.5; the first may be 0.
+        for each region (runs,) int64 on the CPU, the lengths of runs of pixels in turn below and not below 0.5; the
+        first may be 0.
     """
     height, width = size
-    crop, (top, left) = paste_mask(region_mask, box, size)
-    inside = (crop.T >= THRESHOLD).cpu()  # (w, h)
-    if inside.shape[1] < height:
-        # What lies between two columns of the crop is background.
-        inside = F.pad(inside, (0, 1))
-    stride = max(1, inside.shape[1])
-    edges = F.pad(inside.flatten(), (1, 1)).diff().nonzero()[:, 0]
-    pixels = (left + edges // stride) * height + top + edges % stride
-    runs = torch.cat((pixels.new_zeros(1), pixels, pixels.new_tensor([height * width]))).diff()
-    return runs if runs[-1] else runs[:-1]
+    found = []
+    for crop, (top, left) in paste_crops(region_masks.cpu(), boxes.cpu(), size):
+        inside = crop.T >= THRESHOLD  # (w, h)
+        if inside.shape[1] < height:
+            # What lies between two columns of the crop is background.
+            inside = F.pad(inside, (0, 1))
+        stride = max(1, inside.shape[1])
+        inside = F.pad(inside.flatten(), (1, 1))
+        edges = (inside[1:] != inside[:-1]).nonzero()[:, 0]
+        pixels = F.pad(edges + edges // stride * (height - stride) + (left * height + top), (1, 1))
+        pixels[-1] = height * width
+        runs = pixels.diff()
+        found.append(runs if runs[-1] else runs[:-1])
+    return found

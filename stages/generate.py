@@ -2,8 +2,8 @@
 
 import argparse
 
-from pipeline.config import SyntheticConfig, load
-from pipeline.data.synthetic import ShapesSpec, generate_shapes
+from pipeline.config import ShapesConfig, load_synthetic
+from pipeline.data.synthetic import ShapesSpec, StreetsSpec, generate_shapes, generate_streets
 from pipeline.progress import progress
 from pipeline.stage import Stage, run_stage
 
@@ -13,10 +13,14 @@ def main() -> None:
     parser.add_argument("--dataset", required=True)
     name = parser.parse_args().dataset
     stage = Stage()
-    config = load(SyntheticConfig, stage.outputs.config("synthetic", name))
-    spec = ShapesSpec(**config.model_dump(exclude={"draws"}))
-    with progress(f"generate {name}", spec.train_images + spec.val_images) as bar:
-        generate_shapes(spec, stage.root / stage.params.data_root / name, on_image=bar.advance)
+    config = load_synthetic(stage.outputs.config("synthetic", name))
+    options = config.model_dump(exclude={"draws"})
+    folder = stage.root / stage.params.data_root / name
+    with progress(f"generate {name}", config.train_images + config.val_images) as bar:
+        if isinstance(config, ShapesConfig):
+            generate_shapes(ShapesSpec(**options), folder, on_image=bar.advance)
+        else:
+            generate_streets(StreetsSpec(**options), folder, on_image=bar.advance)
 
 
 if __name__ == "__main__":

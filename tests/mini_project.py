@@ -9,6 +9,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 REPOSITORY = Path(__file__).parent.parent
 
 
@@ -65,13 +67,19 @@ def make_project(root: Path) -> MiniProject:
         shutil.copytree(REPOSITORY / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("dvc.yaml", "params.yaml"):
         shutil.copy(REPOSITORY / name, root)
+    # Shapes alone: street scenes go the same way.
+    params = yaml.safe_load((root / "params.yaml").read_text())
+    params["synthetic"] = ["shapes"]
+    for part in ("datasets", "runs"):
+        params[part] = {name: value for name, value in params[part].items() if "shapes" in (name, value.get("dataset"))}
+    (root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     (root / ".dvc").mkdir()
     (root / ".dvc" / "config").write_text(
         "[core]\n    no_scm = true\n    analytics = false\n    check_update = false\n"
     )
     mini = MiniProject(root)
-    (root / "configs/datasets/shapes.yaml").write_text(
-        "source: synthetic\ntrain_images: 8\nval_images: 3\nimage_size: 64\nmax_objects: 2\n"
+    (root / "configs/synthetic/shapes.yaml").write_text(
+        "draws: shapes\ntrain_images: 8\nval_images: 3\nimage_size: 64\nmax_objects: 2\n"
         "polygon_tolerance: 1.0\nseed: 0\n"
     )
     (root / "configs/schedules/demo.yaml").write_text(

@@ -4,7 +4,7 @@ Shape letters: R regions, M the side of a region mask, H W rows and columns of a
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
@@ -28,10 +28,28 @@ from pointrend.paste import mask_runs
 from pointrend.points import Size
 
 
-def encode_region(region_mask: Tensor, box: Tensor, size: Size) -> dict[str, Any]:
-    """A region mask (M, M) in its box (4,) as the RLE of a binary mask on the image's pixels (H, W)."""
-    runs = {"size": list(size), "counts": mask_runs(region_mask, box, size).numpy()}
-    return {"size": list(size), "counts": coco_mask.frPyObjects(runs, *size)["counts"].decode("ascii")}
+def encode_regions(region_masks: Tensor, boxes: Tensor, size: Size) -> list[dict[str, Any]]:
+    """Region masks (R, M, M) in boxes (R, 4) as the RLEs of binary masks on the image's pixels (H, W)."""
+    runs = [{"size": list(size), "counts": runs.numpy()} for runs in mask_runs(region_masks, boxes, size)]
+    return [{"size": list(size), "counts": coco_mask.frPyObjects(rle, *size)["counts"].decode("ascii")} for rle in runs]
+
+
+def coco_results(
+    image_id: int, region_masks: Tensor, boxes: Tensor, scores: Tensor, category_ids: Sequence[int], size: Size
+) -> list[dict[str, Any]]:
+    """COCO results of one image (H, W) from region masks (R, M, M), boxes (R, 4) xyxy and scores (R,)."""
+    return [
+        {
+            "image_id": image_id,
+            "category_id": category_id,
+            "bbox": [round(v, 3) for v in (x0, y0, x1 - x0, y1 - y0)],
+            "score": score,
+            "segmentation": rle,
+        }
+        for (x0, y0, x1, y1), score, category_id, rle in zip(
+            boxes.tolist(), scores.tolist(), category_ids, encode_regions(region_masks, boxes, size), strict=True
+        )
+    ]
 
 
 @torch.inference_mode()
@@ -41,23 +59,18 @@ def predict_image(
     """COCO results of one image (3, H, W) under each setting, from one detector pass."""
     found = model.detect([image])
     boxes, size = found.original_boxes()[0], found.original_sizes[0]
-    corners, scores, labels = boxes.tolist(), found.scores[0].tolist(), found.labels[0].tolist()
-    results = {}
-    for name, setting in settings.items():
-        region_masks = model.region_masks(found, setting.build())[0]
-        results[name] = [
-            {
-                "image_id": image_id,
-                "category_id": categories[label - 1].id,
-                "bbox": [round(v, 3) for v in (x0, y0, x1 - x0, y1 - y0)],
-                "score": score,
-                "segmentation": encode_region(region_mask[0], box, size),
-            }
-            for region_mask, box, (x0, y0, x1, y1), score, label in zip(
-                region_masks, boxes, corners, scores, labels, strict=True
-            )
-        ]
-    return results
+    category_ids = [categories[label - 1].id for label in found.labels[0].tolist()]
+    return {
+        name: coco_results(
+            image_id,
+            model.region_masks(found, setting.build())[0][:, 0],
+            boxes,
+            found.scores[0],
+            category_ids,
+            size,
+        )
+        for name, setting in settings.items()
+    }
 
 
 def predictions_file(folder: Path, setting: str) -> Path:

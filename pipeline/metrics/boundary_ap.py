@@ -5,14 +5,14 @@ COCO AP with the smaller of mask IoU and boundary IoU: two masks must agree insi
 
 import functools
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
+from pipeline.metrics.average_precision import IOU_THRESHOLDS
 from pipeline.metrics.coco_ap import score_instances
 
 
@@ -38,8 +38,8 @@ def boundary_ap(
     """
     if not (math.isfinite(dilation_ratio) and dilation_ratio > 0):
         raise ValueError(f"dilation_ratio is {dilation_ratio}, expected a positive number")
-    evaluator = functools.partial(_BoundaryEvaluation, dilation_ratio=dilation_ratio)
-    return score_instances(evaluator, annotations, predictions, resamples, seed)
+    iou = functools.partial(_smaller_iou, dilation_ratio=dilation_ratio)
+    return score_instances(iou, annotations, predictions, resamples, seed)
 
 
 def boundary_width(height: int, width: int, dilation_ratio: float) -> int:
@@ -98,25 +98,15 @@ def _iou(a: _Region, b: _Region) -> float:
     return both / max(1, a.area + b.area - both)
 
 
-class _BoundaryEvaluation(COCOeval):
-    def __init__(self, truth: COCO, detections: COCO, dilation_ratio: float) -> None:
-        super().__init__(truth, detections, "segm")
-        self._dilation_ratio = dilation_ratio
-
-    def computeIoU(self, imgId: int, catId: int) -> Any:  # noqa: N802, N803 - pycocotools' names
-        """(D, G) the smaller IoU of each pair, exact where it can reach the lowest threshold; crowds have mask IoU."""
-        ious = super().computeIoU(imgId, catId)
-        objects, found = self._gts[imgId, catId], self._dts[imgId, catId]
-        if not objects or not found:
-            return ious
-        ious = np.array(ious)
-        # The rows are in this order.
-        found = [found[i] for i in np.argsort([-d["score"] for d in found], kind="mergesort")]
-        crowd = np.array([bool(g["iscrowd"]) for g in objects])
-        # A pair whose masks overlap less cannot match, whatever its boundaries.
-        rows, columns = np.nonzero((ious >= self.params.iouThrs[0]) & ~crowd)
-        boundaries = {("d", i): found[i] for i in rows} | {("g", i): objects[i] for i in columns}
-        regions = {key: _Region(entry["segmentation"], self._dilation_ratio) for key, entry in boundaries.items()}
-        for row, column in zip(rows, columns, strict=True):
-            ious[row, column] = min(ious[row, column], _iou(regions["d", row], regions["g", column]))
-        return ious
+def _smaller_iou(
+    found: Sequence[Any], objects: Sequence[Any], crowd: Sequence[bool], dilation_ratio: float
+) -> np.ndarray:
+    """(D, G) the smaller IoU of each pair, exact where it can reach the lowest threshold; crowds have mask IoU."""
+    ious = np.array(coco_mask.iou(found, objects, crowd))
+    # A pair whose masks overlap less cannot match, whatever its boundaries.
+    rows, columns = np.nonzero((ious >= IOU_THRESHOLDS[0]) & ~np.array(crowd))
+    detected = {row: _Region(found[row], dilation_ratio) for row in np.unique(rows)}
+    annotated = {column: _Region(objects[column], dilation_ratio) for column in np.unique(columns)}
+    for row, column in zip(rows, columns, strict=True):
+        ious[row, column] = min(ious[row, column], _iou(detected[row], annotated[column]))
+    return ious

@@ -1,17 +1,14 @@
-"""COCO mask AP by pycocotools, from files alone."""
+"""COCO mask AP from files alone: the numbers of pycocotools' COCOeval, without its loops."""
 
-import contextlib
-import io
-import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+import numpy as np
+from pycocotools import mask as coco_mask
 
+from pipeline.metrics.average_precision import ap_intervals, average_precision
 from pipeline.metrics.coco_files import detections, read_ground_truth, read_results
-from pipeline.metrics.resampled_ap import STATISTICS, ImageMatches, ap_intervals
+from pipeline.metrics.matching import PairwiseIoU, match
 
 
 def coco_ap(annotations: Path, predictions: Path, *, resamples: int = 0, seed: int = 0) -> dict[str, Any]:
@@ -33,39 +30,19 @@ def coco_ap(annotations: Path, predictions: Path, *, resamples: int = 0, seed: i
         PredictionError: for an unknown image or category, a mask of another size than its image, or a score that is
             no finite number.
     """
-    return score_instances(
-        lambda truth, detections: COCOeval(truth, detections, "segm"), annotations, predictions, resamples, seed
-    )
+    return score_instances(coco_mask.iou, annotations, predictions, resamples, seed)
 
 
 def score_instances(
-    evaluator: Callable[[COCO, COCO], COCOeval], annotations: Path, predictions: Path, resamples: int, seed: int
+    iou: PairwiseIoU, annotations: Path, predictions: Path, resamples: int, seed: int
 ) -> dict[str, Any]:
-    """The statistics of :func:`coco_ap` by an evaluator of ground truth and detections."""
+    """The statistics of :func:`coco_ap` with masks compared by ``iou``."""
     truth = read_ground_truth(annotations)
     results = read_results(predictions, truth["images"], [category["id"] for category in truth["categories"]])
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = evaluator(_index(truth), _index({**truth, "annotations": detections(results)}))
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    values = evaluation.stats[: len(STATISTICS)]
-    # pycocotools says -1 where there is nothing to average.
-    scores: dict[str, Any] = {
-        n: 100 * float(v) if v >= 0 else math.nan for n, v in zip(STATISTICS, values, strict=True)
-    }
+    images = len(truth["images"])
+    matches = match(truth, detections(results), iou)
+    once = average_precision(matches, np.ones((1, images), np.int64))
+    scores: dict[str, Any] = {name: float(values[0]) for name, values in once.items()}
     if resamples:
-        matches = [
-            found and ImageMatches(found["dtScores"], found["dtMatches"], found["dtIgnore"], found["gtIgnore"])
-            for found in evaluation.evalImgs
-        ]
-        parameters = evaluation.params
-        scores |= ap_intervals(matches, len(parameters.imgIds), parameters.recThrs, resamples, seed)
+        scores |= ap_intervals(matches, images, resamples, seed)
     return scores
-
-
-def _index(dataset: dict[str, Any]) -> COCO:
-    coco = COCO()
-    coco.dataset = dataset
-    coco.createIndex()
-    return coco

@@ -5,10 +5,12 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipeline.data.lvis import coco_view, synset_table
+from pipeline.metrics.average_precision import AREAS, Matches, ap_intervals
 from pipeline.metrics.coco_files import check_ground_truth, detections, read_results
 from pipeline.metrics.lvis_api import Detections, Evaluation, Truth
-from pipeline.metrics.resampled_ap import ImageMatches, ap_intervals
 
 STATISTICS: dict[str, tuple[float | None, str]] = {
     "AP": (None, "all"),
@@ -62,10 +64,26 @@ def ap_star(
     values = {name: evaluation.average_precision(*where) for name, where in STATISTICS.items()}
     scores: dict[str, Any] = {name: 100 * value if value >= 0 else math.nan for name, value in values.items()}
     if resamples:
-        matches = [
-            found and ImageMatches(found["dt_scores"], found["dt_matches"], found["dt_ignore"], found["gt_ignore"])
-            for found in evaluation.eval_imgs
-        ]
-        parameters = evaluation.params
-        scores |= ap_intervals(matches, len(parameters.img_ids), parameters.rec_thrs, resamples, seed)
+        scores |= ap_intervals(_matches(evaluation), len(evaluation.params.img_ids), resamples, seed)
     return scores
+
+
+def _matches(evaluation: Evaluation) -> list[Matches]:
+    """What lvis has found, which has a list over categories, ranges of areas and images."""
+    matches = []
+    images = len(evaluation.params.img_ids)
+    for cell, start in enumerate(range(0, len(evaluation.eval_imgs), images)):
+        found = {i: entry for i, entry in enumerate(evaluation.eval_imgs[start : start + images]) if entry is not None}
+        objects = np.zeros(images, np.int64)
+        if not found:
+            continue
+        objects[list(found)] = [np.count_nonzero(np.asarray(entry["gt_ignore"]) == 0) for entry in found.values()]
+        order = np.argsort(-np.concatenate([entry["dt_scores"] for entry in found.values()]), kind="stable")
+        of_image = np.repeat(list(found), [len(entry["dt_scores"]) for entry in found.values()])
+        matched, ignored = (
+            np.concatenate([entry[key] for entry in found.values()], axis=1)[:, order] != 0
+            for key in ("dt_matches", "dt_ignore")
+        )
+        right, wrong = matched & ~ignored, ~matched & ~ignored
+        matches.append(Matches(AREAS[cell % len(AREAS)], of_image[order], right, wrong, objects))
+    return matches

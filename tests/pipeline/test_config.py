@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from pipeline.config import (
+    CityscapesDataset,
     ClusterConfig,
     CocoDataset,
     ConfigError,
@@ -22,13 +23,11 @@ from pipeline.config import (
     RunConfig,
     RunParams,
     ScheduleConfig,
-    SyntheticDataset,
+    SyntheticConfig,
     TableConfig,
-    annotation_files,
-    coco_layout,
-    dataset_root,
     load,
     load_dataset,
+    load_model,
 )
 from pointrend import list_models
 
@@ -37,8 +36,9 @@ SCHEMAS: dict[str, Callable[[Path], Any]] = {
     "clusters": lambda path: load(ClusterConfig, path),
     "datasets": load_dataset,
     "experiments": lambda path: load(ExperimentConfig, path),
-    "models": lambda path: load(ModelConfig, path),
+    "models": lambda path: load_model(path),
     "schedules": lambda path: load(ScheduleConfig, path),
+    "synthetic": lambda path: load(SyntheticConfig, path),
     "tables": lambda path: load(TableConfig, path),
 }
 FILES = sorted(path.relative_to(CONFIGS) for path in CONFIGS.rglob("*") if path.is_file())
@@ -79,13 +79,27 @@ rows:
     cells:
       ap: {experiment: coco_pointrend_r50, evaluation: 28x28, metric: AP, paper: 36.1}
 """
+LABELS = """\
+source: labels
+root: x
+train: {images: a, labels: b}
+val: {images: c, labels: d}
+classes: {sky: 0, road: 1}
+"""
+CITYSCAPES = """\
+source: cityscapes
+task: instance
+root: x
+train: {images: a, labels: b}
+val: {images: c, labels: d}
+"""
 PARAMS = """\
 scale: demo
 data_root: data
 cluster: laptop
 synthetic: [shapes]
 datasets:
-  shapes: {train: a.json, val: b.json}
+  shapes: {train: a.json, val: b.json, lvis: c.json}
 runs:
   coco_pointrend_r50-0: {dataset: shapes, experiment: coco_pointrend_r50, seed: 0}
 """
@@ -152,14 +166,32 @@ def test_selecting_the_demo_scale(repository: Path) -> None:
         "scale": "demo",
         "data_root": "some/where",
         "cluster": "laptop",
-        "synthetic": ["shapes"],
+        "synthetic": ["shapes", "streets"],
         "datasets": {
             "shapes": {
                 "train": "some/where/shapes/annotations/instances_train.json",
                 "val": "some/where/shapes/annotations/instances_val.json",
-            }
+                "lvis": "some/where/shapes/annotations/lvis_val.json",
+            },
+            **{
+                f"streets_{task}": {
+                    "train": "some/where/streets/gtFine/train",
+                    "val": "some/where/streets/gtFine/val",
+                    "lvis": "some/where/streets/gtFine/val",
+                }
+                for task in ("instance", "semantic")
+            },
         },
         "runs": {
+            **{
+                f"cityscapes_{name}-0": {"dataset": f"streets_{task}", "experiment": f"cityscapes_{name}", "seed": 0}
+                for name, task in (
+                    ("4xconv_r50", "instance"),
+                    ("pointrend_r50", "instance"),
+                    ("semantic_fpn_r101", "semantic"),
+                    ("semantic_fpn_pointrend_r101", "semantic"),
+                )
+            },
             "coco_4xconv_r50-0": {"dataset": "shapes", "experiment": "coco_4xconv_r50", "seed": 0},
             "coco_pointrend_r50-0": {"dataset": "shapes", "experiment": "coco_pointrend_r50", "seed": 0},
         },
@@ -310,7 +342,7 @@ def test_a_missing_file_names_the_others(repository: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         Project(repository).schedule("coco_2x")
     assert str(repository / "configs" / "schedules" / "coco_2x.yaml") in str(caught.value)
-    assert "coco8, coco_1x, demo, nuclei" in str(caught.value)
+    assert "coco8, coco_1x, demo, demo_streets" in str(caught.value)
 
 
 def test_a_missing_file_among_none(tmp_path: Path) -> None:
@@ -473,7 +505,7 @@ def test_imagenet_weights_and_frozen_normalisation_go_together(
 
 @pytest.mark.parametrize(("name", "has"), [("pointrend_rcnn_tiny_fpn", True), ("maskrcnn_tiny_fpn", False)])
 def test_which_models_have_a_point_head(written: Callable[[str], Path], name: str, has: bool) -> None:
-    assert load(ModelConfig, written(edited(MODEL, "pointrend_rcnn_tiny_fpn", name))).has_point_head is has
+    assert load_model(written(edited(MODEL, "pointrend_rcnn_tiny_fpn", name))).has_point_head is has
 
 
 def test_sampling_and_rendering_as_the_network_takes_them(written: Callable[[str], Path]) -> None:
@@ -490,14 +522,30 @@ def test_sampling_and_rendering_as_the_network_takes_them(written: Callable[[str
 # Datasets
 
 
-SYNTHETIC = SyntheticDataset(
-    source="synthetic", train_images=6, val_images=2, image_size=64, max_objects=3, polygon_tolerance=1.0, seed=0
-)
-
-
 def test_a_dataset_is_of_the_kind_of_its_source(repository: Path) -> None:
-    assert isinstance(Project(repository).dataset("coco2017"), CocoDataset)
-    assert isinstance(Project(repository).dataset("shapes"), SyntheticDataset)
+    project = Project(repository)
+    assert isinstance(project.dataset("coco2017"), CocoDataset)
+    assert isinstance(project.dataset("shapes"), CocoDataset)
+    for task in ("instance", "semantic"):
+        dataset = project.dataset(f"cityscapes_{task}")
+        assert isinstance(dataset, CityscapesDataset)
+        assert dataset.task == task
+
+
+@pytest.mark.parametrize(
+    ("name", "train", "val", "lvis"),
+    [
+        ("coco2017", 118_287, 5_000, 5_000),
+        ("coco2017_lvis_v1", 118_287, 5_000, 4_809),
+        ("cityscapes_instance", 2_975, 500, None),
+        ("cityscapes_semantic", 2_975, 500, None),
+    ],
+)
+def test_the_published_numbers_of_images(repository: Path, name: str, train: int, val: int, lvis: int | None) -> None:
+    dataset = Project(repository).dataset(name)
+    assert (dataset.train.num_images, dataset.val.num_images) == (train, val)
+    assert (dataset.lvis.num_images if isinstance(dataset, CocoDataset) and dataset.lvis else None) == lvis
+    assert "https://" in dataset.obtain
 
 
 @pytest.mark.parametrize(
@@ -507,7 +555,15 @@ def test_a_dataset_is_of_the_kind_of_its_source(repository: Path) -> None:
         ("source: voc\n", "'voc'"),
         ("source: coco\nroot: x\n", "train: missing"),
         ("source: coco\nroot: x\ntrain: {annotations: a}\nval: {annotations: a, images: b}\n", "train.images: missing"),
-        ("source: synthetic\ntrain_images: 1\n", "val_images: missing"),
+        ("source: synthetic\ntrain_images: 1\n", "'synthetic'"),
+        (edited(LABELS, "labels: b}\nval", "annotations: b}\nval"), "train.annotations: unknown key"),
+        (edited(LABELS, "road: 1", "road: -1"), "classes.road: "),
+        (edited(LABELS, "road: 1", "road: 0"), "no id for two things"),
+        (edited(LABELS, "road: 1", "road: 255"), "no id for two things"),
+        (edited(LABELS, "road: 1", "road: 65536"), "ids from 0 to 65535"),
+        (edited(LABELS, "{sky: 0, road: 1}", "{}"), "classes: "),
+        (edited(CITYSCAPES, "instance", "panoptic"), "task: "),
+        (edited(CITYSCAPES, "task: instance\n", ""), "task: missing"),
     ],
 )
 def test_faults_of_a_dataset_file(written: Callable[[str], Path], text: str, said: str) -> None:
@@ -518,22 +574,64 @@ def test_faults_of_a_dataset_file(written: Callable[[str], Path], text: str, sai
     assert said in str(caught.value)
 
 
-def test_where_a_synthetic_dataset_lies() -> None:
-    layout = coco_layout("toys", SYNTHETIC)
-    assert (layout.train.num_images, layout.val.num_images) == (6, 2)
-    assert dataset_root("toys", SYNTHETIC, "/data") == Path("/data/toys")
-    assert annotation_files("toys", SYNTHETIC, "/data") == (
-        Path("/data/toys/annotations/instances_train.json"),
-        Path("/data/toys/annotations/instances_val.json"),
-    )
+def watched(project: Project, text: str, experiment: str, data_root: str = "data") -> dict[str, str]:
+    """What DVC watches of a dataset that one experiment of the demo is given."""
+    (project.configs / "datasets" / "mine.yaml").write_text(text)
+    for path in (project.configs / "experiments" / "demo").iterdir():
+        if path.stem != experiment:
+            path.unlink()
+            continue
+        path.write_text(re.sub(r"^dataset: .*$", "dataset: mine", path.read_text(), flags=re.MULTILINE))
+    params = project.select("demo", data_root, "laptop")
+    assert params.synthetic == []
+    return params.datasets["mine"].model_dump()
 
 
-def test_an_absolute_root_stands_for_itself(repository: Path) -> None:
-    dataset = Project(repository).dataset("nuclei")
-    assert isinstance(dataset, CocoDataset)
-    assert dataset_root("nuclei", dataset, "data") == Path("data/nuclei")
-    moved = dataset.model_copy(update={"root": "/elsewhere"})
-    assert dataset_root("nuclei", moved, "data") == Path("/elsewhere")
+INSTANCE, SEMANTIC = "coco_4xconv_r50", "cityscapes_semantic_fpn_r101"
+
+
+@pytest.mark.parametrize(
+    ("lvis", "expected"),
+    [
+        ("", "data/nuclei/instances_val.json"),
+        ("lvis: {root: lvis, annotations: lvis.json}\n", "data/lvis/lvis.json"),
+        ("lvis: {root: /elsewhere, annotations: lvis.json}\n", "/elsewhere/lvis.json"),
+        ("lvis: {root: 's3://bucket/lvis', annotations: lvis.json}\n", "configs/datasets/mine.yaml"),
+    ],
+    ids=["none", "beside", "elsewhere", "behind a URI"],
+)
+def test_what_dvc_watches_of_coco_files(project: Project, lvis: str, expected: str) -> None:
+    text = (CONFIGS / "datasets" / "nuclei.yaml").read_text() + lvis
+    assert watched(project, text, INSTANCE) == {
+        "train": "data/nuclei/instances_train.json",
+        "val": "data/nuclei/instances_val.json",
+        "lvis": expected,
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "experiment"),
+    [(CITYSCAPES, INSTANCE), (edited(CITYSCAPES, "instance", "semantic"), SEMANTIC), (LABELS, SEMANTIC)],
+    ids=["cityscapes instance", "cityscapes semantic", "labels"],
+)
+def test_what_dvc_watches_of_label_files(project: Project, text: str, experiment: str) -> None:
+    found = watched(project, text, experiment)
+    assert found == {"train": "data/x/b", "val": "data/x/d", "lvis": "data/x/d"}
+
+
+def test_an_absolute_root_stands_for_itself(project: Project) -> None:
+    assert watched(project, edited(LABELS, "root: x", "root: /elsewhere"), SEMANTIC)["train"] == "/elsewhere/b"
+
+
+@pytest.mark.parametrize(("root", "data_root"), [("x", "s3://bucket/data"), ("s3://bucket/x", "data")])
+def test_of_data_behind_a_uri_dvc_watches_the_configuration(project: Project, root: str, data_root: str) -> None:
+    found = watched(project, edited(LABELS, "root: x", f"root: {root}"), SEMANTIC, data_root)
+    assert set(found.values()) == {"configs/datasets/mine.yaml"}
+
+
+def test_shapes_are_drawn_on_this_machine_only(project: Project) -> None:
+    with pytest.raises(ConfigError, match=r"shapes\.yaml(.|\n)*s3://bucket"):
+        project.select("demo", "s3://bucket", "laptop")
 
 
 def test_finite_values_only_in_sampling(written: Callable[[str], Path]) -> None:

@@ -25,7 +25,9 @@ def project(repository: Path) -> Project:
 @pytest.fixture(scope="module")
 def runs(project: Project) -> dict[str, RunConfig]:
     params = project.select("paper", "data", "eight_gpus")
-    return {name: project.run("paper", name, run)[0] for name, run in params.runs.items()}
+    return {
+        name: project.run("paper", name, run)[0] for name, run in params.runs.items() if run.experiment in EXPERIMENTS
+    }
 
 
 def test_both_experiments_have_three_runs(runs: dict[str, RunConfig]) -> None:
@@ -147,7 +149,7 @@ def test_table_1_takes_each_number_from_its_own_run_and_setting(project: Project
 
 def test_table_1_s_coco_cells_exist_at_every_scale(project: Project) -> None:
     table = project.table("table1")
-    for scale in project.scales():
+    for scale in ("paper", "demo", "nuclei", "coco8"):
         experiments = {name: project.experiment(scale, name) for name in project.experiment_names(scale)}
         for row in table.rows:
             cell = row.cells["coco_ap"]

@@ -103,6 +103,7 @@ def test_the_parameters_of_pointrend(paper_runs: dict[str, RunConfig]) -> None:
         "updates": "90000",
         "learning_rate": "0.02",
         "precision": "float32",
+        "norm": "frozen_batch",
         "train_size": "640-800",
         "test_size": "800",
         "sampling": "biased",

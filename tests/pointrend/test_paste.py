@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pointrend.paste import mask_runs, paste_mask, paste_masks
+from pointrend.paste import mask_runs, paste_crops, paste_masks
 
 
 def sample_whole_image(mask: Tensor, box: tuple[float, ...], size: tuple[int, int]) -> Tensor:
@@ -115,14 +115,15 @@ def test_each_region_has_its_own_canvas() -> None:
 
 class TestCrop:
     def test_is_much_smaller_than_the_image(self) -> None:
-        crop, (row, column) = paste_mask(torch.ones(28, 28), torch.tensor([100.0, 200.0, 110.0, 205.0]), (2000, 3000))
+        box = torch.tensor([[100.0, 200.0, 110.0, 205.0]])
+        ((crop, (row, column)),) = paste_crops(torch.ones(1, 28, 28), box, (2000, 3000))
         assert crop.shape[0] <= 8
         assert crop.shape[1] <= 13
         assert (row, column) <= (200, 100)
         assert crop[202 - row, 105 - column] == pytest.approx(1)
 
     def test_is_empty_outside_the_image(self) -> None:
-        crop, _ = paste_mask(torch.ones(28, 28), torch.tensor([100.0, 0.0, 110.0, 5.0]), (20, 30))
+        ((crop, _),) = paste_crops(torch.ones(1, 28, 28), torch.tensor([[100.0, 0.0, 110.0, 5.0]]), (20, 30))
         assert crop.numel() == 0
 
 
@@ -156,7 +157,7 @@ class TestRuns:
     ) -> None:
         mask = torch.rand(1, 1, side, side, generator=torch.Generator().manual_seed(seed))
         box = torch.tensor([[*corner, corner[0] + extent[0], corner[1] + extent[1]]])
-        runs = mask_runs(mask[0, 0], box[0], size)
+        (runs,) = mask_runs(mask[0], box, size)
         assert runs.tolist() == runs_of(paste_masks(mask, box, size)[0, 0] >= 0.5)
 
     @pytest.mark.parametrize(
@@ -173,4 +174,10 @@ class TestRuns:
         ],
     )
     def test_of_full_boxes_in_five_rows_and_four_columns(self, box: list[float], expected: list[int]) -> None:
-        assert mask_runs(torch.ones(224, 224), torch.tensor(box), (5, 4)).tolist() == expected
+        (runs,) = mask_runs(torch.ones(1, 224, 224), torch.tensor([box]), (5, 4))
+        assert runs.tolist() == expected
+
+    def test_each_region_has_its_own(self) -> None:
+        boxes = torch.tensor([[1.0, 2.0, 3.0, 4.0], [9.0, 9.0, 12.0, 12.0], [0.0, 0.0, 1.0, 1.0]])
+        found = [runs.tolist() for runs in mask_runs(torch.ones(3, 28, 28), boxes, (5, 4))]
+        assert found == [[7, 2, 3, 2, 6], [20], [0, 1, 19]]

@@ -46,6 +46,17 @@ class TestInference:
         assert all(logits.isfinite().all() for logits in out)
 
     @torch.inference_mode()
+    def test_a_coarse_prediction_is_rendered_as_often_as_one_likes(self, name: str) -> None:
+        model = tiny(name).eval()
+        coarse = model.coarse_prediction([picture(40, 50), picture(40, 50, seed=1)])
+        for points in (3, 700):
+            rendered = model.render(coarse, points)
+            assert rendered.shape == (2, 3, 40, 50)
+            if model.pointrend is not None:
+                model.pointrend.points_per_step = points
+            torch.testing.assert_close(rendered[0], model([picture(40, 50)])[0], atol=1e-4, rtol=1e-4)
+
+    @torch.inference_mode()
     def test_an_image_does_not_see_the_others(self, name: str) -> None:
         model = tiny(name).eval()
         images = [picture(40, 50), picture(64, 32, seed=1), picture(40, 50, seed=2)]

@@ -6,6 +6,7 @@ without its first point repeated; a shape is a list of rings under the even-odd 
 """
 
 import numpy as np
+from PIL import Image
 
 SAMPLES = 4  # per pixel side, when coverage is measured
 
@@ -26,8 +27,8 @@ def signed_area(ring: np.ndarray) -> float:
     return float(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2
 
 
-def coverage(rings: list[np.ndarray], height: int, width: int) -> np.ndarray:
-    """The share (H, W) of each pixel, in [0, 1], inside the rings under the even-odd rule.
+def crop_coverage(rings: list[np.ndarray], height: int, width: int) -> tuple[tuple[slice, slice], np.ndarray]:
+    """As `coverage`, of the rows and columns alone that the rings reach; those, and the shares (h, w) there.
 
     Exact at SAMPLES x SAMPLES points a pixel: in each row of samples that an edge crosses, it toggles all the
     samples to its right.
@@ -47,6 +48,18 @@ def coverage(rings: list[np.ndarray], height: int, width: int) -> np.ndarray:
     inside = np.bitwise_xor.accumulate(toggles, axis=1)[:, :-1]
 
     blocks = inside.reshape(bottom - top, SAMPLES, right - left, SAMPLES)
-    share = np.zeros((height, width), dtype=np.float32)
-    share[top:bottom, left:right] = blocks.mean(axis=(1, 3))
-    return share
+    return (slice(top, bottom), slice(left, right)), blocks.mean(axis=(1, 3)).astype(np.float32)
+
+
+def coverage(rings: list[np.ndarray], height: int, width: int) -> np.ndarray:
+    """The share (H, W) of each pixel, in [0, 1], inside the rings under the even-odd rule."""
+    window, share = crop_coverage(rings, height, width)
+    whole = np.zeros((height, width), dtype=np.float32)
+    whole[window] = share
+    return whole
+
+
+def smooth_noise(rng: np.random.Generator, height: int, width: int, period: float) -> np.ndarray:
+    """Cloudy noise (H, W) in [-1, 1] that changes over `period` pixels."""
+    coarse = rng.uniform(-1, 1, (int(height / period) + 2, int(width / period) + 2)).astype(np.float32)
+    return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BILINEAR))

@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as mask_api
 
-from pipeline.data.synthetic.drawing import coverage, polar, signed_area, turn
+from pipeline.data.synthetic.drawing import coverage, polar, signed_area, smooth_noise, turn
 from pipeline.data.synthetic.federated import annotate_federatedly, lvis_categories
 from pipeline.data.synthetic.outlines import mask_polygons
 from pipeline.data.synthetic.splits import MAX_IMAGES, SPLITS, check_ranges, draw_images, split_number
@@ -202,8 +202,7 @@ def _texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     if kind == "checks":
         return np.tanh(6 * np.sin(np.pi * along / period) * np.sin(np.pi * across / period))
     if kind == "noise":
-        coarse = rng.uniform(-1, 1, (int(height / period) + 2, int(width / period) + 2)).astype(np.float32)
-        return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BILINEAR))
+        return smooth_noise(rng, height, width, period)
     return np.interp(along, (along.min(), along.max()), (-1, 1))
 
 

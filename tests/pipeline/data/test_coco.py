@@ -16,7 +16,9 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from pipeline.data.coco import DatasetError, encode_segmentation, read_coco
-from pipeline.data.manifest import write_manifest
+from pipeline.data.manifest import SplitManifest, write_prepared
+from pipeline.data.pictures import KnownPictures
+from pipeline.storage import Storage
 
 MISSING = object()
 
@@ -180,6 +182,7 @@ def test_a_coordinate_far_outside_does_not_end_the_process(coco: Any, coordinate
     coco.write()
     program = (
         "import sys; from pathlib import Path; from pipeline.data.coco import DatasetError, read_coco\n"
+        "from pipeline.data.pictures import KnownPictures; from pipeline.storage import Storage\n"
         "try: read_coco(Path(sys.argv[1]), Storage(sys.argv[2]), 'train', KnownPictures({}))\n"
         "except DatasetError as error: print(error)"
     )
@@ -277,19 +280,19 @@ def test_a_truncated_image(coco: Any, id_: int, name: str) -> None:
     path = coco.images / name
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     (problem,) = refusal(coco, invalid="drop").problems
-    assert problem.startswith(f"image {id_}: {path} is truncated or no image")
+    assert problem.startswith(f"image {id_}: {path}: truncated or no image")
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>404</html>", b"\x89PNG\r\n\x1a\n"])
 def test_a_file_that_is_no_image(coco: Any, content: bytes) -> None:
     (coco.images / "wide.png").write_bytes(content)
     (problem,) = refusal(coco).problems
-    assert problem.startswith(f"image 7: {coco.images / 'wide.png'} is truncated or no image")
+    assert problem.startswith(f"image 7: {coco.images / 'wide.png'}: truncated or no image")
 
 
 def test_a_missing_image(coco: Any) -> None:
     (coco.images / "tall.jpg").unlink()
-    assert refusal(coco).problems == [f"image 3: no file {coco.images / 'tall.jpg'}"]
+    assert refusal(coco).problems == [f"image 3: {coco.images / 'tall.jpg'}: no such file"]
 
 
 def test_an_image_of_another_size(coco: Any) -> None:
@@ -401,12 +404,12 @@ def test_whatever_stands_in_an_entry_it_is_refused_or_can_be_used(
     entry[data.draw(st.sampled_from(sorted(entry)))] = value
     fuzzed.annotations.write_text(json.dumps(content))
     try:
-        images = read(fuzzed).images
+        split = read(fuzzed)
     except DatasetError as error:
         assert error.problems  # noqa: PT017
     else:
-        write_manifest(images, fuzzed.root / "manifest.parquet")
-        for image in images:
+        write_prepared(fuzzed.root, split.categories, {"train": SplitManifest(split.images)})
+        for image in split.images:
             for annotation in image.annotations:
                 assert decode(annotation.counts, image.height, image.width).shape == (image.height, image.width)
 

@@ -1,4 +1,3 @@
-import json
 import re
 from collections import Counter
 from pathlib import Path
@@ -14,26 +13,36 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 from torchvision.ops import masks_to_boxes
 
-from pipeline.data.coco import Annotation, Category, CocoSplitData, ImageRecord, encode_segmentation, read_coco
+from pipeline.data.coco import Annotation, Category, ImageRecord, encode_segmentation, read_coco
 from pipeline.data.dataset import EvaluationImages, Example, TrainingImages
-from pipeline.data.manifest import PreparedDataset, read_prepared, write_manifest, write_prepared
+from pipeline.data.manifest import PreparedDataset, SplitManifest, read_prepared, write_prepared
+from pipeline.data.pictures import KnownPictures
 from pipeline.data.samplers import Draw
 from pipeline.data.transforms import Target, augment, flip_horizontally, resize
+from pipeline.storage import Storage
 
 
-@pytest.fixture
-def prepared(coco: Any, tmp_path: Path) -> PreparedDataset:
+def prepare(coco: Any, folder: Path) -> PreparedDataset:
     data = read_coco(coco.annotations, Storage(str(coco.root)), coco.split, KnownPictures({}))
-    folder = tmp_path / "prepared"
     folder.mkdir()
-    write_prepared(folder, {"train": data, "val": data})
+    write_prepared(folder, data.categories, {"train": SplitManifest(data.images), "val": SplitManifest(data.images)})
     return read_prepared(folder)
 
 
 @pytest.fixture
-def training(prepared: PreparedDataset, coco: Any) -> TrainingImages:
+def prepared(coco: Any, tmp_path: Path) -> PreparedDataset:
+    return prepare(coco, tmp_path / "prepared")
+
+
+@pytest.fixture
+def storage(coco: Any) -> Storage:
+    return Storage(str(coco.root))
+
+
+@pytest.fixture
+def training(prepared: PreparedDataset, storage: Storage) -> TrainingImages:
     """Images 3 (24x36) and 7 (40x30), at their own size: shorter edges of 24 and 30."""
-    return TrainingImages(prepared, coco.root, [24, 30], 1000)
+    return TrainingImages(prepared, storage, [24, 30], 1000)
 
 
 def unflipped(training: TrainingImages, image: int, size: tuple[int, int]) -> Example:
@@ -91,10 +100,7 @@ def test_crowds_are_left_out_of_the_targets(training: TrainingImages) -> None:
 def test_boxes_are_clipped_to_the_image(coco: Any, tmp_path: Path, box: list[float], clipped: list[float]) -> None:
     coco.find("annotations", 21)["bbox"] = box
     coco.write()
-    data = read_coco(coco.annotations, Storage(str(coco.root)), coco.split, KnownPictures({}))
-    (tmp_path / "p").mkdir()
-    write_prepared(tmp_path / "p", {"train": data, "val": data})
-    training = TrainingImages(read_prepared(tmp_path / "p"), coco.root, [30], 1000)
+    training = TrainingImages(prepare(coco, tmp_path / "p"), Storage(str(coco.root)), [30], 1000)
     assert unflipped(training, 1, (30, 40)).target["boxes"][0].tolist() == clipped
 
 
@@ -118,12 +124,12 @@ def test_masks_are_decoded_for_the_image_asked_for_only(
     assert decoded == [1, 2]
 
 
-def test_a_square_image_counts_as_portrait(prepared: PreparedDataset, coco: Any) -> None:
-    assert EvaluationImages(prepared, coco.root)._images.wide.tolist() == [False, True, False]
+def test_a_square_image_counts_as_portrait(prepared: PreparedDataset, storage: Storage) -> None:
+    assert EvaluationImages(prepared, storage)._images.wide.tolist() == [False, True, False]
 
 
-def test_evaluation_gives_every_image_as_it_is(prepared: PreparedDataset, coco: Any) -> None:
-    images = EvaluationImages(prepared, coco.root)
+def test_evaluation_gives_every_image_as_it_is(prepared: PreparedDataset, coco: Any, storage: Storage) -> None:
+    images = EvaluationImages(prepared, storage)
     found = [images[i] for i in range(len(images))]
     assert [(id_, tuple(image.shape)) for id_, image in found] == [
         (3, (3, 36, 24)),
@@ -141,9 +147,8 @@ def test_more_images_than_one_row_group(tmp_path: Path) -> None:
         ImageRecord(i, f"{i}.png", 4, 4 + i % 2, [Annotation(i, i % 7, (0, 0, 2, 2), 4, False, counts)] * (i % 3 == 0))
         for i in range(2500)
     ]
-    data = CocoSplitData([Category(i, str(i)) for i in range(7)], images, [])
-    write_prepared(tmp_path, {"train": data, "val": data})
-    training = TrainingImages(read_prepared(tmp_path), tmp_path, [4], 8)
+    write_prepared(tmp_path, [Category(i, str(i)) for i in range(7)], {"train": SplitManifest(images)})
+    training = TrainingImages(read_prepared(tmp_path), Storage(str(tmp_path)), [4], 8)
     kept = [i for i in range(2500) if i % 3 == 0]
     assert len(training) == len(kept)
     assert [training._images.row(i)["id"] for i in range(len(kept))] == kept
@@ -151,28 +156,28 @@ def test_more_images_than_one_row_group(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "LA", "1", "CMYK"])
-def test_every_kind_of_image_is_read_as_rgb(prepared: PreparedDataset, coco: Any, mode: str) -> None:
+def test_every_kind_of_image_is_read_as_rgb(prepared: PreparedDataset, coco: Any, storage: Storage, mode: str) -> None:
     # A colour that all these modes can hold.
     Image.new("RGB", (40, 30), (255, 255, 255)).convert(mode).save(
         coco.images / "wide.png", format="TIFF" if mode == "CMYK" else "PNG"
     )
-    _, image = EvaluationImages(prepared, coco.root)[1]
+    _, image = EvaluationImages(prepared, storage)[1]
     assert image.shape == (3, 30, 40)
     assert (image == 1).all()
 
 
-def test_a_palette_keeps_its_colours(prepared: PreparedDataset, coco: Any) -> None:
+def test_a_palette_keeps_its_colours(prepared: PreparedDataset, coco: Any, storage: Storage) -> None:
     picture = Image.new("P", (40, 30), 1)
     picture.putpalette([0, 0, 0, 255, 51, 0])
     picture.save(coco.images / "wide.png")
-    _, image = EvaluationImages(prepared, coco.root)[1]
+    _, image = EvaluationImages(prepared, storage)[1]
     assert torch.allclose(image.mean((1, 2)), torch.tensor([1.0, 0.2, 0.0]))
 
 
-def test_sixteen_bits_are_read_in_proportion(prepared: PreparedDataset, coco: Any) -> None:
+def test_sixteen_bits_are_read_in_proportion(prepared: PreparedDataset, coco: Any, storage: Storage) -> None:
     ramp = np.linspace(0, 65535, 1200).round().astype(np.uint16).reshape(30, 40)
     Image.fromarray(ramp).save(coco.images / "wide.png")
-    _, image = EvaluationImages(prepared, coco.root)[1]
+    _, image = EvaluationImages(prepared, storage)[1]
     expected = torch.linspace(0, 1, 1200).view(1, 30, 40).expand(3, -1, -1)
     assert torch.allclose(image, expected, atol=1 / 128)
 
@@ -194,27 +199,27 @@ def test_a_file_that_was_cut_is_named(training: TrainingImages, coco: Any) -> No
 
 
 @pytest.mark.parametrize("keep", [0, 4, 0.5, 0.98])
-def test_a_corrupted_manifest_is_named(prepared: PreparedDataset, coco: Any, keep: float) -> None:
+def test_a_corrupted_manifest_is_named(prepared: PreparedDataset, storage: Storage, keep: float) -> None:
     path = prepared.folder / "train.parquet"
     content = path.read_bytes()
     path.write_bytes(content[: int(keep * len(content)) if keep < 1 else int(keep)])
     with pytest.raises(ValueError, match=re.escape(str(path)) + r"(.|\n)*dvc repro"):
-        TrainingImages(prepared, coco.root, [30], 60)
+        TrainingImages(prepared, storage, [30], 60)
 
 
-def test_a_manifest_with_damaged_pages_is_named(prepared: PreparedDataset, coco: Any) -> None:
+def test_a_manifest_with_damaged_pages_is_named(prepared: PreparedDataset, storage: Storage) -> None:
     path = prepared.folder / "train.parquet"
     content = bytearray(path.read_bytes())
     content[4:400] = bytes(396)
     path.write_bytes(bytes(content))
     with pytest.raises(ValueError, match=re.escape(str(path)) + r"(.|\n)*dvc repro"):
-        TrainingImages(prepared, coco.root, [30], 60)
+        TrainingImages(prepared, storage, [30], 60)
 
 
-def test_a_missing_manifest_is_named(prepared: PreparedDataset, coco: Any) -> None:
+def test_a_missing_manifest_is_named(prepared: PreparedDataset, storage: Storage) -> None:
     (prepared.folder / "val.parquet").unlink()
     with pytest.raises(ValueError, match=re.escape(str(prepared.folder / "val.parquet"))):
-        EvaluationImages(prepared, coco.root)
+        EvaluationImages(prepared, storage)
 
 
 @pytest.mark.parametrize("content", [None, "", '{"categories": [', "{}", "[]", '{"categories": [{"id": 1}]}'])
@@ -227,22 +232,20 @@ def test_a_folder_that_prepare_did_not_finish(prepared: PreparedDataset, content
         read_prepared(prepared.folder)
 
 
-def test_a_manifest_of_other_columns_is_refused(prepared: PreparedDataset, coco: Any) -> None:
+def test_a_manifest_of_other_columns_is_refused(prepared: PreparedDataset, storage: Storage) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     path = prepared.folder / "train.parquet"
     pq.write_table(pa.table({"id": [1, 2], "path": ["a", "b"]}), path)
     with pytest.raises(ValueError, match=re.escape(str(path)) + r"(.|\n)*dvc repro"):
-        TrainingImages(prepared, coco.root, [30], 60)
+        TrainingImages(prepared, storage, [30], 60)
 
 
 def test_an_empty_manifest(tmp_path: Path) -> None:
-    for split in ("train", "val"):
-        write_manifest([], tmp_path / f"{split}.parquet")
-    (tmp_path / "dataset.json").write_text(json.dumps({"categories": []}))
-    assert len(TrainingImages(read_prepared(tmp_path), tmp_path, [4], 8)) == 0
-    assert len(EvaluationImages(read_prepared(tmp_path), tmp_path)) == 0
+    write_prepared(tmp_path, [], {"train": SplitManifest([]), "val": SplitManifest([])})
+    assert len(TrainingImages(read_prepared(tmp_path), Storage(str(tmp_path)), [4], 8)) == 0
+    assert len(EvaluationImages(read_prepared(tmp_path), Storage(str(tmp_path)))) == 0
 
 
 # Transforms

@@ -13,6 +13,7 @@ from pipeline.data.dataset import EvaluationImages, TrainingImages
 from pipeline.data.manifest import read_prepared
 from pipeline.data.prepare import prepare
 from pipeline.progress import progress
+from pipeline.storage import Storage
 
 LAYOUT = CocoDataset(
     source="coco",
@@ -35,7 +36,7 @@ def run(tmp_path: Path, splits: dict[str, Any]) -> Callable[..., Path]:
         for split in splits.values():
             split.write()
         output = tmp_path / "out" / "prepared"
-        prepare(layout, tmp_path / "raw", output, progress("check", None))
+        prepare(layout, str(tmp_path), output, tmp_path / "known.parquet", progress("check", None))
         return output
 
     return run
@@ -43,7 +44,7 @@ def run(tmp_path: Path, splits: dict[str, Any]) -> Callable[..., Path]:
 
 def test_a_prepared_dataset(run: Callable[..., Path], tmp_path: Path) -> None:
     folder = run()
-    assert sorted(os.listdir(folder)) == ["dataset.json", "train.parquet", "val.parquet"]
+    assert sorted(os.listdir(folder)) == ["dataset.json", "train.parquet", "truth", "val.parquet"]
     prepared = read_prepared(folder)
     assert [(c.id, c.name) for c in prepared.categories] == [(2, "bolt"), (5, "nut"), (9, "gear")]
     rows = prepared.manifest("train").to_pylist()
@@ -63,9 +64,9 @@ def test_images_without_objects_stay_in_val_and_go_from_training(
     for split in splits.values():
         split.find("annotations", 24)["iscrowd"] = 1
     prepared = read_prepared(run())
-    val = EvaluationImages(prepared, tmp_path / "raw")
+    val = EvaluationImages(prepared, Storage(str(tmp_path / "raw")))
     assert [val[i][0] for i in range(len(val))] == [3, 7, 12]
-    assert len(TrainingImages(prepared, tmp_path / "raw", [30], 60)) == 1
+    assert len(TrainingImages(prepared, Storage(str(tmp_path / "raw")), [30], 60)) == 1
 
 
 def test_the_summary_counts_what_was_kept_and_lists_what_was_not(
@@ -89,8 +90,8 @@ def test_a_dataset_with_no_annotations_at_all(run: Callable[..., Path], splits: 
     for split in splits.values():
         split.data["annotations"] = []
     prepared = read_prepared(run())
-    assert len(TrainingImages(prepared, tmp_path / "raw", [30], 60)) == 0
-    assert len(EvaluationImages(prepared, tmp_path / "raw")) == 3
+    assert len(TrainingImages(prepared, Storage(str(tmp_path / "raw")), [30], 60)) == 0
+    assert len(EvaluationImages(prepared, Storage(str(tmp_path / "raw")))) == 3
 
 
 @pytest.mark.parametrize("broken", ["train", "val"])

@@ -164,5 +164,5 @@ def test_a_batch_that_does_not_divide(batch_size: int, world_size: int) -> None:
 
 
 def test_an_empty_dataset() -> None:
-    with pytest.raises(ValueError, match="no image with objects"):
+    with pytest.raises(ValueError, match="no image to train on"):
         updates(np.zeros(0, bool))

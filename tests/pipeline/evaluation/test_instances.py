@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipeline.config import RenderingConfig
 from pipeline.data.coco import Category
-from pipeline.evaluation.instances import ResultsWriter, encode_region, predict_image
+from pipeline.evaluation.instances import ResultsWriter, encode_regions, predict_image
 from pointrend import build_model
 from pointrend.instance import MaskRCNN
 from pointrend.paste import paste_masks
@@ -36,12 +36,16 @@ def image() -> Tensor:
 
 def test_a_region_is_encoded_as_it_is_pasted() -> None:
     generator = torch.Generator().manual_seed(1)
-    region = torch.rand(28, 28, generator=generator)
-    for box in ([10.0, 5.0, 40.0, 30.0], [-8.0, 20.0, 12.5, 47.0], [60.0, 10.0, 90.0, 20.0]):
-        pasted = paste_masks(region[None, None], torch.tensor([box]), (36, 64))[0, 0] >= 0.5
-        rle = encode_region(region, torch.tensor(box), (36, 64))
+    regions = torch.rand(3, 28, 28, generator=generator)
+    boxes = torch.tensor([[10.0, 5.0, 40.0, 30.0], [-8.0, 20.0, 12.5, 47.0], [60.0, 10.0, 90.0, 20.0]])
+    pasted = paste_masks(regions[:, None], boxes, (36, 64))[:, 0] >= 0.5
+    for rle, mask in zip(encode_regions(regions, boxes, (36, 64)), pasted, strict=True):
         assert rle["size"] == [36, 64]
-        assert np.array_equal(coco_mask.decode(rle), pasted.numpy())
+        assert np.array_equal(coco_mask.decode(rle), mask.numpy())
+
+
+def test_no_region_is_encoded() -> None:
+    assert encode_regions(torch.zeros(0, 28, 28), torch.zeros(0, 4), (36, 64)) == []
 
 
 def test_settings_share_boxes_and_scores_and_differ_in_masks(model: MaskRCNN, image: Tensor) -> None:

@@ -203,7 +203,7 @@ def test_the_first_bad_mask_of_many_is_named(score: Callable[..., Any]) -> None:
 
 def test_runs_as_numbers_are_masks_too(score: Callable[..., dict[str, float]]) -> None:
     runs = {"size": [30, 40], "counts": [5 * 30 + 5, *([15, 15] * 14), 15, 1200 - (5 * 30 + 5) - 15 * 29]}
-    assert score(CONTENT, [{**GOOD, "segmentation": runs}]) == score(CONTENT, [GOOD])
+    assert score(CONTENT, [{**GOOD, "segmentation": runs}]) == pytest.approx(score(CONTENT, [GOOD]), nan_ok=True)
 
 
 # Ground truth that cannot be scored against
@@ -260,4 +260,5 @@ def test_a_polygon_without_area_beside_others_changes_nothing(score: Callable[..
         return truth([{**annotation(1, 1, 3, SQUARE), "segmentation": polygons}], {1: (30, 40)})
 
     polygon = [5, 5, 20, 5, 20, 20, 5, 20]
-    assert score(content([[1, 1, 9, 9], polygon]), [GOOD]) == score(content([polygon]), [GOOD])
+    found = score(content([[1, 1, 9, 9], polygon]), [GOOD])
+    assert found == pytest.approx(score(content([polygon]), [GOOD]), nan_ok=True)

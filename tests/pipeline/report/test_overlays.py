@@ -10,6 +10,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
+from pipeline.data.coco import Annotation, Category, ImageRecord
+from pipeline.data.manifest import SplitManifest, read_prepared, write_prepared
 from pipeline.report.overlays import (
     CAPTION,
     Panels,
@@ -21,6 +23,7 @@ from pipeline.report.overlays import (
     to_image,
     varied,
 )
+from pipeline.storage import Storage
 from pointrend.drawing import color
 
 Box = tuple[int, int, int, int]  # xyxy
@@ -44,6 +47,14 @@ def prediction(box: Box, score: float, image_id: int = 5, size: tuple[int, int] 
     return {"image_id": image_id, "category_id": 1, "score": score, "segmentation": rle(box, size)}
 
 
+def annotation(id_: int, category_id: int, box: Box, size: tuple[int, int], *, iscrowd: bool = False) -> Annotation:
+    x0, y0, x1, y1 = box
+    width, height = x1 - x0, y1 - y0
+    return Annotation(
+        id_, category_id, (x0, y0, width, height), width * height, iscrowd, rle(box, size)["counts"].encode("ascii")
+    )
+
+
 Make = Callable[..., Scenes]
 
 
@@ -58,31 +69,21 @@ def make(tmp_path: Path) -> Make:
         categories: dict[int, int] | None = None,  # of an image's objects, 1 by default
     ) -> Scenes:
         objects = {5: OBJECTS, 6: [], 7: []} if objects is None else objects
-        annotations = [
-            {
-                "id": 100 * i + n,
-                "image_id": i,
-                "category_id": (categories or {}).get(i, 1),
-                "iscrowd": 0,
-                "segmentation": rle(box, size),
-            }
-            for i, boxes in objects.items()
-            for n, box in enumerate(boxes)
-        ]
-        if 7 in objects:
-            annotations.append(
-                {"id": 799, "image_id": 7, "category_id": 1, "iscrowd": 1, "segmentation": rle((0, 0, 9, 9), size)}
-            )
-        images = [{"id": i, "file_name": f"{i}.png", "height": size[0], "width": size[1]} for i in objects]
-        for image in images:
-            Image.new("RGB", size[::-1], (100, 100, 100)).save(tmp_path / image["file_name"])
-        truth = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "thing"}]}
-        (tmp_path / "truth.json").write_text(json.dumps(truth))
+        images = []
+        for i, boxes in objects.items():
+            category = (categories or {}).get(i, 1)
+            annotations = [annotation(100 * i + n, category, box, size) for n, box in enumerate(boxes)]
+            if i == 7:
+                annotations.append(annotation(799, category, (0, 0, 9, 9), size, iscrowd=True))
+            images.append(ImageRecord(i, f"{i}.png", *size, annotations))
+            Image.new("RGB", size[::-1], (100, 100, 100)).save(tmp_path / f"{i}.png")
+        things = [Category(1, "thing"), Category(2, "other")]
+        write_prepared(tmp_path, things, {"val": SplitManifest(images)})
         sources = []
         for n, results in enumerate(predictions):
             (tmp_path / f"source{n}.json").write_text(json.dumps(results))
             sources.append(Source(f"source {n}", tmp_path / f"source{n}.json"))
-        return Scenes(tmp_path / "truth.json", tmp_path, sources)
+        return Scenes(read_prepared(tmp_path).manifest("val"), Storage(str(tmp_path)), sources)
 
     return make
 

@@ -12,10 +12,13 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from pipeline.config import Params, Project, TableConfig
+from pipeline.data.coco import Annotation, Category, DatasetError, ImageRecord
+from pipeline.data.manifest import PreparedDataset, SplitManifest, read_prepared, write_prepared
 from pipeline.files import write_json
-from pipeline.report.build import Figure, ValImages, build_report, duration, render_page
+from pipeline.report.build import Figure, ReportedDataset, build_report, duration, render_page
 from pipeline.report.results import RunResult
 from pipeline.report.tables import build_table
+from pipeline.storage import Storage
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 EVIL = "<script>alert('run')</script>"
@@ -198,15 +201,12 @@ def report(repository: Path, tmp_path_factory: pytest.TempPathFactory, made_up: 
     mask[5:20, 8:30] = 1
     encoded = coco_mask.encode(mask)
     segmentation = {"size": [30, 40], "counts": encoded["counts"].decode("ascii")}
-    images = [{"id": i, "file_name": f"{i}.png", "height": 30, "width": 40} for i in range(3)]
-    annotations: list[dict[str, Any]] = [
-        {"id": i, "image_id": i, "category_id": 1, "iscrowd": 0, "segmentation": segmentation} for i in range(3)
-    ]
-    write_json(
-        folder / "truth.json", {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "a"}]}
-    )
-    for image in images:
-        Image.new("RGB", (40, 30), "gray").save(folder / str(image["file_name"]))
+    images = []
+    for i in range(3):
+        thing = Annotation(i, 1, (8, 5, 22, 15), 330, False, encoded["counts"])
+        images.append(ImageRecord(i, f"{i}.png", 30, 40, [thing]))
+        Image.new("RGB", (40, 30), "gray").save(folder / f"{i}.png")
+    write_prepared(folder, [Category(1, "a")], {"val": SplitManifest(images)})
     results = [
         made_up("coco_4xconv_r50", 0, {"28x28": {"AP": 31.0}}),
         made_up("coco_pointrend_r50", 0, {"28x28": {"AP": 33.0}, "224x224": {"AP": 34.5}}),
@@ -220,7 +220,7 @@ def report(repository: Path, tmp_path_factory: pytest.TempPathFactory, made_up: 
         params(),
         tables,
         results,
-        {"shapes": ValImages(folder / "truth.json", folder)},
+        {"shapes": ReportedDataset(read_prepared(folder), Storage(str(folder)))},
         folder / "predictions",
         folder / "out",
         "sqlite:///mlflow.db",
@@ -262,9 +262,10 @@ def test_the_report_is_whole_or_not_at_all(
     output.mkdir(parents=True)
     (output / "index.html").write_text("an earlier report")
     before = contents(tmp_path)
-    with pytest.raises(FileNotFoundError):
+    gone = ReportedDataset(PreparedDataset(tmp_path / "nowhere", [Category(1, "a")]), Storage(str(tmp_path)))
+    with pytest.raises(DatasetError, match=r"nowhere/val\.parquet"):
         build_report(
-            params(), {"table1": table_1}, results, {"shapes": ValImages(tmp_path / "no.json", tmp_path)},
+            params(), {"table1": table_1}, results, {"shapes": gone},
             tmp_path / "predictions", output, "sqlite:///mlflow.db",
         )  # fmt: skip
     assert contents(tmp_path) == before
@@ -273,7 +274,8 @@ def test_the_report_is_whole_or_not_at_all(
 def test_a_report_on_nothing(tmp_path: Path, table_1: TableConfig) -> None:
     build_report(params(), {"table1": table_1}, [], {}, tmp_path / "predictions", tmp_path / "out", "sqlite:///x.db")
     page = Page((tmp_path / "out" / "index.html").read_text())
-    assert "no run of coco_4xconv_r50 was selected" in page.text
+    assert page.open == []
+    assert [path.name for path in (tmp_path / "out").glob("table*")] == []
 
 
 @pytest.mark.parametrize(

@@ -54,3 +54,23 @@ def test_the_warmup_rises_evenly() -> None:
 def test_a_warmup_of_one_update() -> None:
     schedule = COCO_1X.model_copy(update={"warmup": COCO_1X.warmup.model_copy(update={"updates": 1})})
     assert [learning_rate(schedule, update) for update in (0, 1, 2)] == [0.001, 0.02, 0.02]
+
+
+# Appendix B: 90k updates with a poly learning rate, starting from 0.01, after 1000 updates of warm-up from 0.001.
+@pytest.mark.parametrize(
+    ("update", "rate"),
+    [
+        (0, 0.001),
+        (500, 0.55 * 0.01 * (1 - 500 / 90_000) ** 0.9),  # a factor halfway from 0.1 to 1
+        (1000, 0.01 * (89 / 90) ** 0.9),
+        (45_000, 0.01 * 0.5**0.9),
+        (89_999, 0.01 * (1 / 90_000) ** 0.9),
+    ],
+)
+def test_the_learning_rate_of_deeplab(update: int, rate: float, repository: Path) -> None:
+    assert learning_rate(Project(repository).schedule("cityscapes_deeplabv3"), update) == pytest.approx(rate, rel=1e-12)
+
+
+def test_past_the_end_of_deeplab_s_schedule(repository: Path) -> None:
+    with pytest.raises(ValueError, match="update 90000 is past"):
+        learning_rate(Project(repository).schedule("cityscapes_deeplabv3"), 90_000)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from made_up_instances import scene
 
-from pipeline.metrics import resampled_ap
+from pipeline.metrics import average_precision
 from pipeline.metrics.boundary_ap import boundary_ap
 from pipeline.metrics.coco_ap import coco_ap
 from pipeline.metrics.lvis_ap import ap_star
@@ -68,12 +68,12 @@ def values_of(
 ) -> dict[str, list[float]]:
     """The statistics on each resample."""
     with monkeypatch.context() as patch:
-        patch.setattr(resampled_ap, "resample_counts", lambda images, resamples, seed: np.array(counts))
-        patch.setattr(resampled_ap, "interval", lambda values: tuple(values))
+        patch.setattr(average_precision, "resample_counts", lambda images, resamples, seed: np.array(counts))
+        patch.setattr(average_precision, "interval", lambda values: tuple(values))
         return {key.removesuffix("_interval"): ends for key, ends in score().items() if key.endswith("_interval")}
 
 
-@pytest.mark.parametrize("block", [1, resampled_ap.BLOCK])
+@pytest.mark.parametrize("block", [1, average_precision.BLOCK])
 @pytest.mark.parametrize("metric", METRICS)
 def test_resamples_are_the_resampled_datasets(
     metric: str, block: int, score: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
@@ -81,7 +81,7 @@ def test_resamples_are_the_resampled_datasets(
     content, results = made_up(metric)
     rng = np.random.default_rng(0)
     counts = [[1] * IMAGES, *rng.multinomial(IMAGES, [1 / IMAGES] * IMAGES, size=3).tolist(), [0] * 11 + [12]]
-    monkeypatch.setattr(resampled_ap, "BLOCK", block)
+    monkeypatch.setattr(average_precision, "BLOCK", block)
     found = values_of(counts, monkeypatch, lambda: score(metric, content, results, resamples=len(counts)))
     for index, drawn in enumerate(counts):
         expected = score(metric, *resampled(content, results, drawn))

@@ -1,0 +1,131 @@
+"""Average precision over a dataset and over resamples of its images, from one run of the matching.
+
+Detections are matched with objects image by image; only the precision over recall is of all images. So an image that is
+drawn n times counts n times there, and nothing is matched again.
+
+Shape letters: N images, K categories, T IoU thresholds, D detections, S resamples.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from pipeline.metrics.bootstrap import interval, resample_counts
+
+#: COCO's, as pycocotools computes them: their last digits decide some comparisons.
+IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
+RECALLS = np.linspace(0, 1, 101)
+AREAS = ("all", "small", "medium", "large")
+
+#: Which IoU thresholds and which range of areas each statistic is of.
+STATISTICS = {
+    "AP": (slice(None), "all"),
+    "AP50": (slice(0, 1), "all"),
+    "AP75": (slice(5, 6), "all"),
+    "APs": (slice(None), "small"),
+    "APm": (slice(None), "medium"),
+    "APl": (slice(None), "large"),
+}
+
+BLOCK = 1 << 22  # numbers of an array at a time
+
+
+class Matches(NamedTuple):
+    """What one category has within one range of areas, detections in order of falling score, then of their images."""
+
+    area: str  # of AREAS
+    images: np.ndarray  # (D,) from 0 to N
+    right: np.ndarray  # (T, D) bool, found an object
+    wrong: np.ndarray  # (T, D) bool, found none; neither where the detection does not count
+    objects: np.ndarray  # (N,) how many objects there are to find
+
+
+def average_precision(matches: Sequence[Matches], counts: np.ndarray) -> dict[str, np.ndarray]:
+    """The six statistics of a dataset that has each image so many times.
+
+    Equal to evaluating that dataset. Detections of equal score are in the order of their images, as both pycocotools
+    and lvis have them.
+
+    Args:
+        matches: of all categories.
+        counts: (S, N), how often each resample has each image.
+
+    Returns:
+        (S,) for each of :data:`STATISTICS`, in percent; NaN where a resample has no objects to average over.
+    """
+    resamples = len(counts)
+    sums: dict[str, np.ndarray] = {name: np.zeros(resamples) for name in STATISTICS}
+    categories: dict[str, np.ndarray] = {name: np.zeros(resamples, int) for name in STATISTICS}
+    for found in matches:
+        if not found.objects.any():
+            continue
+        precision = _average_precision(found, counts)
+        present = ~np.isnan(precision[:, 0])
+        for name, (thresholds, area) in STATISTICS.items():
+            if area == found.area:
+                sums[name][present] += precision[present, thresholds].mean(1)
+                categories[name] += present
+    return {
+        name: 100 * np.divide(sums[name], number, out=np.full(resamples, np.nan), where=number > 0)
+        for name, number in categories.items()
+    }
+
+
+def ap_intervals(matches: Sequence[Matches], images: int, resamples: int, seed: int) -> dict[str, list[float]]:
+    """95% bootstrap intervals over images of the six statistics.
+
+    Args:
+        matches: of all categories.
+        images: N.
+        resamples: S.
+        seed: of the resampling.
+
+    Returns:
+        For each of :data:`STATISTICS`, ``<name>_interval``: its lower and upper end in percent, NaN where no resample
+        has objects to average over.
+    """
+    values = average_precision(matches, resample_counts(images, resamples, seed))
+    return {f"{name}_interval": list(interval(found)) for name, found in values.items()}
+
+
+def _average_precision(found: Matches, counts: np.ndarray) -> np.ndarray:
+    """(S, T) of one category and range of areas, NaN for resamples without objects."""
+    positives = counts @ found.objects
+    precision = np.full((len(counts), len(found.right)), np.nan)
+    step = max(1, BLOCK // (1 + found.images.size))
+    for start in range(0, len(counts), step):
+        present = start + np.flatnonzero(positives[start : start + step])
+        for t, (is_right, is_wrong) in enumerate(zip(found.right, found.wrong, strict=True)):
+            right, wrong = found.images[is_right], found.images[is_wrong]
+            # How many wrong detections come before each right one.
+            before = np.cumsum(is_wrong)[is_right]
+            precision[present, t] = _area_under(right, wrong, before, counts[present], positives[present])
+    return precision
+
+
+def _area_under(
+    right: np.ndarray, wrong: np.ndarray, before: np.ndarray, counts: np.ndarray, positives: np.ndarray
+) -> np.ndarray:
+    """Precision averaged over the recall thresholds, (S,).
+
+    Recall and the largest precision from there on change at right detections only, so nothing else is looked at. An
+    image's copies of one detection come one after another; the last of them has the largest precision.
+
+    Args:
+        right: (P,) the images of the right detections, in order of falling score.
+        wrong: (Q,) those of the wrong ones.
+        before: (P,) how many of the wrong ones come before each right one.
+        counts: (S, N).
+        positives: (S,) the number of objects, not 0.
+    """
+    if not right.size:
+        return np.zeros(len(counts))
+    true = np.cumsum(counts[:, right], axis=1)
+    false = np.zeros((len(counts), before[-1] + 1), np.int64)
+    np.cumsum(counts[:, wrong[: before[-1]]], axis=1, out=false[:, 1:])
+    # The spacing is the evaluators' guard against a division by zero.
+    precision = true / (false[:, before] + true + np.spacing(1))
+    precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    reached = np.searchsorted(RECALLS, true / positives[:, None], side="right")
+    return (precision * np.diff(reached, axis=1, prepend=0)).sum(1) / len(RECALLS)
