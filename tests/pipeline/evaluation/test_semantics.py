@@ -22,7 +22,7 @@ from pipeline.evaluation.semantics import (
     prediction_names,
     write_ids,
 )
-from pipeline.training.run import build_run_model
+from pipeline.run_model import build_run_model
 from pointrend import save_weights
 from pointrend.semantic import SemanticSegmenter
 

@@ -75,7 +75,7 @@ def here(run: RunConfig, run_files: dict[str, Any], tmp_path_factory: pytest.Tem
     return read(output)
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="module")
 def ray_of_this_machine() -> Iterator[None]:
     with connected(TWO):
         yield
@@ -92,6 +92,7 @@ def test_all_images_are_predicted_in_every_setting(here: dict[str, bytes]) -> No
         assert list(dict.fromkeys(result["image_id"] for result in results)) == [100 - i for i in range(NUM_IMAGES)]
 
 
+@pytest.mark.usefixtures("ray_of_this_machine")
 def test_two_workers_write_the_same_bytes_though_one_is_killed(
     run: RunConfig, run_files: dict[str, Any], here: dict[str, bytes], tmp_path: Path
 ) -> None:
@@ -121,6 +122,7 @@ def test_two_workers_write_the_same_bytes_though_one_is_killed(
     assert read(output) == here
 
 
+@pytest.mark.usefixtures("ray_of_this_machine")
 def test_one_worker_does_all_chunks(tmp_path: Path) -> None:
     def build(device: torch.device) -> Predict:
         return lambda chunk, folder: (folder / "pid").write_text(f"{os.getpid()} {torch.get_num_threads()}") and None
@@ -131,6 +133,7 @@ def test_one_worker_does_all_chunks(tmp_path: Path) -> None:
     assert pid.endswith(" 2"), "threads"
 
 
+@pytest.mark.usefixtures("ray_of_this_machine")
 def test_a_worker_that_dies_once_too_often_is_one_message(tmp_path: Path) -> None:
     def build(device: torch.device) -> Predict:
         return lambda chunk, folder: os.kill(os.getpid(), signal.SIGKILL)
@@ -140,6 +143,7 @@ def test_a_worker_that_dies_once_too_often_is_one_message(tmp_path: Path) -> Non
     assert not list(tmp_path.glob("images-*"))
 
 
+@pytest.mark.usefixtures("ray_of_this_machine")
 @pytest.mark.parametrize("cluster", [HERE, ONE.model_copy(update={"max_failures": 3})], ids=["here", "worker"])
 def test_an_exception_is_not_tried_again(cluster: ClusterConfig, tmp_path: Path) -> None:
     calls = tmp_path / "calls"

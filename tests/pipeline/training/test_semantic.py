@@ -12,10 +12,11 @@ from torch.utils.data import DataLoader
 from pipeline.config import Poly, Project, RunConfig, SamplingConfig, ScheduleConfig, Warmup
 from pipeline.data.samplers import TrainingBatches
 from pipeline.errors import UserError
+from pipeline.run_model import build_run_model
 from pipeline.storage import Storage
 from pipeline.training.checkpoint import CheckpointStore
 from pipeline.training.loop import Update, build_optimizer, train
-from pipeline.training.run import build_run_model, synchronised, training_images
+from pipeline.training.run import synchronised, training_images
 from pointrend.semantic import SemanticSegmenter
 
 CPU = torch.device("cpu")
