@@ -91,8 +91,8 @@ class ResultsWriter:
 
     def add(self, results: list[dict[str, Any]]) -> None:
         for result in results:
-            self._stream.write("\n" if self._first else ",\n")
-            json.dump(result, self._stream)
+            # Not `json.dump`, which encodes in Python where `json.dumps` does in C.
+            self._stream.write(("\n" if self._first else ",\n") + json.dumps(result))
             self._first = False
 
     def close(self) -> None:
