@@ -79,6 +79,15 @@ rows:
     cells:
       ap: {experiment: coco_pointrend_r50, evaluation: 28x28, metric: AP, paper: 36.1}
 """
+COCO = """\
+source: coco
+root: x
+train: {annotations: a, images: b}
+val: {annotations: c, images: d}
+lvis:
+  root: y
+  annotations: e
+"""
 LABELS = """\
 source: labels
 root: x
@@ -556,6 +565,8 @@ def test_the_published_numbers_of_images(repository: Path, name: str, train: int
         ("source: coco\nroot: x\n", "train: missing"),
         ("source: coco\nroot: x\ntrain: {annotations: a}\nval: {annotations: a, images: b}\n", "train.images: missing"),
         ("source: synthetic\ntrain_images: 1\n", "'synthetic'"),
+        (COCO + "  synsets: {a: x.n.01, b: x.n.01}\n", "lvis.synsets: a synset stands more than once"),
+        (COCO + "  num_images: 0\n", "lvis.num_images: "),
         (edited(LABELS, "labels: b}\nval", "annotations: b}\nval"), "train.annotations: unknown key"),
         (edited(LABELS, "road: 1", "road: -1"), "classes.road: "),
         (edited(LABELS, "road: 1", "road: 0"), "no id for two things"),
