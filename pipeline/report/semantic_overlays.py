@@ -17,7 +17,7 @@ from torch import Tensor
 from pipeline.data.labels import LabelTable, read_ids
 from pipeline.data.manifest import PreparedDataset
 from pipeline.data.semantic_dataset import SemanticEvaluationImages
-from pipeline.evaluation.semantics import prediction_names
+from pipeline.evaluation.outputs import prediction_names
 from pipeline.metrics.segmentation_iou import boundary_distance
 from pipeline.report.overlays import CAPTION, GAP, Panels, enlarge, font
 from pipeline.storage import Storage
