@@ -587,7 +587,7 @@ def watched(project: Project, text: str, experiment: str, data_root: str = "data
     return params.datasets["mine"].model_dump()
 
 
-INSTANCE, SEMANTIC = "coco_4xconv_r50", "cityscapes_semantic_fpn_r101"
+INSTANCE, SEMANTIC = "coco_4xconv_r50", "cityscapes_semantic_fpn_pointrend_r101"
 
 
 @pytest.mark.parametrize(
