@@ -186,9 +186,7 @@ def test_selecting_the_demo_scale(repository: Path) -> None:
             **{
                 f"cityscapes_{name}-0": {"dataset": f"streets_{task}", "experiment": f"cityscapes_{name}", "seed": 0}
                 for name, task in (
-                    ("4xconv_r50", "instance"),
                     ("pointrend_r50", "instance"),
-                    ("semantic_fpn_r101", "semantic"),
                     ("semantic_fpn_pointrend_r101", "semantic"),
                 )
             },
