@@ -60,5 +60,5 @@ def _encoded(ids: np.ndarray) -> Iterator[tuple[int, dict[str, Any]]]:
         of_value = values == value
         # Lengths of runs without and with the id, in turn.
         edges = np.stack([starts[of_value], stops[of_value]], axis=1).ravel()
-        counts = np.diff(edges, prepend=0, append=pixels.size)
+        counts = np.diff(edges, prepend=0, append=pixels.size if edges[-1] < pixels.size else [])
         yield value, coco_mask.frPyObjects({"size": list(ids.shape), "counts": counts}, *ids.shape)
