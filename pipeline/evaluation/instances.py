@@ -73,11 +73,6 @@ def predict_image(
     }
 
 
-def predictions_file(folder: Path, setting: str) -> Path:
-    """The COCO results of one setting."""
-    return folder / f"predictions_{setting}.json"
-
-
 class IncompletePredictionsError(UserError):
     """Predictions that lack an image, or have one twice."""
 

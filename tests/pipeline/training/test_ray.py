@@ -10,9 +10,9 @@ import pytest
 import ray.cloudpickle
 from mini_project import MiniProject
 
-from pipeline.cluster import fit
 from pipeline.config import ClusterConfig
 from pipeline.training.loop import DivergedTrainingError
+from pipeline.training.workers import fit
 
 
 def ray_processes(marker: str) -> list[str]:
