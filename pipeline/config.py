@@ -73,6 +73,13 @@ class LvisSource(Strict):
     num_images: PositiveInt | None = Field(None, description="how many of the val images it must have")
     synsets: dict[str, str] | None = Field(None, description="LVIS's synset of each category; by default COCO's own 80")
 
+    @field_validator("synsets")
+    @classmethod
+    def _check_synsets(cls, synsets: dict[str, str] | None) -> dict[str, str] | None:
+        if synsets is not None and len(set(synsets.values())) != len(synsets):
+            raise ValueError("a synset stands more than once; expected one category for each")
+        return synsets
+
 
 class LabelSplit(Strict):
     """One split of images and label PNGs; folders are relative to the dataset's root."""

@@ -17,14 +17,14 @@ THRESHOLD = 0.5  # of a mask's probability
 
 
 def _lookup(starts: Tensor, ends: Tensor, side: int, pixels: int) -> tuple[Tensor, Tensor]:
-    """Where the centres of pixels lie on the cells of regions over [start, end], and a cell of zeros behind the last.
+    """Where the centres of pixels lie on the M cells of regions over [start, end].
 
     Returns:
         (R, pixels, 2) each: two adjacent cells, and their weights in a zero-padded linear interpolation.
     """
     centres = torch.arange(pixels, device=starts.device, dtype=starts.dtype) + 0.5
     position = (centres - starts[:, None]) / (ends - starts)[:, None] * side - 0.5
-    lower, weight, other_weight = nearest_two(position, side + 1)
+    lower, weight, other_weight = nearest_two(position, max(2, side))
     return torch.stack((lower, lower + 1), dim=2), torch.stack((weight, other_weight), dim=2)
 
 
@@ -64,10 +64,12 @@ def paste_crops(region_masks: Tensor, boxes: Tensor, size: Size) -> Iterator[tup
         column) of its first pixel. The crop is empty for a box outside the image or of no area.
     """
     side = region_masks.shape[-1]
-    cells = F.pad(region_masks, (0, 1, 0, 1))
+    if side == 1:
+        # Zeros make two cells of one.
+        region_masks = F.pad(region_masks, (0, 1, 0, 1))
     rows, row_weights = _lookup(boxes[:, 1], boxes[:, 3], side, size[0])
     columns, column_weights = _lookup(boxes[:, 0], boxes[:, 2], side, size[1])
-    row_weights, column_weights = row_weights.to(cells.dtype), column_weights.to(cells.dtype)
+    row_weights, column_weights = row_weights.to(region_masks.dtype), column_weights.to(region_masks.dtype)
     for index, (x0, y0, x1, y1) in enumerate(boxes.tolist()):
         if not (x1 > x0 and y1 > y0):
             yield region_masks.new_zeros(0, 0), (0, 0)
@@ -77,7 +79,7 @@ def paste_crops(region_masks: Tensor, boxes: Tensor, size: Size) -> Iterator[tup
         if top == bottom or left == right:
             yield region_masks.new_zeros(0, 0), (0, 0)
             continue
-        crop = _interpolate_rows(cells[index], rows[index, top:bottom], row_weights[index, top:bottom])
+        crop = _interpolate_rows(region_masks[index], rows[index, top:bottom], row_weights[index, top:bottom])
         crop = _interpolate_rows(crop.T.contiguous(), columns[index, left:right], column_weights[index, left:right])
         yield crop.T, (top, left)
 

@@ -2,7 +2,7 @@
 
 import argparse
 
-from pipeline.data.prepare import prepare
+from pipeline.data.prepare import expected_images, prepare
 from pipeline.progress import progress
 from pipeline.stage import Stage, run_stage
 
@@ -12,12 +12,13 @@ def main() -> None:
     parser.add_argument("--dataset", required=True)
     name = parser.parse_args().dataset
     stage = Stage()
+    dataset = stage.dataset(name)
     prepare(
-        stage.dataset(name),
+        dataset,
         stage.data_root,
         stage.outputs.prepared(name),
         stage.root / ".pointrend" / "known_pictures.parquet",
-        progress(f"check {name}", None),
+        progress(f"check {name}", expected_images(dataset)),
     )
 
 

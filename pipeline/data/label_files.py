@@ -7,6 +7,7 @@ import io
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import count
 from pathlib import PurePosixPath
 from typing import NamedTuple, TypeVar
 
@@ -15,8 +16,8 @@ import numpy as np
 from pipeline.config import LabelSplit
 from pipeline.data.coco import DatasetError
 from pipeline.data.labels import read_ids
-from pipeline.data.pictures import KnownPictures, check_pictures, check_threads
-from pipeline.storage import Storage, StorageError
+from pipeline.data.pictures import KnownPictures, check_picture, check_threads
+from pipeline.storage import Storage, UnreadableFileError
 
 CITYSCAPES_IMAGE = "_leftImg8bit.png"
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
@@ -126,32 +127,35 @@ def read_labels(
 
     Raises:
         DatasetError: listing everything that is wrong.
+        StorageError: if the storage cannot be reached.
     """
-    sizes = check_pictures(storage, [pair.image for pair in pairs], known, on_image)
-    problems = [checked.problem for checked in sizes.values() if checked.problem]
 
-    def read(pair: Pair) -> tuple[list[T], str]:
-        size, problem = sizes[pair.image]
+    def read(number: int, pair: Pair) -> tuple[LabelledImage, T] | str:
+        """An image, or what is wrong with it."""
+        (height, width), problem = check_picture(storage, pair.image, known)
         if problem:
-            return [], ""
+            return problem
         try:
             ids = read_ids(io.BytesIO(storage.read(pair.labels)))
-            if ids.shape != size:
-                shape, expected = (f"{width}x{height}" for height, width in (ids.shape, size))
-                raise ValueError(f"the labels are {shape}, their image {storage.where(pair.image)} is {expected}")
-            return [interpret(ids)], ""
-        except StorageError as error:
-            return [], str(error)
+            if ids.shape != (height, width):
+                shape = f"{ids.shape[1]}x{ids.shape[0]}"
+                raise ValueError(f"the labels are {shape}, their image {storage.where(pair.image)} is {width}x{height}")
+            return LabelledImage(number, pair.image, height, width, pair.labels), interpret(ids)
+        except UnreadableFileError as error:
+            return str(error)
         except ValueError as error:
-            return [], f"{storage.where(pair.labels)}: {error}"
+            return f"{storage.where(pair.labels)}: {error}"
 
     found: list[tuple[LabelledImage, T]] = []
+    problems: list[str] = []
     with ThreadPoolExecutor(check_threads(storage)) as pool:
-        for number, (pair, (meaning, problem)) in enumerate(zip(pairs, pool.map(read, pairs), strict=True), start=1):
-            if problem:
-                problems.append(problem)
-            elif meaning:
-                found.append((LabelledImage(number, pair.image, *sizes[pair.image].size, pair.labels), meaning[0]))
+        for outcome in pool.map(read, count(1), pairs):
+            if isinstance(outcome, str):
+                problems.append(outcome)
+            else:
+                found.append(outcome)
+            if on_image is not None:
+                on_image()
     if problems:
         raise DatasetError(storage.where(split.labels), problems)
     return found

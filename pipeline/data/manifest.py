@@ -25,6 +25,8 @@ from pointrend.specs import Task
 
 Split = Literal["train", "val"]
 
+ROWS_PER_GROUP = 1000
+
 _IMAGE = [
     ("id", pa.int64()),
     ("file_name", pa.string()),
@@ -126,13 +128,13 @@ class SplitManifest:
 
 
 def write_prepared(folder: Path, classes: list[Category] | LabelTable, splits: dict[Split, SplitManifest]) -> None:
-    """Writes manifests, 1,000 rows to a row group, and ``dataset.json`` into an existing folder."""
-    semantic = isinstance(classes, LabelTable)
+    """Writes manifests and ``dataset.json`` into an existing folder."""
+    schema = SEMANTIC_SCHEMA if isinstance(classes, LabelTable) else INSTANCE_SCHEMA
     for split, data in splits.items():
-        table = pa.Table.from_pylist(
-            [asdict(image) for image in data.images], schema=SEMANTIC_SCHEMA if semantic else INSTANCE_SCHEMA
-        )
-        pq.write_table(table, folder / f"{split}.parquet", compression="zstd", row_group_size=1000)
+        with pq.ParquetWriter(folder / f"{split}.parquet", schema, compression="zstd") as writer:
+            for start in range(0, len(data.images), ROWS_PER_GROUP):
+                rows = [asdict(image) for image in data.images[start : start + ROWS_PER_GROUP]]
+                writer.write_table(pa.Table.from_pylist(rows, schema=schema))
     summary: dict[str, Any] = {"splits": {split: data.summary() for split, data in splits.items()}}
     if isinstance(classes, LabelTable):
         summary |= {"task": "semantic", "labels": asdict(classes)}

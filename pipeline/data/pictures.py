@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
+from pipeline.data.labels import read_picture
 from pipeline.errors import UserError
 from pipeline.files import atomic_file
-from pipeline.storage import Storage, StorageError, is_remote
+from pipeline.storage import Storage, UnreadableFileError, is_remote
 
 Size = tuple[int, int]  # height and width in pixels
 
@@ -40,12 +40,7 @@ class KnownPictures:
         digest = hashlib.blake2b(content, digest_size=16).digest()
         if (known := self._sizes.get(digest)) is not None:
             return known
-        try:
-            with Image.open(io.BytesIO(content)) as picture:
-                picture.load()
-                width, height = picture.size
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise ValueError(f"truncated or no image ({error})") from error
+        width, height = read_picture(io.BytesIO(content)).size
         self._sizes[digest] = height, width
         return height, width
 
@@ -64,7 +59,9 @@ def known_pictures(path: Path) -> Iterator[KnownPictures]:
     sizes: dict[bytes, Size] = {}
     if path.exists():
         try:
-            columns = pq.read_table(path, schema=_SCHEMA).to_pydict()
+            if not pq.read_schema(path).equals(_SCHEMA):
+                raise pa.ArrowInvalid("it has other columns")
+            columns = pq.read_table(path).to_pydict()
         except (OSError, pa.ArrowInvalid) as error:
             raise UserError(f"{path}: not a readable list of checked pictures; delete it ({error})") from error
         sizes = dict(zip(columns["digest"], zip(columns["height"], columns["width"], strict=True), strict=True))
@@ -84,10 +81,20 @@ class Checked(NamedTuple):
     problem: str
 
 
+def check_picture(storage: Storage, name: str, known: KnownPictures) -> Checked:
+    """As :func:`check_pictures`, one file."""
+    try:
+        return Checked(known.size(storage.read(name)), "")
+    except UnreadableFileError as error:
+        return Checked((0, 0), str(error))
+    except ValueError as error:
+        return Checked((0, 0), f"{storage.where(name)}: {error}")
+
+
 def check_pictures(
     storage: Storage, names: Iterable[str], known: KnownPictures, on_picture: Callable[[], None] | None = None
 ) -> dict[str, Checked]:
-    """Reads picture files in parallel.
+    """Reads and checks picture files in parallel.
 
     Args:
         storage: where they lie.
@@ -97,15 +104,13 @@ def check_pictures(
 
     Returns:
         By name: its size in pixels and no problem, or a problem that names the file.
+
+    Raises:
+        StorageError: if the storage cannot be reached.
     """
 
     def check(name: str) -> Checked:
-        try:
-            return Checked(known.size(storage.read(name)), "")
-        except StorageError as error:
-            return Checked((0, 0), str(error))
-        except ValueError as error:
-            return Checked((0, 0), f"{storage.where(name)}: {error}")
+        return check_picture(storage, name, known)
 
     found: dict[str, Checked] = {}
     names = list(names)

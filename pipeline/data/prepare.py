@@ -1,12 +1,13 @@
 """The `prepare` step: raw dataset -> checked manifests and the truth to score against, whole or not at all."""
 
+import json
 import tempfile
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from pipeline.config import (
     CityscapesDataset,
@@ -19,19 +20,35 @@ from pipeline.config import (
     SynsetTable,
 )
 from pipeline.data.cityscapes import CATEGORIES, INSTANCE_SUFFIX, instances
-from pipeline.data.coco import DatasetError, ImageRecord, InstanceSplit, read_coco
+from pipeline.data.coco import Annotation, DatasetError, ImageRecord, InstanceSplit, read_coco
 from pipeline.data.label_files import LabelledImage, Pair, cityscapes_pairs, read_labels, same_path_pairs
 from pipeline.data.labels import CITYSCAPES, LabelTable
 from pipeline.data.lvis import coco_view
 from pipeline.data.manifest import Split, SplitManifest, write_prepared
 from pipeline.data.pictures import KnownPictures, known_pictures
-from pipeline.files import atomic_folder, write_json
+from pipeline.files import atomic_folder
 from pipeline.progress import Progress
-from pipeline.storage import Storage, StorageError, join
+from pipeline.storage import Storage, UnreadableFileError, join
 
 SPLITS: tuple[Split, ...] = ("train", "val")
 
+K = TypeVar("K")
 T = TypeVar("T")
+
+
+class _AnnotationFile(NamedTuple):
+    """An annotation file as one of this machine, and what to call it: the path may be that of a copy."""
+
+    path: Path
+    where: str
+
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """Errors of the block name the file itself."""
+        try:
+            yield
+        except DatasetError as error:
+            raise DatasetError(self.where, error.problems) from error
 
 
 @dataclass(frozen=True)
@@ -44,55 +61,62 @@ class _Preparation:
     known: KnownPictures
     on_image: Callable[[], None]
 
-    def both(self, read: Callable[[Split], T]) -> dict[Split, T]:
-        """What ``read`` makes of each split.
+    def all_of(self, parts: Iterable[K], read: Callable[[K], T]) -> dict[K, T]:
+        """What ``read`` makes of each part of the dataset.
 
         Raises:
-            DatasetError: what is wrong with either, or with both.
+            DatasetError: what is wrong with any of them.
         """
-        found: dict[Split, T] = {}
+        found: dict[K, T] = {}
         errors: list[DatasetError] = []
-        for split in SPLITS:
+        for part in parts:
             try:
-                found[split] = read(split)
+                found[part] = read(part)
             except DatasetError as error:
                 errors.append(error)
         if len(errors) > 1:
-            raise DatasetError(self.storage.root, [f"{e.where}: {line}" for e in errors for line in e.problems])
+            raise DatasetError(self.storage.where(), [f"{e.where}: {line}" for e in errors for line in e.problems])
         if errors:
             raise errors[0]
         return found
 
-    def copy_truth(self, labels: str, files: Sequence[str]) -> None:
-        """Copies label files, under their paths below the folder ``labels``."""
-        for file in files:
-            self.storage.copy(file, self.folder / "truth" / file.removeprefix(f"{labels}/"))
+    def copy_truth(self, labels: str, images: Iterable[LabelledImage]) -> None:
+        """Copies the images' label files, under their paths below the folder ``labels``."""
+        for image in images:
+            self.storage.copy(image.label_file, self.folder / "truth" / image.label_file.removeprefix(f"{labels}/"))
 
     def coco(self, dataset: CocoDataset, data_root: str) -> None:
+        sources = {"train": (self.storage, dataset.train.annotations), "val": (self.storage, dataset.val.annotations)}
+        if dataset.lvis is not None:
+            sources["lvis"] = (Storage(join(data_root, dataset.lvis.root)), dataset.lvis.annotations)
+        # Before the images, which take long.
+        files = self.all_of(sources, lambda part: self.fetch(part, *sources[part]))
+
         def read(name: Split) -> InstanceSplit:
             split = dataset.train if name == "train" else dataset.val
-            return read_coco(
-                self.fetch(self.storage, split.annotations),
-                self.storage,
-                split.images,
-                self.known,
-                num_images=split.num_images,
-                invalid=dataset.invalid_annotations,
-                on_image=self.on_image,
-            )
+            with files[name].named():
+                return read_coco(
+                    files[name].path,
+                    self.storage,
+                    split.images,
+                    self.known,
+                    num_images=split.num_images,
+                    invalid=dataset.invalid_annotations,
+                    on_image=self.on_image,
+                )
 
-        splits = self.both(read)
+        splits = self.all_of(SPLITS, read)
         if splits["train"].categories != splits["val"].categories:
-            raise DatasetError(self.storage.root, ["the train and the val split have different categories"])
+            raise DatasetError(self.storage.where(), ["the train and the val split have different categories"])
         self.storage.copy(dataset.val.annotations, self.folder / "truth" / "instances.json")
         if dataset.lvis is not None:
-            self.lvis(dataset.lvis, Storage(join(data_root, dataset.lvis.root)), splits["val"])
+            with files["lvis"].named():
+                self.lvis(dataset.lvis, files["lvis"].path, splits["val"])
         manifests = {name: SplitManifest(split.images, split.dropped) for name, split in splits.items()}
         write_prepared(self.folder, splits["val"].categories, manifests)
 
-    def lvis(self, source: LvisSource, storage: Storage, val: InstanceSplit) -> None:
+    def lvis(self, source: LvisSource, file: Path, val: InstanceSplit) -> None:
         """Writes the COCO-category view of the LVIS annotations of the val images."""
-        file = self.fetch(storage, source.annotations)
         view = coco_view(file, _synset_table(source.synsets, val, file) if source.synsets else None)
         sizes = {image.id: (image.height, image.width) for image in val.images}
         images = [image for image in view["images"] if image["id"] in sizes]
@@ -107,28 +131,33 @@ class _Preparation:
             raise DatasetError(file, problems)
         kept = {image["id"] for image in images}
         annotations = [annotation for annotation in view["annotations"] if annotation["image_id"] in kept]
-        write_json(self.folder / "truth" / "lvis.json", {**view, "images": images, "annotations": annotations})
+        content = {**view, "images": images, "annotations": annotations}
+        (self.folder / "truth" / "lvis.json").write_text(json.dumps(content, sort_keys=True))
 
     def cityscapes(self, dataset: CityscapesDataset) -> None:
-        def read(name: Split) -> list[ImageRecord]:
+        def read(name: Split) -> list[tuple[LabelledImage, list[Annotation]]]:
             split = dataset.train if name == "train" else dataset.val
             pairs = cityscapes_pairs(self.storage, split, INSTANCE_SUFFIX)
-            ids = count(1)
-            return [
-                ImageRecord(
-                    image.id,
-                    image.file_name,
-                    image.height,
-                    image.width,
-                    [replace(annotation, id=next(ids)) for annotation in annotations],
-                )
-                for image, annotations in read_labels(self.storage, split, pairs, self.known, instances, self.on_image)
-            ]
+            return read_labels(self.storage, split, pairs, self.known, instances, self.on_image)
 
-        splits = self.both(read)
-        labels = dataset.val.labels
-        self.copy_truth(labels, [p.labels for p in cityscapes_pairs(self.storage, dataset.val, INSTANCE_SUFFIX)])
-        write_prepared(self.folder, CATEGORIES, {name: SplitManifest(images) for name, images in splits.items()})
+        splits = self.all_of(SPLITS, read)
+        self.copy_truth(dataset.val.labels, [image for image, _ in splits["val"]])
+        manifests: dict[Split, SplitManifest] = {}
+        for name, images in splits.items():
+            ids = count(1)
+            manifests[name] = SplitManifest(
+                [
+                    ImageRecord(
+                        image.id,
+                        image.file_name,
+                        image.height,
+                        image.width,
+                        [replace(annotation, id=next(ids)) for annotation in annotations],
+                    )
+                    for image, annotations in images
+                ]
+            )
+        write_prepared(self.folder, CATEGORIES, manifests)
 
     def labels(
         self,
@@ -142,16 +171,26 @@ class _Preparation:
             found = read_labels(self.storage, split, pairs, self.known, table.check, self.on_image)
             return [image for image, _ in found]
 
-        splits = self.both(read)
-        self.copy_truth(dataset.val.labels, [image.label_file for image in splits["val"]])
+        splits = self.all_of(SPLITS, read)
+        self.copy_truth(dataset.val.labels, splits["val"])
         write_prepared(self.folder, table, {name: SplitManifest(images) for name, images in splits.items()})
 
-    def fetch(self, storage: Storage, file: str) -> Path:
-        """An annotation file as one of this machine, under its own name."""
+    def fetch(self, part: str, storage: Storage, name: str) -> _AnnotationFile:
+        """An annotation file; a copy of it, where it is on another machine, in a folder of its own."""
+        where = storage.where(name)
         try:
-            return storage.local(file, self.scratch)
-        except StorageError as error:
-            raise DatasetError(storage.where(file), [str(error)]) from error
+            path = storage.local(name, self.scratch / part)
+        except UnreadableFileError as error:
+            raise DatasetError(where, ["no such annotation file"]) from error
+        if not path.is_file():
+            raise DatasetError(where, ["no such annotation file"])
+        return _AnnotationFile(path, where)
+
+
+def expected_images(dataset: DatasetConfig) -> int | None:
+    """How many images a dataset must have, or None if that is not said."""
+    counts = [dataset.train.num_images, dataset.val.num_images]
+    return None if None in counts else sum(filter(None, counts))
 
 
 def prepare(
@@ -173,6 +212,7 @@ def prepare(
     Raises:
         DatasetError: listing all that is wrong with both splits, or with the two together.
         StorageError: if the data root cannot be reached.
+        UserError: if ``known`` is not such a file.
     """
     with ExitStack() as stack:
         bar = stack.enter_context(progress)

@@ -73,11 +73,6 @@ def predict_image(
     }
 
 
-def predictions_file(folder: Path, setting: str) -> Path:
-    """The COCO results of one setting."""
-    return folder / f"predictions_{setting}.json"
-
-
 class IncompletePredictionsError(UserError):
     """Predictions that lack an image, or have one twice."""
 
@@ -91,8 +86,8 @@ class ResultsWriter:
 
     def add(self, results: list[dict[str, Any]]) -> None:
         for result in results:
-            self._stream.write("\n" if self._first else ",\n")
-            json.dump(result, self._stream)
+            # Not `json.dump`, which encodes in Python where `json.dumps` does in C.
+            self._stream.write(("\n" if self._first else ",\n") + json.dumps(result))
             self._first = False
 
     def close(self) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 
 from pipeline.config import ClusterConfig, EvaluationConfig, RunConfig
 from pipeline.data.manifest import PreparedDataset, read_prepared
-from pipeline.evaluation.instances import InstancePredictor, merge_predictions, predictions_file
+from pipeline.evaluation.instances import InstancePredictor, merge_predictions
+from pipeline.evaluation.outputs import labels_folder, prediction_names, predictions_file
 from pipeline.evaluation.scoring import score_instances, score_labels
-from pipeline.evaluation.semantics import SemanticPredictor, gather_predictions, labels_folder, prediction_names
+from pipeline.evaluation.semantics import SemanticPredictor, gather_predictions
 from pipeline.evaluation.workers import predict_in_chunks
 from pipeline.files import atomic_folder, write_json
 from pipeline.storage import Storage

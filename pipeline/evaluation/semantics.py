@@ -5,7 +5,7 @@ Shape letters: K classes, H W rows and columns of an image.
 
 import shutil
 from collections.abc import Iterable, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,37 +13,17 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.config import EvaluationConfig, RunConfig, SemanticRenderingConfig
-from pipeline.data.coco import DatasetError
 from pipeline.data.labels import LabelTable
-from pipeline.data.manifest import PreparedDataset, read_prepared
+from pipeline.data.manifest import read_prepared
 from pipeline.data.semantic_dataset import SemanticEvaluationImages
 from pipeline.evaluation.chunks import prefetched
 from pipeline.evaluation.instances import IncompletePredictionsError
+from pipeline.evaluation.outputs import prediction_names
 from pipeline.files import atomic_file
 from pipeline.run_model import build_run_model
 from pipeline.storage import Storage
 from pointrend import load_weights
 from pointrend.semantic import SemanticSegmenter
-
-
-def prediction_names(prepared: PreparedDataset) -> dict[str, str]:
-    """The name of each val image's prediction, by the file of its labels in the dataset.
-
-    It is the path of the image's ground truth below ``truth/``; in Cityscapes' naming, with the image's name alone.
-
-    Raises:
-        DatasetError: if the ground truth is not that of the val split.
-    """
-    labels = prepared.manifest("val")["label_file"].to_pylist()
-    truths = {path.relative_to(prepared.truth).as_posix() for path in prepared.truth.rglob("*.png")}
-    suffix = prepared.labels.truth_suffix
-    # The folder of labels in the dataset is the one that leaves the names in truth/.
-    for folder in PurePosixPath(labels[0]).parents if labels else ():
-        prefix = "" if folder == PurePosixPath() else f"{folder}/"
-        names = {name: name.removeprefix(prefix) for name in labels}
-        if set(names.values()) == truths:
-            return {name: f"{truth.removesuffix(suffix)}.png" if suffix else truth for name, truth in names.items()}
-    raise DatasetError(prepared.truth, ["not the ground truth of the val split; run `dvc repro` to prepare it again"])
 
 
 @torch.inference_mode()
@@ -60,11 +40,6 @@ def predict_classes(
             if setting.output_stride == stride:
                 predicted[name] = model.render(coarse, setting.num_points)[0].argmax(0)
     return predicted
-
-
-def labels_folder(folder: Path, setting: str) -> Path:
-    """The label PNGs of one setting."""
-    return folder / f"labels_{setting}"
 
 
 def write_ids(classes: Tensor, table: LabelTable, path: Path) -> None:

@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipeline.config import Params, TableConfig
 from pipeline.data.manifest import PreparedDataset
-from pipeline.evaluation.semantics import labels_folder
+from pipeline.evaluation.outputs import labels_folder, predictions_file
 from pipeline.files import atomic_folder
 from pipeline.report.curves import training_curves
 from pipeline.report.overlays import FoundObject, Scenes, Source, found_objects, object_panels, scene_panels
@@ -93,7 +93,7 @@ def draw_figures(
             figures.append(Figure(f"The same images from every model: {dataset}", _LABELS, file))
             continue
         sources = [
-            Source(caption, predictions / run.run / f"predictions_{setting}.json")
+            Source(caption, predictions_file(predictions / run.run, setting))
             for caption, run, setting in columns
             if run.dataset == dataset
         ]

@@ -16,12 +16,11 @@ from torch import Tensor
 
 from pipeline.data.labels import LabelTable, read_ids
 from pipeline.data.manifest import PreparedDataset
-from pipeline.data.semantic_dataset import SemanticEvaluationImages
-from pipeline.evaluation.semantics import prediction_names
+from pipeline.evaluation.outputs import prediction_names
 from pipeline.metrics.segmentation_iou import boundary_distance
 from pipeline.report.overlays import CAPTION, GAP, Panels, enlarge, font
 from pipeline.storage import Storage
-from pointrend.drawing import color
+from pointrend.drawing import color, decode_picture
 
 OPACITY = 0.6
 PANEL = 320  # pixels of a panel's longer edge
@@ -68,11 +67,13 @@ def label_panels(prepared: PreparedDataset, images: Storage, sources: Sequence[L
         sources: the columns after image and ground truth.
         count: how many images.
     """
-    table, pictures, names = prepared.labels, SemanticEvaluationImages(prepared, images), prediction_names(prepared)
+    table, names = prepared.labels, prediction_names(prepared)
+    val = prepared.manifest("val").select(["file_name", "label_file"]).to_pylist()
     colors = palette(table)
     rows: list[list[Image.Image]] = []
-    for index in np.linspace(0, len(pictures) - 1, min(count, len(pictures))).round().astype(int):
-        label_file, picture = pictures[int(index)]
+    for index in np.linspace(0, len(val) - 1, min(count, len(val))).round().astype(int):
+        file_name, label_file = val[index].values()
+        picture = decode_picture(io.BytesIO(images.read(file_name)), images.where(file_name))
         truth = table.classes(read_ids(io.BytesIO(images.read(label_file))))
         predicted = [table.classes(read_ids(source.predictions / names[label_file])) for source in sources]
         panels = [picture, *(paint(picture, classes, colors) for classes in (truth, *predicted))]

@@ -21,7 +21,6 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from pipeline import cluster as ray_cluster
 from pipeline.config import ClusterConfig, InstanceModelConfig, RunConfig
 from pipeline.data.dataset import TrainingImages
 from pipeline.data.manifest import PreparedDataset, read_prepared
@@ -35,6 +34,7 @@ from pipeline.storage import Storage
 from pipeline.tracking import Tracker, run_parameters
 from pipeline.training.checkpoint import CheckpointStore
 from pipeline.training.loop import Update, build_optimizer, distribute, train
+from pipeline.training.workers import fit
 from pointrend import save_weights
 
 UPDATES_PER_LOG = 10
@@ -122,7 +122,7 @@ def run_training(config: RunConfig, workplace: Workplace, cluster: ClusterConfig
     }
     status = "FAILED"
     try:
-        ray_cluster.fit(train_worker, arguments, cluster, config.run, storage / "ray")
+        fit(train_worker, arguments, cluster, config.run, storage / "ray")
         status = "FINISHED"
     except (InterruptedTrainingError, KeyboardInterrupt):
         status = "KILLED"

@@ -186,9 +186,7 @@ def test_selecting_the_demo_scale(repository: Path) -> None:
             **{
                 f"cityscapes_{name}-0": {"dataset": f"streets_{task}", "experiment": f"cityscapes_{name}", "seed": 0}
                 for name, task in (
-                    ("4xconv_r50", "instance"),
                     ("pointrend_r50", "instance"),
-                    ("semantic_fpn_r101", "semantic"),
                     ("semantic_fpn_pointrend_r101", "semantic"),
                 )
             },
@@ -587,7 +585,7 @@ def watched(project: Project, text: str, experiment: str, data_root: str = "data
     return params.datasets["mine"].model_dump()
 
 
-INSTANCE, SEMANTIC = "coco_4xconv_r50", "cityscapes_semantic_fpn_r101"
+INSTANCE, SEMANTIC = "coco_4xconv_r50", "cityscapes_semantic_fpn_pointrend_r101"
 
 
 @pytest.mark.parametrize(

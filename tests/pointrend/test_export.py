@@ -77,16 +77,15 @@ class TestInstances:
         assert found["score"] < 1e-4
         assert found["region_mask_iou"] > 0.99
 
-    def test_any_number_of_regions(
-        self, export: Export, tiny_model: Callable[..., nn.Module], pointrend: Exported
-    ) -> None:
+    def test_any_number_of_regions(self, export: Export, tiny_model: Callable[..., nn.Module]) -> None:
         model, pictures = tiny_model("pointrend"), [picture(SIZES[0], seed) for seed in range(6)]
         # One region in one picture, none in the others.
         with torch.no_grad():
             scores = torch.cat([found["scores"] for found in model.eval()(pictures)])
         first, second = scores.topk(2).values.tolist()
         model.roi_heads.score_thresh = (first + second) / 2
-        exported = export(model, pointrend.path.suffix)
+        # An ONNX file is made from a program, so it is the stricter of the two.
+        exported = export(model, ".onnx")
         found = [exported.run(image) for image in pictures]
         assert sorted(len(each["boxes"]) for each in found) == [0] * 5 + [1]
         for each in found:
@@ -119,8 +118,9 @@ class TestInstances:
 
 
 class TestSemantics:
-    @pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
-    @pytest.mark.parametrize("name", ["pointrend_semantic_fpn_tiny", "pointrend_deeplabv3_tiny"])
+    @pytest.mark.parametrize(
+        ("name", "suffix"), [("pointrend_semantic_fpn_tiny", ".pt2"), ("pointrend_deeplabv3_tiny", ".onnx")]
+    )
     def test_equal_to_the_model_at_any_size(self, export: Export, name: str, suffix: str) -> None:
         # Fewer points than the last grid has cells, and more than the first.
         exported = export(semantic_model(name, points_per_step=2000), suffix)

@@ -126,15 +126,15 @@ def test_a_failure_while_writing_changes_nothing(
 ) -> None:
     run()
     before = contents(tmp_path / "out")
-    write = pq.write_table
+    open_file = pq.ParquetWriter
 
-    def full(table: Any, where: Path, **options: Any) -> None:
-        if Path(where).name == "val.parquet":
+    def full(where: Path, schema: Any, **options: Any) -> Any:
+        if where.name == "val.parquet":
             raise OSError(28, "No space left on device")
-        write(table, where, **options)
+        return open_file(where, schema, **options)
 
     splits["train"].data["annotations"].pop()
-    monkeypatch.setattr("pipeline.data.manifest.pq.write_table", full)
+    monkeypatch.setattr("pipeline.data.manifest.pq.ParquetWriter", full)
     with pytest.raises(OSError, match="No space left"):
         run()
     assert contents(tmp_path / "out") == before

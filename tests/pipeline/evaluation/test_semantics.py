@@ -14,14 +14,9 @@ from pipeline.config import ClusterConfig, EvaluationConfig, Project, RunConfig,
 from pipeline.data.coco import DatasetError
 from pipeline.data.labels import CITYSCAPES, LabelTable, read_ids
 from pipeline.evaluation.instances import IncompletePredictionsError
+from pipeline.evaluation.outputs import labels_folder, prediction_names
 from pipeline.evaluation.run import predict, score
-from pipeline.evaluation.semantics import (
-    gather_predictions,
-    labels_folder,
-    predict_classes,
-    prediction_names,
-    write_ids,
-)
+from pipeline.evaluation.semantics import gather_predictions, predict_classes, write_ids
 from pipeline.run_model import build_run_model
 from pointrend import save_weights
 from pointrend.semantic import SemanticSegmenter

@@ -7,7 +7,8 @@ import torch
 from made_up_labels import OWN, label_ids, prepared_labels
 
 from pipeline.data.labels import CITYSCAPES
-from pipeline.evaluation.semantics import prediction_names, write_ids
+from pipeline.evaluation.outputs import prediction_names
+from pipeline.evaluation.semantics import write_ids
 from pipeline.report.semantic_overlays import (
     OPACITY,
     LabelSource,
