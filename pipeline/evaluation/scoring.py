@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
@@ -71,10 +72,19 @@ def write_cityscapes_results(predictions: Path, images: Mapping[int, str], folde
     for result in results:
         found = lines[result["image_id"]]
         name = f"{PurePosixPath(images[result['image_id']]).stem}_{len(found)}.png"
-        Image.fromarray(coco_mask.decode(result["segmentation"])).save(folder / name, compress_level=1)
+        _picture(result["segmentation"]).save(folder / name, compress_level=1)
         found.append(f"{name} {result['category_id']} {result['score']}\n")
     for image_id, file_name in images.items():
         (folder / f"{PurePosixPath(file_name).stem}.txt").write_text("".join(lines[image_id]))
+
+
+def _picture(rle: dict[str, Any]) -> Image.Image:
+    """A mask of one bit a pixel. Only its box is turned from columns into rows: masks are small, streets large."""
+    height, width = rle["size"]
+    x, y, w, h = map(int, coco_mask.toBbox(rle))
+    rows = np.zeros((height, width), np.uint8)
+    rows[y : y + h, x : x + w] = coco_mask.decode(rle)[y : y + h, x : x + w]
+    return Image.frombytes("1", (width, height), np.packbits(rows, axis=1).tobytes())
 
 
 def score_labels(truth: Path, predictions: Path, table: LabelTable) -> tuple[dict[str, float], dict[str, Any]]:

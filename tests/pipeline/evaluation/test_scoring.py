@@ -108,15 +108,15 @@ def cityscapes(root: Path) -> tuple[PreparedDataset, list[dict[str, Any]]]:
         2: "leftImg8bit/val/bonn/bonn_000000_000010_leftImg8bit.png",
     }
     prepared = prepare(root / "prepared", CATEGORIES, names)
-    car, person = np.zeros((60, 80), bool), np.zeros((60, 80), bool)
+    car, person = np.zeros((60, 83), bool), np.zeros((60, 83), bool)
     car[10:30, 10:40] = True
-    person[20:55, 50:60] = True
+    person[20:55, 71:83] = True
     results = []
     for image_id, file, objects in (
         (5, "ulm/ulm_000000_000001", [(car, CAR), (person, PERSON)]),
         (2, "bonn/bonn_000000_000010", [(car, CAR)]),
     ):
-        ids = np.full((60, 80), ROAD, np.uint16)
+        ids = np.full((60, 83), ROAD, np.uint16)
         for mask, label_id in objects:
             ids[mask] = 1000 * label_id
             results.append({"image_id": image_id, "category_id": label_id, "score": 0.9, "segmentation": rle(mask)})
