@@ -346,4 +346,5 @@ def save_weights(model: nn.Module, path: str | os.PathLike[str], metadata: Mappi
             save_file(state, fresh, metadata=stored)
         except SafetensorError as error:
             raise OSError(f"{path}: {error}") from error
+        fresh.chmod(0o644)  # safetensors writes files that only their owner can read
         fresh.replace(path)

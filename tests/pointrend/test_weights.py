@@ -69,6 +69,7 @@ class TestRoundTrip:
         save_weights(model, str(path))
         assert equal(read_state_dict(path), model.state_dict())
         assert os.listdir(path.parent) == ["model.safetensors"]
+        assert path.stat().st_mode & 0o777 == 0o644
 
     def test_transposed_weights(self, other: nn.Module, tmp_path: Path) -> None:
         """Views of memory in another order, such as channels last."""
