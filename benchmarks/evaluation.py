@@ -133,7 +133,8 @@ def own(folder: Path, device: torch.device) -> Outcome:
         writer = ResultsWriter(stream)
         for image_id, masks, boxes, labels, scores in each_image(folder, device):
             start = time.perf_counter()
-            writer.add(coco_results(image_id, masks, boxes, scores, (labels + 1).tolist(), SIZE))
+            results = coco_results(image_id, masks, boxes, scores, (labels + 1).tolist(), SIZE)
+            writer.add(map(json.dumps, results))
             encoding += time.perf_counter() - start
         writer.close()
     start = time.perf_counter()

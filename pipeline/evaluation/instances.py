@@ -13,16 +13,13 @@ import torch
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
-from pipeline.config import EvaluationConfig, RenderingConfig, RunConfig
+from pipeline.config import EvaluationConfig, RenderingConfig
 from pipeline.data.coco import Category
 from pipeline.data.dataset import EvaluationImages
-from pipeline.data.manifest import read_prepared
 from pipeline.errors import UserError
 from pipeline.evaluation.chunks import prefetched
+from pipeline.evaluation.trained_run import TrainedRun
 from pipeline.files import atomic_file
-from pipeline.run_model import build_run_model
-from pipeline.storage import Storage
-from pointrend import load_weights
 from pointrend.instance import MaskRCNN
 from pointrend.paste import mask_runs
 from pointrend.points import Size
@@ -84,10 +81,10 @@ class ResultsWriter:
         self._stream, self._first = stream, True
         stream.write("[")
 
-    def add(self, results: list[dict[str, Any]]) -> None:
+    def add(self, results: Iterable[str]) -> None:
+        """Writes results, each encoded as JSON."""
         for result in results:
-            # Not `json.dump`, which encodes in Python where `json.dumps` does in C.
-            self._stream.write(("\n" if self._first else ",\n") + json.dumps(result))
+            self._stream.write(("\n" if self._first else ",\n") + result)
             self._first = False
 
     def close(self) -> None:
@@ -102,33 +99,20 @@ class InstancePredictor:
     """A run's predictions, a chunk of images at a time, for :func:`pipeline.evaluation.workers.predict_in_chunks`.
 
     Args:
-        config: the run.
+        run: the run.
         settings: its evaluations.
-        prepared: the prepared dataset.
-        images: what its file names are relative to.
-        weights: of the run.
         device: where to predict.
     """
 
-    def __init__(
-        self,
-        config: RunConfig,
-        settings: EvaluationConfig,
-        prepared: Path,
-        images: Storage,
-        weights: Path,
-        device: torch.device,
-    ) -> None:
-        dataset = read_prepared(prepared)
-        model = build_run_model(config, len(dataset.categories), pretrained=False)
-        load_weights(model, weights)
+    def __init__(self, run: TrainedRun, settings: EvaluationConfig, device: torch.device) -> None:
+        model = run.model(device)
         assert isinstance(model, MaskRCNN)  # the configuration allows no other for these settings
-        self._model = model.to(device).eval()
-        self._settings, self._device, self._categories = settings.all_of(RenderingConfig), device, dataset.categories
-        self._images = EvaluationImages(dataset, images)
+        dataset = run.dataset()
+        self._model, self._settings, self._device = model, settings.all_of(RenderingConfig), device
+        self._images, self._categories = EvaluationImages(dataset, run.images), dataset.categories
 
     def __call__(self, chunk: range, folder: Path) -> None:
-        """Writes one file for each setting, with a line ``[image id, results]`` for each image of the chunk."""
+        """Writes one file for each setting, with a line for each image: its id, then its results, a tab before each."""
         with ExitStack() as stack:
             files = {
                 name: stack.enter_context(_part_file(folder, name).open("w", encoding="utf-8"))
@@ -137,7 +121,8 @@ class InstancePredictor:
             for image_id, image in prefetched(self._images, chunk):
                 found = predict_image(self._model, image_id, image.to(self._device), self._settings, self._categories)
                 for name, results in found.items():
-                    files[name].write(json.dumps([image_id, results]) + "\n")
+                    # JSON has no tabs of its own.
+                    files[name].write("\t".join([str(image_id), *map(json.dumps, results)]) + "\n")
 
 
 def merge_predictions(parts: Iterable[Path], setting: str, image_ids: Iterable[int], path: Path) -> None:
@@ -157,8 +142,9 @@ def merge_predictions(parts: Iterable[Path], setting: str, image_ids: Iterable[i
         writer = ResultsWriter(stream)
         for part in parts:
             with _part_file(part, setting).open(encoding="utf-8") as lines:
-                for image_id, results in map(json.loads, lines):
-                    if image_id != (awaited := next(expected, None)):
+                for line in lines:
+                    image_id, *results = line.rstrip("\n").split("\t")
+                    if image_id != str(awaited := next(expected, None)):
                         raise IncompletePredictionsError(f"{part}, {setting}: image {image_id}, expected {awaited}")
                     writer.add(results)
         if (awaited := next(expected, None)) is not None:

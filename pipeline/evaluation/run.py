@@ -3,54 +3,44 @@
 import functools
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.config import ClusterConfig, EvaluationConfig, RunConfig
-from pipeline.data.manifest import PreparedDataset, read_prepared
+from pipeline.data.manifest import PreparedDataset
 from pipeline.evaluation.instances import InstancePredictor, merge_predictions
 from pipeline.evaluation.outputs import labels_folder, prediction_names, predictions_file
 from pipeline.evaluation.scoring import score_instances, score_labels
 from pipeline.evaluation.semantics import SemanticPredictor, gather_predictions
+from pipeline.evaluation.trained_run import TrainedRun
 from pipeline.evaluation.workers import predict_in_chunks
 from pipeline.files import atomic_folder, write_json
 from pipeline.storage import Storage
 from pipeline.tracking import Tracker
 
 
-def predict(
-    config: RunConfig,
-    settings: EvaluationConfig,
-    cluster: ClusterConfig,
-    *,
-    prepared: Path,
-    images: Storage,
-    weights: Path,
-    output: Path,
-) -> None:
+def predict(run: TrainedRun, settings: EvaluationConfig, cluster: ClusterConfig, output: Path) -> None:
     """Writes the predictions of every setting of a run into an existing folder: the same however many workers.
 
     Of instances a COCO results file for each setting, of semantic labels a folder of PNGs.
 
     Args:
-        config: the run.
+        run: the run.
         settings: how to evaluate it.
-        cluster: where.
-        prepared: the prepared dataset.
-        images: what its file names are relative to.
-        weights: of the run.
-        output: the folder; every worker must be able to reach it, and the others.
+        cluster: where. Every worker must be able to reach the run's files and ``output``.
+        output: the folder.
 
     Raises:
         LostWorkerError: when a worker's restarts are used up.
         OSError: for an image that cannot be read.
     """
-    dataset = read_prepared(prepared)
+    dataset = run.dataset()
     image_ids = dataset.manifest("val")["id"].to_pylist()
-    predictor = SemanticPredictor if dataset.task == "semantic" else InstancePredictor
-    build = functools.partial(predictor, config, settings, prepared.resolve(), images, weights.resolve())
+    run = replace(run, prepared=run.prepared.resolve(), weights=run.weights.resolve())
+    build = functools.partial(SemanticPredictor if dataset.task == "semantic" else InstancePredictor, run, settings)
     with tempfile.TemporaryDirectory(dir=output, prefix=".chunks-") as chunks:
-        parts = predict_in_chunks(build, len(image_ids), Path(chunks), cluster, f"evaluate {config.run}")
+        parts = predict_in_chunks(build, len(image_ids), Path(chunks), cluster, f"evaluate {run.config.run}")
         for name in settings.root:
             if dataset.task == "semantic":
                 gather_predictions(parts, name, prediction_names(dataset).values(), labels_folder(output, name))
@@ -91,18 +81,11 @@ def evaluate_run(
         tracker: where the evaluations are logged, nested in the training's run.
     """
     training = json.loads((trained / "train.json").read_text())
-    dataset = read_prepared(prepared)
+    run = TrainedRun(config, prepared, images, trained / "model.safetensors")
+    dataset = run.dataset()
     evaluations: dict[str, dict[str, Any]] = {}
     with atomic_folder(output) as folder:
-        predict(
-            config,
-            settings,
-            cluster,
-            prepared=prepared,
-            images=images,
-            weights=trained / "model.safetensors",
-            output=folder,
-        )
+        predict(run, settings, cluster, folder)
         scores = {name: score(dataset, folder, name) for name in settings.root}
         # Nothing is logged before all is well.
         for name, setting in settings.root.items():

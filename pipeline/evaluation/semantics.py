@@ -12,17 +12,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipeline.config import EvaluationConfig, RunConfig, SemanticRenderingConfig
+from pipeline.config import EvaluationConfig, SemanticRenderingConfig
 from pipeline.data.labels import LabelTable
-from pipeline.data.manifest import read_prepared
 from pipeline.data.semantic_dataset import SemanticEvaluationImages
 from pipeline.evaluation.chunks import prefetched
 from pipeline.evaluation.instances import IncompletePredictionsError
 from pipeline.evaluation.outputs import prediction_names
+from pipeline.evaluation.trained_run import TrainedRun
 from pipeline.files import atomic_file
-from pipeline.run_model import build_run_model
-from pipeline.storage import Storage
-from pointrend import load_weights
 from pointrend.semantic import SemanticSegmenter
 
 
@@ -53,30 +50,18 @@ class SemanticPredictor:
     """A run's predictions, a chunk of images at a time, for :func:`pipeline.evaluation.workers.predict_in_chunks`.
 
     Args:
-        config: the run.
+        run: the run.
         settings: its evaluations.
-        prepared: the prepared dataset.
-        images: what its file names are relative to.
-        weights: of the run.
         device: where to predict.
     """
 
-    def __init__(
-        self,
-        config: RunConfig,
-        settings: EvaluationConfig,
-        prepared: Path,
-        images: Storage,
-        weights: Path,
-        device: torch.device,
-    ) -> None:
-        dataset = read_prepared(prepared)
-        model = build_run_model(config, dataset.num_classes, pretrained=False)
+    def __init__(self, run: TrainedRun, settings: EvaluationConfig, device: torch.device) -> None:
+        model = run.model(device)
         assert isinstance(model, SemanticSegmenter)  # the configuration allows no other for these settings
-        load_weights(model, weights)
-        self._model, self._device = model.to(device).eval(), device
-        self._settings, self._table = settings.all_of(SemanticRenderingConfig), dataset.labels
-        self._images, self._names = SemanticEvaluationImages(dataset, images), prediction_names(dataset)
+        dataset = run.dataset()
+        self._model, self._settings, self._device = model, settings.all_of(SemanticRenderingConfig), device
+        self._images, self._table = SemanticEvaluationImages(dataset, run.images), dataset.labels
+        self._names = prediction_names(dataset)
 
     def __call__(self, chunk: range, folder: Path) -> None:
         """Writes ``<setting>/<name>``, a PNG of label ids, for each setting and image of the chunk."""

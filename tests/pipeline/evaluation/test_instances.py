@@ -76,6 +76,6 @@ def test_results_written_in_parts_are_one_json_list(tmp_path: Path, batches: lis
     with path.open("w") as stream:
         writer = ResultsWriter(stream)
         for batch in batches:
-            writer.add(batch)
+            writer.add(map(json.dumps, batch))
         writer.close()
     assert json.loads(path.read_text()) == [result for batch in batches for result in batch]

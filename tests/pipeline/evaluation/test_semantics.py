@@ -1,7 +1,6 @@
 """Predictions of semantic models: label PNGs that the metric finds, whatever setting and chunk they come from."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ from pipeline.evaluation.instances import IncompletePredictionsError
 from pipeline.evaluation.outputs import labels_folder, prediction_names
 from pipeline.evaluation.run import predict, score
 from pipeline.evaluation.semantics import gather_predictions, predict_classes, write_ids
+from pipeline.evaluation.trained_run import TrainedRun
 from pipeline.run_model import build_run_model
 from pointrend import save_weights
 from pointrend.semantic import SemanticSegmenter
@@ -103,8 +103,8 @@ def test_a_run_s_predictions_and_their_scores(tmp_path: Path, repository: Path, 
     weights, output = tmp_path / "model.safetensors", tmp_path / "output"
     save_weights(model, weights, {})
     output.mkdir()
-    files: dict[str, Any] = {"prepared": prepared.folder, "images": images, "weights": weights, "output": output}
-    predict(run(repository), EvaluationConfig({"os16": OS16, "os8": OS8}), ClusterConfig(workers=0), **files)
+    trained = TrainedRun(run(repository), prepared.folder, images, weights)
+    predict(trained, EvaluationConfig({"os16": OS16, "os8": OS8}), ClusterConfig(workers=0), output)
     assert sorted(path.name for path in output.iterdir()) == ["labels_os16", "labels_os8"]
     assert len(list(labels_folder(output, "os8").rglob("*.png"))) == 9
     values, details = score(prepared, output, "os16")

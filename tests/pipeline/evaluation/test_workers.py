@@ -6,7 +6,6 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +20,7 @@ from pipeline.errors import UserError
 from pipeline.evaluation.chunks import Predict, prefetched
 from pipeline.evaluation.instances import IncompletePredictionsError, InstancePredictor, merge_predictions
 from pipeline.evaluation.run import predict
+from pipeline.evaluation.trained_run import TrainedRun
 from pipeline.evaluation.workers import LostWorkerError, predict_in_chunks
 from pipeline.run_model import build_run_model
 from pipeline.storage import Storage
@@ -44,8 +44,8 @@ def run(repository: Path) -> RunConfig:
 
 
 @pytest.fixture(scope="module")
-def run_files(run: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Of an untrained run: its prepared dataset, images and weights."""
+def trained(run: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
+    """An untrained run on random images."""
     root = tmp_path_factory.mktemp("evaluation")
     images, prepared, weights = root / "images", root / "prepared", root / "model.safetensors"
     images.mkdir()
@@ -61,16 +61,16 @@ def run_files(run: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> dict[
     write_prepared(prepared, [Category(4, "bolt"), Category(9, "nut")], {"train": split, "val": split})
     torch.manual_seed(3)
     save_weights(build_run_model(run, 2, pretrained=False), weights, {})
-    return {"images": Storage(str(images)), "prepared": prepared, "weights": weights}
+    return TrainedRun(run, prepared, Storage(str(images)), weights)
 
 
 @pytest.fixture(scope="module")
-def here(run: RunConfig, run_files: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+def here(trained: TrainedRun, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The predictions made in this process, with one thread as in a worker of one CPU."""
     output = tmp_path_factory.mktemp("here")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    predict(run, SETTINGS, HERE, **run_files, output=output)
+    predict(trained, SETTINGS, HERE, output)
     torch.set_num_threads(threads)
     return read(output)
 
@@ -94,13 +94,11 @@ def test_all_images_are_predicted_in_every_setting(here: dict[str, bytes]) -> No
 
 @pytest.mark.usefixtures("ray_of_this_machine")
 def test_two_workers_write_the_same_bytes_though_one_is_killed(
-    run: RunConfig, run_files: dict[str, Any], here: dict[str, bytes], tmp_path: Path
+    trained: TrainedRun, here: dict[str, bytes], tmp_path: Path
 ) -> None:
     chunks, output, died = tmp_path / "chunks", tmp_path / "output", tmp_path / "died"
     chunks.mkdir()
-    original = functools.partial(
-        InstancePredictor, run, SETTINGS, run_files["prepared"], run_files["images"], run_files["weights"]
-    )
+    original = functools.partial(InstancePredictor, trained, SETTINGS)
 
     def build(device: torch.device) -> Predict:
         predict = original(device)
@@ -109,7 +107,7 @@ def test_two_workers_write_the_same_bytes_though_one_is_killed(
             predict(chunk, folder)
             if chunk.start == 8 and not died.exists():
                 died.touch()
-                (folder / "28x28.jsonl").write_text('[92, [{"image_')
+                (folder / "28x28.jsonl").write_text('92\t{"image_')
                 os.kill(os.getpid(), signal.SIGKILL)
 
         return predict_and_die
@@ -173,7 +171,7 @@ def write_parts(root: Path, *parts: list[int]) -> list[Path]:
     for index, image_ids in enumerate(parts):
         folder = root / f"part{index}"
         folder.mkdir()
-        lines = [json.dumps([id_, [{"image_id": id_}] if id_ == 2 else []]) + "\n" for id_ in image_ids]
+        lines = [f"{id_}" + ('\t{"image_id": 2}' if id_ == 2 else "") + "\n" for id_ in image_ids]
         (folder / "a.jsonl").write_text("".join(lines))
         folders.append(folder)
     return folders
