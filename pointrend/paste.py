@@ -15,6 +15,10 @@ from pointrend.rendering import nearest_two
 
 THRESHOLD = 0.5  # of a mask's probability
 
+# PyTorch compiles, and keeps, a kernel for each length of the rows that `embedding_bag` adds. With one for each height
+# of a crop, what they keep lies scattered between the masks of image after image, and memory grows by hundreds of MB.
+ROWS_MULTIPLE = 32
+
 
 def _lookup(starts: Tensor, ends: Tensor, side: int, pixels: int) -> tuple[Tensor, Tensor]:
     """Where the centres of pixels lie on the M cells of regions over [start, end].
@@ -40,12 +44,19 @@ def _interpolate_rows(cells: Tensor, lookup: Tensor, weights: Tensor) -> Tensor:
     )[0]
 
 
-def _pixel_range(start: float, end: float, side: int, limit: int) -> tuple[int, int]:
-    """Pixels of [0, limit) whose centres a mask over [start, end] can reach, half a cell beyond its box."""
+def _pixel_range(start: float, end: float, side: int, limit: int, multiple: int = 1) -> tuple[int, int]:
+    """Pixels of [0, limit) whose centres a mask over [start, end] can reach, half a cell beyond its box.
+
+    With more around them, if need be, to be a multiple of a number, or all.
+    """
     margin = 0.5 * (end - start) / side
     first = min(limit, max(0, math.floor(start - margin - 0.5)))
     last = min(limit, math.ceil(end + margin + 0.5))
-    return first, max(first, last)
+    if last <= first:
+        return first, first
+    count = -(-(last - first) // multiple) * multiple
+    first = max(0, min(first, limit - count))
+    return first, min(limit, first + count)
 
 
 def paste_crops(region_masks: Tensor, boxes: Tensor, size: Size) -> Iterator[tuple[Tensor, tuple[int, int]]]:
@@ -60,7 +71,7 @@ def paste_crops(region_masks: Tensor, boxes: Tensor, size: Size) -> Iterator[tup
         size: (H, W) of the image.
 
     Yields:
-        for each region the crop (h, w) of the image that its mask can reach, its columns contiguous, and the (row,
+        for each region a crop (h, w) of the image with all that its mask can reach, its columns contiguous, and the (row,
         column) of its first pixel. The crop is empty for a box outside the image or of no area.
     """
     side = region_masks.shape[-1]
@@ -74,7 +85,7 @@ def paste_crops(region_masks: Tensor, boxes: Tensor, size: Size) -> Iterator[tup
         if not (x1 > x0 and y1 > y0):
             yield region_masks.new_zeros(0, 0), (0, 0)
             continue
-        top, bottom = _pixel_range(y0, y1, side, size[0])
+        top, bottom = _pixel_range(y0, y1, side, size[0], ROWS_MULTIPLE)
         left, right = _pixel_range(x0, x1, side, size[1])
         if top == bottom or left == right:
             yield region_masks.new_zeros(0, 0), (0, 0)

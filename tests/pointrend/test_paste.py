@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pointrend.paste import mask_runs, paste_crops, paste_masks
+from pointrend.paste import ROWS_MULTIPLE, mask_runs, paste_crops, paste_masks
 
 
 def sample_whole_image(mask: Tensor, box: tuple[float, ...], size: tuple[int, int]) -> Tensor:
@@ -117,10 +117,16 @@ class TestCrop:
     def test_is_much_smaller_than_the_image(self) -> None:
         box = torch.tensor([[100.0, 200.0, 110.0, 205.0]])
         ((crop, (row, column)),) = paste_crops(torch.ones(1, 28, 28), box, (2000, 3000))
-        assert crop.shape[0] <= 8
+        assert crop.shape[0] == ROWS_MULTIPLE
         assert crop.shape[1] <= 13
         assert (row, column) <= (200, 100)
         assert crop[202 - row, 105 - column] == pytest.approx(1)
+
+    def test_has_one_of_few_heights_or_the_images(self) -> None:
+        tops, heights = torch.rand(50) * 150, torch.rand(50) * 150
+        boxes = torch.stack((torch.zeros(50), tops, torch.full((50,), 9.0), tops + heights + 1), dim=1)
+        found = {crop.shape[0] for crop, _ in paste_crops(torch.ones(50, 7, 7), boxes, (150, 12))}
+        assert found <= {0, *range(ROWS_MULTIPLE, 150, ROWS_MULTIPLE), 150}
 
     def test_is_empty_outside_the_image(self) -> None:
         ((crop, _),) = paste_crops(torch.ones(1, 28, 28), torch.tensor([[100.0, 0.0, 110.0, 5.0]]), (20, 30))
