@@ -426,6 +426,7 @@ class Column(Strict):
 class Row(Strict):
     labels: list[str]
     cells: dict[str, Cell]
+    baseline: bool = Field(False, description="whether later rows' gains are over this one; over the first row if none")
 
 
 class TableConfig(Strict):

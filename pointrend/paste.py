@@ -71,8 +71,8 @@ def paste_crops(region_masks: Tensor, boxes: Tensor, size: Size) -> Iterator[tup
         size: (H, W) of the image.
 
     Yields:
-        for each region a crop (h, w) of the image with all that its mask can reach, its columns contiguous, and the (row,
-        column) of its first pixel. The crop is empty for a box outside the image or of no area.
+        for each region a crop (h, w) of the image with all that its mask can reach, its columns contiguous, and the
+        (row, column) of its first pixel. The crop is empty for a box outside the image or of no area.
     """
     side = region_masks.shape[-1]
     if side == 1:

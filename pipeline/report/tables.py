@@ -13,7 +13,7 @@ from pipeline.report.results import RunResult
 
 @dataclass(frozen=True)
 class Value:
-    """One cell: the median over seeds, its gain over the column's first row, and the paper's own two numbers."""
+    """One cell: the median over seeds, its gain over the baseline above it, and the paper's own two numbers."""
 
     ours: float | None
     gain: float | None
@@ -48,24 +48,30 @@ def _measure(cell: Cell, results: Sequence[RunResult]) -> tuple[list[float], str
     return numbers, "" if numbers else f"{cell.metric} was not measured"
 
 
+def _difference(value: float | None, other: float | None) -> float | None:
+    return None if value is None or other is None else value - other
+
+
 def build_table(name: str, config: TableConfig, results: Sequence[RunResult]) -> Table:
     """Fills a table from the results. A cell without a number says why."""
     base: dict[str, tuple[float | None, float | None]] = {}
     rows: list[tuple[list[str], dict[str, Value]]] = []
     for row in config.rows:
+        if row.baseline:
+            base.clear()
         values = {}
         for key, cell in row.cells.items():
             measured, missing = _measure(cell, results)
             ours = statistics.median(measured) if measured else None
-            first, first_paper = base.setdefault(key, (ours, cell.paper))
-            is_first = not any(key in earlier for _, earlier in rows)
+            is_baseline = key not in base
+            baseline, paper_baseline = base.setdefault(key, (ours, cell.paper))
             values[key] = Value(
                 ours=ours,
-                gain=None if is_first or ours is None or first is None else ours - first,
+                gain=None if is_baseline else _difference(ours, baseline),
                 spread=max(measured) - min(measured) if measured else 0.0,
                 seeds=len(measured),
                 paper=cell.paper,
-                paper_gain=None if is_first or cell.paper is None or first_paper is None else cell.paper - first_paper,
+                paper_gain=None if is_baseline else _difference(cell.paper, paper_baseline),
                 missing=missing,
             )
         rows.append((row.labels, values))
@@ -88,10 +94,14 @@ def _paper(value: Value | None) -> str:
 
 
 def notes(table: Table) -> list[str]:
-    """Why cells are empty, each reason once."""
+    """Why cells are empty, each reason once, after the columns that it is about."""
     labels = dict(table.columns)
-    reasons = [f"{labels[k]}: {v.missing}" for _, values in table.rows for k, v in values.items() if v.missing]
-    return list(dict.fromkeys(reasons))
+    columns: dict[str, dict[str, None]] = {}
+    for _, values in table.rows:
+        for key, value in values.items():
+            if value.missing:
+                columns.setdefault(value.missing, {})[labels[key]] = None
+    return [f"{', '.join(found)}: {reason}" for reason, found in columns.items()]
 
 
 def to_markdown(table: Table) -> str:
