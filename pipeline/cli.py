@@ -1,14 +1,23 @@
 """The commands that need the pipeline; they join ``pointrend`` through entry points."""
 
+import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 import yaml
+from rich.console import Console
+from rich.table import Table
 
 from pipeline.config import ConfigError, Project
+from pipeline.errors import UserError
 from pipeline.files import atomic_file
 from pipeline.stage import fail
+
+if TYPE_CHECKING:
+    from pipeline.jobs import Jobs
+
+jobs = typer.Typer(help="The trainings on the Ray cluster.", no_args_is_help=True)
 
 
 def select(
@@ -27,3 +36,54 @@ def select(
             stream.write(f"# Written by `pointrend select {scale}`. Delete runs to run less.\n")
             yaml.safe_dump(params.model_dump(), stream, sort_keys=False)
         typer.echo(f"params.yaml: scale {scale}, {len(params.runs)} runs: {', '.join(params.runs)}")
+
+
+def _jobs() -> "Jobs":
+    """Those of the cluster of ``RAY_ADDRESS``, or of this project's Ray on this machine."""
+    from pipeline.submission import running_jobs  # Ray takes seconds to import
+
+    try:
+        return running_jobs(Path.cwd())
+    except UserError as error:
+        fail(error)
+
+
+def _job_id(jobs: "Jobs", name: str) -> str:
+    """The id of the newest job of a run, which is the run's name and a hash; or an id as it is."""
+    from pipeline.jobs import job_name
+
+    ids = [job_name(job) for job in jobs.list()]
+    found = [each for each in ids if name in (each, each.rpartition("-")[0])]
+    if not found:
+        fail(UserError(f"{jobs.address}: no job {name}; `pointrend jobs list` shows all"))
+    return found[-1]
+
+
+@jobs.command("list")
+def list_jobs() -> None:
+    """Show all jobs that Ray remembers."""
+    table = Table("job", "status", "started", "minutes", box=None, pad_edge=False)
+    for job in _jobs().list():
+        begun, end = (job.start_time or 0) / 1000, (job.end_time or time.time() * 1000) / 1000
+        # A job that waits has a "start" too: when it was submitted.
+        started = "" if job.status == "PENDING" else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(begun))
+        minutes = "" if job.status == "PENDING" else f"{(end - begun) / 60:.1f}"
+        table.add_row(job.submission_id, str(job.status), started, minutes)
+    Console().print(table)
+
+
+@jobs.command()
+def follow(name: Annotated[str, typer.Argument(help="a run, or a job's id")]) -> None:
+    """Show a job's output until it ends. Ctrl-C ends the showing, not the job."""
+    jobs = _jobs()
+    job = jobs.follow(_job_id(jobs, name), lambda text: typer.echo(text, nl=False))
+    raise typer.Exit(0 if job is not None and job.status == "SUCCEEDED" else 1)
+
+
+@jobs.command()
+def stop(names: Annotated[list[str], typer.Argument(help="runs, or job ids")]) -> None:
+    """Stop jobs, each after a checkpoint: `dvc repro` goes on from there."""
+    jobs = _jobs()
+    for name in names:
+        job_id = _job_id(jobs, name)
+        typer.echo(f"{job_id}: {'is being stopped' if jobs.stop(job_id) else 'has ended already'}")

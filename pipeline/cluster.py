@@ -1,11 +1,13 @@
 """Ray: the connection to the cluster of a configuration."""
 
+import functools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import psutil
 import ray
+from ray._private.parameter import RayParams
 
 from pipeline.config import ClusterConfig
 
@@ -29,19 +31,48 @@ def connected(cluster: ClusterConfig) -> Iterator[None]:
         finally:
             ray.shutdown()
     else:
-        with _local_ray(max(os.cpu_count() or 1, cluster.workers * cluster.cpus_per_worker)):
+        with local_ray(cluster.workers * cluster.cpus_per_worker):
             yield
 
 
 @contextmanager
-def _local_ray(cpus: int) -> Iterator[None]:
-    """A Ray of this machine; none of its processes outlives the block."""
-    process = psutil.Process()
-    others = set(process.children(recursive=True))
-    # The dashboard, on loopback, is also what answers Ray Train's questions about its own actors.
-    ray.init(address="local", num_cpus=cpus, include_dashboard=True, dashboard_host="127.0.0.1", log_to_driver=True)
+def _free_agent_port() -> Iterator[None]:
+    """Within, Ray starts with any free port for what runs its jobs.
+
+    `ray.init` always takes the same one, so that of two Rays on a machine the second would accept no jobs.
+    """
+    original = RayParams.__init__
+    RayParams.__init__ = functools.partialmethod(original, dashboard_agent_listen_port=None)
     try:
         yield
+    finally:
+        RayParams.__init__ = original
+
+
+@contextmanager
+def local_ray(cpus: int) -> Iterator[str]:
+    """A Ray of this machine; none of its processes outlives the block.
+
+    Args:
+        cpus: that it must have; it has those of the machine if they are more.
+
+    Yields:
+        The address of its dashboard.
+    """
+    process = psutil.Process()
+    others = set(process.children(recursive=True))
+    with _free_agent_port():
+        # The dashboard, on loopback, is also what answers Ray Train's questions about its own actors.
+        context = ray.init(
+            address="local",
+            num_cpus=max(os.cpu_count() or 1, cpus),
+            include_dashboard=True,
+            dashboard_host="127.0.0.1",
+            _node_ip_address="127.0.0.1",
+            log_to_driver=True,
+        )
+    try:
+        yield f"http://{context.dashboard_url}"
     finally:
         # Actors end by themselves once their node is gone, but only after `shutdown` has returned.
         started = set(process.children(recursive=True)) - others

@@ -457,11 +457,12 @@ class TableConfig(Strict):
 class ClusterConfig(Strict):
     """Where training runs. It never changes what is learned: the batch is split over the workers there are."""
 
-    workers: NonNegativeInt = Field(description="Ray Train workers; 0 trains in the stage's own process")
+    workers: NonNegativeInt = Field(description="Ray Train workers of a run; 0 trains in the process of its job")
     cpus_per_worker: PositiveInt = 1
     gpus_per_worker: NonNegativeFloat = 0
     loader_processes: NonNegativeInt = Field(0, description="image-loading processes of each worker")
-    max_failures: int = Field(0, ge=-1, description="restarts after a lost worker; -1 for no limit")
+    max_failures: int = Field(0, ge=-1, description="restarts after a lost worker or job; -1 for no limit")
+    storage: str | None = Field(None, description="folder that all nodes share, for the trainings; else the project's")
 
 
 class DatasetParams(Strict):

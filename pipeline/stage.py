@@ -3,11 +3,21 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 from rich.console import Console
 from rich.markup import escape
 
-from pipeline.config import DatasetConfig, EvaluationConfig, Params, Project, RunConfig, load, load_dataset
+from pipeline.config import (
+    ClusterConfig,
+    DatasetConfig,
+    EvaluationConfig,
+    Params,
+    Project,
+    RunConfig,
+    load,
+    load_dataset,
+)
 from pipeline.errors import UserError
 from pipeline.storage import Storage, is_remote, join
 
@@ -46,6 +56,10 @@ class Stage:
     def run(self, name: str) -> RunConfig:
         return load(RunConfig, self.outputs.config("train", name))
 
+    @property
+    def cluster(self) -> ClusterConfig:
+        return self.project.cluster(self.params.cluster)
+
     def evaluation(self, name: str) -> EvaluationConfig:
         return load(EvaluationConfig, self.outputs.config("evaluate", name))
 
@@ -67,11 +81,13 @@ def run_stage(main: Callable[[], None]) -> None:
     """Runs a stage; what its user can mend is one message instead of a traceback, and exit status 1."""
     try:
         main()
+    except KeyboardInterrupt:
+        sys.exit(130)
     except (UserError, OSError) as error:
         fail(error)
 
 
-def fail(error: Exception) -> None:
+def fail(error: Exception) -> NoReturn:
     """Prints an error as its user should see it and exits with status 1."""
     Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
     sys.exit(1)

@@ -16,7 +16,7 @@ def main() -> None:
     evaluate_run(
         config,
         stage.evaluation(name),
-        stage.project.cluster(stage.params.cluster),
+        stage.cluster,
         prepared=stage.outputs.prepared(config.dataset),
         images=stage.images(config.dataset),
         trained=stage.outputs.trained(name),

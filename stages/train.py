@@ -1,27 +1,52 @@
-"""Trains one run."""
+"""Trains one run: has a Ray job do it, and collects the result."""
 
 import argparse
+import shutil
+from pathlib import Path
 
+from pipeline.graph import code_digest, runs_everything, stages_to_run
 from pipeline.stage import Stage, run_stage
+from pipeline.submission import train_as_job
 from pipeline.tracking import Tracker, code_version, tracking_uri
-from pipeline.training.run import Workplace, run_training
+from pipeline.training.run import Training, run_training
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", required=True)
-    name = parser.parse_args().run
+    parser.add_argument("--here", metavar="KEY", help="train in this process, if the run's inputs have this hash")
+    arguments = parser.parse_args()
     stage = Stage()
+    training = training_of(stage, arguments.run)
+    if arguments.here:
+        training.expect(arguments.here)
+        tracker = Tracker(tracking_uri(stage.root), f"pointrend-{stage.params.scale}", stage.root / "mlartifacts")
+        run_training(training, stage.cluster, tracker, code_version(stage.root))
+        return
+
+    def others() -> list[Training]:
+        """What else `dvc repro` is about to train."""
+        if not runs_everything():
+            return []
+        names = {f"train@{name}": name for name in stage.params.runs if name != arguments.run}
+        return [training_of(stage, names[found]) for found in stages_to_run(stage.root, names)]
+
+    train_as_job(training, others, stage.cluster, stage.root)
+    training.collect(stage.outputs.trained(arguments.run))
+    if stage.cluster.storage is None:
+        # Nobody else can be waiting for it.
+        shutil.rmtree(training.storage)
+
+
+def training_of(stage: Stage, name: str) -> Training:
     config = stage.run(name)
-    workplace = Workplace(
-        prepared=stage.outputs.prepared(config.dataset),
-        images=stage.images(config.dataset),
-        storage=stage.root / ".pointrend" / "runs",
-        output=stage.outputs.trained(name),
+    return Training(
+        config,
+        stage.outputs.prepared(config.dataset),
+        stage.images(config.dataset),
+        code_digest(stage.root, "train"),
+        Path(stage.cluster.storage or stage.root / ".pointrend" / "runs"),
     )
-    tracker = Tracker(tracking_uri(stage.root), f"pointrend-{stage.params.scale}", stage.root / "mlartifacts")
-    cluster = stage.project.cluster(stage.params.cluster)
-    run_training(config, workplace, cluster, tracker, code_version(stage.root))
 
 
 if __name__ == "__main__":

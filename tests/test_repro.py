@@ -6,6 +6,7 @@ import signal
 import time
 from pathlib import Path
 
+import psutil
 from mini_project import MiniProject
 from mlflow import MlflowClient
 from safetensors.torch import load_file
@@ -104,7 +105,7 @@ def test_a_configuration_error_is_one_message(project: MiniProject) -> None:
     project.edit("configs/schedules/demo.yaml", "batch_sise: 2", "batch_size: 2")
 
 
-def test_a_training_interrupted_twice_goes_on_and_ends_with_the_same_weights(project: MiniProject) -> None:
+def test_a_training_that_is_stopped_and_killed_goes_on_and_ends_with_the_same_weights(project: MiniProject) -> None:
     updates = 40
     schedule = (project.root / "configs/schedules/demo.yaml").read_text()
     longer = schedule.replace(
@@ -118,22 +119,37 @@ def test_a_training_interrupted_twice_goes_on_and_ends_with_the_same_weights(pro
         found = folder.glob("coco_4xconv_r50-0-*/checkpoints/update-*.pt")
         return [int(path.stem.split("-")[1]) for path in found]
 
-    stopped_at = 0
-    for stop in (signal.SIGINT, signal.SIGKILL):
-        process = project.start(*only)
-        wait_for(lambda reached=stopped_at: max(checkpoints(), default=0) > reached)
-        if stop == signal.SIGINT:
-            second = project.run("dvc", "repro", timeout=60)
-            assert second.returncode != 0, "two at once"
-            assert "busy" in second.stdout or "lock" in second.stdout
-        os.killpg(process.pid, stop)
-        output, _ = process.communicate(timeout=120)
-        assert process.returncode != 0
-        if stop == signal.SIGINT:
-            assert "the checkpoint is safe" in output
-            assert "Traceback" not in output
-        stopped_at = max(checkpoints())
-        assert 0 < stopped_at < updates
+    # Ctrl-C is for the stage: the job goes on until it is stopped, and says where it was.
+    process = project.start(*only)
+    wait_for(checkpoints)
+    second = project.run("dvc", "repro", timeout=60)
+    assert second.returncode != 0, "two at once"
+    assert "busy" in second.stdout or "lock" in second.stdout
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "The jobs go on" in output
+    assert "Traceback" not in output
+    assert "RUNNING" in project.run("pointrend", "jobs", "list").stdout
+    assert project.run("pointrend", "jobs", "stop", "coco_4xconv_r50-0").returncode == 0
+    followed = project.run("pointrend", "jobs", "follow", "coco_4xconv_r50-0")
+    assert followed.returncode == 1
+    assert "the checkpoint is safe" in followed.stdout
+    stopped_at = max(checkpoints())
+    assert 0 < stopped_at < updates
+
+    # Everything is killed: first what waits, then the training itself.
+    process = project.start(*only)
+    wait_for(lambda: max(checkpoints()) > stopped_at)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=120)
+    (driver,) = [
+        p for p in psutil.process_iter(["cmdline"]) if "--here" in p.info["cmdline"] and str(project.root) == p.cwd()
+    ]
+    driver.kill()
+    driver.wait(60)
+    stopped_at = max(checkpoints())
+    assert 0 < stopped_at < updates
 
     assert project.run(*only).returncode == 0
     summary = json.loads((project.root / "outputs/demo/train/coco_4xconv_r50-0/train.json").read_text())

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -44,22 +45,64 @@ class InterruptedTrainingError(UserError):
     """Training stopped at the user's wish, after a checkpoint."""
 
 
-@dataclass(frozen=True)
-class Workplace:
-    """Where a run finds its data and leaves what it makes; every worker can reach all of it."""
+WEIGHTS = "model.safetensors"
+SUMMARY = "summary.json"  # of the workers
+RECORD = "train.json"  # the last thing that a training writes
 
+
+@dataclass(frozen=True)
+class Training:
+    """A run, and where it finds its data and leaves what it makes; every worker can reach all of it.
+
+    Args:
+        config: the run.
+        prepared: its prepared dataset.
+        images: what its file names are relative to.
+        code: a hash of the code that trains.
+        root: the folder of the trainings' own folders.
+    """
+
+    config: RunConfig
     prepared: Path
     images: Storage
-    storage: Path
-    output: Path
+    code: str
+    root: Path
 
+    @cached_property
+    def key(self) -> str:
+        """A hash of all that the result depends on: configuration, data and code."""
+        digest = hashlib.sha256(f"{self.config.model_dump_json()} {self.code}".encode())
+        for name in ("dataset.json", "train.parquet"):
+            digest.update((self.prepared / name).read_bytes())
+        return digest.hexdigest()[:16]
 
-def run_key(config: RunConfig, prepared: Path) -> str:
-    """A hash of all that a run's result depends on: its configuration and its data."""
-    digest = hashlib.sha256(config.model_dump_json().encode())
-    for name in ("dataset.json", "train.parquet"):
-        digest.update((prepared / name).read_bytes())
-    return digest.hexdigest()[:16]
+    @property
+    def id(self) -> str:
+        return f"{self.config.run}-{self.key}"
+
+    @property
+    def storage(self) -> Path:
+        """The training's own folder: its checkpoints while it trains, then its weights and their record."""
+        return self.root.resolve() / self.id
+
+    @property
+    def is_done(self) -> bool:
+        return (self.storage / RECORD).is_file()
+
+    def expect(self, key: str) -> None:
+        """Checks that the inputs are those of a key.
+
+        Raises:
+            UserError: if they have changed since.
+        """
+        if key != self.key:
+            raise UserError(f"the inputs of {self.config.run} have changed since this job was submitted; it is void")
+
+    def collect(self, output: Path) -> None:
+        """Copies the weights and their record to a folder, whole or not at all."""
+        with atomic_folder(output) as folder:
+            for name in (WEIGHTS, RECORD):
+                shutil.copy(self.storage / name, folder)
 
 
 def training_images(
@@ -88,33 +131,31 @@ def synchronised(model: nn.Module, config: RunConfig, device: torch.device) -> n
     return nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
 
-def run_training(config: RunConfig, workplace: Workplace, cluster: ClusterConfig, tracker: Tracker, code: str) -> None:
-    """Trains a run on a cluster and writes ``model.safetensors`` and ``train.json``, whole or not at all.
+def run_training(training: Training, cluster: ClusterConfig, tracker: Tracker, version: str) -> None:
+    """Trains a run on a cluster and leaves its weights and their record in its storage.
 
     A run that was interrupted goes on from its last checkpoint and in its MLflow run.
 
     Args:
-        config: the run.
-        workplace: its folders.
+        training: the run.
         cluster: where it runs.
         tracker: where it is logged.
-        code: the version of the code, for the record.
+        version: of the code, for the record.
 
     Raises:
         InterruptedTrainingError: after Ctrl-C, once a checkpoint is written.
         DivergedTrainingError: if a loss is no longer finite.
     """
-    key = run_key(config, workplace.prepared)
-    storage = workplace.storage.resolve() / f"{config.run}-{key}"
+    config, storage = training.config, training.storage
     parameters = run_parameters(config)
-    tags = {"kind": "training", "experiment": config.experiment, "code": code, "hardware": hardware()}
+    tags = {"kind": "training", "experiment": config.experiment, "code": version, "hardware": hardware()}
     tags |= {name: parameters[name] for name in ("dataset", "head", "backbone", "sampling")}
-    run_id = tracker.start(key, config.run, parameters, tags)
+    run_id = tracker.start(training.key, config.run, parameters, tags)
     tracker.log_config(run_id, config.model_dump(mode="json"))
     arguments = {
         "config": config.model_dump(mode="json"),
-        "prepared": str(workplace.prepared.resolve()),
-        "images": workplace.images.root,
+        "prepared": str(training.prepared.resolve()),
+        "images": training.images.root,
         "storage": str(storage),
         "loader_processes": cluster.loader_processes,
         "use_gpu": cluster.gpus_per_worker > 0,
@@ -129,11 +170,10 @@ def run_training(config: RunConfig, workplace: Workplace, cluster: ClusterConfig
         raise
     finally:
         tracker.finish(run_id, status)
-    summary = json.loads((storage / "summary.json").read_text())
-    with atomic_folder(workplace.output) as folder:
-        shutil.copy(storage / "model.safetensors", folder)
-        write_json(folder / "train.json", {"run": config.run, "key": key, "mlflow_run_id": run_id, **summary})
-    shutil.rmtree(storage)
+    summary = json.loads((storage / SUMMARY).read_text())
+    for folder in ("checkpoints", "ray"):
+        shutil.rmtree(storage / folder, ignore_errors=True)
+    write_json(storage / RECORD, {"run": config.run, "key": training.key, "mlflow_run_id": run_id, **summary})
 
 
 def train_worker(arguments: dict[str, Any]) -> None:
@@ -204,7 +244,7 @@ def train_worker(arguments: dict[str, Any]) -> None:
         )
     if log is not None:
         log.flush()
-        save_weights(model, storage / "model.safetensors", {"model": config.model.name, "run": config.run})
+        save_weights(model, storage / WEIGHTS, {"model": config.model.name, "run": config.run})
         summary = {
             "updates": schedule.updates,
             "resumed_from": start,
@@ -214,7 +254,7 @@ def train_worker(arguments: dict[str, Any]) -> None:
             "images": len(dataset),
             "losses": log.last_losses,
         }
-        write_json(storage / "summary.json", summary)
+        write_json(storage / SUMMARY, summary)
 
 
 class RunLog:

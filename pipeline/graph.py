@@ -1,0 +1,84 @@
+"""The graph of ``dvc.yaml``: which of its stages are to run, and which code each depends on."""
+
+import hashlib
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+from pipeline.errors import UserError
+
+
+def stages_to_run(root: Path, names: Iterable[str]) -> list[str]:
+    """Those of some stages that `dvc repro` would run now, rather than leave or take from its cache.
+
+    To be called from within a stage, while DVC waits for it; what that stage is, DVC does not tell.
+
+    Args:
+        root: of the project.
+        names: of stages, ``train@run``.
+    """
+    # A second to import, and wanted only where something is to run.
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    # It would say what it does not do.
+    logging.getLogger("dvc").setLevel(logging.WARNING)
+    found = []
+    try:
+        with Repo(str(root)) as repo:
+            for name in names:
+                with repo.lock:
+                    if _runs(repo.stage.load_one(name=name)):
+                        found.append(name)
+    except DvcException as error:
+        raise UserError(f"{root}: DVC cannot tell what is to run ({error})") from error
+    return found
+
+
+def _runs(stage: Any) -> bool:
+    """Whether a stage of DVC is changed, and its results are not in the cache either."""
+    from dvc.stage.cache import RunCacheNotFoundError
+    from dvc_data.hashfile.hash_info import HashInfo
+
+    if not stage.changed():
+        return False
+    if stage.changed_stage() or not stage.deps_cached():
+        # As DVC does it: with new inputs it is the run cache that may have the results, not the lock file.
+        stage.save_deps()
+        for out in stage.outs:
+            out.hash_info = HashInfo()
+    try:
+        stage.repo.stage_cache.restore(stage, dry=True)
+    except RunCacheNotFoundError:
+        return True
+    return False
+
+
+def runs_everything() -> bool:
+    """Whether this process is a stage of a `dvc repro` without targets."""
+    for parent in psutil.Process().parents():
+        words = parent.cmdline()
+        if "repro" in words:
+            return all(word.startswith("-") for word in words[words.index("repro") + 1 :])
+    return False
+
+
+def code_digest(root: Path, stage: str) -> str:
+    """A hash of the code that a stage of ``dvc.yaml`` depends on.
+
+    Raises:
+        UserError: if a file of it is missing.
+    """
+    graph = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))
+    digest = hashlib.sha256()
+    for dependency in sorted(d for d in graph["stages"][stage]["do"]["deps"] if "${" not in d):
+        path = root / dependency
+        if not path.exists():
+            raise UserError(f"{path}: missing; dvc.yaml says that {stage} depends on it")
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            digest.update(f"{file.relative_to(root)}\0".encode() + file.read_bytes() + b"\0")
+    return digest.hexdigest()
