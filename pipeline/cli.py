@@ -61,14 +61,12 @@ def _job_id(jobs: "Jobs", name: str) -> str:
 
 @jobs.command("list")
 def list_jobs() -> None:
-    """Show all jobs that Ray remembers."""
-    table = Table("job", "status", "started", "minutes", box=None, pad_edge=False)
+    """Show all jobs that Ray remembers, and the minutes since they were submitted or until they ended."""
+    table = Table("job", "status", "submitted", "minutes", box=None, pad_edge=False)
     for job in _jobs().list():
         begun, end = (job.start_time or 0) / 1000, (job.end_time or time.time() * 1000) / 1000
-        # A job that waits has a "start" too: when it was submitted.
-        started = "" if job.status == "PENDING" else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(begun))
-        minutes = "" if job.status == "PENDING" else f"{(end - begun) / 60:.1f}"
-        table.add_row(job.submission_id, str(job.status), started, minutes)
+        submitted = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(begun))
+        table.add_row(job.submission_id, str(job.status), submitted, f"{(end - begun) / 60:.1f}")
     Console().print(table)
 
 

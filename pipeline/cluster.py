@@ -36,7 +36,7 @@ def connected(cluster: ClusterConfig) -> Iterator[None]:
 
 
 @contextmanager
-def _free_agent_port() -> Iterator[None]:
+def free_agent_port() -> Iterator[None]:
     """Within, Ray starts with any free port for what runs its jobs.
 
     `ray.init` always takes the same one, so that of two Rays on a machine the second would accept no jobs.
@@ -61,7 +61,7 @@ def local_ray(cpus: int) -> Iterator[str]:
     """
     process = psutil.Process()
     others = set(process.children(recursive=True))
-    with _free_agent_port():
+    with free_agent_port():
         # The dashboard, on loopback, is also what answers Ray Train's questions about its own actors.
         context = ray.init(
             address="local",
