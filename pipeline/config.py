@@ -462,6 +462,9 @@ class ClusterConfig(Strict):
     gpus_per_worker: NonNegativeFloat = 0
     loader_processes: NonNegativeInt = Field(0, description="image-loading processes of each worker")
     max_failures: int = Field(0, ge=-1, description="restarts after a lost worker; -1 for no limit")
+    tracking_patience: NonNegativeFloat = Field(
+        300.0, description="seconds that a finished training waits for an MLflow server that does not answer"
+    )
 
 
 class DatasetParams(Strict):
