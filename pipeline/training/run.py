@@ -39,7 +39,7 @@ from pipeline.training.workers import fit
 from pointrend import save_weights
 
 UPDATES_PER_LOG = 10
-UNFINISHED_PATIENCE_SECONDS = 5.0
+UNFINISHED_SECONDS = 10.0
 
 
 class InterruptedTrainingError(UserError):
@@ -150,11 +150,24 @@ def is_complete(storage: Path) -> bool:
 
 
 def mark_unfinished(tracker: Tracker, run_id: str, status: str) -> None:
-    """Ends a run in MLflow as FAILED or KILLED if it answers; the error that ended the training is the one to see."""
-    try:
-        tracker.with_patience(UNFINISHED_PATIENCE_SECONDS).finish(run_id, status)
-    except TrackingError as error:
-        print(f"the run still counts as running in MLflow ({error})", flush=True)
+    """Ends a run in MLflow as FAILED or KILLED if it answers soon; the error that ended the training is the one to see.
+
+    A request to a server that hangs would keep the user who pressed Ctrl-C waiting, hence the thread.
+    """
+    said = ["no answer"]
+
+    def mark() -> None:
+        try:
+            tracker.with_patience(UNFINISHED_SECONDS / 2).finish(run_id, status)
+            said.clear()
+        except TrackingError as error:
+            said[:] = [str(error)]
+
+    thread = threading.Thread(target=mark, daemon=True)
+    thread.start()
+    thread.join(UNFINISHED_SECONDS)
+    if said:
+        print(f"the run still counts as running in MLflow at {tracker.uri} ({said[0]})", flush=True)
 
 
 def finish(run: str, storage: Path, tracker: Tracker, run_id: str) -> None:

@@ -314,10 +314,26 @@ def test_ctrl_c_while_a_finished_training_waits(tracker: Tracker, spool: MetricS
 def test_a_run_that_cannot_be_marked_hides_no_other_error(
     tracker: Tracker, nowhere: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("pipeline.training.run.UNFINISHED_PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr("pipeline.training.run.UNFINISHED_SECONDS", 0.4)
     tracker._client = MlflowClient(nowhere)
     mark_unfinished(tracker, "run", "KILLED")
     assert "still counts as running" in capsys.readouterr().out
+
+
+def test_a_server_that_hangs_does_not_hold_up_ctrl_c(
+    server: MlflowServer, tracker: Tracker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("pipeline.training.run.UNFINISHED_SECONDS", 0.4)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
+    run_id = tracker.start("key", "my run", {}, {})
+    server.signal(signal.SIGSTOP)
+    try:
+        begun = time.monotonic()
+        mark_unfinished(tracker, run_id, "KILLED")
+        assert time.monotonic() - begun < 20
+    finally:
+        server.signal(signal.SIGCONT)
+    assert f"{server.uri} (no answer)" in capsys.readouterr().out
 
 
 # The database
