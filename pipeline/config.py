@@ -463,6 +463,9 @@ class ClusterConfig(Strict):
     loader_processes: NonNegativeInt = Field(0, description="image-loading processes of each worker")
     max_failures: int = Field(0, ge=-1, description="restarts after a lost worker or job; -1 for no limit")
     storage: str | None = Field(None, description="folder that all nodes share, for the trainings; else the project's")
+    tracking_patience: NonNegativeFloat = Field(
+        300.0, description="seconds that a finished training waits for an MLflow server that does not answer"
+    )
 
 
 class DatasetParams(Strict):

@@ -1,23 +1,29 @@
 """MLflow: one run per training, its evaluations nested in it.
 
 Everything goes through :class:`mlflow.MlflowClient` with explicit run ids, so that workers, stages and resumed
-processes all write to the run that they mean.
+processes all write to the run that they mean. What fails for the moment, a server that restarts or a database that
+other processes hold, is tried again, so that it is an error only where it lasts.
 """
 
+import copy
+import fcntl
 import json
+import logging
 import os
+import random
 import subprocess
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import requests
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from pipeline.config import EvaluationSetting, InstanceModelConfig, RenderingConfig, RunConfig
 from pipeline.errors import UserError
@@ -25,6 +31,22 @@ from pointrend.specs import MODELS
 
 KEY_TAG = "pointrend.key"
 METRICS_PER_BATCH = 1000  # the most that one MLflow request takes
+PATIENCE_SECONDS = 30.0
+SILENT_SECONDS = 5.0
+LONGEST_PAUSE_SECONDS = 5.0
+REQUEST_SECONDS = 30  # longer than a server on SQLite waits for its database, which is 20
+
+FAILURES = (MlflowException, SQLAlchemyError, requests.RequestException)
+# No answer is INTERNAL_ERROR; what a database refuses while others write to it can be any of the first three.
+PASSING_CODES = {
+    "INTERNAL_ERROR",
+    "TEMPORARILY_UNAVAILABLE",
+    "BAD_REQUEST",
+    "DEADLINE_EXCEEDED",
+    "REQUEST_LIMIT_EXCEEDED",
+}
+
+T = TypeVar("T")
 
 
 class TrackingError(UserError, RuntimeError):
@@ -82,6 +104,32 @@ def code_version(root: Path) -> str:
     return result.stdout.strip() or "unknown"
 
 
+@contextmanager
+def _alone_with_database(uri: str) -> Iterator[None]:
+    """While MLflow opens an SQLite file: two processes that make its tables at once leave it broken for good."""
+    _, scheme, file = uri.partition("sqlite:///")
+    if not scheme:
+        yield
+        return
+    lock = Path(f"{file}.lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def is_passing(error: Exception) -> bool:
+    """Whether an error of MLflow may be gone at the next try: no answer, an overloaded server, a locked database."""
+    if isinstance(error, MlflowException):
+        return error.error_code in PASSING_CODES
+    return isinstance(error, OperationalError | requests.RequestException)
+
+
+def _reason(error: Exception) -> str:
+    """What an error says, without the SQL that follows."""
+    return str(error).strip().partition("\n")[0]
+
+
 class Tracker:
     """The runs of one MLflow experiment.
 
@@ -89,20 +137,69 @@ class Tracker:
         uri: the tracking server or database.
         experiment: name of the experiment; made where it is missing.
         artifacts: where a database without a server keeps artifacts.
+        patience: for how many seconds a call that fails is tried again.
 
     Raises:
-        TrackingError: if MLflow cannot be reached.
+        TrackingError: if MLflow cannot be reached. All methods raise it, too.
     """
 
-    def __init__(self, uri: str, experiment: str, artifacts: Path | None = None) -> None:
-        self.uri, self.experiment, self.artifacts = uri, experiment, artifacts
+    def __init__(
+        self, uri: str, experiment: str, artifacts: Path | None = None, patience: float = PATIENCE_SECONDS
+    ) -> None:
+        self.uri, self.experiment, self.artifacts, self.patience = uri, experiment, artifacts, patience
+        # MLflow's own retries make a call last for minutes, say nothing, and do not cover a database without a server.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(REQUEST_SECONDS))
+        # It shows a traceback of every locked database, also where the next try succeeds.
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
         try:
-            self._client = MlflowClient(uri)
-            self._experiment_id = self._find_or_create_experiment()
-        except (MlflowException, SQLAlchemyError) as error:
+            with _alone_with_database(uri):
+                self._client = self._try(lambda: MlflowClient(uri))
+            self._experiment_id = self._try(self._find_or_create_experiment)
+        except FAILURES as error:
             raise TrackingError(
-                f"MLflow at {uri} cannot be used; start it or change MLFLOW_TRACKING_URI ({error})"
+                f"MLflow at {uri} cannot be used; start it or change MLFLOW_TRACKING_URI ({_reason(error)})"
             ) from error
+
+    def with_patience(self, seconds: float) -> "Tracker":
+        """The same tracker with another patience."""
+        other = copy.copy(self)
+        other.patience = seconds
+        return other
+
+    def _try(self, call: Callable[[], T]) -> T:
+        """What ``call`` returns; tried until it succeeds, fails for good, or patience is at its end."""
+        begun = time.monotonic()
+        pause, silent = 0.1, True
+        while True:
+            try:
+                result = call()
+            except FAILURES as error:
+                waited = time.monotonic() - begun
+                if not is_passing(error) or waited >= self.patience:
+                    raise
+                if silent and waited > SILENT_SECONDS:
+                    silent = False
+                    limit = f"{self.patience:.0f} s"
+                    print(f"MLflow at {self.uri}: waiting up to {limit} for it ({_reason(error)})", flush=True)
+            else:
+                if not silent:
+                    print(f"MLflow at {self.uri} answers again", flush=True)
+                return result
+            # Processes that collided must not meet again.
+            time.sleep(min(pause * random.uniform(0.5, 1.0), max(self.patience - waited, 0.0)))
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+    def _call(self, run: str, call: Callable[[], T]) -> T:
+        """What ``call``, which is about a run, returns.
+
+        Raises:
+            TrackingError: naming the run.
+        """
+        try:
+            return self._try(call)
+        except FAILURES as error:
+            raise TrackingError(f"MLflow at {self.uri}, run {run}: {_reason(error)}") from error
 
     def _find_or_create_experiment(self) -> str:
         found = self._client.get_experiment_by_name(self.experiment)
@@ -124,52 +221,58 @@ class Tracker:
     def start(self, key: str, name: str, parameters: Mapping[str, str], tags: Mapping[str, str]) -> str:
         """The id of the run with this key: the one that was interrupted, or else a new one."""
         query = f"tags.`{KEY_TAG}` = '{key}' AND attributes.status != 'FINISHED'"
-        with self._errors(name):
-            unfinished = self._client.search_runs([self._experiment_id], query, max_results=1)
-            if unfinished:
-                run_id = unfinished[0].info.run_id
-                self._client.update_run(run_id, status="RUNNING")
-                return run_id
-            run = self._client.create_run(self._experiment_id, run_name=name, tags={**tags, KEY_TAG: key})
-            self._log_parameters(run.info.run_id, parameters)
+
+        # As a whole, what is tried again also finds the run that a request made whose answer was lost.
+        def find_or_create() -> str:
+            found = self._client.search_runs([self._experiment_id], query, max_results=1)
+            if found:
+                self._client.update_run(found[0].info.run_id, status="RUNNING")
+                run = found[0]
+            else:
+                run = self._client.create_run(self._experiment_id, run_name=name, tags={**tags, KEY_TAG: key})
+            missing = {k: v for k, v in parameters.items() if k not in run.data.params}
+            self._client.log_batch(run.info.run_id, params=[Param(k, v) for k, v in missing.items()])
             return run.info.run_id
+
+        return self._call(name, find_or_create)
 
     def log_config(self, run_id: str, config: Any) -> None:
         """Keeps a run's whole configuration as an artifact."""
-        with self._errors(run_id):
-            self._client.log_text(run_id, json.dumps(config, indent=1, sort_keys=True), "config.json")
+        text = json.dumps(config, indent=1, sort_keys=True)
+        self._call(run_id, lambda: self._client.log_text(run_id, text, "config.json"))
 
     def add_evaluation(
         self, parent: str, name: str, setting: EvaluationSetting, metrics: Mapping[str, float], tags: Mapping[str, str]
     ) -> str:
         """A finished run nested in the training's, with the training's parameters and the setting's own."""
         inherited = dict(self.get(parent).data.params)
-        run = self._client.create_run(self._experiment_id, run_name=name, tags={**tags, MLFLOW_PARENT_RUN_ID: parent})
+        tags = {**tags, MLFLOW_PARENT_RUN_ID: parent}
+        run = self._call(name, lambda: self._client.create_run(self._experiment_id, run_name=name, tags=tags))
         run_id = run.info.run_id
         own = {"subdivision_points": str(setting.num_points or "-")}
         if isinstance(setting, RenderingConfig):
             own["resolution"] = str(setting.resolution)
         else:
             own["output_stride"] = str(setting.output_stride or "-")
-        self._log_parameters(run_id, {**inherited, **own})
+        parameters = [Param(key, value) for key, value in {**inherited, **own}.items()]
+        self._call(run_id, lambda: self._client.log_batch(run_id, params=parameters))
         self.log_metrics(run_id, [(key, value, 0) for key, value in metrics.items()])
         self.finish(run_id, "FINISHED")
         return run_id
 
-    def _log_parameters(self, run_id: str, parameters: Mapping[str, str]) -> None:
-        self._client.log_batch(run_id, params=[Param(k, v) for k, v in parameters.items()])
-
     def log_metrics(self, run_id: str, metrics: Iterable[tuple[str, float, int]]) -> None:
-        """Logs (name, value, step) triples."""
+        """Logs (name, value, step) triples, as of now."""
         now = int(time.time() * 1000)
-        entries = [Metric(name, value, now, step) for name, value, step in metrics]
+        self.send_metrics(run_id, [Metric(name, value, now, step) for name, value, step in metrics])
+
+    def send_metrics(self, run_id: str, entries: Sequence[Metric]) -> None:
+        """Logs entries that have a time of their own; MLflow keeps one that it has already only once."""
         for first in range(0, len(entries), METRICS_PER_BATCH):
-            with self._errors(run_id):
-                self._client.log_batch(run_id, metrics=entries[first : first + METRICS_PER_BATCH])
+            batch = entries[first : first + METRICS_PER_BATCH]
+            self._call(run_id, lambda batch=batch: self._client.log_batch(run_id, metrics=batch))  # type: ignore[misc]
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
-        with self._errors(run_id):
-            self._client.log_batch(run_id, tags=[RunTag(k, v) for k, v in tags.items()])
+        self._call(run_id, lambda: self._client.log_batch(run_id, tags=[RunTag(k, v) for k, v in tags.items()]))
 
     def last_step(self, run_id: str, metric: str) -> int:
         """The highest step that a metric was logged at; 0 where it never was."""
@@ -177,27 +280,13 @@ class Tracker:
 
     def finish(self, run_id: str, status: str) -> None:
         """Ends a run as FINISHED, FAILED or KILLED."""
-        with self._errors(run_id):
-            self._client.set_terminated(run_id, status)
+        self._call(run_id, lambda: self._client.set_terminated(run_id, status))
 
     def get(self, run_id: str) -> Run:
-        """A run with its parameters and metrics.
-
-        Raises:
-            TrackingError: if MLflow does not have it.
-        """
-        with self._errors(run_id):
-            return self._client.get_run(run_id)
-
-    @contextmanager
-    def _errors(self, run_id: str) -> Iterator[None]:
-        try:
-            yield
-        except (MlflowException, SQLAlchemyError) as error:
-            raise TrackingError(f"MLflow at {self.uri}, run {run_id}: {error}") from error
+        """A run with its parameters and metrics."""
+        return self._call(run_id, lambda: self._client.get_run(run_id))
 
     def history(self, run_id: str, metric: str) -> list[tuple[int, float]]:
         """A metric's (step, value) pairs in order."""
-        with self._errors(run_id):
-            entries = self._client.get_metric_history(run_id, metric)
+        entries = self._call(run_id, lambda: self._client.get_metric_history(run_id, metric))
         return sorted((entry.step, entry.value) for entry in entries)

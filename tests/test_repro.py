@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 from mini_project import MiniProject
 from mlflow import MlflowClient
+from mlflow_server import MlflowServer
 from safetensors.torch import load_file
 
 from pipeline.tracking import KEY_TAG
@@ -167,6 +168,45 @@ def test_a_training_that_is_stopped_and_killed_goes_on_and_ends_with_the_same_we
         json.loads((project.root / "outputs/demo/train/coco_4xconv_r50-0/train.json").read_text())["resumed_from"] == 0
     )
     assert all((weights(project, "4xconv")[name] == value).all() for name, value in resumed.items())
+
+
+def test_mlflow_that_goes_in_mid_run_and_is_not_back_at_the_end(project: MiniProject, tmp_path: Path) -> None:
+    server = MlflowServer(tmp_path)
+    server.start()
+    with (project.root / "configs/clusters/laptop.yaml").open("a") as stream:
+        stream.write("tracking_patience: 1\n")
+    # Longer than ever before: DVC does not run what it has the outputs of.
+    (project.root / "configs/schedules/demo.yaml").write_text(
+        "batch_size: 2\nwarmup: {updates: 1, learning_rate: 0.001}\nphases:\n"
+        "  - {updates: 50, learning_rate: 0.01}\ncheckpoint_every: 2\n"
+    )
+    repro = ("env", f"MLFLOW_TRACKING_URI={server.uri}", "dvc", "repro", "train@coco_4xconv_r50-0")
+    folder = project.root / ".pointrend/runs"
+    try:
+        process = project.start(*repro)
+        wait_for(lambda: any(folder.glob("coco_4xconv_r50-0-*/checkpoints/update-*.pt")))
+        server.kill()
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode != 0
+        assert "the training is complete and nothing is lost" in output
+        assert "Traceback" not in output
+        (summary,) = folder.glob("coco_4xconv_r50-0-*/summary.json")
+        trained = json.loads(summary.read_text())
+
+        server.start()
+        result = project.run(*repro)
+        assert result.returncode == 0, result.stdout
+        published = json.loads((project.root / "outputs/demo/train/coco_4xconv_r50-0/train.json").read_text())
+        assert published == published | trained, "it was not trained again"
+        assert not list(folder.glob("coco_4xconv_r50-0-*"))
+        mlflow = MlflowClient(server.uri)
+        run = mlflow.get_run(published["mlflow_run_id"])
+        assert run.info.status == "FINISHED"
+        for name in ("loss", "loss_mask", "learning_rate"):
+            steps = [entry.step for entry in mlflow.get_metric_history(run.info.run_id, name)]
+            assert steps == [10, 20, 30, 40, 50]
+    finally:
+        server.kill()
 
 
 def test_a_file_that_vanished_is_named(project: MiniProject, tmp_path: Path) -> None:

@@ -9,12 +9,12 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Self
 
 import ray.train
 import ray.train.torch
@@ -32,13 +32,15 @@ from pipeline.files import atomic_folder, write_json
 from pipeline.progress import progress
 from pipeline.run_model import build_run_model
 from pipeline.storage import Storage
-from pipeline.tracking import Tracker, run_parameters
+from pipeline.tracking import Tracker, TrackingError, run_parameters
 from pipeline.training.checkpoint import CheckpointStore
 from pipeline.training.loop import Update, build_optimizer, distribute, train
+from pipeline.training.metric_spool import FILE_NAME, MetricSender, MetricSpool, send
 from pipeline.training.workers import fit
 from pointrend import save_weights
 
 UPDATES_PER_LOG = 10
+UNFINISHED_SECONDS = 10.0
 
 
 class InterruptedTrainingError(UserError):
@@ -134,7 +136,8 @@ def synchronised(model: nn.Module, config: RunConfig, device: torch.device) -> n
 def run_training(training: Training, cluster: ClusterConfig, tracker: Tracker, version: str) -> None:
     """Trains a run on a cluster and leaves its weights and their record in its storage.
 
-    A run that was interrupted goes on from its last checkpoint and in its MLflow run.
+    A run that was interrupted goes on from its last checkpoint and in its MLflow run. One that is complete, but for
+    what MLflow did not take, is not trained again.
 
     Args:
         training: the run.
@@ -145,6 +148,7 @@ def run_training(training: Training, cluster: ClusterConfig, tracker: Tracker, v
     Raises:
         InterruptedTrainingError: after Ctrl-C, once a checkpoint is written.
         DivergedTrainingError: if a loss is no longer finite.
+        TrackingError: if MLflow does not answer at the start, or at the end, when all else is done.
     """
     config, storage = training.config, training.storage
     parameters = run_parameters(config)
@@ -159,21 +163,71 @@ def run_training(training: Training, cluster: ClusterConfig, tracker: Tracker, v
         "storage": str(storage),
         "loader_processes": cluster.loader_processes,
         "use_gpu": cluster.gpus_per_worker > 0,
-        "tracking": {"uri": tracker.uri, "experiment": tracker.experiment, "run_id": run_id},
+        "tracking": {
+            "uri": tracker.uri,
+            "experiment": tracker.experiment,
+            "run_id": run_id,
+            "logged": tracker.last_step(run_id, "loss"),
+        },
     }
-    status = "FAILED"
-    try:
-        fit(train_worker, arguments, cluster, config.run, storage / "ray")
-        status = "FINISHED"
-    except (InterruptedTrainingError, KeyboardInterrupt):
-        status = "KILLED"
-        raise
-    finally:
-        tracker.finish(run_id, status)
+    if not is_complete(storage):
+        try:
+            fit(train_worker, arguments, cluster, config.run, storage / "ray")
+        except BaseException as error:
+            interrupted = isinstance(error, InterruptedTrainingError | KeyboardInterrupt)
+            mark_unfinished(tracker, run_id, "KILLED" if interrupted else "FAILED")
+            raise
+    finish(config.run, storage, tracker.with_patience(cluster.tracking_patience), run_id)
     summary = json.loads((storage / SUMMARY).read_text())
     for folder in ("checkpoints", "ray"):
         shutil.rmtree(storage / folder, ignore_errors=True)
     write_json(storage / RECORD, {"run": config.run, "key": training.key, "mlflow_run_id": run_id, **summary})
+
+
+def is_complete(storage: Path) -> bool:
+    """Whether a run's last update is done and its weights written; the summary is written after them."""
+    return all((storage / name).exists() for name in (WEIGHTS, SUMMARY))
+
+
+def mark_unfinished(tracker: Tracker, run_id: str, status: str) -> None:
+    """Ends a run in MLflow as FAILED or KILLED if it answers soon; the error that ended the training is the one to see.
+
+    A request to a server that hangs would keep the user who pressed Ctrl-C waiting, hence the thread.
+    """
+    said = ["no answer"]
+
+    def mark() -> None:
+        try:
+            tracker.with_patience(UNFINISHED_SECONDS / 2).finish(run_id, status)
+            said.clear()
+        except TrackingError as error:
+            said[:] = [str(error)]
+
+    thread = threading.Thread(target=mark, daemon=True)
+    thread.start()
+    thread.join(UNFINISHED_SECONDS)
+    if said:
+        print(f"the run still counts as running in MLflow at {tracker.uri} ({said[0]})", flush=True)
+
+
+def finish(run: str, storage: Path, tracker: Tracker, run_id: str) -> None:
+    """Sends MLflow the metrics that it does not have yet and ends the run there.
+
+    Raises:
+        TrackingError: if MLflow does not answer for as long as the tracker is patient.
+        InterruptedTrainingError: after Ctrl-C.
+    """
+    safe = (
+        f"run {run}: the training is complete and nothing is lost; its weights and metrics are in {storage}. "
+        "`dvc repro` sends the rest without training again"
+    )
+    try:
+        send(MetricSpool(storage / FILE_NAME), tracker, run_id)
+        tracker.finish(run_id, "FINISHED")
+    except TrackingError as error:
+        raise TrackingError(f"{safe} once MLflow answers ({error})") from error
+    except KeyboardInterrupt:
+        raise InterruptedTrainingError(f"interrupted while MLflow did not answer; {safe}") from None
 
 
 def train_worker(arguments: dict[str, Any]) -> None:
@@ -212,63 +266,78 @@ def train_worker(arguments: dict[str, Any]) -> None:
         num_workers=arguments["loader_processes"],
         pin_memory=device.type == "cuda",
     )
-    log = RunLog(**arguments["tracking"], start=start) if rank == 0 else None
     begun = time.monotonic()
-    with progress(f"train {config.run}", schedule.updates, start) as bar, stop_on_interrupt() as stop_requested:
+    with RunLog(storage / FILE_NAME, **arguments["tracking"]) if rank == 0 else nullcontext() as log:
+        with progress(f"train {config.run}", schedule.updates, start) as bar, stop_on_interrupt() as stop_requested:
 
-        def on_update(update: Update) -> None:
-            if log is not None:
-                log.add(update)
-                bar.advance(note=f"loss {update.loss:.3f}")
-            stopping = stop_requested()
-            if stopping or update.number % schedule.checkpoint_every == 0:
-                if rank == 0:
-                    store.save(update.number, model, optimizer)
-                ray.train.report({"update": update.number, "loss": update.loss})
-            if stopping:
-                raise InterruptedTrainingError(
-                    f"interrupted after update {update.number} of {schedule.updates}; the checkpoint is safe, "
-                    "`dvc repro` goes on from there"
-                )
+            def on_update(update: Update) -> None:
+                if log is not None:
+                    log.add(update)
+                    bar.advance(note=f"loss {update.loss:.3f}")
+                stopping = stop_requested()
+                if stopping or update.number % schedule.checkpoint_every == 0:
+                    if rank == 0:
+                        store.save(update.number, model, optimizer)
+                    ray.train.report({"update": update.number, "loss": update.loss})
+                if stopping:
+                    raise InterruptedTrainingError(
+                        f"interrupted after update {update.number} of {schedule.updates}; the checkpoint is safe, "
+                        "`dvc repro` goes on from there"
+                    )
 
-        train(
-            distribute(model, world_size, device),
-            optimizer,
-            loader,
-            schedule,
-            start=start,
-            seed=config.seed,
-            rank=rank,
-            device=device,
-            on_update=on_update,
-        )
-    if log is not None:
-        log.flush()
-        save_weights(model, storage / WEIGHTS, {"model": config.model.name, "run": config.run})
-        summary = {
-            "updates": schedule.updates,
-            "resumed_from": start,
-            "seconds": round(time.monotonic() - begun, 1),
-            "workers": world_size,
-            "hardware": hardware(),
-            "images": len(dataset),
-            "losses": log.last_losses,
-        }
-        write_json(storage / SUMMARY, summary)
+            train(
+                distribute(model, world_size, device),
+                optimizer,
+                loader,
+                schedule,
+                start=start,
+                seed=config.seed,
+                rank=rank,
+                device=device,
+                on_update=on_update,
+            )
+        if log is not None:
+            log.flush()
+            save_weights(model, storage / WEIGHTS, {"model": config.model.name, "run": config.run})
+            summary = {
+                "updates": schedule.updates,
+                "resumed_from": start,
+                "seconds": round(time.monotonic() - begun, 1),
+                "workers": world_size,
+                "hardware": hardware(),
+                "images": len(dataset),
+                "losses": log.last_losses,
+            }
+            write_json(storage / SUMMARY, summary)
 
 
 class RunLog:
-    """Losses, learning rate and speed of a run, to MLflow while it trains.
+    """Losses, learning rate and speed of a run, to MLflow while it trains, by way of a spool.
 
     Each entry is the mean over :data:`UPDATES_PER_LOG` updates. Steps that a run logged before it was interrupted are
     not logged twice.
+
+    Args:
+        file: the run's spool.
+        uri: the tracking server.
+        experiment: the MLflow experiment.
+        run_id: the MLflow run.
+        logged: the last step that MLflow has.
     """
 
-    def __init__(self, uri: str, experiment: str, run_id: str, start: int) -> None:
-        self._tracker, self._run_id = Tracker(uri, experiment), run_id
-        self._logged = self._tracker.last_step(run_id, "loss") if start else 0
+    def __init__(self, file: Path, uri: str, experiment: str, run_id: str, logged: int) -> None:
+        self._spool = MetricSpool(file)
+        self._sender = MetricSender(self._spool, uri, experiment, run_id)
+        # A spool may be ahead of the server; the server has steps of a spool that was deleted.
+        self._logged = max(logged, self._spool.last_step())
         self._window: list[Update] = []
         self.last_losses: dict[str, float] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._sender.close()
 
     def add(self, update: Update) -> None:
         self._window.append(update)
@@ -283,16 +352,16 @@ class RunLog:
         step = window[-1].number
         mean = {name: statistics.fmean(u.losses[name] for u in window) for name in window[0].losses}
         self.last_losses = mean
-        if step <= self._logged:
-            return
-        values = {
-            **mean,
-            "loss": sum(mean.values()),
-            "learning_rate": window[-1].learning_rate,
-            "gradient_norm": statistics.fmean(u.gradient_norm for u in window),
-            "updates_per_second": len(window) / sum(u.seconds for u in window),
-        }
-        self._tracker.log_metrics(self._run_id, [(name, value, step) for name, value in values.items()])
+        if step > self._logged:
+            values = {
+                **mean,
+                "loss": sum(mean.values()),
+                "learning_rate": window[-1].learning_rate,
+                "gradient_norm": statistics.fmean(u.gradient_norm for u in window),
+                "updates_per_second": len(window) / sum(u.seconds for u in window),
+            }
+            self._spool.append(step, values)
+        self._sender.notify()
 
 
 def worker_device(use_gpu: bool) -> torch.device:

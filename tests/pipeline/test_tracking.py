@@ -10,6 +10,10 @@ from uuid import uuid4
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.entities import Metric
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
+from sqlalchemy.exc import OperationalError
 
 from pipeline.config import Project, RenderingConfig, RunConfig
 from pipeline.tracking import Tracker, TrackingError, code_version, run_parameters, tracking_uri
@@ -227,14 +231,96 @@ def test_two_processes_at_once_lose_nothing(tracker: Tracker, tmp_path: Path, re
         assert tracker.history(run_id, name) == [(i, float(i)) for i in range(ROUNDS)]
 
 
+def test_an_entry_that_is_sent_twice_is_there_once(tracker: Tracker) -> None:
+    run_id = tracker.start("key", "my run", {}, {})
+    entries = [Metric("loss", math.nan if step == 3 else step / 7, 1000 + step, step) for step in range(6)]
+    tracker.send_metrics(run_id, entries[:4])
+    tracker.send_metrics(run_id, entries)
+    assert [step for step, _ in tracker.history(run_id, "loss")] == list(range(6))
+
+
 # What can go wrong
 
 
+def flaky(monkeypatch: pytest.MonkeyPatch, method: str, failures: int, error: Exception, late: bool) -> list[str]:
+    """Makes the first calls of a method fail, before they do anything or after. The list grows with every call."""
+    real, calls = getattr(MlflowClient, method), []
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        calls.append(method)
+        failing = len(calls) <= failures
+        result = None if failing and not late else real(*args, **kwargs)
+        if failing:
+            raise error
+        return result
+
+    monkeypatch.setattr(MlflowClient, method, call)
+    return calls
+
+
+LOCKED = MlflowException("(sqlite3.OperationalError) database is locked", TEMPORARILY_UNAVAILABLE)
+NO_ANSWER = MlflowException("API request failed with exception")
+
+
+@pytest.mark.parametrize("error", [LOCKED, NO_ANSWER, OperationalError("SELECT", {}, Exception("database is locked"))])
+@pytest.mark.parametrize("late", [False, True])
+def test_what_fails_for_the_moment_is_tried_again(
+    tracker: Tracker, monkeypatch: pytest.MonkeyPatch, error: Exception, late: bool
+) -> None:
+    run_id = tracker.start("key", "my run", {}, {})
+    calls = flaky(monkeypatch, "log_batch", 3, error, late)
+    tracker.log_metrics(run_id, [("loss", 1.0, 1)])
+    assert len(calls) == 4
+    assert tracker.history(run_id, "loss") == [(1, 1.0)]
+
+
+@pytest.mark.parametrize("method", ["search_runs", "create_run", "log_batch"])
+@pytest.mark.parametrize("late", [False, True])
+def test_a_start_that_is_tried_again_makes_one_run(
+    tracker: Tracker, client: MlflowClient, monkeypatch: pytest.MonkeyPatch, method: str, late: bool
+) -> None:
+    flaky(monkeypatch, method, 2, NO_ANSWER, late)
+    run_id = tracker.start("key", "my run", {"seed": "3"}, {})
+    assert client.get_run(run_id).data.params == {"seed": "3"}
+    assert len(client.search_runs([client.get_experiment_by_name(tracker.experiment).experiment_id])) == 1
+
+
+def test_parameters_that_an_interrupted_start_left_out_are_logged_by_the_next(
+    tracker: Tracker, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(TrackingError):
+        flaky(patch, "log_batch", 99, NO_ANSWER, late=False)
+        tracker.with_patience(0).start("key", "my run", {"seed": "3"}, {})
+    assert client.get_run(tracker.start("key", "my run", {"seed": "3"}, {})).data.params == {"seed": "3"}
+
+
+def test_patience_has_an_end(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_id = tracker.start("key", "my run", {}, {})
+    calls = flaky(monkeypatch, "log_batch", 99, LOCKED, late=False)
+    with pytest.raises(TrackingError, match=rf"{run_id}: .*database is locked$"):
+        tracker.with_patience(0.5).log_metrics(run_id, [("loss", 1.0, 1)])
+    assert 3 <= len(calls) < 99
+
+
+def test_what_fails_for_good_is_not_tried_again(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = flaky(monkeypatch, "log_batch", 0, LOCKED, late=False)
+    with pytest.raises(TrackingError, match=NOBODY):
+        tracker.log_metrics(NOBODY, [("loss", 1.0, 1)])
+    assert len(calls) == 1
+
+
+def test_waiting_is_said(tracker: Tracker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("pipeline.tracking.SILENT_SECONDS", 0.1)
+    flaky(monkeypatch, "set_terminated", 4, NO_ANSWER, late=False)
+    tracker.finish(tracker.start("key", "my run", {}, {}), "FINISHED")
+    said = capsys.readouterr().out
+    assert said.count("waiting up to 30 s") == said.count(f"MLflow at {tracker.uri} answers again") == 1
+
+
 @pytest.mark.parametrize("address", ["http://127.0.0.1:9", "http://nowhere.invalid:5000"])
-def test_a_server_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+def test_a_server_that_does_not_answer_is_named(address: str) -> None:
     with pytest.raises(TrackingError) as caught:
-        Tracker(address, "experiment")
+        Tracker(address, "experiment", patience=0.2)
     assert address in str(caught.value)
     assert "MLFLOW_TRACKING_URI" in str(caught.value)
 
@@ -243,7 +329,7 @@ def test_a_database_that_is_none_is_named(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_text("this is no database\n" * 100)
     address = f"sqlite:///{tmp_path / 'mlflow.db'}"
     with pytest.raises(TrackingError) as caught:
-        Tracker(address, "experiment")
+        Tracker(address, "experiment", patience=0.2)
     assert address in str(caught.value)
 
 
