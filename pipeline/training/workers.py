@@ -77,13 +77,14 @@ def fit(
                 cause = getattr(failure, "cause", failure)
                 if isinstance(cause, UserError):
                     raise cause from None
-            lost = [rank for rank, e in sorted(error.worker_failures.items()) if isinstance(e, RayActorError)]
-            if lost:
-                raise LostWorkerError(
-                    f"worker {lost[0] + 1} of {cluster.workers} died and its restarts are used up (max_failures: "
-                    f"{cluster.max_failures} in the cluster configuration); `dvc repro` goes on from the last "
-                    f"checkpoint. Ray says: {error.worker_failures[lost[0]]}"
-                ) from error
+            for rank, failure in sorted(error.worker_failures.items()):
+                death = getattr(failure, "health_check_failure", failure)
+                if isinstance(death, RayActorError):
+                    raise LostWorkerError(
+                        f"worker {rank + 1} of {cluster.workers} died and its restarts are used up (max_failures: "
+                        f"{cluster.max_failures} in the cluster configuration); `dvc repro` goes on from the last "
+                        f"checkpoint. Ray says: {death}"
+                    ) from error
             raise
 
 
