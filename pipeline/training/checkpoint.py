@@ -61,8 +61,10 @@ class CheckpointStore:
             with atomic_file(path, "wb") as stream:
                 torch.save(state, stream)
         except (OSError, RuntimeError) as error:
+            # Of a full disk, torch says no more than "unexpected pos".
+            reason = error.__context__ if isinstance(error.__context__, OSError) else error
             raise CheckpointError(
-                f"{path}: the checkpoint could not be written; free some space and run `dvc repro` again ({error})"
+                f"{path}: the checkpoint could not be written; free some space and run `dvc repro` again ({reason})"
             ) from error
         files = self._files()
         # Files of later updates could not be read, or this one would not have been made.
