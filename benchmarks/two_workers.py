@@ -30,7 +30,7 @@ def worker(arguments: argparse.Namespace) -> None:
     from pipeline.config import Phase, ScheduleConfig, Warmup
     from pipeline.data.dataset import TrainingImages
     from pipeline.data.manifest import read_prepared
-    from pipeline.data.samplers import TrainingBatches
+    from pipeline.data.samplers import Share, TrainingBatches
     from pipeline.training.loop import Update, build_optimizer, distribute, train
     from pointrend import build_model
 
@@ -38,6 +38,7 @@ def worker(arguments: argparse.Namespace) -> None:
     if distributed:
         dist.init_process_group("gloo")
     rank, world_size = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
+    share = Share(rank, world_size, parts=world_size)
     torch.set_num_threads(2 // world_size)
     schedule = ScheduleConfig(
         batch_size=4,
@@ -54,8 +55,7 @@ def worker(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
         start=0,
         stop=schedule.updates,
-        rank=rank,
-        world_size=world_size,
+        share=share,
     )
     losses: list[float] = []
 
@@ -72,7 +72,7 @@ def worker(arguments: argparse.Namespace) -> None:
         schedule,
         start=0,
         seed=arguments.seed,
-        rank=rank,
+        share=share,
         device=torch.device("cpu"),
         on_update=on_update,
     )

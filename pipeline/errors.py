@@ -6,3 +6,7 @@ class UserError(Exception):
 
     Stages and commands show it as a message; any other exception is a bug and keeps its traceback.
     """
+
+
+class LostWorkerError(UserError):
+    """A worker's process died once too often."""

@@ -5,10 +5,17 @@ run would have seen.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from torch.utils.data import Sampler
+
+from pipeline.errors import UserError
+
+
+class BatchShareError(UserError, ValueError):
+    """A batch that cannot be cut into parts of equal size for its workers."""
 
 
 class Draw(NamedTuple):
@@ -46,18 +53,67 @@ def global_batches(groups: np.ndarray, batch_size: int, seed: int) -> Iterator[l
         epoch += 1
 
 
+@dataclass(frozen=True)
+class Share:
+    """What one worker does of every batch.
+
+    A batch is cut into parts, each of one forward and backward pass. Worker r does every ``world_size``-th of them from
+    the r-th on and adds their gradients up. What an update learns depends on the parts, not on who does them: fewer
+    workers than parts repeat, up to the order of sums, what as many workers as parts would have done.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    parts: int = 1
+
+    @property
+    def own(self) -> range:
+        """The numbers of this worker's parts: at least one."""
+        return range(self.rank, self.parts, self.world_size)
+
+    @classmethod
+    def of_batch(cls, batch_size: int, images_per_worker: int | None, rank: int = 0, world_size: int = 1) -> "Share":
+        """A worker's share of batches of a size.
+
+        Args:
+            batch_size: images per update, over all workers.
+            images_per_worker: the most images of one pass; all of a worker's at once if not given.
+            rank, world_size: this worker, and how many there are.
+
+        Raises:
+            BatchShareError: if the batch does not divide.
+        """
+        parts = world_size
+        if images_per_worker is not None and images_per_worker < batch_size:
+            if batch_size % images_per_worker:
+                raise BatchShareError(
+                    f"batch_size is {batch_size}, which passes of {images_per_worker} images cannot make up; set "
+                    "images_per_worker in the cluster configuration to a divisor"
+                )
+            parts = max(parts, batch_size // images_per_worker)
+        if batch_size % parts:
+            raise BatchShareError(
+                f"batch_size is {batch_size}, which {parts} workers cannot share equally; set workers in the cluster "
+                "configuration to a divisor, or images_per_worker to have each work in several passes"
+            )
+        return cls(rank, world_size, parts)
+
+
+ALONE = Share()
+
+
 class TrainingBatches(Sampler[list[Draw]]):
-    """This worker's part of the batches of updates ``start`` to ``stop``.
+    """This worker's parts of the batches of updates ``start`` to ``stop``: one list for each part, in order.
 
     Args:
         groups: (D,) the group of image i; the images of a batch are of one.
-        batch_size: images per update over all workers; worker r takes every ``world_size``-th from the r-th on.
+        batch_size: images per update over all workers; part p has every ``share.parts``-th from the p-th on.
         seed: of the permutations and the augmentation.
         start, stop: the updates to cover.
-        rank, world_size: this worker, and how many there are.
+        share: this worker's.
 
     Raises:
-        ValueError: if the dataset is empty or the batch does not divide by the workers.
+        ValueError: if the dataset is empty or the batch does not divide by its parts.
     """
 
     def __init__(
@@ -68,25 +124,26 @@ class TrainingBatches(Sampler[list[Draw]]):
         seed: int,
         start: int,
         stop: int,
-        rank: int = 0,
-        world_size: int = 1,
+        share: Share = ALONE,
     ) -> None:
         if not len(groups):
             raise ValueError("there is no image to train on")
-        if batch_size % world_size:
-            raise ValueError(f"batch_size is {batch_size}, which {world_size} workers cannot share equally")
+        if batch_size % share.parts:
+            raise ValueError(f"batch_size is {batch_size}, which cannot be cut into {share.parts} equal parts")
         self._groups, self._batch_size, self._seed = groups, batch_size, seed
-        self._start, self._stop, self._rank, self._world_size = start, stop, rank, world_size
+        self._start, self._stop, self._share = start, stop, share
 
     def __len__(self) -> int:
-        return self._stop - self._start
+        return (self._stop - self._start) * len(self._share.own)
 
     def __iter__(self) -> Iterator[list[Draw]]:
         batches = enumerate(global_batches(self._groups, self._batch_size, self._seed))
         for update, batch in batches:
             if update >= self._stop:
                 return
-            if update >= self._start:
-                slots = range(self._rank, self._batch_size, self._world_size)
+            if update < self._start:
+                continue
+            for part in self._share.own:
+                slots = range(part, self._batch_size, self._share.parts)
                 # The last number keeps these seeds apart from those of the model's own randomness.
                 yield [Draw(batch[slot], draw_seed(self._seed, update, slot, 1)) for slot in slots]

@@ -12,15 +12,11 @@ from ray.exceptions import RayError, RayTaskError
 
 from pipeline.cluster import connected
 from pipeline.config import ClusterConfig
-from pipeline.errors import UserError
+from pipeline.errors import LostWorkerError, UserError
 from pipeline.evaluation.chunks import Build, Worker, part_folder
 from pipeline.progress import Progress, progress
 
 IMAGES_PER_CHUNK = 8
-
-
-class LostWorkerError(UserError):
-    """A worker's process died once too often."""
 
 
 def predict_in_chunks(build: Build, num_images: int, folder: Path, cluster: ClusterConfig, label: str) -> list[Path]:

@@ -1,8 +1,8 @@
 """The training loop: plain torch, on one process or on several under DistributedDataParallel."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +12,7 @@ from torch.nn.utils import get_total_norm
 
 from pipeline.config import ScheduleConfig
 from pipeline.data.dataset import Example
-from pipeline.data.samplers import draw_seed
+from pipeline.data.samplers import Share, draw_seed
 from pipeline.errors import UserError
 from pipeline.training.schedule import learning_rate
 from pointrend.semantic import SemanticSegmenter
@@ -29,7 +29,7 @@ class Update:
     """What one update did, on this worker."""
 
     number: int  # from 1
-    losses: dict[str, float]
+    losses: dict[str, float]  # means over its parts of the batch
     learning_rate: float
     gradient_norm: float
     seconds: float
@@ -76,23 +76,24 @@ def train(
     *,
     start: int,
     seed: int,
-    rank: int,
+    share: Share,
     device: torch.device,
     on_update: Callable[[Update], None],
 ) -> None:
     """Trains from update ``start`` to the end of the batches.
 
-    Randomness inside the model is reseeded at every update from (seed, update, rank), so that it, too, is a function
-    of the update's number: a resumed run repeats what an uninterrupted one does.
+    An update follows the mean of the gradients of all parts of its batch. Randomness inside the model is reseeded at
+    every part from (seed, update, part), so that it, too, is a function of the update's number: a resumed run repeats
+    what an uninterrupted one does, whoever does which part.
 
     Args:
         model: maps (images, targets) to a dict of losses; wrapped in DistributedDataParallel or not.
         optimizer: over the model's parameters.
-        batches: this worker's examples of each update, the first one being update ``start``'s.
+        batches: this worker's examples, part by part, the first one being of update ``start``.
         schedule: learning rates and precision.
         start: updates that are behind us.
         seed: of the run.
-        rank: this worker's number.
+        share: what this worker does of each batch.
         device: where the model lies.
         on_update: called after each update.
 
@@ -101,25 +102,33 @@ def train(
             names the update and the images.
     """
     model.train()
-    for number, examples in enumerate(batches, start=start):
+    # Workers' gradients are averaged: each counts as if there were as many parts as workers.
+    weight = share.world_size / share.parts
+    for number, parts in enumerate(_by_update(batches, len(share.own)), start=start):
         begun = time.perf_counter()
-        torch.manual_seed(draw_seed(seed, number, rank))
         rate = learning_rate(schedule, number)
         for group in optimizer.param_groups:
             group["lr"] = rate * group["multiplier"]
-
-        images = [example.image.to(device, non_blocking=True) for example in examples]
-        targets = [{k: v.to(device, non_blocking=True) for k, v in example.target.items()} for example in examples]
-        with autocast(device, schedule.precision):
-            losses: dict[str, Tensor] = model(images, targets)
-            loss = torch.stack(list(losses.values())).sum()
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+
+        totals: dict[str, Tensor] = {}
+        for part, examples in zip(share.own, parts, strict=True):
+            torch.manual_seed(draw_seed(seed, number, part))
+            images = [example.image.to(device, non_blocking=True) for example in examples]
+            targets = [{k: v.to(device, non_blocking=True) for k, v in e.target.items()} for e in examples]
+            with _gradients_stay_here(model) if part != share.own[-1] else nullcontext():
+                with autocast(device, schedule.precision):
+                    losses: dict[str, Tensor] = model(images, targets)
+                    loss = torch.stack(list(losses.values())).sum()
+                (loss * weight).backward()
+            for name, value in losses.items():
+                totals[name] = totals[name] + value.detach() if name in totals else value.detach()
 
         # Gradients are averaged over the workers by now, so that all of them see a NaN and stop at the same update.
         gradient_norm = get_total_norm([p.grad for p in model.parameters() if p.grad is not None]).item()
-        values = dict(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True))
-        image_ids = tuple(example.image_id for example in examples)
+        means = torch.stack(list(totals.values())) / len(share.own)
+        values = dict(zip(totals, means.tolist(), strict=True))
+        image_ids = tuple(example.image_id for examples in parts for example in examples)
         if not torch.isfinite(torch.tensor([gradient_norm, *values.values()])).all():
             shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
             raise DivergedTrainingError(
@@ -128,6 +137,23 @@ def train(
             )
         optimizer.step()
         on_update(Update(number + 1, values, rate, gradient_norm, time.perf_counter() - begun, image_ids))
+
+
+def _by_update(batches: Iterable[Sequence[Example]], parts: int) -> Iterator[list[Sequence[Example]]]:
+    """A worker's parts of one update after the other; what is no whole update is an error of the caller's."""
+    found: list[Sequence[Example]] = []
+    for examples in batches:
+        found.append(examples)
+        if len(found) == parts:
+            yield found
+            found = []
+    if found:
+        raise ValueError(f"{len(found)} batches are left over, fewer than the {parts} of an update")
+
+
+def _gradients_stay_here(model: nn.Module) -> AbstractContextManager[None]:
+    """Keeps a backward pass from averaging its gradients over the workers: that of the last part does it for all."""
+    return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast | nullcontext[None]:

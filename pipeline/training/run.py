@@ -17,15 +17,15 @@ from types import FrameType
 from typing import Any, Self
 
 import ray.train
+import ray.train.collective
 import ray.train.torch
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
 from pipeline.config import ClusterConfig, InstanceModelConfig, RunConfig
 from pipeline.data.dataset import TrainingImages
 from pipeline.data.manifest import PreparedDataset, read_prepared
-from pipeline.data.samplers import TrainingBatches, draw_seed
+from pipeline.data.samplers import Share, TrainingBatches, draw_seed
 from pipeline.data.semantic_dataset import SemanticTrainingImages
 from pipeline.errors import UserError
 from pipeline.files import atomic_folder, write_json
@@ -33,14 +33,17 @@ from pipeline.progress import progress
 from pipeline.run_model import build_run_model
 from pipeline.storage import Storage
 from pipeline.tracking import Tracker, TrackingError, run_parameters
-from pipeline.training.checkpoint import CheckpointStore
+from pipeline.training.checkpoint import CheckpointStore, CheckpointWriter
+from pipeline.training.loading import load_batches
 from pipeline.training.loop import Update, build_optimizer, distribute, train
 from pipeline.training.metric_spool import FILE_NAME, MetricSender, MetricSpool, send
-from pipeline.training.workers import fit
+from pipeline.training.workers import fit, for_batch
 from pointrend import save_weights
 
 UPDATES_PER_LOG = 10
 UNFINISHED_SECONDS = 10.0
+# Ray looks for nodes that are to go every 5 seconds. Asking takes all workers some milliseconds.
+UPDATES_PER_PREEMPTION_CHECK = 10
 
 
 class InterruptedTrainingError(UserError):
@@ -151,6 +154,7 @@ def run_training(training: Training, cluster: ClusterConfig, tracker: Tracker, v
         TrackingError: if MLflow does not answer at the start, or at the end, when all else is done.
     """
     config, storage = training.config, training.storage
+    cluster = for_batch(cluster, config.schedule.batch_size)
     parameters = run_parameters(config)
     tags = {"kind": "training", "experiment": config.experiment, "code": version, "hardware": hardware()}
     tags |= {name: parameters[name] for name in ("dataset", "head", "backbone", "sampling")}
@@ -161,6 +165,7 @@ def run_training(training: Training, cluster: ClusterConfig, tracker: Tracker, v
         "prepared": str(training.prepared.resolve()),
         "images": training.images.root,
         "storage": str(storage),
+        "images_per_worker": cluster.images_per_worker,
         "loader_processes": cluster.loader_processes,
         "use_gpu": cluster.gpus_per_worker > 0,
         "tracking": {
@@ -239,6 +244,12 @@ def train_worker(arguments: dict[str, Any]) -> None:
     device = worker_device(arguments["use_gpu"])
     prepared = read_prepared(Path(arguments["prepared"]))
     schedule = config.schedule
+    share = Share.of_batch(schedule.batch_size, arguments["images_per_worker"], rank, world_size)
+    if config.model.norm == "batch" and share.parts > world_size:
+        raise UserError(
+            f"run {config.run}: norm 'batch' needs statistics of the whole batch in one pass; have {share.parts} "
+            "workers, or larger images_per_worker"
+        )
 
     # Every worker draws the same initial weights; DistributedDataParallel makes sure of it.
     torch.manual_seed(draw_seed(config.seed))
@@ -247,7 +258,7 @@ def train_worker(arguments: dict[str, Any]) -> None:
         model = synchronised(model, config, device)
     optimizer = build_optimizer(model, schedule)
     store = CheckpointStore(storage / "checkpoints")
-    start = store.load_latest(model, optimizer, device)
+    start = resume(store, model, optimizer, device, rank)
 
     dataset = training_images(config, prepared, Storage(arguments["images"]))
     batches = TrainingBatches(
@@ -256,28 +267,30 @@ def train_worker(arguments: dict[str, Any]) -> None:
         seed=config.seed,
         start=start,
         stop=schedule.updates,
-        rank=rank,
-        world_size=world_size,
-    )
-    loader = DataLoader(
-        dataset,
-        batch_sampler=batches,
-        collate_fn=list,
-        num_workers=arguments["loader_processes"],
-        pin_memory=device.type == "cuda",
+        share=share,
     )
     begun = time.monotonic()
-    with RunLog(storage / FILE_NAME, **arguments["tracking"]) if rank == 0 else nullcontext() as log:
+    with (
+        RunLog(storage / FILE_NAME, **arguments["tracking"]) if rank == 0 else nullcontext() as log,
+        CheckpointWriter(store) as checkpoints,
+    ):
+        if log is not None:
+            log.started(start, workers=world_size, passes=len(share.own))
         with progress(f"train {config.run}", schedule.updates, start) as bar, stop_on_interrupt() as stop_requested:
+            notice = Notice()
 
             def on_update(update: Update) -> None:
                 if log is not None:
                     log.add(update)
                     bar.advance(note=f"loss {update.loss:.3f}")
                 stopping = stop_requested()
-                if stopping or update.number % schedule.checkpoint_every == 0:
+                leaving = notice.is_new() if update.number % UPDATES_PER_PREEMPTION_CHECK == 0 else False
+                if stopping or leaving or update.number % schedule.checkpoint_every == 0:
                     if rank == 0:
-                        store.save(update.number, model, optimizer)
+                        checkpoints.save(update.number, model, optimizer)
+                        if stopping or leaving:
+                            checkpoints.wait()
+                            print(f"checkpoint of update {update.number} written before time", flush=True)
                     ray.train.report({"update": update.number, "loss": update.loss})
                 if stopping:
                     raise InterruptedTrainingError(
@@ -288,11 +301,11 @@ def train_worker(arguments: dict[str, Any]) -> None:
             train(
                 distribute(model, world_size, device),
                 optimizer,
-                loader,
+                load_batches(dataset, batches, arguments["loader_processes"], device),
                 schedule,
                 start=start,
                 seed=config.seed,
-                rank=rank,
+                share=share,
                 device=device,
                 on_update=on_update,
             )
@@ -304,11 +317,40 @@ def train_worker(arguments: dict[str, Any]) -> None:
                 "resumed_from": start,
                 "seconds": round(time.monotonic() - begun, 1),
                 "workers": world_size,
+                "passes": len(share.own),
                 "hardware": hardware(),
                 "images": len(dataset),
                 "losses": log.last_losses,
             }
             write_json(storage / SUMMARY, summary)
+
+
+def resume(
+    store: CheckpointStore, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device, rank: int
+) -> int:
+    """Restores the newest whole checkpoint on every worker and returns its number of updates; 0 where there is none.
+
+    The first worker chooses it for all: others might see one that a run still dying has just written.
+    """
+    start = store.load_latest(model, optimizer, device) if rank == 0 else 0
+    start = ray.train.collective.broadcast_from_rank_zero(start)
+    if rank > 0 and start > 0:
+        store.load(start, model, optimizer, device)
+    return start
+
+
+class Notice:
+    """What Ray announces of nodes that are to go, such as a spot machine that is taken back."""
+
+    def __init__(self) -> None:
+        self._seen: Any = None
+
+    def is_new(self) -> bool:
+        """Whether there is news since the last call. All workers get the same answer, and must ask as often."""
+        info = ray.train.get_preemption_info()
+        new = info is not None and info != self._seen
+        self._seen = info
+        return new
 
 
 class RunLog:
@@ -338,6 +380,10 @@ class RunLog:
 
     def __exit__(self, *error: object) -> None:
         self._sender.close()
+
+    def started(self, update: int, workers: int, passes: int) -> None:
+        """Logs how the batch is split up from an update on: it may be another way after a restart."""
+        self._spool.append(update, {"workers": workers, "passes": passes})
 
     def add(self, update: Update) -> None:
         self._window.append(update)

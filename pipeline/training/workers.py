@@ -5,12 +5,27 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ray.exceptions import RayActorError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from pipeline.cluster import connected
 from pipeline.config import ClusterConfig
-from pipeline.errors import UserError
+from pipeline.data.samplers import Share
+from pipeline.errors import LostWorkerError, UserError
+
+
+def for_batch(cluster: ClusterConfig, batch_size: int) -> ClusterConfig:
+    """The cluster with no more workers than a batch has parts, where their number may vary.
+
+    Raises:
+        BatchShareError: if the batch cannot be shared out.
+    """
+    if cluster.min_workers is None:
+        Share.of_batch(batch_size, cluster.images_per_worker, world_size=max(cluster.workers, 1))
+        return cluster
+    parts = Share.of_batch(batch_size, cluster.images_per_worker, world_size=cluster.min_workers).parts
+    return cluster.model_copy(update={"workers": min(cluster.workers, parts)})
 
 
 def fit(
@@ -32,7 +47,8 @@ def fit(
         storage: a folder that every worker can reach.
 
     Raises:
-        Exception: the error of the first worker that failed, once all restarts are used up.
+        LostWorkerError: if a worker's process or node died, once all restarts are used up.
+        Exception: the error of the first worker that failed, likewise.
     """
     if cluster.workers == 0:
         # Local mode announces itself and every report, beside our own progress.
@@ -42,7 +58,7 @@ def fit(
         train_loop_config=arguments,
         torch_config=TorchConfig(backend="nccl" if cluster.gpus_per_worker else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=cluster.workers,
+            num_workers=cluster.workers if cluster.min_workers is None else (cluster.min_workers, cluster.workers),
             use_gpu=cluster.gpus_per_worker > 0,
             resources_per_worker=_resources(cluster) if cluster.workers else None,
         ),
@@ -61,6 +77,14 @@ def fit(
                 cause = getattr(failure, "cause", failure)
                 if isinstance(cause, UserError):
                     raise cause from None
+            for rank, failure in sorted(error.worker_failures.items()):
+                death = getattr(failure, "health_check_failure", failure)
+                if isinstance(death, RayActorError):
+                    raise LostWorkerError(
+                        f"worker {rank + 1} of {cluster.workers} died and its restarts are used up (max_failures: "
+                        f"{cluster.max_failures} in the cluster configuration); `dvc repro` goes on from the last "
+                        f"checkpoint. Ray says: {death}"
+                    ) from error
             raise
 
 

@@ -1,18 +1,19 @@
 from collections import Counter
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.data.samplers import Draw, TrainingBatches, draw_seed, global_batches
+from pipeline.data.samplers import BatchShareError, Draw, Share, TrainingBatches, draw_seed, global_batches
 
 orientations = st.lists(st.booleans(), min_size=1, max_size=40).map(lambda values: np.array(values, dtype=bool))
 seeds = st.integers(0, 2**32 - 1)
 
 
-def updates(wide: np.ndarray, batch_size: int = 4, seed: int = 0, stop: int = 12, **options: int) -> list[list[Draw]]:
+def updates(wide: np.ndarray, batch_size: int = 4, seed: int = 0, stop: int = 12, **options: Any) -> list[list[Draw]]:
     return list(
         TrainingBatches(wide, batch_size=batch_size, seed=seed, stop=stop, start=options.pop("start", 0), **options)
     )
@@ -77,6 +78,10 @@ def test_fewer_images_than_a_batch() -> None:
 # Workers and resuming
 
 
+def shares_of(batch_size: int, world_size: int, images_per_worker: int | None = None) -> list[Share]:
+    return [Share.of_batch(batch_size, images_per_worker, rank, world_size) for rank in range(world_size)]
+
+
 @settings(deadline=None)
 @given(orientations, st.sampled_from([4, 8, 12]), seeds)
 def test_the_workers_together_have_the_batch_of_one(wide: np.ndarray, batch_size: int, seed: int) -> None:
@@ -85,7 +90,7 @@ def test_the_workers_together_have_the_batch_of_one(wide: np.ndarray, batch_size
         islice(global_batches(wide, batch_size, seed), 12)
     )
     for world_size in (1, 2, 4):
-        parts = [updates(wide, batch_size, seed, rank=rank, world_size=world_size) for rank in range(world_size)]
+        parts = [updates(wide, batch_size, seed, share=share) for share in shares_of(batch_size, world_size)]
         for batch, *shares in zip(alone, *parts, strict=True):
             assert [len(share) for share in shares] == [batch_size // world_size] * world_size
             # Interleaved again, images and augmentation seeds alike.
@@ -96,8 +101,31 @@ def test_the_workers_together_have_the_batch_of_one(wide: np.ndarray, batch_size
 @given(orientations, seeds, st.integers(0, 12), st.sampled_from([(0, 1), (0, 2), (1, 2), (3, 4)]))
 def test_resuming_is_skipping(wide: np.ndarray, seed: int, start: int, worker: tuple[int, int]) -> None:
     rank, world_size = worker
-    whole = updates(wide, seed=seed, rank=rank, world_size=world_size)
-    assert updates(wide, seed=seed, start=start, rank=rank, world_size=world_size) == whole[start:]
+    share = Share(rank, world_size, parts=4)
+    whole = updates(wide, seed=seed, share=share)
+    assert updates(wide, seed=seed, start=start, share=share) == whole[start * len(share.own) :]
+
+
+@settings(deadline=None)
+@given(orientations, seeds, st.integers(1, 6), st.sampled_from([1, 2]))
+def test_any_number_of_workers_does_the_same_parts(
+    wide: np.ndarray, seed: int, world_size: int, images_per_worker: int
+) -> None:
+    whole = updates(wide, 12, seed)
+    shares = shares_of(12, world_size, images_per_worker)
+    parts = shares[0].parts
+    assert parts == 12 // images_per_worker
+    assert sorted(part for share in shares for part in share.own) == list(range(parts))
+    done = [iter(updates(wide, 12, seed, share=share)) for share in shares]
+    for batch in whole:
+        assert [next(done[part % world_size]) for part in range(parts)] == [batch[p::parts] for p in range(parts)]
+    assert all(next(rest, None) is None for rest in done)
+
+
+def test_passes_are_no_larger_than_a_worker_s_share() -> None:
+    assert Share.of_batch(8, 4, world_size=8).parts == 8
+    assert Share.of_batch(8, 16, world_size=2).parts == 2
+    assert Share.of_batch(8, None).parts == 1
 
 
 @pytest.mark.parametrize(("start", "stop", "length"), [(0, 12, 12), (5, 12, 7), (12, 12, 0)])
@@ -133,7 +161,7 @@ def test_seeds_are_the_same_for_any_number_of_workers() -> None:
     wide = np.arange(20) < 9
     alone = [{draw.seed for draw in batch} for batch in updates(wide, 8)]
     for world_size in (2, 4, 8):
-        parts = [updates(wide, 8, rank=rank, world_size=world_size) for rank in range(world_size)]
+        parts = [updates(wide, 8, share=share) for share in shares_of(8, world_size)]
         assert [{d.seed for share in shares for d in share} for shares in zip(*parts, strict=True)] == alone
 
 
@@ -149,9 +177,9 @@ def test_the_seed_of_the_initial_weights_is_not_that_of_an_update() -> None:
 
 
 def test_augmentation_does_not_share_its_seeds_with_the_model() -> None:
-    # pipeline.training.loop seeds the model's randomness of an update with draw_seed(seed, update, rank).
+    # pipeline.training.loop seeds the model's randomness of a part of an update with draw_seed(seed, update, part).
     for update, batch in enumerate(updates(np.zeros(5, bool), 4, seed=7)):
-        assert not {draw.seed for draw in batch} & {draw_seed(7, update, rank) for rank in range(4)}
+        assert not {draw.seed for draw in batch} & {draw_seed(7, update, part) for part in range(4)}
 
 
 # Errors
@@ -159,8 +187,15 @@ def test_augmentation_does_not_share_its_seeds_with_the_model() -> None:
 
 @pytest.mark.parametrize(("batch_size", "world_size"), [(16, 3), (2, 4), (5, 2)])
 def test_a_batch_that_does_not_divide(batch_size: int, world_size: int) -> None:
-    with pytest.raises(ValueError, match=f"batch_size is {batch_size}, which {world_size} workers"):
-        updates(np.zeros(5, bool), batch_size, world_size=world_size)
+    with pytest.raises(BatchShareError, match=f"batch_size is {batch_size}, which {world_size} workers"):
+        Share.of_batch(batch_size, None, world_size=world_size)
+    with pytest.raises(ValueError, match=f"batch_size is {batch_size}, which cannot be cut into {world_size}"):
+        updates(np.zeros(5, bool), batch_size, share=Share(0, world_size, world_size))
+
+
+def test_passes_that_do_not_make_up_a_batch() -> None:
+    with pytest.raises(BatchShareError, match=r"batch_size is 16, which passes of 3 images cannot.*images_per_worker"):
+        Share.of_batch(16, 3)
 
 
 def test_an_empty_dataset() -> None:

@@ -1,6 +1,7 @@
 import errno
 import os
 import pickle
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.training.checkpoint import CheckpointError, CheckpointStore
+from pipeline.training.checkpoint import CheckpointError, CheckpointStore, CheckpointWriter
 
 CPU = torch.device("cpu")
 State = tuple[nn.Module, torch.optim.SGD]
@@ -258,3 +259,84 @@ def test_a_checkpoint_of_another_optimizer_is_refused(filled: tuple[CheckpointSt
     groups = [{"params": [p]} for p in model.parameters()]
     with pytest.raises(CheckpointError, match=r"update-00000010\.pt: not a checkpoint of this run"):
         store.load_latest(model, torch.optim.SGD(groups, lr=0.1, momentum=0.9), CPU)
+
+
+# Written while training goes on
+
+
+class HeldStore(CheckpointStore):
+    """A store on a disk that is as slow as the test wants."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        object.__setattr__(self, "go", threading.Event())
+
+    def write(self, update: int, state: dict[str, Any]) -> None:
+        assert self.go.wait(timeout=30)
+        super().write(update, state)
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path) -> None:
+    store = HeldStore(tmp_path)
+    state = network()
+    step(state)
+    with CheckpointWriter(store) as writer:
+        writer.save(1, *state)
+        saved = snapshot(state)
+        step(state, 3)
+        assert not list(tmp_path.iterdir())
+        store.go.set()
+        writer.save(4, *state)
+    assert files(store) == ["update-00000001.pt", "update-00000004.pt"]
+    restored = network()
+    store.load(1, *restored, CPU)
+    assert same(snapshot(restored), saved), "the weights of then, not those of when it was written"
+    assert store.load_latest(*restored, CPU) == 4
+    assert same(snapshot(restored), snapshot(state))
+
+
+def blocked(tmp_path: Path) -> CheckpointStore:
+    """A store that nothing can be written to."""
+    (tmp_path / "file").write_text("")
+    return CheckpointStore(tmp_path / "file" / "checkpoints")
+
+
+def test_what_could_not_be_written_is_an_error_at_the_next_save(tmp_path: Path) -> None:
+    state = network()
+    step(state)
+    writer = CheckpointWriter(blocked(tmp_path))
+    writer.save(1, *state)
+    with pytest.raises(CheckpointError, match=r"update-00000001\.pt.*free some space"):
+        writer.save(2, *state)
+    writer.wait()
+
+
+def test_what_could_not_be_written_is_an_error_at_the_end(tmp_path: Path) -> None:
+    with (
+        pytest.raises(CheckpointError, match=r"update-00000001\.pt"),
+        CheckpointWriter(blocked(tmp_path)) as writer,
+    ):
+        writer.save(1, *network())
+
+
+def test_another_error_stays_the_one_that_is_raised(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="diverged") as caught, CheckpointWriter(blocked(tmp_path)) as writer:
+        writer.save(1, *network())
+        raise ValueError("diverged")
+    assert "update-00000001.pt" in caught.value.__notes__[0]
+
+
+def test_what_a_killed_writer_left_is_cleared_away(filled: tuple[CheckpointStore, Any]) -> None:
+    store, _ = filled
+    (store.folder / ".update-00000012.pt.k3j2h1").write_bytes(b"half")
+    store.save(15, *network())
+    assert files(store) == ["update-00000010.pt", "update-00000015.pt"]
+
+
+def test_a_checkpoint_that_another_worker_has_is_asked_for_by_name(filled: tuple[CheckpointStore, Any]) -> None:
+    store, held = filled
+    restored = network()
+    store.load(5, *restored, CPU)
+    assert same(snapshot(restored), held[5])
+    with pytest.raises(CheckpointError, match=r"update-00000012\.pt: another worker resumes.*must share this folder"):
+        store.load(12, *restored, CPU)

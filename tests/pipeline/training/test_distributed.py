@@ -1,4 +1,4 @@
-"""Two real workers (gloo) against one worker with twice the batch."""
+"""Several real workers (gloo) against one that does their work alone."""
 
 import json
 import subprocess
@@ -11,17 +11,18 @@ import torch
 SCRIPT = Path(__file__).parent / "two_workers.py"
 
 
-def run(folder: Path, *launcher: str) -> Path:
+def run(folder: Path, workers: int, *images_per_worker: str) -> Path:
     folder.mkdir()
-    subprocess.run([sys.executable, *launcher, str(SCRIPT), str(folder)], check=True, timeout=120)
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={workers}"] if workers > 1 else []
+    command = [sys.executable, *launcher, str(SCRIPT), str(folder), *images_per_worker]
+    subprocess.run(command, check=True, timeout=120)
     return folder
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     root = tmp_path_factory.mktemp("workers")
-    two = run(root / "two", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
-    return run(root / "one"), two
+    return run(root / "one", 1), run(root / "two", 2)
 
 
 def images(folder: Path, rank: int) -> list[list[int]]:
@@ -44,6 +45,17 @@ def test_gradients_are_averaged_exactly_once(runs: tuple[Path, Path]) -> None:
     for name, value in weights(one, 0).items():
         torch.testing.assert_close(weights(two, 0)[name], value, rtol=1e-5, atol=1e-6)
         assert torch.equal(weights(two, 0)[name], weights(two, 1)[name])
+
+
+def test_parts_of_a_batch_are_the_same_whoever_does_them(tmp_path: Path) -> None:
+    # Four parts of an image each: all of one worker's, or two, one and one of three workers'.
+    alone, three = run(tmp_path / "alone", 1, "1"), run(tmp_path / "three", 3, "1")
+    shares = list(zip(*(images(three, rank) for rank in range(3)), strict=True))
+    assert [[len(share) for share in update] for update in shares] == [[2, 1, 1]] * 6
+    assert [[a[0], b[0], c[0], a[1]] for a, b, c in shares] == images(alone, 0)
+    for name, value in weights(alone, 0).items():
+        torch.testing.assert_close(weights(three, 2)[name], value, rtol=1e-5, atol=1e-6)
+        assert torch.equal(weights(three, 2)[name], weights(three, 0)[name])
 
 
 def test_training_moved_the_weights_far_beyond_the_tolerance(runs: tuple[Path, Path]) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pipeline.config import ScheduleConfig
 from pipeline.data.dataset import Example
+from pipeline.data.samplers import ALONE, Share
 from pipeline.training.checkpoint import CheckpointStore
 from pipeline.training.loop import DivergedTrainingError, Update, build_optimizer, train
 from pipeline.training.schedule import learning_rate
@@ -75,7 +76,7 @@ def run(
 ) -> list[Update]:
     plan = plan or schedule()
     updates: list[Update] = []
-    options = {"start": 0, "seed": 0, "rank": 0, "on_update": updates.append, **options}
+    options = {"start": 0, "seed": 0, "share": ALONE, "on_update": updates.append, **options}
     train(model, optimizer or build_optimizer(model, plan), batches, plan, device=CPU, **options)
     return updates
 
@@ -289,8 +290,8 @@ def test_six_updates_are_three_and_a_checkpoint_and_three(tmp_path: Path) -> Non
     assert [u.number for u in second_losses] == [1, 2, 3, 4, 5, 6]
 
 
-@pytest.mark.parametrize("other", [{"seed": 1}, {"rank": 1}])
-def test_the_models_randomness_depends_on_seed_and_rank(other: dict[str, int]) -> None:
+@pytest.mark.parametrize("other", [{"seed": 1}, {"share": Share(rank=1, parts=2)}], ids=["seed", "part"])
+def test_the_models_randomness_depends_on_seed_and_part(other: dict[str, Any]) -> None:
     results = []
     for options in ({}, {}, other):
         model = tiny(dropout=True)
@@ -303,6 +304,40 @@ def test_the_models_randomness_depends_on_seed_and_rank(other: dict[str, int]) -
 def test_every_update_has_its_own_randomness() -> None:
     losses = [run(tiny(dropout=True), [batch(0)], start=start)[0].losses["loss_label"] for start in range(5)]
     assert len(set(losses)) == 5
+
+
+# Several parts of a batch on one worker
+
+
+def test_an_update_follows_the_mean_gradient_of_its_parts() -> None:
+    plan = schedule(
+        momentum=0.0,
+        weight_decay=0.0,
+        warmup={"updates": 1, "learning_rate": 0.5},
+        phases=[{"updates": 10, "learning_rate": 0.5}],
+    )
+    model = Slopes()
+    parts = [flat(1.0), flat(2.0), flat(6.0), flat(5.0), flat(5.0), flat(5.0)]
+    updates = run(model, parts, plan, share=Share(parts=3))
+    # Mean gradients 3 and 5: 1 - 0.5 * 3 - 0.5 * 5.
+    assert model.weight.item() == pytest.approx(-3.0)
+    assert [u.number for u in updates] == [1, 2]
+    assert [u.gradient_norm for u in updates] == pytest.approx([3 * math.sqrt(5), 5 * math.sqrt(5)], rel=1e-5)
+    assert updates[0].image_ids == (1, 1, 1)
+    # A loss is the mean over the parts, too: the weight is 1 at update 1.
+    assert updates[0].losses["weight"] == pytest.approx(3.0)
+
+
+def test_every_part_has_its_own_randomness() -> None:
+    one = [run(tiny(dropout=True), [batch(0)], share=Share(rank, 2, 2))[0].losses["loss_label"] for rank in (0, 1)]
+    both = run(tiny(dropout=True), [batch(0), batch(0)], share=Share(parts=2))[0].losses["loss_label"]
+    assert one[0] != one[1]
+    assert both == pytest.approx(sum(one) / 2)
+
+
+def test_parts_that_make_up_no_update_are_an_error() -> None:
+    with pytest.raises(ValueError, match="1 batches are left over, fewer than the 2 of an update"):
+        run(tiny(), [batch(n) for n in range(3)], share=Share(parts=2))
 
 
 # Precision

@@ -11,8 +11,9 @@ import ray.cloudpickle
 from mini_project import MiniProject
 
 from pipeline.config import ClusterConfig
+from pipeline.data.samplers import BatchShareError
 from pipeline.training.loop import DivergedTrainingError
-from pipeline.training.workers import fit
+from pipeline.training.workers import fit, for_batch
 
 
 def ray_processes(marker: str) -> list[str]:
@@ -47,3 +48,25 @@ def test_a_worker_s_own_message_is_what_the_user_sees(tmp_path: Path) -> None:
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     with pytest.raises(DivergedTrainingError, match=r"^update 2: not finite$"):
         fit(train_worker, {"update": 2}, cluster, "run", tmp_path)
+
+
+def test_a_number_of_workers_that_may_vary_is_no_larger_than_a_batch_has_parts() -> None:
+    cluster = ClusterConfig(workers=8, min_workers=2, images_per_worker=2)
+    assert for_batch(cluster, 32).workers == 8
+    assert for_batch(cluster, 8).workers == 4
+    assert for_batch(ClusterConfig(workers=8, images_per_worker=2), 8).workers == 8
+
+
+@pytest.mark.parametrize(
+    ("cluster", "batch_size", "message"),
+    [
+        (ClusterConfig(workers=3), 16, "batch_size is 16, which 3 workers cannot share equally"),
+        (ClusterConfig(workers=0, images_per_worker=3), 16, "passes of 3 images cannot make up"),
+        (ClusterConfig(workers=8, min_workers=3, images_per_worker=8), 16, "which 3 workers cannot share"),
+    ],
+)
+def test_a_batch_that_cannot_be_shared_out_is_refused_before_training(
+    cluster: ClusterConfig, batch_size: int, message: str
+) -> None:
+    with pytest.raises(BatchShareError, match=message):
+        for_batch(cluster, batch_size)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from pipeline.config import Poly, Project, RunConfig, SamplingConfig, ScheduleConfig, Warmup
-from pipeline.data.samplers import TrainingBatches
+from pipeline.data.samplers import ALONE, TrainingBatches
 from pipeline.errors import UserError
 from pipeline.run_model import build_run_model
 from pipeline.storage import Storage
@@ -56,7 +56,15 @@ def learn(run: RunConfig, data: Any, store: CheckpointStore, model: SemanticSegm
     updates: list[Update] = []
     loader = DataLoader(data, batch_sampler=batches, collate_fn=list)
     train(
-        model, optimizer, loader, run.schedule, start=start, seed=run.seed, rank=0, device=CPU, on_update=updates.append
+        model,
+        optimizer,
+        loader,
+        run.schedule,
+        start=start,
+        seed=run.seed,
+        share=ALONE,
+        device=CPU,
+        on_update=updates.append,
     )
     store.save(stop, model, optimizer)
     return updates

@@ -1,6 +1,7 @@
-"""Trains a model without random sampling; run by test_distributed.py under torch.distributed.run, or alone.
+"""Trains a small model; run by test_distributed.py under torch.distributed.run, or alone.
 
-Usage: two_workers.py OUTPUT_FOLDER. Writes the weights and the image ids of every update of each worker.
+Usage: two_workers.py OUTPUT_FOLDER [IMAGES_PER_WORKER]. Writes the weights and the image ids of every update of each
+worker. With images per worker, the model draws random numbers, as many for each part of a batch.
 """
 
 import json
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from pipeline.config import Phase, ScheduleConfig, Warmup
 from pipeline.data.dataset import Example
-from pipeline.data.samplers import Draw, TrainingBatches
+from pipeline.data.samplers import Draw, Share, TrainingBatches
 from pipeline.training.loop import build_optimizer, distribute, train
 
 IMAGES, BATCH, UPDATES = 10, 4, 6
@@ -27,12 +28,14 @@ SCHEDULE = ScheduleConfig(
 class MeanOfImages(nn.Module):
     """Predicts a number per image; its loss is a mean over images, so equal shares of a batch average exactly."""
 
-    def __init__(self) -> None:
+    def __init__(self, noise: float = 0.0) -> None:
         super().__init__()
+        self.noise = noise
         self.layers = nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.ReLU(), nn.Conv2d(8, 1, 3))
 
     def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        predicted = self.layers(torch.stack(images)).mean(dim=(1, 2, 3))
+        stacked = torch.stack(images)
+        predicted = self.layers(stacked + self.noise * torch.randn_like(stacked)).mean(dim=(1, 2, 3))
         wanted = torch.stack([target["value"] for target in targets])
         return {"loss": nn.functional.mse_loss(predicted, wanted)}
 
@@ -43,7 +46,7 @@ def example(draw: Draw) -> Example:
     return Example(draw.image, image, {"value": torch.tensor(draw.image / IMAGES)})
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, images_per_worker: int | None) -> None:
     distributed = "RANK" in os.environ
     if distributed:
         dist.init_process_group("gloo")
@@ -51,15 +54,15 @@ def main(folder: Path) -> None:
     # Sums in the same order everywhere: what may differ is the order of the workers' average alone.
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    model = MeanOfImages()
+    model = MeanOfImages(noise=0.0 if images_per_worker is None else 0.1)
+    share = Share.of_batch(BATCH, images_per_worker, rank, world_size)
     batches = TrainingBatches(
         np.zeros(IMAGES, dtype=bool),
         batch_size=BATCH,
         seed=7,
         start=0,
         stop=UPDATES,
-        rank=rank,
-        world_size=world_size,
+        share=share,
     )
     seen: list[tuple[int, ...]] = []
     train(
@@ -69,7 +72,7 @@ def main(folder: Path) -> None:
         SCHEDULE,
         start=0,
         seed=7,
-        rank=rank,
+        share=share,
         device=torch.device("cpu"),
         on_update=lambda update: seen.append(update.image_ids),
     )
@@ -80,4 +83,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else None)
