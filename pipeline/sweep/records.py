@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from pipeline.files import write_json
-from pipeline.sweep.config import Point
+from pipeline.sweep.config import PARAMETERS, Point
 from pipeline.sweep.search import point_name
 
 Status = Literal["running", "finished", "stopped", "diverged"]
@@ -93,9 +93,10 @@ class TrialRecords:
         write_json(self.trial_folder(record.point) / "trial.json", asdict(record))
 
     def all(self) -> list[TrialRecord]:
-        """Every trial that has begun, by name."""
-        found = (_read(path) for path in sorted(self.folder.glob("*/trial.json")))
-        return [record for record in found if record is not None]
+        """Every trial that has begun, by the values of its parameters."""
+        found = (_read(path) for path in self.folder.glob("*/trial.json"))
+        records = [record for record in found if record is not None]
+        return sorted(records, key=lambda record: [record.point.get(name, 0) for name in PARAMETERS])
 
 
 def _read(path: Path) -> TrialRecord | None:
