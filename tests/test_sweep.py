@@ -129,7 +129,7 @@ def test_a_sweep_interrupted_twice_goes_on_and_repeats_no_trial(project: MiniPro
     finished: dict[str, str] = {}
     for stop in (signal.SIGINT, signal.SIGKILL):
         process = project.start(*only)
-        wait_for(lambda before=len(finished): len(done()) > before)
+        wait_for(lambda before=finished: done().keys() > before.keys())
         os.killpg(process.pid, stop)
         output, _ = process.communicate(timeout=120)
         assert process.returncode != 0

@@ -15,13 +15,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pyarrow.parquet as pq
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from pipeline.config import load
 from pipeline.sweep.config import PARAMETERS, ShownSweep, ShownSweeps, rendering
 
 COST_LABELS = {
-    ("training", "seconds"): "seconds per training update",
-    ("subdivision", "seconds"): "seconds per image, mask head alone",
+    ("training", "seconds"): "time of a training update",
+    ("subdivision", "seconds"): "time of the mask head for an image",
     ("training", "multiply_adds"): "multiply-adds of the mask head per region",
     ("subdivision", "multiply_adds"): "multiply-adds of the mask head per region",
 }
@@ -212,7 +213,10 @@ def draw_pareto(sweep: SweepResult, path: Path) -> None:
     for i in front if series is None or len(trials) > 30 else range(len(trials)):
         on_front = i in front
         axes.annotate(
-            ", ".join(f"{PARAMETERS[name].symbol} {trials[i][name]:g}" for name in named),
+            # The legend says what a lone number is.
+            f"{trials[i][named[0]]:g}"
+            if len(named) == 1
+            else ", ".join(f"{PARAMETERS[name].symbol} {trials[i][name]:g}" for name in named),
             points[i],
             xytext=(-5, 5) if on_front else (7, 0),
             textcoords="offset points",
@@ -224,12 +228,16 @@ def draw_pareto(sweep: SweepResult, path: Path) -> None:
     costs = [cost for cost, _ in points]
     if min(costs) > 0 and max(costs) / min(costs) >= LOG_FROM:
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_major_formatter(EngFormatter(unit="s" if sweep.shown.cost == "seconds" else ""))
     axes.margins(0.1, 0.16)
     axes.set_xlabel(sweep.cost_label)
     axes.set_ylabel(sweep.metric)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
+    title = f"at the points: {PARAMETERS[named[0]].symbol}" if len(named) == 1 else None
+    axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5), title=title)
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
