@@ -349,7 +349,9 @@ class _DisagreementError(ValueError):
 
 def _run(project: Project, scale: str, key: str, name: str, runs: dict[str, RunParams]) -> RunConfig:
     if name not in runs:
-        raise _DisagreementError(f"{key}: no run {name!r} in params.yaml, which has {', '.join(runs) or 'none'}")
+        raise _DisagreementError(
+            f"{key}: no run {name!r} in params.yaml, which has {', '.join(runs) or 'none'}; add it, or delete the sweep"
+        )
     return project.run(scale, name, runs[name])[0]
 
 
