@@ -12,7 +12,8 @@ from rich.table import Table
 from pipeline.config import ConfigError, Project
 from pipeline.errors import UserError
 from pipeline.files import atomic_file
-from pipeline.stage import fail
+from pipeline.stage import Stage, fail, run_stage
+from pipeline.sweep.config import resolve_sweep, select_sweeps
 
 if TYPE_CHECKING:
     from pipeline.jobs import Jobs
@@ -29,13 +30,31 @@ def select(
     project = Project(Path.cwd())
     try:
         params = project.select(scale, data_root, cluster)
+        params = params.model_copy(update={"sweeps": select_sweeps(project, scale, params.runs)})
     except ConfigError as error:
         fail(error)
     else:
         with atomic_file(project.root / "params.yaml") as stream:
-            stream.write(f"# Written by `pointrend select {scale}`. Delete runs to run less.\n")
+            stream.write(f"# Written by `pointrend select {scale}`. Delete runs and sweeps to run less.\n")
             yaml.safe_dump(params.model_dump(), stream, sort_keys=False)
         typer.echo(f"params.yaml: scale {scale}, {len(params.runs)} runs: {', '.join(params.runs)}")
+        if params.sweeps:
+            typer.echo(f"and {len(params.sweeps)} sweeps: {', '.join(params.sweeps)}")
+
+
+def sweep(file: Annotated[Path, typer.Argument(help="a file of configs/sweeps")]) -> None:
+    """Run a sweep of the selected scale on its prepared data, as `dvc repro` does. Interrupted, it goes on."""
+    # Imported here: the other commands answer without loading torch and Ray.
+    from pipeline.sweep.stage import run_in
+
+    def run() -> None:
+        stage = Stage()
+        task, _ = resolve_sweep(stage.project, stage.params.scale, file, stage.params.runs)
+        best = run_in(stage, task)
+        value = best.metrics[task.metric]
+        typer.echo(f"{stage.outputs.sweep(task.name)}: best is {best.name}, {task.metric} {value:.2f}; see best.yaml")
+
+    run_stage(run)
 
 
 def _jobs() -> "Jobs":

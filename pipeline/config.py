@@ -35,6 +35,7 @@ from pointrend.specs import (
     FOUR_CONV_SIDE,
     MODELS,
     DeepLabV3Spec,
+    InstanceSpec,
     PointSampling,
     Rendering,
     SemanticFPNSpec,
@@ -200,6 +201,13 @@ class SamplingConfig(Strict):
     def _check(self) -> Self:
         self.build()
         return self
+
+
+class PointHeadConfig(Strict):
+    """The size of PointRend's point head (Section 3.2)."""
+
+    layers: PositiveInt = Field(3, description="hidden layers")
+    channels: PositiveInt | None = Field(None, description="of each; by default the model's own")
 
 
 class RenderingConfig(Strict):
@@ -406,6 +414,7 @@ class ExperimentConfig(Strict):
     schedule: Name
     seeds: Annotated[list[NonNegativeInt], Field(min_length=1)]
     sampling: SamplingConfig | None = None
+    point_head: PointHeadConfig | None = Field(None, description="if another than the model's own")
     evaluations: Annotated[dict[str, EvaluationSetting], Field(min_length=1)]
 
 
@@ -502,6 +511,16 @@ class RunParams(Strict):
     seed: NonNegativeInt
 
 
+class SweepParams(Strict):
+    """What a sweep reads, below ``outputs/<scale>``.
+
+    A stage has the same number of dependencies for every sweep: one that trains from nothing has its dataset again.
+    """
+
+    dataset: Name
+    starts_from: str = Field(description="train/<run> of the weights that it takes, or data/<dataset>")
+
+
 class Params(Strict):
     """``params.yaml``: the scale and what to run. Written by ``pointrend select``; lines may be deleted."""
 
@@ -511,6 +530,7 @@ class Params(Strict):
     synthetic: list[Name]
     datasets: dict[Name, DatasetParams]
     runs: dict[str, RunParams]
+    sweeps: dict[Name, SweepParams] = {}
 
 
 class RunConfig(Strict):
@@ -522,7 +542,21 @@ class RunConfig(Strict):
     seed: int
     model: ModelConfig
     sampling: SamplingConfig | None
+    point_head: PointHeadConfig | None = None
     schedule: ScheduleConfig
+
+    @property
+    def point_head_size(self) -> tuple[int, int] | None:
+        """Hidden layers and channels of the point head, where there is one."""
+        spec = MODELS[self.model.name]
+        if not spec.has_pointrend:
+            return None
+        own = self.point_head or PointHeadConfig(layers=spec.point_layers)
+        default = spec.point_channels
+        if default is None:
+            assert isinstance(spec, InstanceSpec)
+            default = spec.mask_channels
+        return own.layers, own.channels or default
 
 
 S = TypeVar("S", RenderingConfig, SemanticRenderingConfig)
@@ -706,6 +740,8 @@ class Project:
             return f"sampling: missing; {network} has a point head"
         if not model.has_point_head and experiment.sampling is not None:
             return f"sampling: {network} has no point head to sample for"
+        if not model.has_point_head and experiment.point_head is not None:
+            return f"point_head: {network} has none"
         task = _dataset_task(self.dataset(experiment.dataset))
         if model.task != task:
             return f"dataset: {experiment.dataset!r} is for {task} models, which {network} is not"
@@ -735,6 +771,7 @@ class Project:
             seed=params.seed,
             model=self.model(experiment.model),
             sampling=experiment.sampling,
+            point_head=experiment.point_head,
             schedule=self.schedule(experiment.schedule),
         )
         return run, EvaluationConfig(experiment.evaluations)

@@ -10,6 +10,7 @@ def build_run_model(config: RunConfig, num_classes: int, *, pretrained: bool) ->
     """The network of a run; with its ImageNet weights, where it has some, only if it is to be trained."""
     network = config.model
     sampling = config.sampling.build() if config.sampling else None
+    head = config.point_head
     if isinstance(network, InstanceModelConfig):
         return build_model(
             network.name,
@@ -20,6 +21,8 @@ def build_run_model(config: RunConfig, num_classes: int, *, pretrained: bool) ->
             norm=network.norm,
             sampling=sampling,
             rois_per_image=network.rois_per_image,
+            point_layers=head.layers if head else None,
+            point_channels=head.channels if head else None,
         )
     model = build_model(
         network.name,
@@ -28,6 +31,8 @@ def build_run_model(config: RunConfig, num_classes: int, *, pretrained: bool) ->
         norm=network.norm,
         sampling=sampling,
         levels=tuple(network.levels) if network.levels else None,
+        point_layers=head.layers if head else None,
+        point_channels=head.channels if head else None,
     )
     if pretrained and network.pretrained_backbone not in (None, "torchvision"):
         load_backbone(model, network.pretrained_backbone)

@@ -40,6 +40,13 @@ class Outputs:
     def predictions(self, run: str) -> Path:
         return self.root / "predictions" / run
 
+    def sweep(self, name: str) -> Path:
+        return self.root / "sweeps" / name
+
+    @property
+    def shown_sweeps(self) -> Path:
+        return self.root / "sweeps" / "shown.json"
+
     def metrics(self, run: str) -> Path:
         return self.root / "metrics" / f"{run}.json"
 

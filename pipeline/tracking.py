@@ -61,6 +61,7 @@ def tracking_uri(root: Path) -> str:
 def run_parameters(config: RunConfig) -> dict[str, str]:
     """A run's settings as MLflow parameters: flat, short, and the same keys for every run."""
     network, sampling = config.model, config.sampling
+    point_layers, point_channels = config.point_head_size or ("-", "-")
     if isinstance(network, InstanceModelConfig):
         head = "PointRend" if network.has_point_head else "4xconv"
         _, _, backbone = network.name.partition("_rcnn_" if network.has_point_head else "_")
@@ -86,6 +87,8 @@ def run_parameters(config: RunConfig) -> dict[str, str]:
         "train_points": str(sampling.num_points) if sampling else "-",
         "k": f"{sampling.oversample:g}" if sampling else "-",
         "beta": f"{sampling.importance:g}" if sampling else "-",
+        "point_layers": str(point_layers),
+        "point_channels": str(point_channels),
     }
 
 

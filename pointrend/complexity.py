@@ -82,6 +82,24 @@ def pointrend_complexity(
     )
 
 
+def spec_complexity(spec: InstanceSpec, num_classes: int, rendering: Rendering) -> Complexity:
+    """PointRend's mask head of a model, by the model's numbers.
+
+    Raises:
+        ValueError: for no classes, or a resolution below the coarse mask's.
+    """
+    if num_classes < 1:
+        raise ValueError(f"num_classes is {num_classes}, expected at least 1")
+    with torch.device("meta"):
+        coarse_head = CoarseMaskHead(
+            spec.fpn_channels, num_classes, channels=spec.mask_channels, hidden=spec.coarse_hidden
+        )
+        point_head = PointHead(
+            spec.fpn_channels, num_classes, spec.point_channels or spec.mask_channels, spec.point_layers
+        )
+    return pointrend_complexity(coarse_head, point_head, spec.fpn_channels, rendering)
+
+
 class Row(NamedTuple):
     """One row of the comparison: a mask head, the side of its mask, and what it takes."""
 
@@ -106,11 +124,9 @@ def compare_heads(spec: InstanceSpec, num_classes: int, rendering: Rendering) ->
     in_channels, channels = spec.fpn_channels, spec.mask_channels
     with torch.device("meta"):
         four_conv = FourConvHead(in_channels, num_classes, channels)
-        coarse_head = CoarseMaskHead(in_channels, num_classes, channels=channels, hidden=spec.coarse_hidden)
-        point_head = PointHead(in_channels, num_classes, channels)
     resolution = rendering.resolution
     return [
         Row("4xconv", FOUR_CONV_SIDE, four_conv_complexity(four_conv, in_channels, FOUR_CONV_SIDE)),
         Row("4xconv", resolution, four_conv_complexity(four_conv, in_channels, resolution)),
-        Row("pointrend", resolution, pointrend_complexity(coarse_head, point_head, in_channels, rendering)),
+        Row("pointrend", resolution, spec_complexity(spec, num_classes, rendering)),
     ]

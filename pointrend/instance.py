@@ -27,7 +27,7 @@ from pointrend.points import (
     subdivision_sizes,
 )
 from pointrend.rendering import render_regions
-from pointrend.specs import FOUR_CONV_SIDE, PointSampling, Rendering
+from pointrend.specs import COARSE_SIDE, FOUR_CONV_SIDE, PointSampling, Rendering
 from pointrend.transform import ImageTransform, rescale_boxes
 
 
@@ -133,7 +133,7 @@ class PointRendMaskHead(nn.Module):
     "Training").
     """
 
-    pooled_size = 14
+    pooled_size = 2 * COARSE_SIDE
     fine_level, fine_stride = "p2", 4
 
     def __init__(

@@ -37,6 +37,8 @@ def build_model(
     rendering: Rendering | None = None,
     rois_per_image: int | None = None,
     class_agnostic: bool | None = None,
+    point_layers: int | None = None,
+    point_channels: int | None = None,
     levels: tuple[str, ...] | None = None,
     output_stride: int | None = None,
     pool_window: Size | None = None,
@@ -53,6 +55,8 @@ def build_model(
         norm: the backbone's normalisation, and that of DeepLabV3's head: "frozen_batch", "batch" or "group". To train
             from scratch on small batches, take "group".
         sampling: PointRend's training points (Section 3.1).
+        point_layers: hidden layers of PointRend's point head.
+        point_channels: channels of each of them.
         stride_in_1x1: the strides of a pyramid's res3 to res5 in their 1x1 convolutions, see
             :func:`pointrend.backbones.resnet_fpn`.
 
@@ -87,6 +91,8 @@ def build_model(
         "max_size": max_size,
         "rois_per_image": rois_per_image,
         "class_agnostic": class_agnostic,
+        "point_layers": point_layers,
+        "point_channels": point_channels,
         "levels": levels,
         "output_stride": output_stride,
         "pool_window": pool_window,
@@ -103,6 +109,8 @@ def build_model(
         "rendering": rendering,
         "points_per_step": points_per_step,
         "coarse_each_layer": coarse_each_layer,
+        "point_layers": point_layers,
+        "point_channels": point_channels,
     }
     unused = [option for option, value in pointrend_only.items() if value is not None]
     if unused and not spec.has_pointrend:
@@ -126,7 +134,8 @@ def _instance_model(
             mask_classes,
             coarse_channels=spec.mask_channels,
             coarse_hidden=spec.coarse_hidden,
-            point_channels=spec.mask_channels,
+            point_channels=spec.point_channels or spec.mask_channels,
+            point_layers=spec.point_layers,
             sampling=sampling,
             rendering=rendering,
         )
@@ -173,6 +182,7 @@ def _semantic_model(spec: SemanticSpec, pretrained: bool, sampling: PointSamplin
             fine_channels,
             spec.num_classes,
             channels=spec.point_channels,
+            num_layers=spec.point_layers,
             coarse_each_layer=spec.coarse_each_layer,
             sampling=sampling,
             points_per_step=spec.points_per_step,

@@ -72,6 +72,7 @@ class SemanticPointRend(nn.Module):
         in_channels: C of that level.
         num_classes: K.
         channels: of the point head.
+        num_layers: its hidden layers.
         coarse_each_layer: give the coarse prediction to every layer of the point head, not to the first alone.
         sampling: training points; by default as many as a stride-16 map of the batch has, mildly biased.
         points_per_step: N, the most points that a subdivision step predicts at inference.
@@ -86,13 +87,14 @@ class SemanticPointRend(nn.Module):
         num_classes: int,
         *,
         channels: int = 256,
+        num_layers: int = 3,
         coarse_each_layer: bool = True,
         sampling: PointSampling | None = None,
         points_per_step: int = 8096,
     ) -> None:
         super().__init__()
         self.fine_level, self.sampling, self.points_per_step = fine_level, sampling, points_per_step
-        self.point_head = PointHead(in_channels, num_classes, channels, coarse_each_layer=coarse_each_layer)
+        self.point_head = PointHead(in_channels, num_classes, channels, num_layers, coarse_each_layer=coarse_each_layer)
 
     def point_logits(self, features: dict[str, Tensor], coarse: Tensor, stride: int, points: Tensor) -> Tensor:
         """Predictions (N, K, P) at points (N, P, 2), given the coarse prediction (N, K, h, w) of that stride."""

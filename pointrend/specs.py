@@ -10,6 +10,9 @@ Task = Literal["instance", "semantic"]
 #: Rows and columns of the masks of Mask R-CNN's default head.
 FOUR_CONV_SIDE = 28
 
+#: Rows and columns of PointRend's coarse masks, which each subdivision step doubles.
+COARSE_SIDE = 7
+
 #: The pyramid levels that SemanticFPN merges; it can leave out the first (Table 7).
 SEMANTIC_FPN_LEVELS = ("p2", "p3", "p4", "p5")
 
@@ -75,6 +78,8 @@ class InstanceSpec:
     box_hidden: int = 1024
     mask_channels: int = 256  # of the 4xconv, coarse and point heads alike
     coarse_hidden: int = 1024
+    point_layers: int = 3  # hidden layers of the point head
+    point_channels: int | None = None  # of the point head, if others than ``mask_channels``
     proposals_per_level: tuple[int, int] = (2000, 1000)  # before NMS, in training and at inference
     proposals_per_image: int = 1000
     rois_per_image: int = 512
@@ -83,7 +88,9 @@ class InstanceSpec:
     stride_in_1x1: bool = False  # as the original ResNets, unlike torchvision's
 
     def __post_init__(self) -> None:
-        _check_at_least_one(self, "num_classes", "min_size", "max_size", "rois_per_image")
+        _check_at_least_one(self, "num_classes", "min_size", "max_size", "rois_per_image", "point_layers")
+        if self.point_channels is not None:
+            _check_at_least_one(self, "point_channels")
 
     @property
     def has_pointrend(self) -> bool:
@@ -100,11 +107,12 @@ class SemanticSpec:
     has_pointrend: bool
     head_channels: int
     point_channels: int = 256
+    point_layers: int = 3
     points_per_step: int = 8096
     coarse_each_layer: bool = True
 
     def __post_init__(self) -> None:
-        _check_at_least_one(self, "num_classes", "points_per_step")
+        _check_at_least_one(self, "num_classes", "points_per_step", "point_layers", "point_channels")
         if self.num_classes > IGNORE_LABEL:
             raise ValueError(f"num_classes is {self.num_classes}, expected at most {IGNORE_LABEL}, the ignored label")
 

@@ -1,22 +1,31 @@
-"""Resolves the configuration into one file per dataset and run, so that each stage depends on its own part only."""
+"""Resolves the configuration into one file per dataset, run and sweep: each stage depends on its own part only."""
 
-from pipeline.files import atomic_folder
+from pipeline.files import atomic_folder, write_json
 from pipeline.stage import Stage, run_stage
+from pipeline.sweep.config import ShownSweeps, load_sweep, resolve_selected, sweep_file
 
 
 def main() -> None:
     stage = Stage()
+    project, params = stage.project, stage.params
+    files = {name: sweep_file(project, params.scale, name) for name in params.sweeps}
     with atomic_folder(stage.outputs.root / "config") as folder:
-        for kind in ("synthetic", "datasets", "train", "evaluate"):
+        for kind in ("synthetic", "datasets", "train", "evaluate", "sweep"):
             (folder / kind).mkdir()
-        for name in stage.params.synthetic:
-            (folder / "synthetic" / f"{name}.json").write_text(stage.project.synthetic(name).model_dump_json(indent=1))
-        for name in stage.params.datasets:
-            (folder / "datasets" / f"{name}.json").write_text(stage.project.dataset(name).model_dump_json(indent=1))
-        for name, params in stage.params.runs.items():
-            run, evaluation = stage.project.run(stage.params.scale, name, params)
+        for name in params.synthetic:
+            (folder / "synthetic" / f"{name}.json").write_text(project.synthetic(name).model_dump_json(indent=1))
+        for name in params.datasets:
+            (folder / "datasets" / f"{name}.json").write_text(project.dataset(name).model_dump_json(indent=1))
+        for name, selected in params.runs.items():
+            run, evaluation = project.run(params.scale, name, selected)
             (folder / "train" / f"{name}.json").write_text(run.model_dump_json(indent=1))
             (folder / "evaluate" / f"{name}.json").write_text(evaluation.model_dump_json(indent=1))
+        for name, file in files.items():
+            task = resolve_selected(project, params, file, params.sweeps[name])
+            (folder / "sweep" / f"{name}.json").write_text(task.model_dump_json(indent=1))
+    # Beside the sweeps' own outputs, whose folder is then there for the report even where none is selected.
+    shown = ShownSweeps({name: load_sweep(file).shown() for name, file in files.items()})
+    write_json(stage.outputs.shown_sweeps, shown.model_dump())
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from pipeline.data.manifest import read_prepared
 from pipeline.report.build import ReportedDataset, build_report
 from pipeline.report.results import read_results
+from pipeline.report.sweeps import read_sweeps
 from pipeline.stage import Stage, run_stage
 from pipeline.tracking import Tracker, tracking_uri
 
@@ -24,6 +25,7 @@ def main() -> None:
         outputs / "predictions",
         stage.root / "reports" / stage.params.scale,
         uri,
+        read_sweeps(stage.outputs.shown_sweeps, outputs / "sweeps"),
     )
 
 

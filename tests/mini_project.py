@@ -72,6 +72,7 @@ def make_project(root: Path) -> MiniProject:
     params["synthetic"] = ["shapes"]
     for part in ("datasets", "runs"):
         params[part] = {name: value for name, value in params[part].items() if "shapes" in (name, value.get("dataset"))}
+    params["sweeps"] = {}  # they have tests of their own
     (root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     (root / ".dvc").mkdir()
     (root / ".dvc" / "config").write_text(

@@ -44,7 +44,7 @@ class Worker:
             UserError: if there is no GPU that should be there.
         """
         if self._predict is None:
-            self._predict = self._build(_device(self._use_gpu))
+            self._predict = self._build(own_device(self._use_gpu))
         with atomic_folder(part_folder(self._folder, chunk)) as part:
             self._predict(chunk, part)
         return len(chunk)
@@ -55,7 +55,12 @@ def part_folder(folder: Path, chunk: range) -> Path:
     return folder / f"images-{chunk.start:07d}"
 
 
-def _device(use_gpu: bool) -> torch.device:
+def own_device(use_gpu: bool) -> torch.device:
+    """This process's device.
+
+    Raises:
+        UserError: if there is no GPU that should be there.
+    """
     if not use_gpu:
         return torch.device("cpu")
     if not torch.cuda.is_available():

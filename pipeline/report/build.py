@@ -17,6 +17,7 @@ from pipeline.report.curves import training_curves
 from pipeline.report.overlays import FoundObject, Scenes, Source, found_objects, object_panels, scene_panels
 from pipeline.report.results import RunResult
 from pipeline.report.semantic_overlays import LabelSource, label_panels, with_legend
+from pipeline.report.sweeps import SweepResult, SweepSection, sweep_section
 from pipeline.report.tables import Table, build_table, notes, to_csv, to_latex, to_markdown
 from pipeline.storage import Storage
 
@@ -147,6 +148,7 @@ def build_report(
     predictions: Path,
     output: Path,
     tracking_uri: str,
+    sweeps: Sequence[SweepResult] = (),
 ) -> None:
     """Writes the report's folder, whole or not at all: ``index.html``, the tables and the pictures.
 
@@ -158,6 +160,7 @@ def build_report(
         predictions: the folder of all runs' predictions.
         output: the folder to write.
         tracking_uri: for the page's hint on `mlflow ui`.
+        sweeps: the selected ones.
     """
     with atomic_folder(output) as folder:
         selected = {result.experiment for result in results}
@@ -167,7 +170,8 @@ def build_report(
             (folder / f"{table.name}.csv").write_text(to_csv(table), encoding="utf-8")
             (folder / f"{table.name}.tex").write_text(to_latex(table), encoding="utf-8")
         figures = draw_figures(tables, results, datasets, predictions, folder)
-        page = render_page(params, filled, figures, results, folder, tracking_uri)
+        sections = [sweep_section(sweep, folder) for sweep in sweeps]
+        page = render_page(params, filled, figures, results, folder, tracking_uri, sections)
         (folder / "index.html").write_text(page, encoding="utf-8")
 
 
@@ -178,6 +182,7 @@ def render_page(
     results: Sequence[RunResult],
     folder: Path,
     tracking_uri: str,
+    sweeps: Sequence[SweepSection] = (),
 ) -> str:
     """The HTML page, pictures included."""
     environment = Environment(loader=PackageLoader("pipeline.report", "."), autoescape=True, undefined=StrictUndefined)
@@ -200,11 +205,13 @@ def render_page(
             }
             for table in tables
         ],
-        figures=[
-            {**asdict(figure), "data": base64.b64encode((folder / figure.file).read_bytes()).decode()}
-            for figure in figures
-        ],
+        figures=[{**asdict(figure), "data": _encoded(folder / figure.file)} for figure in figures],
+        sweeps=[{**asdict(sweep), "pictures": [_encoded(folder / file) for file in sweep.files]} for sweep in sweeps],
         runs=results,
         # Without the password that a server's address may hold.
         tracking_uri=re.sub(r"(?<=://)[^/@]*@", "", tracking_uri),
     )
+
+
+def _encoded(picture: Path) -> str:
+    return base64.b64encode(picture.read_bytes()).decode()

@@ -29,6 +29,7 @@ from pipeline.config import (
     load_dataset,
     load_model,
 )
+from pipeline.sweep.config import load_sweep
 from pointrend import list_models
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -37,6 +38,7 @@ SCHEMAS: dict[str, Callable[[Path], Any]] = {
     "datasets": load_dataset,
     "experiments": lambda path: load(ExperimentConfig, path),
     "models": lambda path: load_model(path),
+    "sweeps": load_sweep,
     "schedules": lambda path: load(ScheduleConfig, path),
     "synthetic": lambda path: load(SyntheticConfig, path),
     "tables": lambda path: load(TableConfig, path),
@@ -202,6 +204,7 @@ def test_selecting_the_demo_scale(repository: Path) -> None:
             "coco_4xconv_r50-0": {"dataset": "shapes", "experiment": "coco_4xconv_r50", "seed": 0},
             "coco_pointrend_r50-0": {"dataset": "shapes", "experiment": "coco_pointrend_r50", "seed": 0},
         },
+        "sweeps": {},
     }
 
 
@@ -349,7 +352,7 @@ def test_a_missing_file_names_the_others(repository: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         Project(repository).schedule("coco_2x")
     assert str(repository / "configs" / "schedules" / "coco_2x.yaml") in str(caught.value)
-    assert "coco8, coco_1x, demo, demo_streets" in str(caught.value)
+    assert "coco8, coco_1x, coco_sweep, demo, demo_streets" in str(caught.value)
 
 
 def test_a_missing_file_among_none(tmp_path: Path) -> None:

@@ -179,4 +179,6 @@ def test_a_semantic_run_has_the_parameters_of_an_instance_run(repository: Path) 
         "train_points": "2304",
         "k": "3",
         "beta": "0.75",
+        "point_layers": "3",
+        "point_channels": "256",
     }

@@ -114,14 +114,18 @@ def test_the_parameters_of_pointrend(paper_runs: dict[str, RunConfig]) -> None:
         "train_points": "196",
         "k": "3",
         "beta": "0.75",
+        "point_layers": "3",
+        "point_channels": "256",
     }
 
 
 def test_both_heads_have_the_same_keys_and_differ_where_they_do(paper_runs: dict[str, RunConfig]) -> None:
     point, conv = (run_parameters(paper_runs[f"coco_{head}_r50-0"]) for head in ("pointrend", "4xconv"))
     assert list(point) == list(conv)
-    assert {key for key in point if point[key] != conv[key]} == {"head", "sampling", "train_points", "k", "beta"}
-    assert [conv[key] for key in ("head", "sampling", "train_points", "k", "beta")] == ["4xconv", "-", "-", "-", "-"]
+    of_points = ["sampling", "train_points", "k", "beta", "point_layers", "point_channels"]
+    assert {key for key in point if point[key] != conv[key]} == {"head", *of_points}
+    assert conv["head"] == "4xconv"
+    assert all(conv[key] == "-" for key in of_points)
 
 
 def test_one_training_size(repository: Path) -> None:

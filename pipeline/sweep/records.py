@@ -1,0 +1,107 @@
+"""What a sweep's trials have come to, one file for each: the truth that an interrupted sweep goes on from.
+
+Ray Tune keeps a state of its own, but writes it only now and then and without what early stopping has seen: after a
+lost process it would not be the state that things are in.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pipeline.files import write_json
+from pipeline.sweep.config import PARAMETERS, Point
+from pipeline.sweep.search import point_name
+
+Status = Literal["running", "finished", "stopped", "diverged"]
+
+
+@dataclass(frozen=True)
+class Rung:
+    """What a trial had come to after so many updates; 0 of what does not train."""
+
+    update: int
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One trial.
+
+    Attributes:
+        point: its parameters.
+        mlflow_run_id: its run; empty before it has one.
+        status: "stopped" where early stopping has ended it.
+        rungs: what it had come to, so far.
+        seconds: measured for one update or image.
+        multiply_adds: of the mask head for one region; none where they are not counted.
+    """
+
+    point: Point
+    mlflow_run_id: str
+    status: Status = "running"
+    rungs: list[Rung] = field(default_factory=list)
+    seconds: float | None = None
+    multiply_adds: int | None = None
+
+    @property
+    def name(self) -> str:
+        return point_name(self.point)
+
+    @property
+    def updates(self) -> int:
+        return self.rungs[-1].update if self.rungs else 0
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The last ones; none of a trial that has diverged."""
+        return self.rungs[-1].metrics if self.rungs and self.status != "diverged" else {}
+
+    def at(self, update: int) -> Rung | None:
+        return next((rung for rung in self.rungs if rung.update == update), None)
+
+    @property
+    def costs(self) -> dict[str, float]:
+        """Those that are known."""
+        costs = {"seconds": self.seconds, "multiply_adds": self.multiply_adds}
+        return {name: value for name, value in costs.items() if value is not None}
+
+    def as_stopped(self) -> Self:
+        return replace(self, status="stopped")
+
+    def logged_as(self, mlflow_run_id: str) -> Self:
+        return replace(self, mlflow_run_id=mlflow_run_id)
+
+    def with_rung(self, rung: Rung, **changes: Any) -> Self:
+        return replace(self, rungs=[*self.rungs, rung], **changes)
+
+
+@dataclass(frozen=True)
+class TrialRecords:
+    """The records of one sweep, in a folder that all its processes can reach."""
+
+    folder: Path
+
+    def trial_folder(self, point: Point) -> Path:
+        """Where a trial keeps what it needs to go on."""
+        return self.folder / point_name(point)
+
+    def read(self, point: Point) -> TrialRecord | None:
+        return _read(self.trial_folder(point) / "trial.json")
+
+    def write(self, record: TrialRecord) -> None:
+        write_json(self.trial_folder(record.point) / "trial.json", asdict(record))
+
+    def all(self) -> list[TrialRecord]:
+        """Every trial that has begun, by the values of its parameters."""
+        found = (_read(path) for path in self.folder.glob("*/trial.json"))
+        records = [record for record in found if record is not None]
+        return sorted(records, key=lambda record: [record.point.get(name, 0) for name in PARAMETERS])
+
+
+def _read(path: Path) -> TrialRecord | None:
+    try:
+        data = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    return TrialRecord(**{**data, "rungs": [Rung(**rung) for rung in data["rungs"]]})

@@ -1,0 +1,216 @@
+"""The `sweep` step: trials, then their results; one MLflow run with the trials nested in it."""
+
+import fcntl
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import ClusterConfig
+from pipeline.data.manifest import read_prepared
+from pipeline.errors import UserError
+from pipeline.evaluation.trained_run import TrainedRun
+from pipeline.files import atomic_folder
+from pipeline.storage import Storage
+from pipeline.sweep.config import SubdivisionTask, TrainingTask
+from pipeline.sweep.records import TrialRecord, TrialRecords
+from pipeline.sweep.results import best_trial, write_results
+from pipeline.sweep.subdivision import evaluate_settings
+from pipeline.sweep.subset import with_fewer_val_images
+from pipeline.sweep.training import close, run_trials
+from pipeline.sweep.trial import SweepError, Trials
+from pipeline.tracking import Tracker
+from pipeline.training.run import hardware
+
+
+@dataclass(frozen=True)
+class SweepPlace:
+    """Where a sweep finds what it needs and leaves what it makes; every worker can reach all of it.
+
+    Attributes:
+        prepared: the prepared dataset.
+        images: what its file names are relative to.
+        starts_from: the output of the training whose weights it takes, if any.
+        storage: the folder of all unfinished sweeps.
+        output: the folder to write.
+    """
+
+    prepared: Path
+    images: Storage
+    starts_from: Path | None
+    storage: Path
+    output: Path
+
+    @property
+    def weights(self) -> Path | None:
+        return self.starts_from / "model.safetensors" if self.starts_from else None
+
+
+class InterruptedSweepError(UserError):
+    """A sweep stopped at the user's wish."""
+
+
+def sweep_key(task: TrainingTask | SubdivisionTask, place: SweepPlace) -> str:
+    """A hash of all that a sweep's result depends on: its configuration, its data and the weights that it takes."""
+    digest = hashlib.sha256(task.model_dump_json().encode())
+    files = [place.prepared / name for name in ("dataset.json", "train.parquet", "val.parquet")]
+    for file in [*files, *([place.weights] if place.weights else [])]:
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+def run_sweep(
+    task: TrainingTask | SubdivisionTask, place: SweepPlace, cluster: ClusterConfig, tracker: Tracker, code: str
+) -> TrialRecord:
+    """Runs a sweep and writes ``results.parquet``, ``best.yaml`` and ``sweep.json``, whole or not at all.
+
+    One that was interrupted goes on: no trial that is done is run again, no MLflow run begun twice.
+
+    Args:
+        task: the sweep.
+        place: its folders.
+        cluster: where it runs.
+        tracker: where it is logged.
+        code: the version of the code, for the record.
+
+    Returns:
+        the best trial.
+
+    Raises:
+        InterruptedSweepError: after Ctrl-C.
+        SweepError: if it needs a run that is not trained, runs already, or has a trial that fails.
+    """
+    if place.weights and not place.weights.is_file():
+        raise SweepError(
+            f"{place.weights}: no such weights; the sweep does not train them, "
+            f"`dvc repro train@{place.weights.parent.name}` does"
+        )
+    read_prepared(place.prepared)  # says so where there is none
+    key = sweep_key(task, place)
+    records = TrialRecords(place.storage.resolve() / f"{task.name}-{key}")
+    with _alone(records.folder, task.name):
+        tags = {"code": code, "hardware": hardware(), "dataset": task.dataset}
+        run_id = tracker.start(key, task.name, _parameters(task), {"kind": "sweep", "sweep": task.name, **tags})
+        tracker.log_config(run_id, task.model_dump(mode="json"))
+        status = "FAILED"
+        try:
+            _run(task, place, cluster, tracker, records, run_id, key, tags)
+            found = records.all()
+            best = best_trial(found, task.metric)
+            with atomic_folder(place.output) as folder:
+                about = {
+                    "sweep": task.name,
+                    "kind": task.kind,
+                    "key": key,
+                    "dataset": task.dataset,
+                    "mlflow_run_id": run_id,
+                    "mlflow_trial_ids": {record.name: record.mlflow_run_id for record in found},
+                    "hardware": hardware(),
+                    **_circumstances(task),
+                }
+                write_results(folder, found, task.metric, best, task.best(best.point), about)
+            logged = {f"best_{task.metric}": best.metrics[task.metric], "trials": float(len(found))}
+            tracker.log_metrics(run_id, [(name, value, 0) for name, value in logged.items()])
+            tracker.set_tags(run_id, {"best": best.name})
+            status = "FINISHED"
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise InterruptedSweepError(
+                f"sweep {task.name} was interrupted; what is done is safe, the same command goes on from there"
+            ) from None
+        finally:
+            if status != "FINISHED":
+                for record in records.all():
+                    if record.status == "running" and record.mlflow_run_id:
+                        tracker.finish(record.mlflow_run_id, status)
+            tracker.finish(run_id, status)
+    shutil.rmtree(records.folder)
+    return best
+
+
+def _run(
+    task: TrainingTask | SubdivisionTask,
+    place: SweepPlace,
+    cluster: ClusterConfig,
+    tracker: Tracker,
+    records: TrialRecords,
+    run_id: str,
+    key: str,
+    tags: dict[str, str],
+) -> None:
+    if isinstance(task, SubdivisionTask):
+        assert place.weights is not None
+        run = TrainedRun(task.run, place.prepared.resolve(), place.images, place.weights.resolve())
+        evaluate_settings(task, run, cluster, records, tracker, run_id, tags)
+    else:
+        prepared = place.prepared.resolve()
+        judged = prepared
+        if task.val_images is not None:
+            judged = with_fewer_val_images(prepared, task.val_images, records.folder / ".judged")
+        trials = Trials(
+            task=task,
+            prepared=prepared,
+            judged=judged,
+            images=place.images,
+            weights=place.weights.resolve() if place.weights else None,
+            records=records,
+            cluster=cluster,
+            tracking=(tracker.uri, tracker.experiment),
+            parent=run_id,
+            key=key,
+            tags=tags,
+        )
+        run_trials(trials, tracker)
+    for record in records.all():
+        close(record, records, tracker)
+
+
+def _parameters(task: TrainingTask | SubdivisionTask) -> dict[str, str]:
+    """A sweep's settings as MLflow parameters."""
+    if isinstance(task, SubdivisionTask):
+        return {"run": task.run.run, "steps": str(task.steps), "subdivision_points": str(task.num_points)}
+    early = task.early_stopping
+    return {
+        "experiment": task.base.experiment,
+        "starts_from": task.starts_from.run if task.starts_from else "-",
+        "search": json.dumps(task.search.model_dump()),
+        "space": json.dumps(task.space.model_dump(exclude_none=True)),
+        "early_stopping": json.dumps(early.model_dump()) if early else "-",
+        "updates": str(task.base.schedule.updates),
+    }
+
+
+def _circumstances(task: TrainingTask | SubdivisionTask) -> dict[str, Any]:
+    """What a reader of the results must know."""
+    if isinstance(task, SubdivisionTask):
+        return {"run": task.run.run, "timed_images": task.timed_images}
+    return {
+        "experiment": task.base.experiment,
+        "starts_from": task.starts_from.run if task.starts_from else None,
+        "updates": task.base.schedule.updates,
+        "batch_size": task.base.schedule.batch_size,
+        "search": task.search.model_dump(),
+        "early_stopping": task.early_stopping.model_dump() if task.early_stopping else None,
+        "val_images": task.val_images,
+    }
+
+
+@contextmanager
+def _alone(folder: Path, name: str) -> Iterator[None]:
+    """Keeps another process from running the same sweep; the lock goes with this one.
+
+    Raises:
+        SweepError: if one does.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise SweepError(f"sweep {name} runs already; wait for it or stop it") from error
+        yield

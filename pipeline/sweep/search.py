@@ -1,0 +1,109 @@
+"""The points of a space that a sweep tries. No point is tried twice."""
+
+import math
+import random
+from collections.abc import Iterable, Sequence
+from itertools import product
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import TrialState
+from ray.tune.search import Searcher
+
+from pipeline.sweep.config import PARAMETERS, Point, RandomSearch, Range, Space, Value
+
+POINT = "point"  # the key of a trial's point in what Ray Tune hands it
+ATTEMPTS = 100  # at a point that was not tried yet
+
+
+def point_name(point: Point) -> str:
+    """A point as a file name, the same for equal points."""
+    return ",".join(f"{name}={value:.6g}" for name, value in sorted(point.items()))
+
+
+def grid_points(space: Space) -> list[Point]:
+    """Every combination of the choices, the last parameter varying fastest."""
+    choices = {name: values for name, values in space.given.items() if isinstance(values, list)}
+    return [_typed(dict(zip(choices, values, strict=True))) for values in product(*choices.values())]
+
+
+def random_points(space: Space, search: RandomSearch) -> list[Point]:
+    """The same draws whenever they are asked for; fewer than ``search.trials`` where the space has no more."""
+    generator = random.Random(search.seed)
+    points: dict[str, Point] = {}
+    for _ in range(ATTEMPTS * search.trials):
+        point = _typed({name: _draw(values, generator) for name, values in space.given.items()})
+        points.setdefault(point_name(point), point)
+        if len(points) == search.trials:
+            break
+    return list(points.values())
+
+
+def _draw(values: Sequence[Value] | Range, generator: random.Random) -> Value:
+    if not isinstance(values, Range):
+        return generator.choice(values)
+    if values.log:
+        return math.exp(generator.uniform(math.log(values.low), math.log(values.high)))
+    return generator.uniform(values.low, values.high)
+
+
+def _typed(point: Point) -> Point:
+    """Counts as whole numbers, other values with the digits of their names, so that equal names are equal points."""
+    return {k: round(v) if PARAMETERS[k].is_count else float(f"{v:.6g}") for k, v in point.items()}
+
+
+class OptunaPoints(Searcher):
+    """Optuna's suggestions for Ray Tune.
+
+    Unlike Ray's own ``OptunaSearch`` it never suggests a point twice, and it can begin with the points that an
+    interrupted sweep has already begun: their trials then tell what they had come to.
+
+    Args:
+        space: what to search.
+        metric: to maximise.
+        seed: of its draws.
+        known: points that come first.
+    """
+
+    def __init__(self, space: Space, metric: str, seed: int, known: Iterable[Point] = ()) -> None:
+        super().__init__(metric=metric, mode="max")
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        known = list(known)
+        self._distributions = {name: _distribution(name, values) for name, values in space.given.items()}
+        # Another seed once some points are known: the first draws would be those points again.
+        sampler = optuna.samplers.TPESampler(seed=seed + len(known), constant_liar=True)
+        self._study = optuna.create_study(direction="maximize", sampler=sampler)
+        for point in known:
+            self._study.enqueue_trial(point)
+        self._asked: dict[str, optuna.Trial] = {}
+        self._suggested: set[str] = set()
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        for _ in range(ATTEMPTS):
+            trial = self._study.ask(self._distributions)
+            point = _typed(trial.params)
+            if point_name(point) not in self._suggested:
+                self._suggested.add(point_name(point))
+                self._asked[trial_id] = trial
+                return {POINT: point}
+            self._study.tell(trial, state=TrialState.FAIL)  # which the sampler does not learn from
+        return Searcher.FINISHED
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        value = (result or {}).get(self.metric)
+        self._study.tell(self._asked.pop(trial_id), value, state=TrialState.FAIL if value is None else None)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the trials' own records are what a sweep goes on from."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing, see :meth:`save`."""
+
+
+def _distribution(name: str, values: Sequence[Value] | Range) -> BaseDistribution:
+    if not isinstance(values, Range):
+        return CategoricalDistribution([_typed({name: value})[name] for value in values])
+    if PARAMETERS[name].is_count:
+        return IntDistribution(int(values.low), int(values.high), log=values.log)
+    return FloatDistribution(values.low, values.high, log=values.log)

@@ -1,0 +1,21 @@
+"""A sweep in its project: for the stage and for the command."""
+
+from pipeline.stage import Stage
+from pipeline.sweep.config import SubdivisionTask, TrainingTask
+from pipeline.sweep.records import TrialRecord
+from pipeline.sweep.run import SweepPlace, run_sweep
+from pipeline.tracking import Tracker, code_version, tracking_uri
+
+
+def run_in(stage: Stage, task: TrainingTask | SubdivisionTask) -> TrialRecord:
+    """Runs a sweep on the selected cluster and returns its best trial; raises as :func:`run_sweep`."""
+    weights_of = task.run if isinstance(task, SubdivisionTask) else task.starts_from
+    place = SweepPlace(
+        prepared=stage.outputs.prepared(task.dataset),
+        images=stage.images(task.dataset),
+        starts_from=stage.outputs.trained(weights_of.run) if weights_of else None,
+        storage=stage.root / ".pointrend" / "sweeps",
+        output=stage.outputs.sweep(task.name),
+    )
+    tracker = Tracker(tracking_uri(stage.root), f"pointrend-{stage.params.scale}", stage.root / "mlartifacts")
+    return run_sweep(task, place, stage.project.cluster(stage.params.cluster), tracker, code_version(stage.root))

@@ -1,0 +1,139 @@
+"""The trials of a training sweep under Ray Tune: search, early stopping, as many at once as the cluster has room for.
+
+What is done stands in the trials' own records. A sweep that was interrupted begins anew with all its points: trials
+that are done only report what they had come to, at once, so that search and early stopping know what they knew, and
+the others go on from their checkpoints. Ray Tune's own ``Tuner.restore`` would forget what early stopping has seen,
+and after a lost process whatever came after its last snapshot.
+"""
+
+import logging
+import os
+import shutil
+from typing import Any
+
+from ray import tune
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import ASHAScheduler
+
+from pipeline.cluster import connected
+from pipeline.errors import UserError
+from pipeline.progress import Progress, progress
+from pipeline.sweep.config import GridSearch, RandomSearch
+from pipeline.sweep.records import TrialRecord, TrialRecords
+from pipeline.sweep.search import POINT, OptunaPoints, grid_points, random_points
+from pipeline.sweep.trial import CHECKPOINTS, UPDATE, SweepError, Trials, run_trial
+from pipeline.tracking import Tracker
+
+# Ctrl-C ends the sweep as it ends all else, results are kept by us, an error is shown once, and so is progress.
+TUNE_SETTINGS = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+}
+
+
+def run_trials(trials: Trials, tracker: Tracker) -> None:
+    """Runs all trials of a sweep that are not done yet.
+
+    Args:
+        trials: the sweep.
+        tracker: where they are logged.
+
+    Raises:
+        UserError: of a trial that has failed, once its restarts are used up.
+        SweepError: if a trial's process was lost once too often.
+    """
+    task, cluster = trials.task, trials.cluster
+    known = trials.records.all()
+    if isinstance(task.search, GridSearch | RandomSearch):
+        points = (
+            grid_points(task.space) if isinstance(task.search, GridSearch) else random_points(task.space, task.search)
+        )
+        total, samples, search = len(points), 1, None
+        space: dict[str, Any] = {POINT: tune.grid_search(points)}
+    else:
+        total = samples = task.search.trials
+        search = OptunaPoints(task.space, task.metric, task.search.seed, [record.point for record in known])
+        space = {}
+    scheduler = None
+    if task.early_stopping is not None:
+        scheduler = ASHAScheduler(
+            time_attr=UPDATE,
+            max_t=task.base.schedule.updates,
+            grace_period=task.early_stopping.grace,
+            reduction_factor=task.early_stopping.reduction,
+        )
+    storage = trials.records.folder / ".ray"
+    shutil.rmtree(storage, ignore_errors=True)
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it misses the files of the loggers that are off
+    os.environ.update({name: os.environ.get(name, value) for name, value in TUNE_SETTINGS.items()})
+    resources = {"CPU": float(cluster.cpus_per_worker), "GPU": float(cluster.gpus_per_worker)}
+    with (
+        # Trials are processes of Ray's even where a training would run in the stage's own.
+        connected(cluster.model_copy(update={"workers": max(cluster.workers, 1)})),
+        progress(f"sweep {task.name}", total) as bar,
+    ):
+        results = tune.Tuner(
+            tune.with_resources(tune.with_parameters(_trainable, trials=trials), resources),
+            param_space=space,
+            tune_config=tune.TuneConfig(
+                metric=task.metric,
+                mode="max",
+                search_alg=search,
+                scheduler=scheduler,
+                num_samples=samples,
+                max_concurrent_trials=cluster.workers or max(1, (os.cpu_count() or 1) // cluster.cpus_per_worker),
+                # Starting a process takes as long as a short trial.
+                reuse_actors=True,
+                trial_dirname_creator=lambda trial: trial.trial_id,
+            ),
+            run_config=tune.RunConfig(
+                name=task.name,
+                storage_path=str(storage),
+                failure_config=tune.FailureConfig(
+                    max_failures=cluster.max_failures, fail_fast=cluster.max_failures == 0
+                ),
+                callbacks=[_Bookkeeping(trials.records, tracker, bar)],
+                verbose=0,
+            ),
+        ).fit()
+    for error in results.errors:
+        cause = getattr(error, "cause", error)
+        if isinstance(cause, UserError | OSError):
+            raise cause
+        raise SweepError(
+            f"sweep {task.name}: a trial failed; those that are done are kept. Ray says: {error}"
+        ) from error
+
+
+def _trainable(config: dict[str, Any], trials: Trials) -> None:
+    run_trial(trials, config[POINT], tune.report)
+
+
+class _Bookkeeping(tune.Callback):
+    """Closes the books on each trial that has ended, by itself or stopped early."""
+
+    def __init__(self, records: TrialRecords, tracker: Tracker, bar: Progress) -> None:
+        self._records, self._tracker, self._bar = records, tracker, bar
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        record = self._records.read(trial.config[POINT])
+        assert record is not None
+        close(record, self._records, self._tracker)
+        self._bar.advance(note=record.name)
+
+
+def close(record: TrialRecord, records: TrialRecords, tracker: Tracker) -> None:
+    """Ends a trial's MLflow run and frees its checkpoints. One that did not end by itself was stopped early."""
+    if record.status == "running":
+        record = record.as_stopped()
+        records.write(record)
+    run = tracker.get(record.mlflow_run_id)
+    if run.info.status != "FINISHED":
+        tracker.set_tags(record.mlflow_run_id, {"trial_status": record.status})
+        # A trial that trains has logged its metrics as they came.
+        last = record.metrics if record.updates == 0 else {}
+        tracker.log_metrics(record.mlflow_run_id, [(k, v, 0) for k, v in {**last, **record.costs}.items()])
+        tracker.finish(record.mlflow_run_id, "FINISHED")
+    shutil.rmtree(records.trial_folder(record.point) / CHECKPOINTS, ignore_errors=True)

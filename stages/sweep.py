@@ -1,0 +1,20 @@
+"""Runs one sweep."""
+
+import argparse
+
+from pipeline.config import load
+from pipeline.stage import Stage, run_stage
+from pipeline.sweep.config import SweepTask
+from pipeline.sweep.stage import run_in
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sweep", required=True)
+    name = parser.parse_args().sweep
+    stage = Stage()
+    run_in(stage, load(SweepTask, stage.outputs.config("sweep", name)).root)
+
+
+if __name__ == "__main__":
+    run_stage(main)
