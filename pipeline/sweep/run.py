@@ -24,7 +24,7 @@ from pipeline.sweep.subset import with_fewer_val_images
 from pipeline.sweep.training import close, run_trials
 from pipeline.sweep.trial import SweepError, Trials
 from pipeline.tracking import Tracker
-from pipeline.training.run import hardware
+from pipeline.training.worker import hardware
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from pipeline.tracking import Tracker, run_parameters
 from pipeline.training.checkpoint import CheckpointStore
 from pipeline.training.loading import load_batches
 from pipeline.training.loop import DivergedTrainingError, Update, build_optimizer, train
-from pipeline.training.run import training_images
+from pipeline.training.worker import training_images
 from pointrend import save_weights
 from pointrend.weights import read_state_dict
 

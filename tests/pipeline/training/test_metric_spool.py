@@ -20,7 +20,9 @@ from pipeline.tracking import Tracker, TrackingError
 from pipeline.training import metric_spool
 from pipeline.training.loop import Update
 from pipeline.training.metric_spool import FILE_NAME, MetricSpool, MetricSpoolError, send
-from pipeline.training.run import InterruptedTrainingError, RunLog, finish, mark_unfinished
+from pipeline.training.run import finish, mark_unfinished
+from pipeline.training.run_log import RunLog
+from pipeline.training.worker import InterruptedTrainingError
 
 NAMES = {"loss_mask", "loss", "learning_rate", "gradient_norm", "updates_per_second"}
 
@@ -227,7 +229,7 @@ TRAINING = """
 import os, signal, sys
 from pathlib import Path
 from pipeline.training.loop import Update
-from pipeline.training.run import RunLog
+from pipeline.training.run_log import RunLog
 
 file, uri = sys.argv[1:]
 log = RunLog(Path(file), uri, "experiment", "run", 0)
@@ -344,7 +346,8 @@ import os, sys, traceback
 from pathlib import Path
 from pipeline.tracking import Tracker
 from pipeline.training.loop import Update
-from pipeline.training.run import RunLog, finish
+from pipeline.training.run import finish
+from pipeline.training.run_log import RunLog
 
 uri, folder = sys.argv[1], Path(sys.argv[2])
 children = []

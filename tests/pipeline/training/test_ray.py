@@ -13,7 +13,7 @@ from mini_project import MiniProject
 from pipeline.config import ClusterConfig
 from pipeline.data.samplers import BatchShareError
 from pipeline.training.loop import DivergedTrainingError
-from pipeline.training.workers import fit, for_batch
+from pipeline.training.ray_train import fit, for_batch
 
 
 def ray_processes(marker: str) -> list[str]:

@@ -16,7 +16,7 @@ from pipeline.run_model import build_run_model
 from pipeline.storage import Storage
 from pipeline.training.checkpoint import CheckpointStore
 from pipeline.training.loop import Update, build_optimizer, train
-from pipeline.training.run import synchronised, training_images
+from pipeline.training.worker import synchronised, training_images
 from pointrend.semantic import SemanticSegmenter
 
 CPU = torch.device("cpu")
