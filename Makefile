@@ -8,13 +8,14 @@ export DO_NOT_TRACK := 1
 export RAY_USAGE_STATS_ENABLED := 0
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: install demo test lint clean
+.PHONY: install demo test test-faults lint clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make install  make .venv with everything pinned in requirements.lock"
 	@echo "make demo     run the whole pipeline on synthetic data, to reports/demo/index.html"
 	@echo "make test     run the tests"
+	@echo "make test-faults  kill workers, drivers and nodes of real trainings under Ray: SECONDS"
 	@echo "make lint     check style and types"
 	@echo "make clean    remove .venv, data, outputs, reports and tracked runs"
 
@@ -38,6 +39,10 @@ demo: install
 # Two files at a time, of one thread each; the tests of a file run in order.
 test: install
 	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+# One after the other: each has a Ray of its own, or several nodes of one.
+test-faults: install
+	OMP_NUM_THREADS=1 python -m pytest -m faults tests/faults --durations=0
 
 lint: install
 	ruff check .
