@@ -94,9 +94,7 @@ class SemanticPointRend(nn.Module):
     ) -> None:
         super().__init__()
         self.fine_level, self.sampling, self.points_per_step = fine_level, sampling, points_per_step
-        self.point_head = PointHead(
-            in_channels, num_classes, channels, num_layers, coarse_each_layer=coarse_each_layer
-        )
+        self.point_head = PointHead(in_channels, num_classes, channels, num_layers, coarse_each_layer=coarse_each_layer)
 
     def point_logits(self, features: dict[str, Tensor], coarse: Tensor, stride: int, points: Tensor) -> Tensor:
         """Predictions (N, K, P) at points (N, P, 2), given the coarse prediction (N, K, h, w) of that stride."""
