@@ -25,11 +25,12 @@ from pipeline.sweep.trial import CHECKPOINTS, UPDATE, SweepError, Trials, run_tr
 from pipeline.tracking import Tracker
 
 # Ctrl-C ends the sweep as it ends all else, results are kept by us, an error is shown once, and so is progress.
-TUNE_SETTINGS = {
+RAY_SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",
 }
 
 
@@ -66,8 +67,8 @@ def run_trials(trials: Trials, tracker: Tracker) -> None:
         )
     storage = trials.records.folder / ".ray"
     shutil.rmtree(storage, ignore_errors=True)
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it misses the files of the loggers that are off
-    os.environ.update({name: os.environ.get(name, value) for name, value in TUNE_SETTINGS.items()})
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # errors are raised; some are of loggers that are off
+    os.environ.update({name: os.environ.get(name, value) for name, value in RAY_SETTINGS.items()})
     resources = {"CPU": float(cluster.cpus_per_worker), "GPU": float(cluster.gpus_per_worker)}
     with (
         # Trials are processes of Ray's even where a training would run in the stage's own.
