@@ -190,6 +190,33 @@ def test_another_process_reads_with_a_pickled_storage(remote: str, local: Path) 
 # What goes wrong
 
 
+def test_results_go_to_another_checkout_by_a_dvc_remote(port: int, tmp_path: Path) -> None:
+    """What `dvc push` has stored, `dvc pull` restores, and `dvc repro` has nothing to do there."""
+
+    def dvc(folder: Path, *arguments: str) -> str:
+        command = [str(Path(sys.executable).parent / "dvc"), *arguments]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    ours.mkdir()
+    dvc(ours, "init", "--no-scm", "--quiet")
+    dvc(ours, "remote", "add", "--default", "store", "s3://bucket/dvc")
+    dvc(ours, "remote", "modify", "store", "endpointurl", f"http://127.0.0.1:{port}")
+    (ours / "dvc.yaml").write_text("stages: {draw: {cmd: mkdir out && seq 1000 > out/numbers, outs: [out]}}")
+    assert "Running stage 'draw'" in dvc(ours, "repro")
+    dvc(ours, "push")
+
+    theirs.mkdir()
+    for name in (".dvc/config", "dvc.yaml", "dvc.lock"):
+        (theirs / name).parent.mkdir(exist_ok=True)
+        (theirs / name).write_bytes((ours / name).read_bytes())
+    dvc(theirs, "pull")
+    assert (theirs / "out/numbers").read_bytes() == (ours / "out/numbers").read_bytes()
+    assert "Running stage" not in dvc(theirs, "repro")
+
+
 def test_a_missing_object_is_named(remote: str) -> None:
     with pytest.raises(UnreadableFileError) as caught:
         Storage(remote).read("labels/none.png")
