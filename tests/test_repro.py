@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -171,6 +172,67 @@ def test_a_training_that_is_stopped_and_killed_goes_on_and_ends_with_the_same_we
         json.loads((project.root / "outputs/demo/train/coco_4xconv_r50-0/train.json").read_text())["resumed_from"] == 0
     )
     assert all((weights(project, "4xconv")[name] == value).all() for name, value in resumed.items())
+    # For the tests below.
+    shutil.copytree(project.root / "outputs/demo/train/coco_4xconv_r50-0", project.root / "undisturbed")
+
+
+@pytest.fixture(scope="module")
+def small_disk(project: MiniProject) -> Iterator[Callable[[int], None]]:
+    """What gives the checkpoints a file system of their own, of so many bytes, or another size to the one they have."""
+    folder = project.root / ".pointrend/runs"
+
+    def resize(size: int) -> None:
+        remount = ["-o", "remount"] if folder.is_mount() else []
+        command = ["mount", "-t", "tmpfs", *remount, "-o", f"size={size}", "tmpfs", str(folder)]
+        mounted = subprocess.run(command, capture_output=True, text=True, check=False)
+        if mounted.returncode != 0:
+            pytest.skip(f"a small tmpfs needs the right to mount one: {mounted.stderr.strip()}")
+
+    yield resize
+    if folder.is_mount():
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+AGAIN = ("dvc", "repro", "--single-item", "--force", "train@coco_4xconv_r50-0")
+
+
+def test_a_full_disk_stops_a_training_and_leaves_its_checkpoints(
+    project: MiniProject, small_disk: Callable[[int], None]
+) -> None:
+    size = (project.root / "outputs/demo/train/coco_4xconv_r50-0/model.safetensors").stat().st_size
+    # A checkpoint is twice that, for its momentum: there is room for two and for half of a third.
+    small_disk(5 * size)
+    result = project.run(*AGAIN)
+    assert result.returncode != 0
+    assert "update-00000006.pt: the checkpoint could not be written; free some space" in result.stdout
+    assert "No space left on device" in result.stdout
+    assert "Traceback" not in result.stdout
+    left = (project.root / ".pointrend/runs").glob("*/checkpoints/*")
+    assert sorted(path.name for path in left) == ["update-00000002.pt", "update-00000004.pt"]
+    assert not list((project.root / ".pointrend/runs").glob("*/checkpoints/.*"))
+    small_disk(50 * size)
+
+
+def test_a_picture_that_vanishes_stops_a_training_that_then_goes_on(project: MiniProject) -> None:
+    folder = project.root / ".pointrend/runs"
+    process = project.start(*AGAIN)
+    # Beyond what the full disk has left.
+    wait_for(lambda: any(int(path.stem[7:]) > 4 for path in folder.glob("*/checkpoints/update-*.pt")))
+    victim = max((project.root / "data/shapes/train").iterdir())
+    content = victim.read_bytes()
+    victim.unlink()
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert f"{victim}: no such file. Put it right and run `dvc repro` again" in output
+    assert "Traceback" not in output
+
+    victim.write_bytes(content)
+    result = project.run(*AGAIN)
+    assert result.returncode == 0, result.stdout
+    summary = json.loads((project.root / "outputs/demo/train/coco_4xconv_r50-0/train.json").read_text())
+    assert summary["resumed_from"] > 4
+    undisturbed = load_file(project.root / "undisturbed/model.safetensors")
+    assert all((weights(project, "4xconv")[name] == value).all() for name, value in undisturbed.items())
 
 
 def test_mlflow_that_goes_in_mid_run_and_is_not_back_at_the_end(project: MiniProject, tmp_path: Path) -> None:
@@ -210,67 +272,6 @@ def test_mlflow_that_goes_in_mid_run_and_is_not_back_at_the_end(project: MiniPro
             assert steps == [10, 20, 30, 40, 50]
     finally:
         server.kill()
-
-
-@pytest.fixture
-def small_disk(project: MiniProject) -> Iterator[Callable[[int], None]]:
-    """What gives the checkpoints a file system of their own, of so many bytes, or another size to the one they have."""
-    folder = project.root / ".pointrend/runs"
-
-    def resize(size: int) -> None:
-        remount = ["-o", "remount"] if folder.is_mount() else []
-        command = ["mount", "-t", "tmpfs", *remount, "-o", f"size={size}", "tmpfs", str(folder)]
-        mounted = subprocess.run(command, capture_output=True, text=True, check=False)
-        if mounted.returncode != 0:
-            pytest.skip(f"a small tmpfs needs the right to mount one: {mounted.stderr.strip()}")
-
-    yield resize
-    if folder.is_mount():
-        subprocess.run(["umount", str(folder)], check=True)
-
-
-def test_a_full_disk_stops_a_training_that_then_goes_on(
-    project: MiniProject, small_disk: Callable[[int], None]
-) -> None:
-    before = weights(project, "4xconv")
-    size = (project.root / "outputs/demo/train/coco_4xconv_r50-0/model.safetensors").stat().st_size
-    # A checkpoint is twice that, for its momentum: there is room for two and for half of a third.
-    small_disk(5 * size)
-    again = ("dvc", "repro", "--single-item", "--force", "train@coco_4xconv_r50-0")
-    result = project.run(*again)
-    assert result.returncode != 0
-    assert "update-00000006.pt: the checkpoint could not be written; free some space" in result.stdout
-    assert "No space left on device" in result.stdout
-    assert "Traceback" not in result.stdout
-    left = (project.root / ".pointrend/runs").glob("*/checkpoints/*")
-    assert sorted(path.name for path in left) == ["update-00000002.pt", "update-00000004.pt"]
-    assert not list((project.root / ".pointrend/runs").glob("*/checkpoints/.*"))
-
-    small_disk(50 * size)
-    assert project.run(*again).returncode == 0
-    summary = json.loads((project.root / "outputs/demo/train/coco_4xconv_r50-0/train.json").read_text())
-    assert summary["resumed_from"] == 4
-    assert all((weights(project, "4xconv")[name] == value).all() for name, value in before.items())
-
-
-def test_a_picture_that_vanishes_stops_a_training_that_then_goes_on(project: MiniProject) -> None:
-    before = weights(project, "4xconv")
-    again = ("dvc", "repro", "--single-item", "--force", "train@coco_4xconv_r50-0")
-    process = project.start(*again)
-    wait_for(lambda: list((project.root / ".pointrend/runs").glob("*/checkpoints/update-*.pt")))
-    victim = max((project.root / "data/shapes/train").iterdir())
-    content = victim.read_bytes()
-    victim.unlink()
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode != 0
-    assert f"{victim}: no such file. Put it right and run `dvc repro` again" in output
-    assert "Traceback" not in output
-
-    victim.write_bytes(content)
-    assert project.run(*again).returncode == 0
-    summary = json.loads((project.root / "outputs/demo/train/coco_4xconv_r50-0/train.json").read_text())
-    assert summary["resumed_from"] > 0
-    assert all((weights(project, "4xconv")[name] == value).all() for name, value in before.items())
 
 
 def test_a_file_that_vanished_is_named(project: MiniProject, tmp_path: Path) -> None:
