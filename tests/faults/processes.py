@@ -50,14 +50,16 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = 120) -> N
 
 def started_for(folder: Path) -> list[psutil.Process]:
     """The processes that a test has started, and their children."""
-    found = []
+    found, mark = [], f"{MARK}={folder}\0"
     for process in psutil.process_iter():
         try:
-            if process.environ().get(MARK) == str(folder) and process.pid != os.getpid():
+            # psutil's own reading stops at the titles that Ray's processes write over their environment.
+            environment_of = Path(f"/proc/{process.pid}/environ").read_text(errors="replace")
+            if mark in environment_of and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
-        except psutil.Error:
+        except (OSError, psutil.Error):
             continue
-    return [process for process in found if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    return found
 
 
 def kill_all(processes: list[psutil.Process]) -> None:
