@@ -42,7 +42,7 @@ test: install
 
 # One after the other: each has a Ray of its own, or several nodes of one.
 test-faults: install
-	OMP_NUM_THREADS=1 python -m pytest -m faults tests/faults --durations=0
+	OMP_NUM_THREADS=1 python -m pytest -m faults --durations=0
 
 lint: install
 	ruff check .
