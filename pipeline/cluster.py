@@ -4,6 +4,7 @@ import functools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import NamedTuple
 
 import psutil
 import ray
@@ -49,15 +50,19 @@ def free_agent_port() -> Iterator[None]:
         RayParams.__init__ = original
 
 
+class Addresses(NamedTuple):
+    """Where a Ray is reached: its dashboard, for jobs, as a URL; its head, for drivers, as host and port."""
+
+    dashboard: str
+    head: str
+
+
 @contextmanager
-def local_ray(cpus: int) -> Iterator[str]:
+def local_ray(cpus: int) -> Iterator[Addresses]:
     """A Ray of this machine; none of its processes outlives the block.
 
     Args:
         cpus: that it must have; it has those of the machine if they are more.
-
-    Yields:
-        The address of its dashboard.
     """
     process = psutil.Process()
     others = set(process.children(recursive=True))
@@ -72,7 +77,7 @@ def local_ray(cpus: int) -> Iterator[str]:
             log_to_driver=True,
         )
     try:
-        yield f"http://{context.dashboard_url}"
+        yield Addresses(f"http://{context.dashboard_url}", context.address_info["gcs_address"])
     finally:
         # Actors end by themselves once their node is gone, but only after `shutdown` has returned.
         started = set(process.children(recursive=True)) - others

@@ -63,13 +63,15 @@ class Jobs:
 
     Args:
         address: what ``RAY_ADDRESS`` may be: ``http://`` and the dashboard's host and port, ``ray://`` or the head's.
+        head: what ``RAY_ADDRESS`` is for the jobs, where Ray would not find out by itself: it takes the last one that
+            `ray start` has started on the machine, which may be another or long gone.
 
     Raises:
         RayUnreachableError: if there is no Ray.
     """
 
-    def __init__(self, address: str) -> None:
-        self.address = address
+    def __init__(self, address: str, head: str | None = None) -> None:
+        self.address, self._head = address, head
         try:
             self._client = JobSubmissionClient(address)
             self._client.get_version()
@@ -116,13 +118,14 @@ class Jobs:
         One that has ended is submitted again.
         """
         end = time.monotonic() + PATIENCE_SECONDS
+        prefix = ["env", f"RAY_ADDRESS={self._head}"] if self._head else []
         while True:
             attempts = self._attempts(job.id)
             if attempts and not attempts[-1].status.is_terminal():
                 return False
             try:
                 self._client.submit_job(
-                    entrypoint=f"cd {shlex.quote(str(job.folder))} && exec {shlex.join(job.command)}",
+                    entrypoint=f"cd {shlex.quote(str(job.folder))} && exec {shlex.join([*prefix, *job.command])}",
                     submission_id=f"{job.id}{ATTEMPT}{len(attempts) + 1}" if attempts else job.id,
                     entrypoint_num_cpus=job.cpus,
                     entrypoint_num_gpus=job.gpus,

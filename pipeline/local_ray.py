@@ -52,7 +52,7 @@ def running(folder: Path) -> Jobs | None:
         keeper = psutil.Process(state["pid"])
         if keeper.create_time() != state["created"] or keeper.status() == psutil.STATUS_ZOMBIE:
             return None
-        return Jobs(state["address"])
+        return Jobs(state["dashboard"], state["head"])
     except (FileNotFoundError, psutil.NoSuchProcess, RayUnreachableError):
         return None
 
@@ -102,10 +102,10 @@ def keep(folder: Path, cpus: int) -> None:
         cpus: that it must have.
     """
     state = folder / "ray.json"
-    with local_ray(cpus) as address:
-        jobs = Jobs(address)
+    with local_ray(cpus) as addresses:
+        jobs = Jobs(*addresses)
         me = psutil.Process()
-        write_json(state, {"address": address, "pid": me.pid, "created": me.create_time()})
+        write_json(state, {**addresses._asdict(), "pid": me.pid, "created": me.create_time()})
         idle_since = time.monotonic()
         while True:
             time.sleep(0.5)

@@ -3,6 +3,8 @@
 import pytest
 from mini_project import MiniProject, make_project
 
+import pipeline  # noqa: F401 - before Ray, which reads its settings when it is imported
+
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> MiniProject:
