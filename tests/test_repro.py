@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import psutil
+import pytest
 from mini_project import MiniProject
 from mlflow import MlflowClient
 from safetensors.torch import load_file
@@ -105,6 +106,7 @@ def test_a_configuration_error_is_one_message(project: MiniProject) -> None:
     project.edit("configs/schedules/demo.yaml", "batch_sise: 2", "batch_size: 2")
 
 
+@pytest.mark.faults
 def test_a_training_that_is_stopped_and_killed_goes_on_and_ends_with_the_same_weights(project: MiniProject) -> None:
     updates = 150
     schedule = (project.root / "configs/schedules/demo.yaml").read_text()

@@ -43,7 +43,11 @@ SCHEMAS: dict[str, Callable[[Path], Any]] = {
     "synthetic": lambda path: load(SyntheticConfig, path),
     "tables": lambda path: load(TableConfig, path),
 }
-FILES = sorted(path.relative_to(CONFIGS) for path in CONFIGS.rglob("*") if path.is_file())
+FILES = sorted(
+    path.relative_to(CONFIGS)
+    for path in CONFIGS.rglob("*")
+    if path.is_file() and path.parent.name != "launch"  # those are for Ray and Kubernetes
+)
 SCALES = sorted(path.name for path in (CONFIGS / "experiments").iterdir())
 
 SCHEDULE = """\
