@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from rich.console import Console
 from rich.markup import escape
@@ -20,6 +20,9 @@ from pipeline.config import (
 )
 from pipeline.errors import UserError
 from pipeline.storage import Storage, is_remote, join
+
+if TYPE_CHECKING:
+    from pipeline.tracking import Tracker
 
 
 class Outputs:
@@ -66,6 +69,12 @@ class Stage:
     @property
     def cluster(self) -> ClusterConfig:
         return self.project.cluster(self.params.cluster)
+
+    def tracker(self) -> "Tracker":
+        """The MLflow experiment of the selected scale."""
+        from pipeline.tracking import Tracker, tracking_uri  # MLflow takes seconds to import
+
+        return Tracker(tracking_uri(self.root), f"pointrend-{self.params.scale}", self.root / "mlartifacts")
 
     def evaluation(self, name: str) -> EvaluationConfig:
         return load(EvaluationConfig, self.outputs.config("evaluate", name))

@@ -11,11 +11,14 @@ import json
 import logging
 import os
 import random
+import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any, TypeVar
 
 import requests
@@ -121,6 +124,25 @@ def _alone_with_database(uri: str) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _uninterrupted(uri: str) -> Iterator[None]:
+    """Keeps Ctrl-C back while MLflow writes to a database: it would leave its transaction open, and all others out.
+
+    A server's answer, which may take long, is not waited for.
+    """
+    if uri.startswith(("http://", "https://")) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    caught: list[tuple[int, FrameType | None]] = []
+    previous = signal.signal(signal.SIGINT, lambda number, frame: caught.append((number, frame)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    if caught and callable(previous):
+        previous(*caught[0])
+
+
 def is_passing(error: Exception) -> bool:
     """Whether an error of MLflow may be gone at the next try: no answer, an overloaded server, a locked database."""
     if isinstance(error, MlflowException):
@@ -176,7 +198,8 @@ class Tracker:
         pause, silent = 0.1, True
         while True:
             try:
-                result = call()
+                with _uninterrupted(self.uri):
+                    result = call()
             except FAILURES as error:
                 waited = time.monotonic() - begun
                 if not is_passing(error) or waited >= self.patience:

@@ -4,7 +4,6 @@ import argparse
 
 from pipeline.evaluation.run import evaluate_run
 from pipeline.stage import Stage, run_stage
-from pipeline.tracking import Tracker, tracking_uri
 
 
 def main() -> None:
@@ -22,7 +21,7 @@ def main() -> None:
         trained=stage.outputs.trained(name),
         output=stage.outputs.predictions(name),
         metrics=stage.outputs.metrics(name),
-        tracker=Tracker(tracking_uri(stage.root), f"pointrend-{stage.params.scale}", stage.root / "mlartifacts"),
+        tracker=stage.tracker(),
     )
 
 

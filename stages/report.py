@@ -5,13 +5,11 @@ from pipeline.report.build import ReportedDataset, build_report
 from pipeline.report.results import read_results
 from pipeline.report.sweeps import read_sweeps
 from pipeline.stage import Stage, run_stage
-from pipeline.tracking import Tracker, tracking_uri
 
 
 def main() -> None:
     stage = Stage()
-    uri = tracking_uri(stage.root)
-    tracker = Tracker(uri, f"pointrend-{stage.params.scale}", stage.root / "mlartifacts")
+    tracker = stage.tracker()
     outputs = stage.outputs.root
     datasets = {
         name: ReportedDataset(read_prepared(stage.outputs.prepared(name)), stage.images(name))
@@ -24,7 +22,7 @@ def main() -> None:
         datasets,
         outputs / "predictions",
         stage.root / "reports" / stage.params.scale,
-        uri,
+        tracker.uri,
         read_sweeps(stage.outputs.shown_sweeps, outputs / "sweeps"),
     )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from pipeline.graph import code_digest, runs_everything, stages_to_run
 from pipeline.stage import Stage, run_stage
 from pipeline.submission import train_as_job
-from pipeline.tracking import Tracker, code_version, tracking_uri
+from pipeline.tracking import code_version
 from pipeline.training.run import Training, run_training
 
 
@@ -20,7 +20,7 @@ def main() -> None:
     training = training_of(stage, arguments.run)
     if arguments.here:
         training.expect(arguments.here)
-        tracker = Tracker(tracking_uri(stage.root), f"pointrend-{stage.params.scale}", stage.root / "mlartifacts")
+        tracker = stage.tracker()
         run_training(training, stage.cluster, tracker, code_version(stage.root))
         return
 

@@ -24,6 +24,7 @@ from pipeline.sweep.subset import with_fewer_val_images
 from pipeline.sweep.training import close, run_trials
 from pipeline.sweep.trial import SweepError, Trials
 from pipeline.tracking import Tracker
+from pipeline.training.run import mark_unfinished
 from pipeline.training.worker import hardware
 
 
@@ -97,7 +98,6 @@ def run_sweep(
         tags = {"code": code, "hardware": hardware(), "dataset": task.dataset}
         run_id = tracker.start(key, task.name, _parameters(task), {"kind": "sweep", "sweep": task.name, **tags})
         tracker.log_config(run_id, task.model_dump(mode="json"))
-        status = "FAILED"
         try:
             _run(task, place, cluster, tracker, records, run_id, key, tags)
             found = records.all()
@@ -117,18 +117,16 @@ def run_sweep(
             logged = {f"best_{task.metric}": best.metrics[task.metric], "trials": float(len(found))}
             tracker.log_metrics(run_id, [(name, value, 0) for name, value in logged.items()])
             tracker.set_tags(run_id, {"best": best.name})
-            status = "FINISHED"
-        except KeyboardInterrupt:
-            status = "KILLED"
-            raise InterruptedSweepError(
-                f"sweep {task.name} was interrupted; what is done is safe, the same command goes on from there"
-            ) from None
-        finally:
-            if status != "FINISHED":
-                for record in records.all():
-                    if record.status == "running" and record.mlflow_run_id:
-                        tracker.finish(record.mlflow_run_id, status)
-            tracker.finish(run_id, status)
+            tracker.finish(run_id, "FINISHED")
+        except BaseException as error:
+            interrupted = isinstance(error, KeyboardInterrupt)
+            running = [record.mlflow_run_id for record in records.all() if record.status == "running"]
+            mark_unfinished(tracker, [*filter(None, running), run_id], "KILLED" if interrupted else "FAILED")
+            if interrupted:
+                raise InterruptedSweepError(
+                    f"sweep {task.name} was interrupted; what is done is safe, the same command goes on from there"
+                ) from None
+            raise
     shutil.rmtree(records.folder)
     return best
 

@@ -4,7 +4,7 @@ from pipeline.stage import Stage
 from pipeline.sweep.config import SubdivisionTask, TrainingTask
 from pipeline.sweep.records import TrialRecord
 from pipeline.sweep.run import SweepPlace, run_sweep
-from pipeline.tracking import Tracker, code_version, tracking_uri
+from pipeline.tracking import code_version
 
 
 def run_in(stage: Stage, task: TrainingTask | SubdivisionTask) -> TrialRecord:
@@ -17,5 +17,5 @@ def run_in(stage: Stage, task: TrainingTask | SubdivisionTask) -> TrialRecord:
         storage=stage.root / ".pointrend" / "sweeps",
         output=stage.outputs.sweep(task.name),
     )
-    tracker = Tracker(tracking_uri(stage.root), f"pointrend-{stage.params.scale}", stage.root / "mlartifacts")
-    return run_sweep(task, place, stage.project.cluster(stage.params.cluster), tracker, code_version(stage.root))
+    tracker = stage.tracker()
+    return run_sweep(task, place, stage.cluster, tracker, code_version(stage.root))

@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -120,7 +121,7 @@ def run_training(training: Training, cluster: ClusterConfig, tracker: Tracker, v
             fit(train_worker, arguments, cluster, config.run, storage / "ray")
         except BaseException as error:
             interrupted = isinstance(error, InterruptedTrainingError | KeyboardInterrupt)
-            mark_unfinished(tracker, run_id, "KILLED" if interrupted else "FAILED")
+            mark_unfinished(tracker, [run_id], "KILLED" if interrupted else "FAILED")
             raise
     finish(config.run, storage, tracker.with_patience(cluster.tracking_patience), run_id)
     summary = json.loads((storage / SUMMARY).read_text())
@@ -134,8 +135,8 @@ def is_complete(storage: Path) -> bool:
     return all((storage / name).exists() for name in (WEIGHTS, SUMMARY))
 
 
-def mark_unfinished(tracker: Tracker, run_id: str, status: str) -> None:
-    """Ends a run in MLflow as FAILED or KILLED if it answers soon; the error that ended the training is the one to see.
+def mark_unfinished(tracker: Tracker, run_ids: Sequence[str], status: str) -> None:
+    """Ends runs in MLflow as FAILED or KILLED if it answers soon; the error that ended them is the one to see.
 
     A request to a server that hangs would keep the user who pressed Ctrl-C waiting, hence the thread.
     """
@@ -143,7 +144,8 @@ def mark_unfinished(tracker: Tracker, run_id: str, status: str) -> None:
 
     def mark() -> None:
         try:
-            tracker.with_patience(UNFINISHED_SECONDS / 2).finish(run_id, status)
+            for run_id in run_ids:
+                tracker.with_patience(UNFINISHED_SECONDS / 2).finish(run_id, status)
             said.clear()
         except TrackingError as error:
             said[:] = [str(error)]
@@ -152,7 +154,7 @@ def mark_unfinished(tracker: Tracker, run_id: str, status: str) -> None:
     thread.start()
     thread.join(UNFINISHED_SECONDS)
     if said:
-        print(f"the run still counts as running in MLflow at {tracker.uri} ({said[0]})", flush=True)
+        print(f"what was interrupted still counts as running in MLflow at {tracker.uri} ({said[0]})", flush=True)
 
 
 def finish(run: str, storage: Path, tracker: Tracker, run_id: str) -> None:

@@ -1,5 +1,7 @@
 import json
 import math
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -400,3 +402,23 @@ def test_the_version_of_code_without_a_repository(tmp_path: Path, monkeypatch: p
 def test_the_version_of_code_where_there_is_no_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert code_version(tmp_path) == "unknown"
+
+
+def test_ctrl_c_in_the_middle_of_a_write_locks_nobody_out(tracker: Tracker) -> None:
+    """MLflow leaves a transaction open that an interrupt tears apart: its database is locked for all others then."""
+    run_id = tracker.start("key", "my run", {}, {})
+    previous = signal.signal(signal.SIGALRM, lambda number, frame: os.kill(os.getpid(), signal.SIGINT))
+    try:
+        for attempt in range(10):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 0.01 + 0.003 * attempt)
+                for step in range(1000):
+                    tracker.log_metrics(run_id, [(f"metric {number}", 1.0, step) for number in range(20)])
+            except KeyboardInterrupt:
+                # Here, as it is done for real: the traceback still holds on to what was torn apart.
+                tracker.with_patience(1).finish(run_id, "KILLED")
+            else:
+                raise AssertionError("never interrupted")
+            assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGALRM, previous)

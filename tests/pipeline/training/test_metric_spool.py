@@ -318,7 +318,7 @@ def test_a_run_that_cannot_be_marked_hides_no_other_error(
 ) -> None:
     monkeypatch.setattr("pipeline.training.run.UNFINISHED_SECONDS", 0.4)
     tracker._client = MlflowClient(nowhere)
-    mark_unfinished(tracker, "run", "KILLED")
+    mark_unfinished(tracker, ["run"], "KILLED")
     assert "still counts as running" in capsys.readouterr().out
 
 
@@ -331,7 +331,7 @@ def test_a_server_that_hangs_does_not_hold_up_ctrl_c(
     server.signal(signal.SIGSTOP)
     try:
         begun = time.monotonic()
-        mark_unfinished(tracker, run_id, "KILLED")
+        mark_unfinished(tracker, [run_id], "KILLED")
         assert time.monotonic() - begun < 20
     finally:
         server.signal(signal.SIGCONT)
