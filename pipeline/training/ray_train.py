@@ -1,7 +1,10 @@
 """Ray Train: running a training function on as many workers as a cluster configuration says."""
 
 import logging
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +71,7 @@ def fit(
             failure_config=FailureConfig(max_failures=cluster.max_failures),
         ),
     )
-    with connected(cluster):
+    with connected(cluster), _own_interrupt_handler():
         try:
             trainer.fit()
         except WorkerGroupError as error:
@@ -86,6 +89,19 @@ def fit(
                         f"checkpoint. Ray says: {death}"
                     ) from error
             raise
+
+
+@contextmanager
+def _own_interrupt_handler() -> Iterator[None]:
+    """Takes Ray Train's handler of Ctrl-C away once it is over, which would connect to a Ray that has gone."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def _resources(cluster: ClusterConfig) -> dict[str, float]:

@@ -407,7 +407,10 @@ def test_the_version_of_code_where_there_is_no_git(tmp_path: Path, monkeypatch: 
 def test_ctrl_c_in_the_middle_of_a_write_locks_nobody_out(tracker: Tracker) -> None:
     """MLflow leaves a transaction open that an interrupt tears apart: its database is locked for all others then."""
     run_id = tracker.start("key", "my run", {}, {})
-    previous = signal.signal(signal.SIGALRM, lambda number, frame: os.kill(os.getpid(), signal.SIGINT))
+    before = {
+        signal.SIGALRM: signal.signal(signal.SIGALRM, lambda number, frame: os.kill(os.getpid(), signal.SIGINT)),
+        signal.SIGINT: signal.signal(signal.SIGINT, signal.default_int_handler),
+    }
     try:
         for attempt in range(10):
             try:
@@ -421,4 +424,6 @@ def test_ctrl_c_in_the_middle_of_a_write_locks_nobody_out(tracker: Tracker) -> N
                 raise AssertionError("never interrupted")
             assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
-        signal.signal(signal.SIGALRM, previous)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -51,8 +52,11 @@ def test_a_worker_s_own_message_is_what_the_user_sees(tmp_path: Path) -> None:
     cluster = ClusterConfig(workers=2)
     # Pickled by value, for the workers cannot import this file.
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(DivergedTrainingError, match=r"^update 2: not finite$"):
         fit(train_worker, {"update": 2}, cluster, "run", tmp_path)
+    # Ray Train would leave one that connects to its Ray, which is gone.
+    assert signal.getsignal(signal.SIGINT) is handler
 
 
 def test_a_number_of_workers_that_may_vary_is_no_larger_than_a_batch_has_parts() -> None:
