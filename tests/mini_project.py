@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
@@ -19,11 +19,12 @@ class MiniProject:
     """A copy of the repository whose demo takes seconds: four-update trainings on a dozen small images."""
 
     root: Path
+    variables: dict[str, str] = field(default_factory=dict)
 
     def environment(self) -> dict[str, str]:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         kept = {k: v for k, v in os.environ.items() if k not in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "PYTHONPATH")}
-        return {**kept, "PATH": path, "RAY_USAGE_STATS_ENABLED": "0", "DO_NOT_TRACK": "1"}
+        return {**kept, "PATH": path, "RAY_USAGE_STATS_ENABLED": "0", "DO_NOT_TRACK": "1", **self.variables}
 
     def start(self, *command: str) -> subprocess.Popen[str]:
         """Starts a command in a process group of its own, as a shell does."""

@@ -108,7 +108,7 @@ def test_a_configuration_error_is_one_message(project: MiniProject) -> None:
 
 @pytest.mark.faults
 def test_a_training_that_is_stopped_and_killed_goes_on_and_ends_with_the_same_weights(project: MiniProject) -> None:
-    updates = 150
+    updates = 300
     schedule = (project.root / "configs/schedules/demo.yaml").read_text()
     longer = schedule.replace(
         schedule[schedule.index("  - {updates:") :], f"  - {{updates: {updates}, learning_rate: 0.01}}\n"

@@ -133,8 +133,24 @@ class RayNodes:
             free.bind(("127.0.0.1", 0))
             self.address = f"127.0.0.1:{free.getsockname()[1]}"
         self.others: list[subprocess.Popen[bytes]] = []
-        self._start("--head", "--port", self.address.split(":")[1], "--dashboard-port", "0")
+        self.start_head()
+
+    def start_head(self) -> None:
+        """Starts the first node, with what is the cluster's memory."""
+        self._head = self._start("--head", "--port", self.address.split(":")[1], "--dashboard-port", "0")
         wait_for(self.alive, "the head node")
+
+    def kill_head(self) -> None:
+        """Kills all processes of the first node."""
+        node = psutil.Process(self._head.pid)
+        kill_all([node, *node.children(recursive=True)])
+
+    def driver_environment(self) -> dict[str, str]:
+        """What a driver or a user of jobs needs in the environment to get in."""
+        return {name: value for name, value in environment(self._folder).items() if name.startswith("RAY_")} | {
+            MARK: str(self._folder),
+            "RAY_ADDRESS": self.address,
+        }
 
     def _ray(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "ray.scripts.scripts", *arguments]
