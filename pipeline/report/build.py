@@ -3,7 +3,7 @@
 import base64
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ from pipeline.data.manifest import PreparedDataset
 from pipeline.evaluation.outputs import labels_folder, predictions_file
 from pipeline.files import atomic_folder
 from pipeline.report.curves import training_curves
+from pipeline.report.figure import Figure
 from pipeline.report.overlays import FoundObject, Scenes, Source, found_objects, object_panels, scene_panels
 from pipeline.report.results import RunResult
 from pipeline.report.semantic_overlays import LabelSource, label_panels, with_legend
@@ -30,13 +31,6 @@ class ReportedDataset(NamedTuple):
 
     prepared: PreparedDataset
     images: Storage
-
-
-@dataclass(frozen=True)
-class Figure:
-    title: str
-    caption: str
-    file: str
 
 
 def duration(seconds: float) -> str:

@@ -15,7 +15,8 @@ from pipeline.config import Params, Project, TableConfig
 from pipeline.data.coco import Annotation, Category, DatasetError, ImageRecord
 from pipeline.data.manifest import PreparedDataset, SplitManifest, read_prepared, write_prepared
 from pipeline.files import write_json
-from pipeline.report.build import Figure, ReportedDataset, build_report, duration, render_page
+from pipeline.report.build import ReportedDataset, build_report, duration, render_page
+from pipeline.report.figure import Figure
 from pipeline.report.results import RunResult
 from pipeline.report.tables import build_table
 from pipeline.storage import Storage
