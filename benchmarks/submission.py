@@ -83,7 +83,7 @@ def main() -> None:
     os.environ.pop("RAY_ADDRESS", None)
     seconds, spans = {}, {}
     for together in (False, True):
-        with tempfile.TemporaryDirectory() as temporary:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
             root = Path(temporary)
             runs = make_project(root, arguments.runs, arguments.updates)
             repro(root, "prepare")
@@ -91,6 +91,8 @@ def main() -> None:
             name = "together" if together else "one by one"
             seconds[name] = sum(repro(root, *targets) for targets in order)
             spans[name] = timeline(root)
+            while (root / ".pointrend/ray/ray.json").exists():
+                time.sleep(0.5)  # Ray stays for some seconds
     ratio = seconds["together"] / seconds["one by one"]
     if arguments.json:
         print(json.dumps({"seconds": seconds, "ratio": ratio, "timeline": spans}))
