@@ -413,9 +413,12 @@ class ExperimentConfig(Strict):
     model: Name
     schedule: Name
     seeds: Annotated[list[NonNegativeInt], Field(min_length=1)]
+    starts_from: str | None = Field(
+        None, description="a run of the same scale, whose weights this one begins with, but for its mask head"
+    )
     sampling: SamplingConfig | None = None
     point_head: PointHeadConfig | None = Field(None, description="if another than the model's own")
-    evaluations: Annotated[dict[str, EvaluationSetting], Field(min_length=1)]
+    evaluations: dict[str, EvaluationSetting] = Field(description="by name; none where others only begin with it")
 
 
 class Cell(Strict):
@@ -427,20 +430,50 @@ class Cell(Strict):
     paper: float | None = None
 
 
+class CostCell(Strict):
+    """A number that is counted on a model's mask head, one region with all classes, and the paper's own (Table 2)."""
+
+    model: str
+    resolution: PositiveInt
+    num_points: PositiveInt | None = Field(None, description="N, of PointRend")
+    cost: Literal["multiply_adds", "activations"]
+    paper: float | None = None
+
+    @field_validator("model")
+    @classmethod
+    def _check_model(cls, name: str) -> str:
+        if not isinstance(MODELS.get(name), InstanceSpec):
+            raise ValueError(f"expected one of {', '.join(list_models('instance'))}")
+        return name
+
+
+def _cell_kind(value: Any) -> str:
+    return "cost" if isinstance(value, CostCell) or (isinstance(value, dict) and "cost" in value) else "measured"
+
+
 class Column(Strict):
     key: Name
     label: str
+    unit: PositiveFloat = Field(1.0, description="what its numbers are divided by")
 
 
 class Row(Strict):
     labels: list[str]
-    cells: dict[str, Cell]
-    baseline: bool = Field(False, description="whether later rows' gains are over this one; over the first row if none")
+    cells: dict[
+        str, Annotated[Annotated[Cell, Tag("measured")] | Annotated[CostCell, Tag("cost")], Discriminator(_cell_kind)]
+    ]
+    baseline: bool = Field(False, description="whether others' gains are over this one, see TableConfig.baseline_of")
+
+    @property
+    def measured(self) -> dict[str, Cell]:
+        """The cells that runs fill."""
+        return {key: cell for key, cell in self.cells.items() if isinstance(cell, Cell)}
 
 
 class TableConfig(Strict):
     """A table of the paper as data."""
 
+    heading: str | None = Field(None, description="what the paper calls it, if not by its number")
     title: str
     row_labels: list[str]
     columns: list[Column]
@@ -450,7 +483,13 @@ class TableConfig(Strict):
     @property
     def experiments(self) -> set[str]:
         """The names of all experiments that it has numbers of."""
-        return {cell.experiment for row in self.rows for cell in row.cells.values()}
+        return {cell.experiment for row in self.rows for cell in row.measured.values()}
+
+    def baseline_of(self, index: int) -> int:
+        """The row that a row's gains are over: the nearest baseline above it, or else below; without any the first."""
+        baselines = [number for number, row in enumerate(self.rows) if row.baseline] or [0]
+        above = [number for number in baselines if number <= index]
+        return above[-1] if above else baselines[0]
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -506,9 +545,15 @@ class DatasetParams(Strict):
 
 
 class RunParams(Strict):
+    """What a run is, and what it begins with, below ``outputs/<scale>``.
+
+    A stage has the same number of dependencies for every run: one that begins with nothing has its dataset again.
+    """
+
     dataset: Name
     experiment: Name
     seed: NonNegativeInt
+    starts_from: str = Field(description="train/<run> of the weights that it begins with, or data/<dataset>")
 
 
 class SweepParams(Strict):
@@ -540,6 +585,7 @@ class RunConfig(Strict):
     experiment: str
     dataset: str
     seed: int
+    starts_from: str | None = None
     model: ModelConfig
     sampling: SamplingConfig | None
     point_head: PointHeadConfig | None = None
@@ -764,11 +810,16 @@ class Project:
             raise ConfigError(f"{where}.dataset: {params.dataset!r}, but its experiment has {experiment.dataset!r}")
         if params.seed not in experiment.seeds:
             raise ConfigError(f"{where}.seed: {params.seed}, but its experiment has seeds {experiment.seeds}")
+        if params.starts_from != _start(experiment):
+            raise ConfigError(
+                f"{where}.starts_from: {params.starts_from!r}, but its experiment has {_start(experiment)!r}"
+            )
         run = RunConfig(
             run=name,
             experiment=params.experiment,
             dataset=experiment.dataset,
             seed=params.seed,
+            starts_from=experiment.starts_from,
             model=self.model(experiment.model),
             sampling=experiment.sampling,
             point_head=experiment.point_head,
@@ -792,6 +843,14 @@ class Project:
         self.cluster(cluster)
         experiments = {name: self.experiment(scale, name) for name in self.experiment_names(scale)}
         datasets = {e.dataset: self.dataset(e.dataset) for e in experiments.values()}
+        first = {f"{n}-{seed}" for n, e in experiments.items() if e.starts_from is None for seed in e.seeds}
+        for name, experiment in experiments.items():
+            if experiment.starts_from not in (None, *first):
+                file = self.configs / "experiments" / scale / f"{name}.yaml"
+                raise ConfigError(
+                    f"{file}:\n  starts_from: {experiment.starts_from!r} is no run of this scale that begins with "
+                    f"nothing; those are {', '.join(sorted(first))}"
+                )
         return Params(
             scale=scale,
             data_root=data_root,
@@ -799,7 +858,9 @@ class Project:
             synthetic=sorted({dataset.root for dataset in datasets.values() if dataset.synthetic}),
             datasets={name: self._watched(name, dataset, data_root) for name, dataset in sorted(datasets.items())},
             runs={
-                f"{name}-{seed}": RunParams(dataset=experiment.dataset, experiment=name, seed=seed)
+                f"{name}-{seed}": RunParams(
+                    dataset=experiment.dataset, experiment=name, seed=seed, starts_from=_start(experiment)
+                )
                 for name, experiment in experiments.items()
                 for seed in experiment.seeds
             },
@@ -821,6 +882,11 @@ class Project:
         lvis = join(join(data_root, dataset.lvis.root), dataset.lvis.annotations) if dataset.lvis else val
         lvis = file if is_remote(lvis) else lvis
         return DatasetParams(train=str(root / dataset.train.annotations), val=val, lvis=lvis)
+
+
+def _start(experiment: ExperimentConfig) -> str:
+    """What a run begins with, as ``params.yaml`` has it."""
+    return f"train/{experiment.starts_from}" if experiment.starts_from else f"data/{experiment.dataset}"
 
 
 def _dataset_task(dataset: DatasetConfig) -> Task:

@@ -1,9 +1,16 @@
 """The network of a run. Apart from training, so that evaluation starts without what only that needs."""
 
+from pathlib import Path
+
 from pipeline.config import InstanceModelConfig, RunConfig
+from pipeline.errors import UserError
 from pointrend import build_model, load_backbone
 from pointrend.instance import MaskRCNN
 from pointrend.semantic import SemanticSegmenter
+from pointrend.weights import read_state_dict
+
+#: What a run learns anew that begins with another's weights: what runs are compared by.
+MASK_HEADS = ("mask_head.", "pointrend.")
 
 
 def build_run_model(config: RunConfig, num_classes: int, *, pretrained: bool) -> MaskRCNN | SemanticSegmenter:
@@ -37,3 +44,30 @@ def build_run_model(config: RunConfig, num_classes: int, *, pretrained: bool) ->
     if pretrained and network.pretrained_backbone not in (None, "torchvision"):
         load_backbone(model, network.pretrained_backbone)
     return model
+
+
+def begin_with(model: MaskRCNN | SemanticSegmenter, weights: Path) -> int:
+    """Takes over what a model shares with that of another run, in place: all that has the same name and shape.
+
+    Mask heads are not taken. It stands in for ImageNet's weights, where networks have none.
+
+    Args:
+        model: the network of a run.
+        weights: of the other run.
+
+    Returns:
+        how many tensors were taken.
+
+    Raises:
+        UserError: if the backbones have nothing in common.
+    """
+    own = model.state_dict()
+    shared = {
+        name: tensor
+        for name, tensor in read_state_dict(weights).items()
+        if not name.startswith(MASK_HEADS) and name in own and own[name].shape == tensor.shape
+    }
+    if not any(name.startswith("backbone.body.") for name in shared):
+        raise UserError(f"{weights}: of another backbone than the network that is to begin with it (starts_from)")
+    model.load_state_dict(shared, strict=False)
+    return len(shared)

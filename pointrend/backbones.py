@@ -42,9 +42,12 @@ STRIDES = {"p2": 4, "p3": 8, "p4": 16, "p5": 32, "pool": 64}
 MULTI_GRID = (1, 2, 4)
 
 
-def resnet_tiny(weights: None, norm_layer: NormLayer) -> ResNet:
-    """One basic block per stage: a ten-layer ResNet for demonstrations and tests, in no paper. It has no weights."""
-    return ResNet(BasicBlock, [1, 1, 1, 1], norm_layer=norm_layer)
+def resnet_tiny(weights: None, norm_layer: NormLayer, blocks: int = 1) -> ResNet:
+    """So many basic blocks per stage, for demonstrations and tests, in no paper: 10, 18 or 26 layers, without weights.
+
+    Of more than one, each begins as the identity: a deeper network with the weights of a shallower one does the same.
+    """
+    return ResNet(BasicBlock, [blocks] * 4, norm_layer=norm_layer, zero_init_residual=blocks > 1)
 
 
 class ResNet103(ResNet):
@@ -76,9 +79,11 @@ class _Backbone:
     stage_channels: tuple[int, int, int, int]
 
 
-_WIDE = (256, 512, 1024, 2048)
+_NARROW, _WIDE = (64, 128, 256, 512), (256, 512, 1024, 2048)
 _BACKBONES = {
-    "tiny": _Backbone(resnet_tiny, None, (64, 128, 256, 512)),
+    "tiny": _Backbone(resnet_tiny, None, _NARROW),
+    "tiny18": _Backbone(partial(resnet_tiny, blocks=2), None, _NARROW),
+    "tiny26": _Backbone(partial(resnet_tiny, blocks=3), None, _NARROW),
     "r50": _Backbone(resnet50, ResNet50_Weights.IMAGENET1K_V1, _WIDE),
     "r101": _Backbone(resnet101, ResNet101_Weights.IMAGENET1K_V1, _WIDE),
     "r103": _Backbone(ResNet103, None, _WIDE),
@@ -147,7 +152,7 @@ def resnet_fpn(
     """A ResNet with a feature pyramid.
 
     Args:
-        name: "r50", "r101", "x101" (ResNeXt-101 32x8d), or "tiny" for demonstrations.
+        name: "r50", "r101", "x101" (ResNeXt-101 32x8d), or "tiny", "tiny18" and "tiny26" for demonstrations.
         norm: the normalisation of the ResNet.
         fpn_channels: C, the channels of every pyramid level.
         pretrained: start from torchvision's ImageNet weights (downloaded once).

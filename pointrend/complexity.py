@@ -7,6 +7,7 @@ cost nothing, and PointRend holds the activations of one subdivision step at a t
 Shape letters: R regions, C channels, K classes, P points.
 """
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -83,13 +84,17 @@ def pointrend_complexity(
 
 
 def spec_complexity(spec: InstanceSpec, num_classes: int, rendering: Rendering) -> Complexity:
-    """PointRend's mask head of a model, by the model's numbers.
+    """The mask head of a model, by the model's numbers; a 4xconv head renders at any even resolution, without points.
 
     Raises:
-        ValueError: for no classes, or a resolution below the coarse mask's.
+        ValueError: for no classes, or a resolution that the head cannot have.
     """
     if num_classes < 1:
         raise ValueError(f"num_classes is {num_classes}, expected at least 1")
+    if not spec.has_pointrend:
+        with torch.device("meta"):
+            four_conv = FourConvHead(spec.fpn_channels, num_classes, spec.mask_channels)
+        return four_conv_complexity(four_conv, spec.fpn_channels, rendering.resolution)
     with torch.device("meta"):
         coarse_head = CoarseMaskHead(
             spec.fpn_channels, num_classes, channels=spec.mask_channels, hidden=spec.coarse_hidden
@@ -119,14 +124,10 @@ def compare_heads(spec: InstanceSpec, num_classes: int, rendering: Rendering) ->
     Raises:
         ValueError: for no classes, an odd resolution, or one below the coarse mask's.
     """
-    if num_classes < 1:
-        raise ValueError(f"num_classes is {num_classes}, expected at least 1")
-    in_channels, channels = spec.fpn_channels, spec.mask_channels
-    with torch.device("meta"):
-        four_conv = FourConvHead(in_channels, num_classes, channels)
+    four_conv, pointrend = replace(spec, mask_head="4xconv"), replace(spec, mask_head="pointrend")
     resolution = rendering.resolution
     return [
-        Row("4xconv", FOUR_CONV_SIDE, four_conv_complexity(four_conv, in_channels, FOUR_CONV_SIDE)),
-        Row("4xconv", resolution, four_conv_complexity(four_conv, in_channels, resolution)),
-        Row("pointrend", resolution, spec_complexity(spec, num_classes, rendering)),
+        Row("4xconv", FOUR_CONV_SIDE, spec_complexity(four_conv, num_classes, Rendering(FOUR_CONV_SIDE))),
+        Row("4xconv", resolution, spec_complexity(four_conv, num_classes, rendering)),
+        Row("pointrend", resolution, spec_complexity(pointrend, num_classes, rendering)),
     ]

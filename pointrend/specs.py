@@ -183,6 +183,8 @@ MODELS: dict[str, InstanceSpec | SemanticSpec] = {
     **_pair("x101_fpn_coco", "x101", _COCO),
     **_pair("r50_fpn_cityscapes", "r50", _CITYSCAPES),
     **_pair("tiny_fpn", "tiny", _TINY),
+    **_pair("tiny18_fpn", "tiny18", _TINY),
+    **_pair("tiny26_fpn", "tiny26", _TINY),
     **_semantic("deeplabv3_r103_cityscapes", DeepLabV3Spec("r103", 19, "batch", False, head_channels=256)),
     **_semantic("semantic_fpn_r101_cityscapes", SemanticFPNSpec("r101", 19, "frozen_batch", False, head_channels=128)),
     **_semantic("deeplabv3_tiny", DeepLabV3Spec("tiny", 19, "group", False, head_channels=64, point_channels=64)),

@@ -9,6 +9,7 @@ from pipeline.stage import Stage, run_stage
 from pipeline.submission import train_as_job
 from pipeline.tracking import code_version
 from pipeline.training.run import Training, run_training
+from pipeline.training.worker import WEIGHTS
 
 
 def main() -> None:
@@ -29,7 +30,10 @@ def main() -> None:
         if not runs_everything():
             return []
         names = {f"train@{name}": name for name in stage.params.runs if name != arguments.run}
-        return [training_of(stage, names[found]) for found in stages_to_run(stage.root, names)]
+        stale = [names[found] for found in stages_to_run(stage.root, names)]
+        # Those that begin with the weights of one of them have to wait for it.
+        without = {None, *stage.params.runs} - {arguments.run, *stale}
+        return [training_of(stage, name) for name in stale if stage.run(name).starts_from in without]
 
     train_as_job(training, others, stage.cluster, stage.root)
     training.collect(stage.outputs.trained(arguments.run))
@@ -46,6 +50,7 @@ def training_of(stage: Stage, name: str) -> Training:
         stage.images(config.dataset),
         code_digest(stage.root, "train"),
         Path(stage.cluster.storage or stage.root / ".pointrend" / "runs"),
+        stage.outputs.trained(config.starts_from) / WEIGHTS if config.starts_from else None,
     )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import yaml
 
 REPOSITORY = Path(__file__).parent.parent
+EXPERIMENTS = ("coco_4xconv_r50", "coco_pointrend_r50")
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,18 @@ def make_project(root: Path) -> MiniProject:
     # Shapes alone: street scenes go the same way.
     params = yaml.safe_load((root / "params.yaml").read_text())
     params["synthetic"] = ["shapes"]
-    for part in ("datasets", "runs"):
-        params[part] = {name: value for name, value in params[part].items() if "shapes" in (name, value.get("dataset"))}
+    params["datasets"] = {"shapes": params["datasets"]["shapes"]}
+    params["runs"] = {f"{name}-0": params["runs"][f"{name}-0"] | {"starts_from": "data/shapes"} for name in EXPERIMENTS}
     params["sweeps"] = {}  # they have tests of their own
+    shutil.rmtree(root / "configs/experiments/demo")
+    for name in EXPERIMENTS:
+        experiment = yaml.safe_load((REPOSITORY / f"configs/experiments/demo/{name}.yaml").read_text())
+        del experiment["starts_from"]
+        for setting in experiment["evaluations"].keys() - {"28x28", "224x224"}:
+            del experiment["evaluations"][setting]
+        (root / "configs/experiments/demo").mkdir(exist_ok=True)
+        text = yaml.safe_dump(experiment, sort_keys=False, default_flow_style=None, width=200)
+        (root / f"configs/experiments/demo/{name}.yaml").write_text(text)
     (root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     (root / ".dvc").mkdir()
     (root / ".dvc" / "config").write_text(

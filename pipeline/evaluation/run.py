@@ -85,7 +85,8 @@ def evaluate_run(
     dataset = run.dataset()
     evaluations: dict[str, dict[str, Any]] = {}
     with atomic_folder(output) as folder:
-        predict(run, settings, cluster, folder)
+        if settings.root:
+            predict(run, settings, cluster, folder)
         scores = {name: score(dataset, folder, name) for name in settings.root}
         # Nothing is logged before all is well.
         for name, setting in settings.root.items():

@@ -2,11 +2,12 @@
 
 import base64
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
+import pyarrow.parquet as pq
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipeline.config import Params, TableConfig
@@ -19,10 +20,21 @@ from pipeline.report.overlays import FoundObject, Scenes, Source, found_objects,
 from pipeline.report.results import RunResult
 from pipeline.report.semantic_overlays import LabelSource, label_panels, with_legend
 from pipeline.report.sweeps import SweepResult, SweepSection, sweep_section
-from pipeline.report.tables import Table, build_table, notes, to_csv, to_latex, to_markdown
+from pipeline.report.tables import (
+    Table,
+    build_table,
+    format_number,
+    format_spread,
+    notes,
+    to_arrow,
+    to_csv,
+    to_latex,
+    to_markdown,
+)
 from pipeline.storage import Storage
 
 SCENES, OBJECTS = 4, 8  # how many of each are shown
+PAPER_SCALE = "paper"  # the one whose numbers are to be the paper's
 CANDIDATES = 200  # images to take the objects from
 
 
@@ -49,7 +61,7 @@ def compared(tables: dict[str, TableConfig], results: Sequence[RunResult]) -> li
     found: dict[tuple[str, str], tuple[str, RunResult, str]] = {}
     for table in tables.values():
         for row in table.rows:
-            for cell in row.cells.values():
+            for cell in row.measured.values():
                 run = first_runs.get(cell.experiment)
                 if run is not None and cell.evaluation in run.evaluations:
                     found.setdefault((cell.experiment, cell.evaluation), (" ".join(row.labels), run, cell.evaluation))
@@ -143,8 +155,11 @@ def build_report(
     output: Path,
     tracking_uri: str,
     sweeps: Sequence[SweepResult] = (),
+    lost: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes the report's folder, whole or not at all: ``index.html``, the tables and the pictures.
+    """Writes the report's folder, whole or not at all.
+
+    It has ``index.html``, ``tables/``, ``results.parquet`` with the numbers of all tables, and the pictures.
 
     Args:
         params: what was selected.
@@ -155,18 +170,29 @@ def build_report(
         output: the folder to write.
         tracking_uri: for the page's hint on `mlflow ui`.
         sweeps: the selected ones.
+        lost: why runs that were selected have no results.
     """
     with atomic_folder(output) as folder:
-        selected = {result.experiment for result in results}
-        filled = [build_table(name, table, results) for name, table in tables.items() if selected & table.experiments]
-        for table in filled:
-            (folder / f"{table.name}.md").write_text(to_markdown(table), encoding="utf-8")
-            (folder / f"{table.name}.csv").write_text(to_csv(table), encoding="utf-8")
-            (folder / f"{table.name}.tex").write_text(to_latex(table), encoding="utf-8")
+        selected = {run.experiment for run in params.runs.values()}
+        filled = [
+            build_table(name, table, results, lost, stand_ins=params.scale != PAPER_SCALE)
+            for name, table in tables.items()
+            if not table.experiments or selected & table.experiments
+        ]
+        write_tables(filled, folder)
         figures = draw_figures(tables, results, datasets, predictions, folder)
         sections = [sweep_section(sweep, folder) for sweep in sweeps]
         page = render_page(params, filled, figures, results, folder, tracking_uri, sections)
         (folder / "index.html").write_text(page, encoding="utf-8")
+
+
+def write_tables(tables: Sequence[Table], folder: Path) -> None:
+    """Writes ``tables/<name>.{md,csv,tex}`` and ``results.parquet`` into an existing folder."""
+    (folder / "tables").mkdir()
+    for table in tables:
+        for suffix, text in (("md", to_markdown(table)), ("csv", to_csv(table)), ("tex", to_latex(table))):
+            (folder / "tables" / f"{table.name}.{suffix}").write_text(text, encoding="utf-8")
+    pq.write_table(to_arrow(tables), folder / "results.parquet")
 
 
 def render_page(
@@ -180,25 +206,16 @@ def render_page(
 ) -> str:
     """The HTML page, pictures included."""
     environment = Environment(loader=PackageLoader("pipeline.report", "."), autoescape=True, undefined=StrictUndefined)
-    environment.globals.update(number=lambda v: "–" if v is None else f"{v:.1f}", duration=duration)
-    stand_in = params.scale != "paper"
+    environment.globals.update(number=format_number, spread=format_spread, duration=duration)
     return environment.get_template("page.html.j2").render(
         scale=params.scale,
         notice=(
-            "This is not the paper's setting: the data, the backbone and the schedule are stand-ins that fit a small "
+            "This is not the paper's setting: the data, the backbones and the schedules are stand-ins that fit a small "
             "machine. Compare the differences between rows with the paper's, not the numbers themselves."
-            if stand_in
+            if params.scale != PAPER_SCALE
             else ""
         ),
-        tables=[
-            {
-                **asdict(table),
-                "rows": table.rows,
-                "heading": table.name.replace("table", "Table "),
-                "notes": notes(table),
-            }
-            for table in tables
-        ],
+        tables=[(table, notes(table)) for table in tables],
         figures=[{**asdict(figure), "data": _encoded(folder / figure.file)} for figure in figures],
         sweeps=[{**asdict(sweep), "pictures": [_encoded(folder / file) for file in sweep.files]} for sweep in sweeps],
         runs=results,

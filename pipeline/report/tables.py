@@ -1,81 +1,171 @@
-"""The paper's tables: ours beside the published numbers, as Markdown, CSV and LaTeX."""
+"""The paper's tables: ours beside the published numbers, as Markdown, CSV, LaTeX and one Parquet file of all."""
 
 import csv
 import io
 import math
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-from pipeline.config import Cell, TableConfig
+import pyarrow as pa
+
+from pipeline.config import Cell, CostCell, TableConfig
 from pipeline.report.results import RunResult
+from pointrend.complexity import spec_complexity
+from pointrend.specs import MODELS, InstanceSpec, Rendering
+
+ROUNDED = 0.05  # what is shown as 0.0
+
+STAND_INS = "Data, backbones and schedules are stand-ins: compare differences between rows, not the numbers."
 
 
 @dataclass(frozen=True)
 class Value:
-    """One cell: the median over seeds, its gain over the baseline above it, and the paper's own two numbers."""
+    """One cell: the median over seeds, its gain over the table's baseline, and the paper's own two numbers.
 
+    Args:
+        numbers: ours, one per seed, by the run that it is of; one by no run where it is counted on a network.
+        ours: their median.
+        gain: over the baseline row.
+        paper, paper_gain: the published ones.
+        missing: why there is no number of ours.
+    """
+
+    numbers: dict[str, float]
     ours: float | None
     gain: float | None
-    spread: float  # largest minus smallest over the seeds
-    seeds: int
     paper: float | None
     paper_gain: float | None
-    missing: str  # why there is no number of ours
+    missing: str = ""
+
+    @property
+    def seeds(self) -> int:
+        return len(self.numbers)
+
+    @property
+    def spread(self) -> float:
+        """The largest minus the smallest of the seeds."""
+        return max(self.numbers.values()) - min(self.numbers.values()) if self.numbers else 0.0
+
+    @property
+    def difference(self) -> float | None:
+        """Ours minus the paper's."""
+        return _difference(self.ours, self.paper)
+
+    @property
+    def agrees(self) -> bool | None:
+        """Whether our gain has the sign of the paper's; None where the paper has none, or sees no difference."""
+        if self.gain is None or self.paper_gain is None or abs(self.paper_gain) < ROUNDED:
+            return None
+        return abs(self.gain) >= ROUNDED and (self.gain > 0) == (self.paper_gain > 0)
 
 
 @dataclass(frozen=True)
 class Table:
+    """A filled table.
+
+    Args:
+        name: of its file.
+        heading: what the paper calls it.
+        title: what it is about.
+        row_labels: the heads of the columns with the rows' labels.
+        columns: key and label of each column of numbers.
+        rows: the labels and the values, by the key of their column.
+        caveat: what a reader of the numbers must know, if anything.
+    """
+
     name: str
+    heading: str
     title: str
     row_labels: list[str]
-    columns: list[tuple[str, str]]  # key and label
+    columns: list[tuple[str, str]]
     rows: list[tuple[list[str], dict[str, Value]]]
+    caveat: str = ""
+    published: set[str] = field(default_factory=set)  # the columns that the paper has, too
 
 
-def _measure(cell: Cell, results: Sequence[RunResult]) -> tuple[list[float], str]:
+def _measure(cell: Cell, results: Sequence[RunResult], lost: Mapping[str, str]) -> tuple[dict[str, float], str]:
     """Our numbers for a cell, one per seed; or none, and why."""
     runs = [result for result in results if result.experiment == cell.experiment]
     if not runs:
-        return [], f"no run of {cell.experiment} was selected"
+        reasons = [reason for run, reason in lost.items() if run.rpartition("-")[0] == cell.experiment]
+        return {}, reasons[0] if reasons else f"no run of {cell.experiment} was selected"
     if all(cell.evaluation not in run.evaluations for run in runs):
-        return [], f"{cell.experiment} was not evaluated at {cell.evaluation}"
-    evaluated = [run.evaluations[cell.evaluation] for run in runs if cell.evaluation in run.evaluations]
-    values = [evaluation.metrics[cell.metric] for evaluation in evaluated if cell.metric in evaluation.metrics]
-    numbers = [value for value in values if not math.isnan(value)]
+        return {}, f"{cell.experiment} was not evaluated at {cell.evaluation}"
+    found = {run.run: run.evaluations[cell.evaluation].metrics for run in runs if cell.evaluation in run.evaluations}
+    values = {run: metrics[cell.metric] for run, metrics in found.items() if cell.metric in metrics}
+    numbers = {run: value for run, value in values.items() if not math.isnan(value)}
     if values and not numbers:
-        return [], f"{cell.metric} is not defined: there is no ground truth to average over"
+        return {}, f"{cell.metric} is not defined: there is no ground truth to average over"
     return numbers, "" if numbers else f"{cell.metric} was not measured"
+
+
+def _count(cell: CostCell) -> dict[str, float]:
+    """What a mask head takes: nothing is run for it."""
+    spec = MODELS[cell.model]
+    assert isinstance(spec, InstanceSpec)  # the schema's promise
+    rendering = Rendering(cell.resolution, cell.num_points or Rendering().num_points)
+    return {"": float(getattr(spec_complexity(spec, spec.num_classes, rendering), cell.cost))}
 
 
 def _difference(value: float | None, other: float | None) -> float | None:
     return None if value is None or other is None else value - other
 
 
-def build_table(name: str, config: TableConfig, results: Sequence[RunResult]) -> Table:
-    """Fills a table from the results. A cell without a number says why."""
-    base: dict[str, tuple[float | None, float | None]] = {}
-    rows: list[tuple[list[str], dict[str, Value]]] = []
+def build_table(
+    name: str,
+    config: TableConfig,
+    results: Sequence[RunResult],
+    lost: Mapping[str, str] | None = None,
+    *,
+    stand_ins: bool = False,
+) -> Table:
+    """Fills a table from the results. A cell without a number says why.
+
+    Args:
+        name: of the table's file.
+        config: the table.
+        results: of the runs.
+        lost: why runs that were selected have no results.
+        stand_ins: whether the runs' data and networks stand in for the paper's.
+    """
+    units = {column.key: column.unit for column in config.columns}
+    found: list[dict[str, tuple[dict[str, float], str]]] = []
     for row in config.rows:
-        if row.baseline:
-            base.clear()
+        cells: dict[str, tuple[dict[str, float], str]] = {}
+        for key, cell in row.cells.items():
+            numbers, missing = (_count(cell), "") if isinstance(cell, CostCell) else _measure(cell, results, lost or {})
+            cells[key] = ({run: value / units[key] for run, value in numbers.items()}, missing)
+        found.append(cells)
+    ours = [{k: statistics.median(n.values()) if n else None for k, (n, _) in cells.items()} for cells in found]
+
+    rows: list[tuple[list[str], dict[str, Value]]] = []
+    for index, row in enumerate(config.rows):
+        base = config.baseline_of(index)
         values = {}
         for key, cell in row.cells.items():
-            measured, missing = _measure(cell, results)
-            ours = statistics.median(measured) if measured else None
-            is_baseline = key not in base
-            baseline, paper_baseline = base.setdefault(key, (ours, cell.paper))
+            numbers, missing = found[index][key]
+            other = config.rows[base].cells.get(key)
+            compared = index != base and other is not None
             values[key] = Value(
-                ours=ours,
-                gain=None if is_baseline else _difference(ours, baseline),
-                spread=max(measured) - min(measured) if measured else 0.0,
-                seeds=len(measured),
+                numbers=numbers,
+                ours=ours[index][key],
+                gain=_difference(ours[index][key], ours[base].get(key)) if compared else None,
                 paper=cell.paper,
-                paper_gain=None if is_baseline else _difference(cell.paper, paper_baseline),
+                paper_gain=_difference(cell.paper, other.paper) if compared and other else None,
                 missing=missing,
             )
         rows.append((row.labels, values))
-    return Table(name, config.title, config.row_labels, [(c.key, c.label) for c in config.columns], rows)
+    return Table(
+        name=name,
+        heading=config.heading or name.replace("table", "Table "),
+        title=config.title,
+        row_labels=config.row_labels,
+        columns=[(column.key, column.label) for column in config.columns],
+        rows=rows,
+        caveat=STAND_INS if stand_ins and config.experiments else "",
+        published={key for row in config.rows for key, cell in row.cells.items() if cell.paper is not None},
+    )
 
 
 def format_number(value: float | None, gain: float | None = None) -> str:
@@ -85,38 +175,53 @@ def format_number(value: float | None, gain: float | None = None) -> str:
     return f"{value:.1f}" if gain is None else f"{value:.1f} ({gain:+z.1f})"
 
 
+def format_spread(value: Value) -> str:
+    """How far apart the seeds are; nothing where there is one."""
+    return f" ±{value.spread / 2:.1f}" if value.seeds > 1 else ""
+
+
 def _ours(value: Value | None) -> str:
-    return format_number(value.ours, value.gain) if value else "–"
+    return format_number(value.ours, value.gain) + format_spread(value) if value else "–"
 
 
 def _paper(value: Value | None) -> str:
     return format_number(value.paper, value.paper_gain) if value else "–"
 
 
+def _texts(table: Table, values: Mapping[str, Value]) -> list[str]:
+    """Ours, and where the paper has the column the paper's and the difference."""
+    texts = []
+    for key, _ in table.columns:
+        value = values.get(key)
+        texts.append(_ours(value))
+        if key in table.published:
+            difference = value.difference if value else None
+            texts += [_paper(value), "–" if difference is None else f"{difference:+z.1f}"]
+    return texts
+
+
 def notes(table: Table) -> list[str]:
-    """Why cells are empty, each reason once, after the columns that it is about."""
+    """The caveat; and why cells are empty, each reason once, after the columns that it is about."""
     labels = dict(table.columns)
     columns: dict[str, dict[str, None]] = {}
     for _, values in table.rows:
         for key, value in values.items():
             if value.missing:
                 columns.setdefault(value.missing, {})[labels[key]] = None
-    return [f"{', '.join(found)}: {reason}" for reason, found in columns.items()]
+    caveat = [table.caveat] if table.caveat else []
+    return caveat + [f"{', '.join(found)}: {reason}" for reason, found in columns.items()]
 
 
 def to_markdown(table: Table) -> str:
-    """A pipe table with a paper column beside each of ours."""
-    header = [*table.row_labels, *(text for _, label in table.columns for text in (label, "paper"))]
-    lines = [f"**{table.title}**", "", _pipes(header), _pipes(["---"] * len(header))]
-    for labels, values in table.rows:
-        lines.append(_pipes([*labels, *(t for key, _ in table.columns for t in _both(values.get(key)))]))
+    """A pipe table; beside each of our columns the paper's, if it has one, and the difference."""
+    header = [*table.row_labels]
+    for key, label in table.columns:
+        header += [label, "paper", "Δ"] if key in table.published else [label]
+    lines = [f"**{table.heading}. {table.title}**", "", _pipes(header), _pipes(["---"] * len(header))]
+    lines += [_pipes([*labels, *_texts(table, values)]) for labels, values in table.rows]
     if notes(table):
         lines += ["", *(f"- {note}" for note in notes(table))]
     return "\n".join(lines) + "\n"
-
-
-def _both(value: Value | None) -> tuple[str, str]:
-    return _ours(value), _paper(value)
 
 
 def _pipes(cells: Sequence[str]) -> str:
@@ -128,7 +233,7 @@ def to_csv(table: Table) -> str:
     """Plain numbers: ours, its spread over seeds, how many seeds, the paper's, and why a cell is empty."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    fields = ("", "_spread", "_seeds", "_paper", "_missing")
+    fields = ("", "_spread", "_seeds", "_paper", "_difference", "_missing")
     writer.writerow([*table.row_labels, *(key + field for key, _ in table.columns for field in fields)])
     for labels, values in table.rows:
         line: list[str | float | int | None] = [*labels]
@@ -137,10 +242,44 @@ def to_csv(table: Table) -> str:
             if value is None:
                 line += [None] * len(fields)
             else:
-                ours = None if value.ours is None else round(value.ours, 4)
-                line += [ours, round(value.spread, 4), value.seeds, value.paper, value.missing]
+                ours, difference = (None if x is None else round(x, 4) for x in (value.ours, value.difference))
+                line += [ours, round(value.spread, 4), value.seeds, value.paper, difference, value.missing]
         writer.writerow(line)
     return stream.getvalue()
+
+
+def to_arrow(tables: Sequence[Table]) -> pa.Table:
+    """All tables in one, a row per cell and run; a cell without a number has one row, which says why."""
+    rows = []
+    for table in tables:
+        labels = dict(table.columns)
+        for row, (row_labels, values) in enumerate(table.rows):
+            for key, value in values.items():
+                cell = {
+                    "table": table.name,
+                    "row": row,
+                    "labels": row_labels,
+                    "column": key,
+                    "label": labels[key],
+                    "paper": value.paper,
+                }
+                numbers: list[tuple[str | None, float | None]] = [(run or None, x) for run, x in value.numbers.items()]
+                for run, number in numbers or [(None, None)]:
+                    rows.append({**cell, "run": run, "value": number, "missing": value.missing or None})
+    schema = pa.schema(
+        {
+            "table": pa.string(),
+            "row": pa.int32(),
+            "labels": pa.list_(pa.string()),
+            "column": pa.string(),
+            "label": pa.string(),
+            "run": pa.string(),
+            "value": pa.float64(),
+            "paper": pa.float64(),
+            "missing": pa.string(),
+        }
+    )
+    return pa.Table.from_pylist(rows, schema=schema)
 
 
 _LATEX = {
@@ -152,6 +291,12 @@ _LATEX = {
     "×": r"$\times$",
     "–": "--",
     "*": "$^{*}$",
+    "<": "$<$",
+    "±": r"$\pm$",
+    "²": "$^{2}$",
+    "⁶": "$^{6}$",
+    "⁹": "$^{9}$",
+    "β": r"$\beta$",
     "{": r"\{",
     "}": r"\}",
     "~": r"\textasciitilde{}",
@@ -166,13 +311,21 @@ def _latex(text: str) -> str:
 
 def to_latex(table: Table) -> str:
     """A ``table`` environment that needs only the booktabs package."""
-    columns = "l" * len(table.row_labels) + "rr" * len(table.columns)
-    top = [""] * len(table.row_labels) + [rf"\multicolumn{{2}}{{c}}{{{_latex(label)}}}" for _, label in table.columns]
-    header = [*map(_latex, table.row_labels), *(["ours", "paper"] * len(table.columns))]
-    body = [
-        [*map(_latex, labels), *(_latex(text) for key, _ in table.columns for text in _both(values.get(key)))]
-        for labels, values in table.rows
-    ]
+    spans = [2 if key in table.published else 1 for key, _ in table.columns]
+    columns = "l" * len(table.row_labels) + "r" * sum(spans)
+    top = [""] * len(table.row_labels)
+    header = [*map(_latex, table.row_labels)]
+    for (_, label), span in zip(table.columns, spans, strict=True):
+        top.append(rf"\multicolumn{{{span}}}{{c}}{{{_latex(label)}}}")
+        header += ["ours", "paper"][:span]
+    body = []
+    for labels, values in table.rows:
+        cells = [*map(_latex, labels)]
+        for key, _ in table.columns:
+            both = (_ours(values.get(key)), _paper(values.get(key)))
+            cells += map(_latex, both if key in table.published else both[:1])
+        body.append(cells)
+    caption = f"{table.title}. {table.caveat}" if table.caveat else table.title
     lines = [
         r"\begin{table}",
         r"\centering",
@@ -184,7 +337,7 @@ def to_latex(table: Table) -> str:
         *(" & ".join(cells) + r" \\" for cells in body),
         r"\bottomrule",
         r"\end{tabular}",
-        rf"\caption{{{_latex(table.title)}}}",
+        rf"\caption{{{_latex(caption)}}}",
         r"\end{table}",
     ]
     return "\n".join(lines) + "\n"

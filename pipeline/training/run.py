@@ -32,6 +32,7 @@ class Training:
         images: what its file names are relative to.
         code: a hash of the code that trains.
         root: the folder of the trainings' own folders.
+        starts_from: the weights that it begins with, if any.
     """
 
     config: RunConfig
@@ -39,6 +40,7 @@ class Training:
     images: Storage
     code: str
     root: Path
+    starts_from: Path | None = None
 
     @cached_property
     def key(self) -> str:
@@ -46,6 +48,8 @@ class Training:
         digest = hashlib.sha256(f"{self.config.model_dump_json()} {self.code}".encode())
         for name in ("dataset.json", "train.parquet"):
             digest.update((self.prepared / name).read_bytes())
+        if self.starts_from is not None:
+            digest.update(self.starts_from.read_bytes())
         return digest.hexdigest()[:16]
 
     @property
@@ -106,6 +110,7 @@ def run_training(training: Training, cluster: ClusterConfig, tracker: Tracker, v
         "prepared": str(training.prepared.resolve()),
         "images": training.images.root,
         "storage": str(storage),
+        "starts_from": str(training.starts_from.resolve()) if training.starts_from else None,
         "images_per_worker": cluster.images_per_worker,
         "loader_processes": cluster.loader_processes,
         "use_gpu": cluster.gpus_per_worker > 0,

@@ -24,7 +24,7 @@ from pipeline.data.semantic_dataset import SemanticTrainingImages
 from pipeline.errors import UserError
 from pipeline.files import write_json
 from pipeline.progress import progress
-from pipeline.run_model import build_run_model
+from pipeline.run_model import begin_with, build_run_model
 from pipeline.storage import Storage
 from pipeline.training.checkpoint import CheckpointStore, CheckpointWriter
 from pipeline.training.loading import load_batches
@@ -61,7 +61,10 @@ def train_worker(arguments: dict[str, Any]) -> None:
 
     # Every worker draws the same initial weights; DistributedDataParallel makes sure of it.
     torch.manual_seed(draw_seed(config.seed))
-    model: nn.Module = build_run_model(config, prepared.num_classes, pretrained=True).to(device)
+    network = build_run_model(config, prepared.num_classes, pretrained=True)
+    if arguments["starts_from"] is not None:
+        begin_with(network, Path(arguments["starts_from"]))
+    model: nn.Module = network.to(device)
     if world_size > 1:
         model = synchronised(model, config, device)
     optimizer = build_optimizer(model, schedule)

@@ -116,7 +116,7 @@ synthetic: [shapes]
 datasets:
   shapes: {train: a.json, val: b.json, lvis: c.json}
 runs:
-  coco_pointrend_r50-0: {dataset: shapes, experiment: coco_pointrend_r50, seed: 0}
+  coco_pointrend_r50-0: {dataset: shapes, experiment: coco_pointrend_r50, seed: 0, starts_from: data/shapes}
 """
 
 
@@ -173,11 +173,29 @@ def test_every_scale_can_be_selected_and_all_of_its_runs_resolve(scale: str, rep
         run, evaluation = project.run(scale, name, run_params)
         assert name == f"{run.experiment}-{run.seed}"
         assert run.dataset in params.datasets
-        assert evaluation.root
+        # One that is never evaluated is there for others.
+        assert evaluation.root or f"train/{name}" in {other.starts_from for other in params.runs.values()}
 
 
 def test_selecting_the_demo_scale(repository: Path) -> None:
-    assert Project(repository).select("demo", "some/where", "laptop").model_dump() == {
+    selected = Project(repository).select("demo", "some/where", "laptop").model_dump()
+    runs = selected.pop("runs")
+    assert runs.keys() == {f"{name}-0" for name in Project(repository).experiment_names("demo")}
+    assert {name: runs[name] for name in ("coco_4xconv_r50-0", "shapes_detector-0")} == {
+        "coco_4xconv_r50-0": {
+            "dataset": "shapes",
+            "experiment": "coco_4xconv_r50",
+            "seed": 0,
+            "starts_from": "train/shapes_detector-0",
+        },
+        "shapes_detector-0": {
+            "dataset": "shapes",
+            "experiment": "shapes_detector",
+            "seed": 0,
+            "starts_from": "data/shapes",
+        },
+    }
+    assert selected == {
         "scale": "demo",
         "data_root": "some/where",
         "cluster": "laptop",
@@ -197,19 +215,17 @@ def test_selecting_the_demo_scale(repository: Path) -> None:
                 for task in ("instance", "semantic")
             },
         },
-        "runs": {
-            **{
-                f"cityscapes_{name}-0": {"dataset": f"streets_{task}", "experiment": f"cityscapes_{name}", "seed": 0}
-                for name, task in (
-                    ("pointrend_r50", "instance"),
-                    ("semantic_fpn_pointrend_r101", "semantic"),
-                )
-            },
-            "coco_4xconv_r50-0": {"dataset": "shapes", "experiment": "coco_4xconv_r50", "seed": 0},
-            "coco_pointrend_r50-0": {"dataset": "shapes", "experiment": "coco_pointrend_r50", "seed": 0},
-        },
         "sweeps": {},
     }
+
+
+def test_a_run_begins_with_one_that_begins_with_nothing(project: Project) -> None:
+    path = project.root / "configs/experiments/demo/coco_4xconv_r50.yaml"
+    path.write_text(path.read_text().replace("shapes_detector-0", "coco_pointrend_r50-0"))
+    with pytest.raises(
+        ConfigError, match=r"coco_4xconv_r50\.yaml:\n  starts_from: 'coco_pointrend_r50-0' is no run of"
+    ):
+        project.select("demo", "data", "laptop")
 
 
 def test_selected_parameters_load_as_they_were_written(project: Project) -> None:
@@ -275,7 +291,7 @@ def test_an_unknown_cluster_lists_the_clusters(repository: Path) -> None:
         (TableConfig, TABLE, "      ap: {", "      ap_star: {", "rows.0.cells", "ap_star"),
         (TableConfig, TABLE, "[PointRend, 28x28]", "[PointRend]", "rows.0.labels", "1 entries, not 2"),
         (TableConfig, TABLE, "[PointRend, 28x28]", "[PointRend, 28x28, x]", "rows.0.labels", "3 entries, not 2"),
-        (Params, PARAMS, "seed: 0}", "seed: 0.0}", "runs.coco_pointrend_r50-0.seed", "0.0"),
+        (Params, PARAMS, "seed: 0,", "seed: 0.0,", "runs.coco_pointrend_r50-0.seed", "0.0"),
         (Params, PARAMS, "synthetic: [shapes]", "synthetic: shapes", "synthetic", "'shapes'"),
         (Params, PARAMS, "synthetic: [shapes]\n", "", "synthetic", "missing"),
         (Params, PARAMS, "  shapes: {train: a.json, ", "  coco: {", "datasets.coco.train", "missing"),
@@ -467,9 +483,26 @@ def test_an_experiment_with_a_part_that_does_not_exist(project: Project, part: s
 @pytest.mark.parametrize(
     ("run", "key", "expected"),
     [
-        (RunParams(dataset="nuclei", experiment="coco_4xconv_r50", seed=0), "dataset", "'shapes'"),
-        (RunParams(dataset="shapes", experiment="coco_4xconv_r50", seed=5), "seed", "[0]"),
-        (RunParams(dataset="shapes", experiment="coco_5xconv_r50", seed=0), "", "coco_4xconv_r50, coco_pointrend_r50"),
+        (
+            RunParams(dataset="nuclei", experiment="coco_4xconv_r50", seed=0, starts_from="train/shapes_detector-0"),
+            "dataset",
+            "'shapes'",
+        ),
+        (
+            RunParams(dataset="shapes", experiment="coco_4xconv_r50", seed=5, starts_from="train/shapes_detector-0"),
+            "seed",
+            "[0]",
+        ),
+        (
+            RunParams(dataset="shapes", experiment="coco_4xconv_r50", seed=0, starts_from="data/shapes"),
+            "starts_from",
+            "'train/shapes_detector-0'",
+        ),
+        (
+            RunParams(dataset="shapes", experiment="coco_5xconv_r50", seed=0, starts_from="train/shapes_detector-0"),
+            "",
+            "coco_4xconv_r50, coco_pointrend_r50",
+        ),
     ],
 )
 def test_a_run_that_disagrees_with_its_experiment(project: Project, run: RunParams, key: str, expected: str) -> None:
@@ -483,7 +516,7 @@ def test_a_run_that_disagrees_with_its_experiment(project: Project, run: RunPara
 
 def test_a_resolved_run(repository: Path) -> None:
     project = Project(repository)
-    params = RunParams(dataset="coco2017", experiment="coco_pointrend_r50", seed=2)
+    params = RunParams(dataset="coco2017", experiment="coco_pointrend_r50", seed=2, starts_from="data/coco2017")
     run, evaluation = project.run("paper", "coco_pointrend_r50-2", params)
     assert (run.run, run.experiment, run.dataset, run.seed) == (
         "coco_pointrend_r50-2",

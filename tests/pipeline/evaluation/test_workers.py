@@ -38,7 +38,9 @@ SETTINGS = EvaluationConfig(
 @pytest.fixture(scope="module")
 def run(repository: Path) -> RunConfig:
     """The demo's PointRend at sizes for small images."""
-    parameters = RunParams(dataset="shapes", experiment="coco_pointrend_r50", seed=0)
+    parameters = RunParams(
+        dataset="shapes", experiment="coco_pointrend_r50", seed=0, starts_from="train/shapes_detector-0"
+    )
     run, _ = Project(repository).run("demo", "coco_pointrend_r50-0", parameters)
     return run.model_copy(update={"model": run.model.model_copy(update={"test_min_size": 48, "max_size": 64})})
 

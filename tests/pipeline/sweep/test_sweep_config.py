@@ -9,9 +9,15 @@ from pipeline.config import ConfigError, Project, RunParams
 from pipeline.sweep.config import SubdivisionTask, TrainingTask, load_sweep, resolve_sweep, select_sweeps
 
 RUNS = {
-    "coco_pointrend_r50-0": RunParams(dataset="shapes", experiment="coco_pointrend_r50", seed=0),
-    "coco_4xconv_r50-0": RunParams(dataset="shapes", experiment="coco_4xconv_r50", seed=0),
-    "cityscapes_pointrend_r50-0": RunParams(dataset="streets_instance", experiment="cityscapes_pointrend_r50", seed=0),
+    "coco_pointrend_r50-0": RunParams(
+        dataset="shapes", experiment="coco_pointrend_r50", seed=0, starts_from="train/shapes_detector-0"
+    ),
+    "coco_4xconv_r50-0": RunParams(
+        dataset="shapes", experiment="coco_4xconv_r50", seed=0, starts_from="train/shapes_detector-0"
+    ),
+    "cityscapes_pointrend_r50-0": RunParams(
+        dataset="streets_instance", experiment="cityscapes_pointrend_r50", seed=0, starts_from="train/shapes_detector-0"
+    ),
 }
 TRAINING = """\
 kind: training

@@ -51,7 +51,11 @@ def test_records_are_read_as_they_were_written_in_the_order_of_their_values(tmp_
 
 def test_the_best_setting_is_an_experiment(repository: Path, tmp_path: Path) -> None:
     project = Project(repository)
-    runs = {"coco_pointrend_r50-0": RunParams(dataset="shapes", experiment="coco_pointrend_r50", seed=0)}
+    runs = {
+        "coco_pointrend_r50-0": RunParams(
+            dataset="shapes", experiment="coco_pointrend_r50", seed=0, starts_from="train/shapes_detector-0"
+        )
+    }
     file = project.configs / "sweeps/demo/oversampling_importance.yaml"
     task, _ = resolve_sweep(project, "demo", file, runs)
     point = {"oversample": 3.0, "importance": 0.0, "point_layers": 2}
@@ -95,7 +99,7 @@ def test_fewer_val_images_are_spread_and_have_their_truth(tmp_path: Path) -> Non
 
 def test_a_deeper_and_wider_point_head_costs_more(repository: Path) -> None:
     project = Project(repository)
-    params = RunParams(dataset="shapes", experiment="coco_pointrend_r50", seed=0)
+    params = RunParams(dataset="shapes", experiment="coco_pointrend_r50", seed=0, starts_from="train/shapes_detector-0")
     task, _ = resolve_sweep(
         project, "demo", project.configs / "sweeps/demo/oversampling_importance.yaml", {"coco_pointrend_r50-0": params}
     )

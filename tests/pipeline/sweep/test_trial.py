@@ -34,7 +34,11 @@ SCHEDULE = ScheduleConfig(
 def task(repository: Path) -> TrainingTask:
     """The demo's sweep on small images, with rungs after 3 updates and 6."""
     project = Project(repository)
-    runs = {"coco_pointrend_r50-0": RunParams(dataset="shapes", experiment="coco_pointrend_r50", seed=0)}
+    runs = {
+        "coco_pointrend_r50-0": RunParams(
+            dataset="shapes", experiment="coco_pointrend_r50", seed=0, starts_from="train/shapes_detector-0"
+        )
+    }
     file = project.configs / "sweeps/demo/oversampling_importance.yaml"
     found, _ = resolve_sweep(project, "demo", file, runs)
     assert isinstance(found, TrainingTask)
