@@ -216,6 +216,13 @@ def render_page(
             else ""
         ),
         tables=[(table, notes(table)) for table in tables],
+        signs=[
+            value.agrees
+            for table in tables
+            for _, values in table.rows
+            for value in values.values()
+            if value.agrees is not None
+        ],
         figures=[{**asdict(figure), "data": _encoded(folder / figure.file)} for figure in figures],
         sweeps=[{**asdict(sweep), "pictures": [_encoded(folder / file) for file in sweep.files]} for sweep in sweeps],
         runs=results,
