@@ -1,11 +1,15 @@
-"""Drawings of small grids and of points on them: every cell a crisp rectangle, every point a dot.
+"""Drawings of small grids and of points on them: every cell crisp, every point a dot.
 
 Shape letters: P points, H W rows and columns of a grid.
 """
 
+import math
+
 import numpy as np
 from PIL import Image, ImageDraw
 from torch import Tensor
+
+from pipeline.report.overlays import to_image
 
 Color = tuple[int, int, int]
 
@@ -47,3 +51,10 @@ def draw_points(image: Image.Image, points: Tensor, radius: float, color: Color 
     drawn = image.copy()
     drawn.paste(color, mask=dots.resize(image.size, Image.Resampling.BOX))
     return drawn
+
+
+def fill(picture: Tensor, side: int) -> Image.Image:
+    """A picture (3, H, W) in [0, 1] with a longer edge of ``side`` pixels, its own pixels as crisp as they can be."""
+    longer = max(picture.shape[1:])
+    size = (round(picture.shape[2] * side / longer), round(picture.shape[1] * side / longer))
+    return to_image(picture, math.ceil(side / longer)).resize(size, Image.Resampling.BOX)

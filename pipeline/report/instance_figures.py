@@ -3,7 +3,6 @@
 Shape letters: K classes, P points, M the side of a region mask, H W rows and columns.
 """
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.evaluation.trained_run import TrainedRun
-from pipeline.report.cells import draw_cells, draw_points, shades
+from pipeline.report.cells import draw_cells, draw_points, fill, shades
 from pipeline.report.figure import Figure
 from pipeline.report.overlays import Panels, Scenes, noted, to_image
 from pipeline.report.shown_objects import LOCATED, ShownObject, shown_objects
@@ -178,7 +177,7 @@ def resolution_panels(model: MaskRCNN, objects: Sequence[ShownObject]) -> Panels
     assert isinstance(head, PointRendMaskHead)
     rows: list[list[Image.Image]] = []
     for shown in objects:
-        row = [noted(_filling(_crop(shown)[0]), shown.category)]
+        row = [noted(fill(_crop(shown)[0], PANEL), shown.category)]
         for resolution in RESOLUTIONS:
             with torch.inference_mode():
                 (masks,) = model.region_masks(shown.found, Rendering(resolution, head.rendering.num_points))
@@ -199,7 +198,7 @@ def _crop(shown: ShownObject) -> tuple[Tensor, Tensor]:
 def mask_over_image(shown: ShownObject, mask: Tensor) -> Image.Image:
     """A region mask (M, M) bool laid over its part of the image, the cells of both as large as they are."""
     crop, box = _crop(shown)
-    picture = _filling(crop)
+    picture = fill(crop, PANEL)
     scale = torch.tensor([picture.width / crop.shape[-1], picture.height / crop.shape[-2]]).repeat(2)
     x0, y0, x1, y1 = (box * scale).tolist()
     side = mask.shape[-1]
@@ -208,13 +207,6 @@ def mask_over_image(shown: ShownObject, mask: Tensor) -> Image.Image:
     rows = ((torch.arange(picture.height) + 0.5 - y0) / (y1 - y0) * side).floor().long()
     inside = ((rows >= 0) & (rows < side))[:, None] & ((columns >= 0) & (columns < side))
     return _covered(picture, mask[rows.clamp(0, side - 1)][:, columns.clamp(0, side - 1)] & inside)
-
-
-def _filling(crop: Tensor) -> Image.Image:
-    """A crop (3, h, w), its longer edge ``PANEL`` pixels."""
-    image = to_image(crop, math.ceil(PANEL / max(crop.shape[1:])))
-    image.thumbnail((PANEL, PANEL))
-    return image
 
 
 def _covered(picture: Image.Image, mask: Tensor) -> Image.Image:

@@ -16,17 +16,18 @@ from torch import Tensor
 from pipeline.data.labels import LabelTable, read_ids
 from pipeline.data.manifest import PreparedDataset
 from pipeline.evaluation.trained_run import TrainedRun
-from pipeline.report.cells import draw_points
+from pipeline.report.cells import draw_points, fill
 from pipeline.report.figure import Figure
-from pipeline.report.overlays import GAP, Panels, enlarge
-from pipeline.report.semantic_overlays import MAGNIFIED, busiest_square, palette, with_legend
+from pipeline.report.overlays import GAP, Panels
+from pipeline.report.semantic_overlays import densest_window, palette, with_legend
 from pipeline.report.steps import Step, subdivision_steps
 from pipeline.storage import Storage
 from pointrend.drawing import decode_picture
-from pointrend.points import class_uncertainty
+from pointrend.points import Size, class_uncertainty
 from pointrend.semantic import SAMPLING_STRIDE, SemanticSegmenter
 
 IMAGES = 40  # to take the one that is shown from
+ZOOM = 4  # the enlarged part's edges are that part of the image's
 WIDTH = 1560  # of the picture, in pixels, at most
 PALE = 0.45  # what is left of a colour under points
 
@@ -74,8 +75,7 @@ def draw_semantic_figures(run: TrainedRun, folder: Path) -> list[Figure]:
         f"Semantic refinement: {run.config.run}",
         "The classes at each subdivision step, of the highest score at that resolution, without interpolation (the "
         f"paper's Figure 9). Each step predicts the N = {num_points} cells (dots) whose two best classes are closest. "
-        "Below, enlarged, the square in which the ground truth has the most boundary pixels. Shown is the val image "
-        "with the most classes.",
+        "Below, enlarged, where the points of all steps are densest. Shown is the val image with the most classes.",
         f"semantic_subdivision_{run.config.run}.png",
     )
     with_legend(sheet, prepared.labels).save(folder / figure.file, optimize=True)
@@ -134,11 +134,11 @@ def map_panels(shown: ShownImage, maps: Sequence[LabelMap], table: LabelTable) -
     colors = palette(table)
     height, width = shown.truth.shape
     side = WIDTH // (len(maps) + 1) - GAP
-    rows, columns = busiest_square(shown.truth, max(1, min(height, width) // MAGNIFIED))
     whole = (slice(0, height), slice(0, width))
+    part = densest_window(_point_counts(maps, (height, width)), max(1, height // ZOOM), max(1, width // ZOOM))
 
     def panel(colored: Tensor, window: tuple[slice, slice]) -> Image.Image:
-        return enlarge(colored[:, window[0], window[1]], side)
+        return fill(colored[:, window[0], window[1]], side)
 
     def dotted(label_map: LabelMap, colored: Tensor, window: tuple[slice, slice]) -> Image.Image:
         drawn = panel(1 - PALE * (1 - colored), window)
@@ -148,12 +148,11 @@ def map_panels(shown: ShownImage, maps: Sequence[LabelMap], table: LabelTable) -
         return draw_points(drawn, places, max(0.8, label_map.stride * scale / 4))
 
     truth = _colored(shown.truth, colors)
-    square = (rows, columns)
     grid = [
-        [_framed(panel(shown.picture, whole), square, width)],
+        [_framed(panel(shown.picture, whole), part, width)],
         [panel(truth, whole)],
-        [panel(shown.picture, square)],
-        [panel(truth, square)],
+        [panel(shown.picture, part)],
+        [panel(truth, part)],
     ]
     captions = ["image and ground truth"]
     for number, label_map in enumerate(maps):
@@ -166,8 +165,8 @@ def map_panels(shown: ShownImage, maps: Sequence[LabelMap], table: LabelTable) -
             (
                 panel(colored, whole),
                 dotted(label_map, colored, whole),
-                panel(colored, square),
-                dotted(label_map, colored, square),
+                panel(colored, part),
+                dotted(label_map, colored, part),
             ),
             strict=True,
         ):
@@ -180,9 +179,18 @@ def _colored(classes: np.ndarray, colors: np.ndarray) -> Tensor:
     return torch.from_numpy(colors[classes]).permute(2, 0, 1)
 
 
-def _framed(drawn: Image.Image, square: tuple[slice, slice], width: int) -> Image.Image:
-    """A panel of a whole image, ``width`` pixels wide, with a frame around a square of it."""
-    rows, columns = square
+def _point_counts(maps: Sequence[LabelMap], size: Size) -> np.ndarray:
+    """How many of the maps' points lie in each pixel (H, W)."""
+    columns, rows = torch.cat([label_map.points for label_map in maps]).long().unbind(1)
+    inside = (rows < size[0]) & (columns < size[1])  # those beyond are of padding
+    counts = np.zeros(size, dtype=np.int64)
+    np.add.at(counts, (rows[inside].numpy(), columns[inside].numpy()), 1)
+    return counts
+
+
+def _framed(drawn: Image.Image, part: tuple[slice, slice], width: int) -> Image.Image:
+    """A panel of a whole image, ``width`` pixels wide, with a frame around a part of it."""
+    rows, columns = part
     scale = drawn.width / width
     edges = tuple(edge * scale for edge in (columns.start, rows.start, columns.stop, rows.stop))
     pen = ImageDraw.Draw(drawn)

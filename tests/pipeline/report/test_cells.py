@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipeline.report.cells import INSIDE, LINES, OUTSIDE, draw_cells, draw_points, shades
+from pipeline.report.cells import INSIDE, LINES, OUTSIDE, draw_cells, draw_points, fill, shades
 
 
 def test_shades_lie_between_the_two_colors() -> None:
@@ -33,3 +33,13 @@ def test_points_are_dots_where_they_are() -> None:
     assert dark.min(0).tolist() == [7, 7]
     assert dark.max(0).tolist() == [12, 12]
     assert np.asarray(image).min() == 255
+
+
+def test_a_picture_fills_its_longer_edge() -> None:
+    picture = torch.tensor([0.0, 1.0]).repeat(3, 1, 1)  # one row of two pixels
+    wide = np.asarray(fill(picture, 6))
+    assert wide.shape == (3, 6, 3)
+    assert wide[0, :, 0].tolist() == [0, 0, 0, 255, 255, 255]
+    # A pixel in which two meet has a bit of both.
+    assert np.asarray(fill(picture, 5))[0, :, 0].tolist() == [0, 0, 128, 255, 255]
+    assert np.asarray(fill(torch.zeros(3, 40, 10), 20)).shape == (20, 5, 3)
