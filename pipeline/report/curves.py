@@ -8,27 +8,59 @@ import matplotlib
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
 
 from pipeline.report.results import RunResult
 
+WINDOW = 20  # a line is smoothed over that part of it
+
 
 def training_curves(results: Sequence[RunResult], path: Path) -> None:
-    """Total loss over updates, a line per run; thin for the values, thick for their running mean."""
-    figure, axes = plt.subplots(figsize=(8, 3.6), layout="constrained")
-    for index, result in enumerate(results):
-        if not result.losses:
-            continue
-        updates, losses = zip(*result.losses, strict=True)
-        smooth = [sum(losses[max(0, i - 4) : i + 1]) / len(losses[max(0, i - 4) : i + 1]) for i in range(len(losses))]
-        axes.plot(updates, losses, color=f"C{index}", alpha=0.25, linewidth=0.8)
-        axes.plot(
-            updates, smooth, color=f"C{index}", linewidth=1.8, label=f"{result.run} ({result.parameters['head']})"
-        )
-    axes.set_xlabel("update")
-    axes.set_ylabel("total loss")
-    axes.set_ylim(bottom=0)
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    """The running mean of the total loss over updates: a panel for each dataset, a colour for each experiment.
+
+    The seeds of an experiment are lines of the same colour. Runs without a loss are left out.
+    """
+    drawn = [result for result in results if result.losses]
+    datasets = list(dict.fromkeys(result.dataset for result in drawn))
+    rows = max(1, len(datasets))
+    figure, axes = plt.subplots(rows, figsize=(9, 2.7 * rows), layout="constrained", squeeze=False)
+    for panel, dataset in zip(axes[:, 0], datasets, strict=False):
+        _draw_dataset(panel, dataset, [result for result in drawn if result.dataset == dataset])
+    if not datasets:
+        axes[0, 0].text(0.5, 0.5, "no run has logged a loss", ha="center", va="center")
+        axes[0, 0].set_axis_off()
     figure.savefig(path, dpi=150)
     plt.close(figure)
+
+
+def _draw_dataset(panel: Axes, dataset: str, results: Sequence[RunResult]) -> None:
+    experiments = list(dict.fromkeys(result.experiment for result in results))
+    colors = plt.get_cmap("tab10" if len(experiments) <= 10 else "tab20").colors  # type: ignore[attr-defined]
+    for number, experiment in enumerate(experiments):
+        runs = [result for result in results if result.experiment == experiment]
+        label = experiment if len(runs) == 1 else f"{experiment} ({len(runs)} seeds)"
+        for run in runs:
+            updates, losses = zip(*run.losses, strict=True)
+            panel.plot(
+                updates,
+                running_mean(losses),
+                color=colors[number % len(colors)],
+                linewidth=1.3,
+                alpha=0.85,
+                label=label,
+            )
+            label = "_"  # once in the legend
+    panel.set_title(dataset, loc="left", fontsize=10)
+    panel.set_xlabel("update", fontsize=9)
+    panel.set_ylabel("total loss", fontsize=9)
+    panel.set_ylim(bottom=0)
+    panel.tick_params(labelsize=8)
+    panel.grid(alpha=0.3)
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+
+
+def running_mean(values: Sequence[float]) -> list[float]:
+    """Each value's mean with those before it, of a twentieth of all values and of 5 at least."""
+    window = max(5, len(values) // WINDOW)
+    return [sum(values[max(0, end - window) : end]) / min(end, window) for end in range(1, len(values) + 1)]

@@ -227,7 +227,7 @@ def object_panels(scenes: Scenes, objects: list[FoundObject], count: int, side: 
         window = (slice(None), *_window(masks[0]))
         panels = (picture[window], *(draw_masks(picture, mask[None])[window] for mask in masks))
         notes = ["", "", *(f"IoU {overlap:.2f}" for overlap in found.overlaps)]
-        rows.append([_noted(enlarge(panel, side), note) for panel, note in zip(panels, notes, strict=True)])
+        rows.append([noted(enlarge(panel, side), note) for panel, note in zip(panels, notes, strict=True)])
     return Panels(["image", "ground truth", *(source.caption for source in scenes.sources)], rows)
 
 
@@ -247,7 +247,7 @@ def enlarge(crop: Tensor, side: int) -> Image.Image:
     return image
 
 
-def _noted(image: Image.Image, note: str) -> Image.Image:
+def noted(image: Image.Image, note: str) -> Image.Image:
     """An image with a line of text below it."""
     noted = Image.new("RGB", (image.width, image.height + CAPTION), "white")
     noted.paste(image)

@@ -52,10 +52,15 @@ def paint(image: Tensor, classes: np.ndarray, colors: np.ndarray) -> Tensor:
 
 def busiest_square(classes: np.ndarray, side: int) -> tuple[slice, slice]:
     """Rows and columns of the square with the most boundary pixels of the ground truth, classes (H, W)."""
-    boundary = np.pad(boundary_distance(classes) == 0, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
-    inside = boundary[side:, side:] - boundary[:-side, side:] - boundary[side:, :-side] + boundary[:-side, :-side]
+    return densest_window(boundary_distance(classes) == 0, side, side)
+
+
+def densest_window(values: np.ndarray, height: int, width: int) -> tuple[slice, slice]:
+    """Rows and columns of the window of that many rows and columns with the largest sum of values (H, W)."""
+    sums = np.pad(values, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
+    inside = sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width] + sums[:-height, :-width]
     row, column = np.unravel_index(inside.argmax(), inside.shape)
-    return slice(int(row), int(row) + side), slice(int(column), int(column) + side)
+    return slice(int(row), int(row) + height), slice(int(column), int(column) + width)
 
 
 def label_panels(prepared: PreparedDataset, images: Storage, sources: Sequence[LabelSource], count: int) -> Panels:

@@ -13,6 +13,7 @@ from pipeline.report.semantic_overlays import (
     OPACITY,
     LabelSource,
     busiest_square,
+    densest_window,
     label_panels,
     paint,
     palette,
@@ -46,6 +47,14 @@ def test_the_busiest_square_has_the_most_boundary() -> None:
     assert rows.stop >= 16
     assert (rows.stop - rows.start, columns.stop - columns.start) == (6, 6)
     assert 19 <= columns.start <= 21
+
+
+def test_the_densest_window_has_the_largest_sum() -> None:
+    values = np.zeros((6, 9), dtype=np.int64)
+    values[1, 2], values[2, 6], values[3, 7] = 5, 3, 3
+    assert densest_window(values, 2, 2) == (slice(2, 4), slice(6, 8))
+    assert densest_window(values, 1, 4) == (slice(1, 2), slice(0, 4))
+    assert densest_window(values, 6, 9) == (slice(0, 6), slice(0, 9))
 
 
 def test_an_image_of_one_class_has_a_square_too() -> None:
