@@ -1,10 +1,13 @@
 """Writes the report from the runs that MLflow has."""
 
 from pipeline.data.manifest import read_prepared
-from pipeline.report.build import ReportedDataset, build_report
+from pipeline.evaluation.trained_run import TrainedRun
+from pipeline.report.build import build_report
+from pipeline.report.gallery import ReportedDataset, ReportedRun
 from pipeline.report.results import read_results
 from pipeline.report.sweeps import read_sweeps
 from pipeline.stage import Stage, run_stage
+from pipeline.training.worker import WEIGHTS
 
 
 def main() -> None:
@@ -20,6 +23,18 @@ def main() -> None:
         {name: stage.project.table(name) for name in stage.project.table_names()},
         read_results(stage.params, outputs / "metrics", outputs / "train", tracker),
         datasets,
+        {
+            name: ReportedRun(
+                TrainedRun(
+                    config := stage.run(name),
+                    stage.outputs.prepared(config.dataset),
+                    stage.images(config.dataset),
+                    stage.outputs.trained(name) / WEIGHTS,
+                ),
+                stage.evaluation(name),
+            )
+            for name in stage.params.runs
+        },
         outputs / "predictions",
         stage.root / "reports" / stage.params.scale,
         tracker.uri,

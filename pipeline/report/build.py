@@ -5,20 +5,15 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
 
 import pyarrow.parquet as pq
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipeline.config import Params, TableConfig
-from pipeline.data.manifest import PreparedDataset
-from pipeline.evaluation.outputs import labels_folder, predictions_file
 from pipeline.files import atomic_folder
-from pipeline.report.curves import training_curves
 from pipeline.report.figure import Figure
-from pipeline.report.overlays import FoundObject, Scenes, Source, found_objects, object_panels, scene_panels
+from pipeline.report.gallery import ReportedDataset, ReportedRun, draw_figures
 from pipeline.report.results import RunResult
-from pipeline.report.semantic_overlays import LabelSource, label_panels, with_legend
 from pipeline.report.sweeps import SweepResult, SweepSection, sweep_section
 from pipeline.report.tables import (
     Table,
@@ -31,18 +26,8 @@ from pipeline.report.tables import (
     to_latex,
     to_markdown,
 )
-from pipeline.storage import Storage
 
-SCENES, OBJECTS = 4, 8  # how many of each are shown
 PAPER_SCALE = "paper"  # the one whose numbers are to be the paper's
-CANDIDATES = 200  # images to take the objects from
-
-
-class ReportedDataset(NamedTuple):
-    """A prepared dataset, and what the file names of its manifests are relative to."""
-
-    prepared: PreparedDataset
-    images: Storage
 
 
 def duration(seconds: float) -> str:
@@ -53,104 +38,12 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def compared(tables: dict[str, TableConfig], results: Sequence[RunResult]) -> list[tuple[str, RunResult, str]]:
-    """The (caption, run, setting) triples that tables compare and that exist, one run of each experiment."""
-    first_runs: dict[str, RunResult] = {}
-    for result in results:
-        first_runs.setdefault(result.experiment, result)
-    found: dict[tuple[str, str], tuple[str, RunResult, str]] = {}
-    for table in tables.values():
-        for row in table.rows:
-            for cell in row.measured.values():
-                run = first_runs.get(cell.experiment)
-                if run is not None and cell.evaluation in run.evaluations:
-                    found.setdefault((cell.experiment, cell.evaluation), (" ".join(row.labels), run, cell.evaluation))
-    return list(found.values())
-
-
-def draw_figures(
-    tables: dict[str, TableConfig],
-    results: Sequence[RunResult],
-    datasets: dict[str, ReportedDataset],
-    predictions: Path,
-    folder: Path,
-) -> list[Figure]:
-    """Draws the pictures into a folder.
-
-    Args:
-        tables: the tables by name; the rows of those with overlays are the columns of the pictures.
-        results: the runs.
-        datasets: by name.
-        predictions: the folder of all runs' predictions.
-        folder: where the PNG files go.
-    """
-    figures = []
-    columns = compared({name: table for name, table in tables.items() if table.overlays}, results)
-    for dataset in dict.fromkeys(run.dataset for _, run, _ in columns):
-        prepared, images = datasets[dataset]
-        if prepared.task == "semantic":
-            label_sources = [
-                LabelSource(caption, labels_folder(predictions / run.run, setting))
-                for caption, run, setting in columns
-                if run.dataset == dataset
-            ]
-            file = f"labels_{dataset}.png"
-            sheet = label_panels(prepared, images, label_sources, SCENES).render()
-            with_legend(sheet, prepared.labels).save(folder / file)
-            figures.append(Figure(f"The same images from every model: {dataset}", _LABELS, file))
-            continue
-        sources = [
-            Source(caption, predictions_file(predictions / run.run, setting))
-            for caption, run, setting in columns
-            if run.dataset == dataset
-        ]
-        scenes = Scenes(prepared.manifest("val"), images, sources)
-        objects = found_objects(scenes, CANDIDATES)
-        for kind, panels, title, caption in (
-            (
-                "objects",
-                object_panels(scenes, objects, OBJECTS),
-                f"The same objects from every head: {dataset}",
-                _mean_overlaps(objects, [source.caption for source in sources]),
-            ),
-            (
-                "scenes",
-                scene_panels(scenes, SCENES),
-                f"Whole images: {dataset}",
-                "Predictions with a score of 0.5 or more. An object has the same colour in every column.",
-            ),
-        ):
-            if panels.rows:
-                file = f"{kind}_{dataset}.png"
-                panels.render().save(folder / file)
-                figures.append(Figure(title, caption, file))
-    training_curves(results, folder / "training_curves.png")
-    caption = "Total loss; PointRend's has a term more, that of its points."
-    figures.append(Figure("Training curves", caption, "training_curves.png"))
-    return figures
-
-
-_LABELS = (
-    "Below each image, enlarged, the square of it in which the ground truth has the most boundary pixels. Predictions "
-    "are drawn where the ground truth is ignored, too; no score counts them there."
-)
-
-
-def _mean_overlaps(objects: Sequence[FoundObject], captions: Sequence[str]) -> str:
-    means = [sum(column) / len(objects) for column in zip(*(found.overlaps for found in objects), strict=True)]
-    figures = ", ".join(f"{caption} {mean:.3f}" for caption, mean in zip(captions, means, strict=False))
-    return (
-        "Of each category those that all columns have located best, judged by their boxes alone; enlarged, a solid "
-        f"line at the mask's edge. Mean IoU of the masks of all {len(objects)} objects that every column has found: "
-        f"{figures}."
-    )
-
-
 def build_report(
     params: Params,
     tables: dict[str, TableConfig],
     results: Sequence[RunResult],
     datasets: dict[str, ReportedDataset],
+    trained: Mapping[str, ReportedRun],
     predictions: Path,
     output: Path,
     tracking_uri: str,
@@ -166,6 +59,7 @@ def build_report(
         tables: the tables' configurations by name.
         results: of the selected runs.
         datasets: by name.
+        trained: the runs' own networks and settings, by name.
         predictions: the folder of all runs' predictions.
         output: the folder to write.
         tracking_uri: for the page's hint on `mlflow ui`.
@@ -180,7 +74,7 @@ def build_report(
             if not table.experiments or selected & table.experiments
         ]
         write_tables(filled, folder)
-        figures = draw_figures(tables, results, datasets, predictions, folder)
+        figures = draw_figures(tables, results, datasets, trained, predictions, folder)
         sections = [sweep_section(sweep, folder) for sweep in sweeps]
         page = render_page(params, filled, figures, results, folder, tracking_uri, sections)
         (folder / "index.html").write_text(page, encoding="utf-8")
