@@ -414,7 +414,7 @@ class ExperimentConfig(Strict):
     schedule: Name
     seeds: Annotated[list[NonNegativeInt], Field(min_length=1)]
     starts_from: str | None = Field(
-        None, description="a run of the same scale, whose weights this one begins with, but for its mask head"
+        None, description="a run of the same scale, whose weights this one begins with, but for what predicts masks"
     )
     sampling: SamplingConfig | None = None
     point_head: PointHeadConfig | None = Field(None, description="if another than the model's own")

@@ -9,8 +9,9 @@ from pointrend.instance import MaskRCNN
 from pointrend.semantic import SemanticSegmenter
 from pointrend.weights import read_state_dict
 
-#: What a run learns anew that begins with another's weights: what runs are compared by.
-MASK_HEADS = ("mask_head.", "pointrend.")
+#: What a run learns anew that begins with another's weights, because runs are compared by it: mask heads, and a
+#: semantic model's heads.
+OWN_HEADS = ("mask_head.", "head.", "pointrend.")
 
 
 def build_run_model(config: RunConfig, num_classes: int, *, pretrained: bool) -> MaskRCNN | SemanticSegmenter:
@@ -49,7 +50,7 @@ def build_run_model(config: RunConfig, num_classes: int, *, pretrained: bool) ->
 def begin_with(model: MaskRCNN | SemanticSegmenter, weights: Path) -> int:
     """Takes over what a model shares with that of another run, in place: all that has the same name and shape.
 
-    Mask heads are not taken. It stands in for ImageNet's weights, where networks have none.
+    Of an instance model's it is the detector, of a semantic one's the backbone. It stands in for ImageNet's weights, where networks have none.
 
     Args:
         model: the network of a run.
@@ -65,7 +66,7 @@ def begin_with(model: MaskRCNN | SemanticSegmenter, weights: Path) -> int:
     shared = {
         name: tensor
         for name, tensor in read_state_dict(weights).items()
-        if not name.startswith(MASK_HEADS) and name in own and own[name].shape == tensor.shape
+        if not name.startswith(OWN_HEADS) and name in own and own[name].shape == tensor.shape
     }
     if not any(name.startswith("backbone.body.") for name in shared):
         raise UserError(f"{weights}: of another backbone than the network that is to begin with it (starts_from)")
