@@ -274,6 +274,7 @@ class InstanceModelConfig(_Network):
     test_min_size: PositiveInt
     max_size: PositiveInt
     rois_per_image: PositiveInt | None = None
+    detections_per_image: PositiveInt | None = Field(None, description="the most that are kept at inference; or 100")
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -29,6 +29,7 @@ def build_run_model(config: RunConfig, num_classes: int, *, pretrained: bool) ->
             norm=network.norm,
             sampling=sampling,
             rois_per_image=network.rois_per_image,
+            detections_per_image=network.detections_per_image,
             point_layers=head.layers if head else None,
             point_channels=head.channels if head else None,
         )

@@ -258,7 +258,14 @@ def proposal_network(
     )
 
 
-def box_heads(channels: int, hidden: int, num_classes: int, rois_per_image: int, sampling_ratio: int = 0) -> BoxHeads:
+def box_heads(
+    channels: int,
+    hidden: int,
+    num_classes: int,
+    rois_per_image: int,
+    detections_per_image: int,
+    sampling_ratio: int = 0,
+) -> BoxHeads:
     """The box head: two fully connected layers on 7x7 features, K + 1 classes with background first."""
     head = TwoMLPHead(channels * BoxHeads.pooled_size**2, hidden)
     for layer in (head.fc6, head.fc7):
@@ -279,7 +286,7 @@ def box_heads(channels: int, hidden: int, num_classes: int, rois_per_image: int,
         bbox_reg_weights=(10.0, 10.0, 5.0, 5.0),
         score_thresh=0.05,
         nms_thresh=0.5,
-        detections_per_img=100,
+        detections_per_img=detections_per_image,
     )
     heads.sampling_ratio = sampling_ratio
     return heads

@@ -36,6 +36,7 @@ def build_model(
     max_size: int | None = None,
     rendering: Rendering | None = None,
     rois_per_image: int | None = None,
+    detections_per_image: int | None = None,
     class_agnostic: bool | None = None,
     point_layers: int | None = None,
     point_channels: int | None = None,
@@ -60,12 +61,13 @@ def build_model(
         stride_in_1x1: the strides of a pyramid's res3 to res5 in their 1x1 convolutions, see
             :func:`pointrend.backbones.resnet_fpn`.
 
-        min_size: shorter edge in pixels that images are resized to at inference. This and the next four are for
+        min_size: shorter edge in pixels that images are resized to at inference. This and the next five are for
             instance models.
         max_size: limit of the longer edge.
         rendering: PointRend's output resolution and points per step (Table 3); can also be given per call.
         rois_per_image: proposals that each training image contributes to the box loss, at most a quarter of them
             positive.
+        detections_per_image: the most that are kept of an image, by score.
         class_agnostic: predict one mask per region instead of one per class.
 
         levels: the pyramid levels that SemanticFPN merges, from "p2" or from "p3" to "p5" (Table 7).
@@ -90,6 +92,7 @@ def build_model(
         "min_size": min_size,
         "max_size": max_size,
         "rois_per_image": rois_per_image,
+        "detections_per_image": detections_per_image,
         "class_agnostic": class_agnostic,
         "point_layers": point_layers,
         "point_channels": point_channels,
@@ -145,7 +148,14 @@ def _instance_model(
         ImageTransform(spec.min_size, spec.max_size),
         resnet_fpn(spec.backbone, spec.norm, spec.fpn_channels, pretrained, stride_in_1x1=spec.stride_in_1x1),
         proposal_network(spec.fpn_channels, spec.anchor_sizes, spec.proposals_per_level, spec.proposals_per_image),
-        box_heads(spec.fpn_channels, spec.box_hidden, spec.num_classes, spec.rois_per_image, spec.roi_sampling_ratio),
+        box_heads(
+            spec.fpn_channels,
+            spec.box_hidden,
+            spec.num_classes,
+            spec.rois_per_image,
+            spec.detections_per_image,
+            spec.roi_sampling_ratio,
+        ),
         mask_head,
     )
 

@@ -83,12 +83,15 @@ class InstanceSpec:
     proposals_per_level: tuple[int, int] = (2000, 1000)  # before NMS, in training and at inference
     proposals_per_image: int = 1000
     rois_per_image: int = 512
+    detections_per_image: int = 100  # the most that are kept at inference
     roi_sampling_ratio: int = 0
     class_agnostic: bool = False  # one mask per region, whatever its class
     stride_in_1x1: bool = False  # as the original ResNets, unlike torchvision's
 
     def __post_init__(self) -> None:
-        _check_at_least_one(self, "num_classes", "min_size", "max_size", "rois_per_image", "point_layers")
+        _check_at_least_one(
+            self, "num_classes", "min_size", "max_size", "rois_per_image", "detections_per_image", "point_layers"
+        )
         if self.point_channels is not None:
             _check_at_least_one(self, "point_channels")
 
