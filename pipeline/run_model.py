@@ -51,7 +51,8 @@ def build_run_model(config: RunConfig, num_classes: int, *, pretrained: bool) ->
 def begin_with(model: MaskRCNN | SemanticSegmenter, weights: Path) -> int:
     """Takes over what a model shares with that of another run, in place: all that has the same name and shape.
 
-    Of an instance model's it is the detector, of a semantic one's the backbone. It stands in for ImageNet's weights, where networks have none.
+    Of an instance model's it is the detector, of a semantic one's the backbone. It stands in for ImageNet's weights,
+    where networks have none.
 
     Args:
         model: the network of a run.

@@ -136,7 +136,7 @@ class TestTrainStep:
 
     def heads(self, rois_per_image: int = 16) -> BoxHeads:
         torch.manual_seed(0)
-        return box_heads(self.CHANNELS, 16, self.CLASSES, rois_per_image, 2).train()
+        return box_heads(self.CHANNELS, 16, self.CLASSES, rois_per_image, 100, 2).train()
 
     def features(self, images: int = 1) -> dict[str, Tensor]:
         return {name: torch.randn_like(f) for name, f in pyramid(128, 128, self.CHANNELS, images).items()}
@@ -201,7 +201,7 @@ class TestTrainStep:
 class TestDetect:
     def test_best_first_and_inside_the_image(self) -> None:
         torch.manual_seed(0)
-        heads = box_heads(4, 16, 3, 16, 2).eval()
+        heads = box_heads(4, 16, 3, 16, 100, 2).eval()
         heads.score_thresh = 0.0
         with torch.no_grad():
             for parameter in heads.box_predictor.parameters():
