@@ -7,6 +7,8 @@ other processes hold, is tried again, so that it is an error only where it lasts
 
 import copy
 import fcntl
+import functools
+import hashlib
 import json
 import logging
 import os
@@ -23,7 +25,7 @@ from typing import Any, TypeVar
 
 import requests
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.entities import LifecycleStage, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
@@ -33,6 +35,7 @@ from pipeline.errors import UserError
 from pointrend.specs import MODELS
 
 KEY_TAG = "pointrend.key"
+RELOGGED_TAG = "pointrend.relogged_from"  # the id that a run had before it was logged again
 METRICS_PER_BATCH = 1000  # the most that one MLflow request takes
 PATIENCE_SECONDS = 30.0
 SILENT_SECONDS = 5.0
@@ -95,6 +98,11 @@ def run_parameters(config: RunConfig) -> dict[str, str]:
     }
 
 
+def now() -> int:
+    """The time as MLflow has it, in milliseconds since 1970."""
+    return int(time.time() * 1000)
+
+
 def code_version(root: Path) -> str:
     """The checkout's commit, with ``-dirty`` where tracked files differ from it."""
     try:
@@ -155,6 +163,11 @@ def _reason(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
 
 
+def content_key(*content: Any) -> str:
+    """A key of a run that says what is in it."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
 class Tracker:
     """The runs of one MLflow experiment.
 
@@ -192,6 +205,18 @@ class Tracker:
         other.patience = seconds
         return other
 
+    def has_experiment(self, name: str) -> bool:
+        """Whether MLflow has an experiment, and not only a deleted one."""
+        found = self._call(name, lambda: self._client.get_experiment_by_name(name), "experiment")
+        return found is not None and found.lifecycle_stage == LifecycleStage.ACTIVE
+
+    def of_experiment(self, name: str) -> "Tracker":
+        """The same tracker for another experiment, which is made where it is missing."""
+        other = copy.copy(self)
+        other.experiment = name
+        other._experiment_id = self._call(name, other._find_or_create_experiment, "experiment")
+        return other
+
     def _try(self, call: Callable[[], T]) -> T:
         """What ``call`` returns; tried until it succeeds, fails for good, or patience is at its end."""
         begun = time.monotonic()
@@ -216,20 +241,23 @@ class Tracker:
             time.sleep(min(pause * random.uniform(0.5, 1.0), max(self.patience - waited, 0.0)))
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
-    def _call(self, run: str, call: Callable[[], T]) -> T:
-        """What ``call``, which is about a run, returns.
+    def _call(self, name: str, call: Callable[[], T], kind: str = "run") -> T:
+        """What ``call``, which is about a run or an experiment, returns.
 
         Raises:
-            TrackingError: naming the run.
+            TrackingError: naming it.
         """
         try:
             return self._try(call)
         except FAILURES as error:
-            raise TrackingError(f"MLflow at {self.uri}, run {run}: {_reason(error)}") from error
+            raise TrackingError(f"MLflow at {self.uri}, {kind} {name}: {_reason(error)}") from error
 
     def _find_or_create_experiment(self) -> str:
         found = self._client.get_experiment_by_name(self.experiment)
         if found is not None:
+            if found.lifecycle_stage == LifecycleStage.DELETED:
+                # Nothing can be logged to it, and its name is not free.
+                self._client.restore_experiment(found.experiment_id)
             return found.experiment_id
         # A server decides itself where artifacts go; a bare database would take the working directory.
         location = self.artifacts.resolve().as_uri() if self.artifacts and "://" in self.uri else None
@@ -250,7 +278,9 @@ class Tracker:
 
         # As a whole, what is tried again also finds the run that a request made whose answer was lost.
         def find_or_create() -> str:
-            found = self._client.search_runs([self._experiment_id], query, max_results=1)
+            same = self._client.search_runs([self._experiment_id], query)
+            # One that is being logged again is no training under way.
+            found = [run for run in same if RELOGGED_TAG not in run.data.tags]
             if found:
                 self._client.update_run(found[0].info.run_id, status="RUNNING")
                 run = found[0]
@@ -262,34 +292,97 @@ class Tracker:
 
         return self._call(name, find_or_create)
 
+    def record(
+        self,
+        identity: Mapping[str, str],
+        name: str,
+        parameters: Mapping[str, str],
+        tags: Mapping[str, str],
+        metrics: Sequence[Metric],
+        times: tuple[int, int],
+        config: Any = None,
+    ) -> str:
+        """The id of a finished run of something that is over, logged at once; one that is there already is found.
+
+        One that was left half-way is completed: whatever happens, there is one run in the end.
+
+        Args:
+            identity: tags that no other run has all of.
+            name: of the run.
+            parameters: its parameters.
+            tags: more of its tags.
+            metrics: its metrics, each with its own time.
+            times: when it began and ended, in milliseconds since 1970.
+            config: a whole configuration to keep as :meth:`log_config` does, if any.
+        """
+        query = " AND ".join(f"tags.`{key}` = '{value}'" for key, value in identity.items())
+        started, ended = times
+
+        # As in start(), what is tried again also finds the run whose answer was lost.
+        def find_or_create() -> Run:
+            found = self._client.search_runs(
+                [self._experiment_id], query, max_results=1, order_by=["attributes.start_time ASC"]
+            )
+            if found:
+                return found[0]
+            return self._client.create_run(self._experiment_id, started, {**tags, **identity}, name)
+
+        run = self._call(name, find_or_create)
+        run_id = run.info.run_id
+        if run.info.status != "FINISHED":
+            missing = [Param(key, value) for key, value in parameters.items() if key not in run.data.params]
+            self._call(run_id, lambda: self._client.log_batch(run_id, params=missing))
+            if config is not None:
+                self.log_config(run_id, config)
+            self.send_metrics(run_id, metrics)
+            self._call(run_id, lambda: self._client.set_terminated(run_id, "FINISHED", ended))
+        return run_id
+
     def log_config(self, run_id: str, config: Any) -> None:
         """Keeps a run's whole configuration as an artifact."""
         text = json.dumps(config, indent=1, sort_keys=True)
         self._call(run_id, lambda: self._client.log_text(run_id, text, "config.json"))
 
     def add_evaluation(
-        self, parent: str, name: str, setting: EvaluationSetting, metrics: Mapping[str, float], tags: Mapping[str, str]
+        self,
+        parent: str,
+        name: str,
+        setting: EvaluationSetting,
+        metrics: Mapping[str, float],
+        tags: Mapping[str, str],
+        times: tuple[int, int],
     ) -> str:
-        """A finished run nested in the training's, with the training's parameters and the setting's own."""
+        """A finished run nested in the training's, with the training's parameters and the setting's own.
+
+        The same setting that came to the same metrics is logged once.
+
+        Args:
+            parent: the training's run.
+            name: of the run.
+            setting: how the training was evaluated.
+            metrics: what it came to.
+            tags: of the run.
+            times: when it began and ended, in milliseconds since 1970.
+        """
         inherited = dict(self.get(parent).data.params)
-        tags = {**tags, MLFLOW_PARENT_RUN_ID: parent}
-        run = self._call(name, lambda: self._client.create_run(self._experiment_id, run_name=name, tags=tags))
-        run_id = run.info.run_id
         own = {"subdivision_points": str(setting.num_points or "-")}
         if isinstance(setting, RenderingConfig):
             own["resolution"] = str(setting.resolution)
         else:
             own["output_stride"] = str(setting.output_stride or "-")
-        parameters = [Param(key, value) for key, value in {**inherited, **own}.items()]
-        self._call(run_id, lambda: self._client.log_batch(run_id, params=parameters))
-        self.log_metrics(run_id, [(key, value, 0) for key, value in metrics.items()])
-        self.finish(run_id, "FINISHED")
-        return run_id
+        return self.record(
+            {KEY_TAG: content_key(parent, name, setting.model_dump(), dict(metrics))},
+            name,
+            {**inherited, **own},
+            {**tags, MLFLOW_PARENT_RUN_ID: parent},
+            [Metric(key, value, times[1], 0) for key, value in metrics.items()],
+            times,
+        )
 
     def log_metrics(self, run_id: str, metrics: Iterable[tuple[str, float, int]]) -> None:
         """Logs (name, value, step) triples, as of now."""
-        now = int(time.time() * 1000)
-        self.send_metrics(run_id, [Metric(name, value, now, step) for name, value, step in metrics])
+        time_ = now()
+        self.send_metrics(run_id, [Metric(name, value, time_, step) for name, value, step in metrics])
 
     def send_metrics(self, run_id: str, entries: Sequence[Metric]) -> None:
         """Logs entries that have a time of their own; MLflow keeps one that it has already only once."""
@@ -311,6 +404,45 @@ class Tracker:
     def get(self, run_id: str) -> Run:
         """A run with its parameters and metrics."""
         return self._call(run_id, lambda: self._client.get_run(run_id))
+
+    def find(self, run_id: str) -> Run | None:
+        """A run; None where MLflow does not have it, or only as a deleted one."""
+
+        def find() -> Run | None:
+            try:
+                return self._client.get_run(run_id)
+            except MlflowException as error:
+                if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                    return None
+                raise
+
+        run = self._call(run_id, find)
+        return run if run and run.info.lifecycle_stage == LifecycleStage.ACTIVE else None
+
+    def runs(self, tags: Mapping[str, str]) -> list[Run]:
+        """The experiment's runs that have some tags."""
+        query = " AND ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+        found: list[Run] = []
+        token = None
+        while True:
+            search = functools.partial(self._client.search_runs, [self._experiment_id], query, page_token=token)
+            page = self._call(query, search, "runs with")
+            found += page
+            token = page.token
+            if not token:
+                return found
+
+    def delete(self, run_id: str) -> None:
+        """Deletes a run, as MLflow does: it is kept, out of sight, until `mlflow gc`."""
+        self._call(run_id, lambda: self._client.delete_run(run_id))
+
+    def entries(self, run_id: str) -> list[Metric]:
+        """All that was ever logged of a run's metrics."""
+        return [
+            entry
+            for name in self.get(run_id).data.metrics
+            for entry in self._call(run_id, functools.partial(self._client.get_metric_history, run_id, name))
+        ]
 
     def history(self, run_id: str, metric: str) -> list[tuple[int, float]]:
         """A metric's (step, value) pairs in order."""

@@ -8,8 +8,8 @@ from pipeline.graph import code_digest, runs_everything, stages_to_run
 from pipeline.stage import Stage, run_stage
 from pipeline.submission import train_as_job
 from pipeline.tracking import code_version
+from pipeline.training.record import WEIGHTS
 from pipeline.training.run import Training, run_training
-from pipeline.training.worker import WEIGHTS
 
 
 def main() -> None:

@@ -1,7 +1,6 @@
 """The `evaluate` step: predictions of every setting of a run, then their scores."""
 
 import functools
-import json
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -11,13 +10,16 @@ from pipeline.config import ClusterConfig, EvaluationConfig, RunConfig
 from pipeline.data.manifest import PreparedDataset
 from pipeline.evaluation.instances import InstancePredictor, merge_predictions
 from pipeline.evaluation.outputs import labels_folder, prediction_names, predictions_file
+from pipeline.evaluation.record import EvaluationRecord
 from pipeline.evaluation.scoring import score_instances, score_labels
 from pipeline.evaluation.semantics import SemanticPredictor, gather_predictions
 from pipeline.evaluation.trained_run import TrainedRun
 from pipeline.evaluation.workers import predict_in_chunks
-from pipeline.files import atomic_folder, write_json
+from pipeline.files import atomic_folder
+from pipeline.logged_runs import log_evaluation, training_run
 from pipeline.storage import Storage
-from pipeline.tracking import Tracker
+from pipeline.tracking import Tracker, now
+from pipeline.training.record import WEIGHTS, TrainingRecord
 
 
 def predict(run: TrainedRun, settings: EvaluationConfig, cluster: ClusterConfig, output: Path) -> None:
@@ -77,30 +79,34 @@ def evaluate_run(
         images: what its file names are relative to.
         trained: the output of the run's training.
         output: the folder of predictions to write.
-        metrics: the JSON file of metrics and MLflow run ids to write.
+        metrics: the JSON file to write, see :class:`EvaluationRecord`.
         tracker: where the evaluations are logged, nested in the training's run.
+
+    Raises:
+        UnreadableRecordError: if the training's record cannot be used.
     """
-    training = json.loads((trained / "train.json").read_text())
-    run = TrainedRun(config, prepared, images, trained / "model.safetensors")
+    training = TrainingRecord.read(trained)
+    run = TrainedRun(config, prepared, images, trained / WEIGHTS)
     dataset = run.dataset()
     evaluations: dict[str, dict[str, Any]] = {}
+    started = now()
     with atomic_folder(output) as folder:
         if settings.root:
             predict(run, settings, cluster, folder)
         scores = {name: score(dataset, folder, name) for name in settings.root}
+        ended = now()
         # Nothing is logged before all is well.
+        parent = training_run(training, trained, tracker)
         for name, setting in settings.root.items():
             values, details = scores[name]
-            run_id = tracker.add_evaluation(
-                training["mlflow_run_id"],
-                f"{config.run} {name}",
-                setting,
-                values,
-                {"kind": "evaluation", "experiment": config.experiment, "evaluation": name},
-            )
-            # On the training's run too: comparing trainings then shows losses and metrics together.
-            logged = [(f"{key}_{name}", value, 0) for key, value in values.items()]
-            tracker.log_metrics(training["mlflow_run_id"], logged)
-            rounded = {key: round(value, 4) for key, value in values.items()}
-            evaluations[name] = {"mlflow_run_id": run_id, **rounded, **details}
-    write_json(metrics, {"run": config.run, "mlflow_run_id": training["mlflow_run_id"], "evaluations": evaluations})
+            run_id = log_evaluation(config, name, setting, values, (started, ended), parent, tracker)
+            evaluations[name] = {"mlflow_run_id": run_id, **values, **details}
+    EvaluationRecord(
+        run=config.run,
+        mlflow_run_id=parent,
+        training=training.key,
+        settings=settings,
+        evaluations=evaluations,
+        started=started,
+        ended=ended,
+    ).write(metrics)

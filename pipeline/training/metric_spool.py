@@ -8,8 +8,7 @@ is sent by whoever comes next.
 import json
 import os
 import threading
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +17,8 @@ from typing import BinaryIO
 from mlflow.entities import Metric
 
 from pipeline.errors import UserError
-from pipeline.files import write_json
-from pipeline.tracking import METRICS_PER_BATCH, Tracker
+from pipeline.files import atomic_file, write_json
+from pipeline.tracking import METRICS_PER_BATCH, Tracker, now
 
 FILE_NAME = "metrics.jsonl"
 SENDER_PATIENCE_SECONDS = 5.0  # a hiccup shorter than this goes unmentioned
@@ -46,18 +45,38 @@ class MetricSpool:
         Raises:
             MetricSpoolError: if the file cannot be written.
         """
-        entry = {"step": step, "time": int(time.time() * 1000), "metrics": dict(metrics)}
+        line = _line(step, now(), metrics)
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             with self.file.open("ab+") as stream:
                 _drop_torn_line(stream)
-                stream.write(json.dumps(entry).encode() + b"\n")
+                stream.write(line)
                 stream.flush()
                 os.fsync(stream.fileno())
         except OSError as error:
             raise MetricSpoolError(
                 f"{self.file}: metrics could not be written; free some space and run `dvc repro` again ({error})"
             ) from error
+
+    def entries(self) -> list[Metric]:
+        """All that there is.
+
+        Raises:
+            MetricSpoolError: if the file is missing or damaged.
+        """
+        if not self.file.is_file():
+            raise MetricSpoolError(f"{self.file}: missing; `dvc repro` makes it anew")
+        return [entry for entries, _ in self._lines(0) for entry in entries]
+
+    def restore(self, run_id: str, entries: Iterable[Metric]) -> None:
+        """Begins the spool with what an MLflow run has already, for it is to hold all that a run ever logged."""
+        steps: dict[tuple[int, int], dict[str, float]] = {}
+        for entry in entries:
+            steps.setdefault((entry.timestamp, entry.step), {})[entry.key] = entry.value
+        with atomic_file(self.file, "wb") as stream:
+            for (time_, step), metrics in sorted(steps.items()):
+                stream.write(_line(step, time_, metrics))
+        self.mark_sent(run_id, self.file.stat().st_size)
 
     def last_step(self) -> int:
         """The highest step there is; 0 in an empty spool."""
@@ -112,6 +131,10 @@ class MetricSpool:
                     ) from error
                 end += len(line)
                 yield metrics, end
+
+
+def _line(step: int, time_: int, metrics: Mapping[str, float]) -> bytes:
+    return json.dumps({"step": step, "time": time_, "metrics": dict(metrics)}).encode() + b"\n"
 
 
 def _drop_torn_line(stream: BinaryIO) -> None:

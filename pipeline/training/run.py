@@ -1,6 +1,5 @@
 """One training run, from its configuration to its weights."""
 
-import hashlib
 import json
 import shutil
 import threading
@@ -9,17 +8,19 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from mlflow.entities import Run
+
 from pipeline.config import ClusterConfig, RunConfig
 from pipeline.errors import UserError
-from pipeline.files import atomic_folder, write_json
+from pipeline.files import atomic_folder
 from pipeline.storage import Storage
 from pipeline.tracking import Tracker, TrackingError, run_parameters
 from pipeline.training.metric_spool import FILE_NAME, MetricSpool, send
 from pipeline.training.ray_train import fit, for_batch
-from pipeline.training.worker import SUMMARY, WEIGHTS, InterruptedTrainingError, hardware, train_worker
+from pipeline.training.record import RECORD, WEIGHTS, data_digest, training_key, write_record
+from pipeline.training.worker import SUMMARY, InterruptedTrainingError, hardware, train_worker
 
 UNFINISHED_SECONDS = 10.0
-RECORD = "train.json"  # the last thing that a training writes
 
 
 @dataclass(frozen=True)
@@ -43,14 +44,14 @@ class Training:
     starts_from: Path | None = None
 
     @cached_property
+    def data(self) -> str:
+        """A hash of the prepared dataset, as it was when first asked for."""
+        return data_digest(self.prepared)
+
+    @cached_property
     def key(self) -> str:
         """A hash of all that the result depends on: configuration, data and code."""
-        digest = hashlib.sha256(f"{self.config.model_dump_json()} {self.code}".encode())
-        for name in ("dataset.json", "train.parquet"):
-            digest.update((self.prepared / name).read_bytes())
-        if self.starts_from is not None:
-            digest.update(self.starts_from.read_bytes())
-        return digest.hexdigest()[:16]
+        return training_key(self.config, self.data, self.code, self.starts_from)
 
     @property
     def id(self) -> str:
@@ -75,9 +76,9 @@ class Training:
             raise UserError(f"the inputs of {self.config.run} have changed since this job was submitted; it is void")
 
     def collect(self, output: Path) -> None:
-        """Copies the weights and their record to a folder, whole or not at all."""
+        """Copies the weights, their record and all logged metrics to a folder, whole or not at all."""
         with atomic_folder(output) as folder:
-            for name in (WEIGHTS, RECORD):
+            for name in (WEIGHTS, RECORD, FILE_NAME):
                 shutil.copy(self.storage / name, folder)
 
 
@@ -122,17 +123,21 @@ def run_training(training: Training, cluster: ClusterConfig, tracker: Tracker, v
         },
     }
     if not is_complete(storage):
+        spool = MetricSpool(storage / FILE_NAME)
+        if not spool.file.exists():
+            # A run that was interrupted, and lost its storage, has metrics in MLflow alone.
+            spool.restore(run_id, tracker.entries(run_id))
         try:
             fit(train_worker, arguments, cluster, config.run, storage / "ray")
         except BaseException as error:
             interrupted = isinstance(error, InterruptedTrainingError | KeyboardInterrupt)
             mark_unfinished(tracker, [run_id], "KILLED" if interrupted else "FAILED")
             raise
-    finish(config.run, storage, tracker.with_patience(cluster.tracking_patience), run_id)
+    run = finish(config.run, storage, tracker.with_patience(cluster.tracking_patience), run_id)
     summary = json.loads((storage / SUMMARY).read_text())
     for folder in ("checkpoints", "ray"):
         shutil.rmtree(storage / folder, ignore_errors=True)
-    write_json(storage / RECORD, {"run": config.run, "key": training.key, "mlflow_run_id": run_id, **summary})
+    write_record(storage, config, training.key, training.data, version, run, summary)
 
 
 def is_complete(storage: Path) -> bool:
@@ -162,8 +167,8 @@ def mark_unfinished(tracker: Tracker, run_ids: Sequence[str], status: str) -> No
         print(f"what was interrupted still counts as running in MLflow at {tracker.uri} ({said[0]})", flush=True)
 
 
-def finish(run: str, storage: Path, tracker: Tracker, run_id: str) -> None:
-    """Sends MLflow the metrics that it does not have yet and ends the run there.
+def finish(run: str, storage: Path, tracker: Tracker, run_id: str) -> Run:
+    """Sends MLflow the metrics that it does not have yet, ends the run there, and returns it.
 
     Raises:
         TrackingError: if MLflow does not answer for as long as the tracker is patient.
@@ -176,6 +181,7 @@ def finish(run: str, storage: Path, tracker: Tracker, run_id: str) -> None:
     try:
         send(MetricSpool(storage / FILE_NAME), tracker, run_id)
         tracker.finish(run_id, "FINISHED")
+        return tracker.get(run_id)
     except TrackingError as error:
         raise TrackingError(f"{safe} once MLflow answers ({error})") from error
     except KeyboardInterrupt:

@@ -30,10 +30,10 @@ from pipeline.training.checkpoint import CheckpointStore, CheckpointWriter
 from pipeline.training.loading import load_batches
 from pipeline.training.loop import Update, build_optimizer, distribute, train
 from pipeline.training.metric_spool import FILE_NAME
+from pipeline.training.record import WEIGHTS
 from pipeline.training.run_log import RunLog
 from pointrend import save_weights
 
-WEIGHTS = "model.safetensors"
 SUMMARY = "summary.json"  # of the workers
 # Ray looks for nodes that are to go every 5 seconds. Asking takes all workers some milliseconds.
 UPDATES_PER_PREEMPTION_CHECK = 10

@@ -104,22 +104,43 @@ def contents() -> Callable[[Path], dict[str, bytes]]:
     return tree
 
 
+def run_config(experiment: str, seed: int) -> Any:
+    """The configuration of a run named ``<experiment>-<seed>``: the demo's PointRend on shapes."""
+    from pipeline.config import Project, RunConfig
+
+    project = Project(REPOSITORY)
+    return RunConfig(
+        run=f"{experiment}-{seed}",
+        experiment=experiment,
+        dataset="shapes",
+        seed=seed,
+        model=project.model("pointrend_tiny_shapes"),
+        sampling={"strategy": "biased", "num_points": 196},
+        schedule=project.schedule("demo"),
+    )
+
+
 def result(experiment: str, seed: int, evaluations: dict[str, dict[str, float]], **changes: Any) -> Any:
     """A RunResult named ``<experiment>-<seed>`` with the metrics of each of its settings."""
     # Imported late: it brings MLflow along.
     from pipeline.report.results import EvaluationResult, RunResult
 
+    parameters = {"head": "PointRend", "backbone": "tiny_fpn", "updates": "600", "batch_size": "4"}
     fields: dict[str, Any] = {
         "run": f"{experiment}-{seed}",
         "experiment": experiment,
         "dataset": "shapes",
         "seed": seed,
         "mlflow_run_id": "0123456789abcdef",
-        "parameters": {"head": "PointRend", "backbone": "tiny_fpn", "updates": "600", "batch_size": "4"},
+        "parameters": parameters,
         "tags": {"hardware": "2 CPU threads (x86_64)", "code": "abcdef123456"},
         "seconds": 754.0,
         "losses": [(10, 2.0), (20, 1.5), (30, 1.0)],
-        "evaluations": {name: EvaluationResult("fedcba", metrics) for name, metrics in evaluations.items()},
+        "evaluations": {name: EvaluationResult("fedcba", metrics, parameters) for name, metrics in evaluations.items()},
+        "config": run_config(experiment, seed),
+        "data": "0123abcd",
+        "hardware": "2 CPU threads (x86_64)",
+        "code": "abcdef123456",
         **changes,
     }
     return RunResult(**fields)

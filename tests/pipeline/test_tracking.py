@@ -14,11 +14,13 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, TEMPORARILY_UNAVAILABLE
 from sqlalchemy.exc import OperationalError
 
 from pipeline.config import Project, RenderingConfig, RunConfig
-from pipeline.tracking import Tracker, TrackingError, code_version, run_parameters, tracking_uri
+from pipeline.tracking import KEY_TAG, RELOGGED_TAG, Tracker, TrackingError, code_version, run_parameters, tracking_uri
+
+TIMES = 1_700_000_000_000, 1_700_000_060_000
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +146,7 @@ def test_an_evaluation_is_nested_and_has_its_training_s_parameters(tracker: Trac
     parent = tracker.start("key", "my run", {"seed": "3", "head": "PointRend"}, {})
     setting = RenderingConfig(resolution=224, num_points=784)
     child = tracker.add_evaluation(
-        parent, "my run 224x224", setting, {"AP": 36.3, "AP50": 57.1}, {"kind": "evaluation"}
+        parent, "my run 224x224", setting, {"AP": 36.3, "AP50": 57.1}, {"kind": "evaluation"}, TIMES
     )
     run = client.get_run(child)
     assert run.info.status == "FINISHED"
@@ -156,9 +158,78 @@ def test_an_evaluation_is_nested_and_has_its_training_s_parameters(tracker: Trac
     assert tracker.start("key", "my run", {}, {}) == parent
 
 
+def test_an_evaluation_is_there_once_however_often_it_is_added(
+    tracker: Tracker, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parent, other = (tracker.start(key, "my run", {"seed": "3"}, {}) for key in ("key", "other"))
+    metrics = {"AP": 36.3, "AP50": math.nan}
+
+    def add(parent: str = parent, setting: int = 28, ap: float = 36.3) -> str:
+        values = {**metrics, "AP": ap}
+        return tracker.add_evaluation(parent, "28x28", RenderingConfig(resolution=setting), values, {}, TIMES)
+
+    # Left half-way: the run is there, its metrics are not.
+    with monkeypatch.context() as broken:
+        flaky(broken, "set_terminated", 1, MlflowException("no", INVALID_PARAMETER_VALUE), late=False)
+        with pytest.raises(TrackingError):
+            add()
+    first = add()
+    assert add() == first
+    run = client.get_run(first)
+    assert (run.info.status, run.info.start_time, run.info.end_time) == ("FINISHED", *TIMES)
+    assert [entry.timestamp for entry in client.get_metric_history(first, "AP")] == [TIMES[1]]
+    assert len({first, add(other), add(setting=56), add(ap=36.4)}) == 4, (
+        "another training, setting or result is another"
+    )
+    experiment = client.get_experiment_by_name(tracker.experiment).experiment_id
+    assert len(client.search_runs([experiment])) == 2 + 4
+
+
+def test_a_run_that_is_being_logged_again_is_not_resumed(
+    tracker: Tracker, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    identity = {KEY_TAG: "key", RELOGGED_TAG: NOBODY}
+
+    def log_again() -> str:
+        return tracker.record(identity, "my run", {"seed": "3"}, {}, [], TIMES)
+
+    with monkeypatch.context() as broken:
+        flaky(broken, "set_terminated", 1, MlflowException("no", INVALID_PARAMETER_VALUE), late=False)
+        with pytest.raises(TrackingError):
+            log_again()
+    training = tracker.start("key", "my run", {"seed": "3"}, {})
+    again = log_again()
+    assert again != training
+    assert [client.get_run(run_id).info.status for run_id in (training, again)] == ["RUNNING", "FINISHED"]
+    assert client.get_run(again).data.tags[RELOGGED_TAG] == NOBODY
+
+
+def test_runs_are_found_unless_they_are_deleted(tracker: Tracker) -> None:
+    run_id = tracker.start("key", "my run", {}, {"kind": "training"})
+    assert tracker.find(NOBODY) is None
+    found = tracker.find(run_id)
+    assert found is not None
+    assert found.info.run_id == run_id
+    assert [run.info.run_id for run in tracker.runs({"kind": "training"})] == [run_id]
+    tracker.delete(run_id)
+    assert tracker.find(run_id) is None
+    assert tracker.runs({"kind": "training"}) == []
+
+
+def test_an_experiment_that_was_deleted_is_restored(tracker: Tracker, client: MlflowClient, uri: str) -> None:
+    name = f"{tracker.experiment}-table1"
+    assert not tracker.has_experiment(name)
+    run_id = tracker.of_experiment(name).start("key", "my run", {}, {})
+    assert tracker.has_experiment(name)
+    assert tracker.runs({}) == [], "the other experiment has none"
+    client.delete_experiment(client.get_experiment_by_name(name).experiment_id)
+    assert not tracker.has_experiment(name)
+    assert Tracker(uri, name).start("key", "my run", {}, {}) == run_id
+
+
 def test_an_evaluation_without_subdivision_has_the_same_keys(tracker: Tracker) -> None:
     parent = tracker.start("key", "my run", {}, {})
-    child = tracker.add_evaluation(parent, "28x28", RenderingConfig(resolution=28), {"AP": 1.0}, {})
+    child = tracker.add_evaluation(parent, "28x28", RenderingConfig(resolution=28), {"AP": 1.0}, {}, TIMES)
     assert tracker.get(child).data.params == {"resolution": "28", "subdivision_points": "-"}
 
 
@@ -166,7 +237,7 @@ def test_a_metric_that_is_not_a_number_survives(tracker: Tracker) -> None:
     parent = tracker.start("key", "my run", {}, {})
     metrics = {"AP": 36.3, "APs": math.nan}
     found = tracker.get(
-        tracker.add_evaluation(parent, "28x28", RenderingConfig(resolution=28), metrics, {})
+        tracker.add_evaluation(parent, "28x28", RenderingConfig(resolution=28), metrics, {}, TIMES)
     ).data.metrics
     assert found["AP"] == 36.3
     assert math.isnan(found["APs"])
@@ -350,7 +421,9 @@ CALLS: dict[str, Callable[[Tracker], Any]] = {
     "log_metrics": lambda t: t.log_metrics(NOBODY, [("loss", 1.0, 1)]),
     "set_tags": lambda t: t.set_tags(NOBODY, {"a": "b"}),
     "finish": lambda t: t.finish(NOBODY, "FINISHED"),
-    "add_evaluation": lambda t: t.add_evaluation(NOBODY, "28x28", RenderingConfig(resolution=28), {"AP": 1.0}, {}),
+    "add_evaluation": lambda t: t.add_evaluation(
+        NOBODY, "28x28", RenderingConfig(resolution=28), {"AP": 1.0}, {}, TIMES
+    ),
 }
 
 

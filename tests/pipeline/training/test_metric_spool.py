@@ -14,6 +14,7 @@ from uuid import uuid4
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.entities import Metric
 from mlflow_server import MlflowServer
 
 from pipeline.tracking import Tracker, TrackingError
@@ -127,6 +128,35 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "storage").write_text("a file where the folder should be")
     with pytest.raises(MetricSpoolError, match=r"storage/metrics\.jsonl: .*free some space and run `dvc repro` again"):
         MetricSpool(tmp_path / "storage" / FILE_NAME).append(10, {"loss": 0.1})
+
+
+def test_all_that_was_ever_spooled(spool: MetricSpool) -> None:
+    with pytest.raises(MetricSpoolError, match=rf"{spool.file}: missing"):
+        spool.entries()
+    spool.append(10, {"loss": 0.1})
+    spool.mark_sent("run", spool.file.stat().st_size)
+    spool.append(20, {"loss": 0.2, "learning_rate": 0.02})
+    found = [(entry.step, entry.key, entry.value) for entry in spool.entries()]
+    assert found == [(10, "loss", 0.1), (20, "loss", 0.2), (20, "learning_rate", 0.02)]
+
+
+def test_a_lost_spool_is_restored_from_what_the_run_has(spool: MetricSpool) -> None:
+    # As MLflow gives them: metric by metric.
+    logged = [Metric("loss", 0.5, 1000, 10), Metric("loss", 1 / 3, 2000, 20), Metric("rate", math.inf, 1000, 10)]
+    spool.restore("run", logged)
+    assert [json.loads(line) for line in spool.file.read_text().splitlines()] == [
+        {"step": 10, "time": 1000, "metrics": {"loss": 0.5, "rate": math.inf}},
+        {"step": 20, "time": 2000, "metrics": {"loss": 1 / 3}},
+    ]
+    assert steps(spool) == []
+    spool.append(30, {"loss": 0.25})
+    assert steps(spool) == [30]
+    assert steps(spool, "another") == [10, 10, 20, 30]
+
+
+def test_a_spool_of_a_run_without_metrics_is_empty(spool: MetricSpool) -> None:
+    spool.restore("run", [])
+    assert spool.entries() == []
 
 
 # The server. The tests below share one, and each has an experiment of its own.

@@ -1,0 +1,77 @@
+"""The metrics file of a run: what its evaluations came to, and what they were made from."""
+
+import json
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from pipeline.config import EvaluationConfig
+from pipeline.errors import UserError
+from pipeline.files import write_json
+
+
+class UnreadableMetricsError(UserError, ValueError):
+    """A metrics file that is damaged, or of an earlier version of the code."""
+
+
+class EvaluationRecord(BaseModel):
+    """``metrics/<run>.json``.
+
+    Attributes:
+        run: the run's name.
+        mlflow_run_id: of its training.
+        training: the key of the training whose weights were evaluated.
+        settings: how.
+        evaluations: by the name of their setting: each one's metrics, ``mlflow_run_id``, and what else there is of it.
+        started: when the first prediction was made, in milliseconds since 1970.
+        ended: when all were scored.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    run: str
+    mlflow_run_id: str
+    training: str
+    settings: EvaluationConfig
+    evaluations: dict[str, dict[str, Any]]
+    started: int
+    ended: int
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.evaluations.keys() != self.settings.root.keys():
+            raise ValueError("settings and evaluations have different names")
+        for name, entry in self.evaluations.items():
+            if not isinstance(entry.get("mlflow_run_id"), str):
+                raise ValueError(f"evaluations.{name} has no mlflow_run_id")
+        return self
+
+    def logged_as(self, setting: str) -> str:
+        """The MLflow run of an evaluation."""
+        return self.evaluations[setting]["mlflow_run_id"]
+
+    def metrics(self, setting: str) -> dict[str, float]:
+        """The metrics of an evaluation, to the last digit."""
+        return {key: float(value) for key, value in self.evaluations[setting].items() if isinstance(value, float | int)}
+
+    def write(self, path: Path) -> None:
+        write_json(path, self.model_dump(mode="json"))
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """A metrics file.
+
+        Raises:
+            FileNotFoundError: where there is none.
+            UnreadableMetricsError: if it cannot be used.
+        """
+        try:
+            return cls.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        except ValidationError as error:
+            reasons = "; ".join(f"{'.'.join(map(str, item['loc']))} {item['msg']}".strip() for item in error.errors())
+            raise UnreadableMetricsError(
+                f"{path}: damaged, or of an earlier version ({reasons}); `dvc repro` makes it anew"
+            ) from error
+        except ValueError as error:
+            raise UnreadableMetricsError(f"{path}: damaged; `dvc repro` makes it anew ({error})") from error
