@@ -449,7 +449,8 @@ class CostCell(Strict):
 
 
 def _cell_kind(value: Any) -> str:
-    return "cost" if isinstance(value, CostCell) or (isinstance(value, dict) and "cost" in value) else "measured"
+    # No tag is the name of a key: errors would be said to be of that key.
+    return "counted" if isinstance(value, CostCell) or (isinstance(value, dict) and "cost" in value) else "measured"
 
 
 class Column(Strict):
@@ -461,7 +462,8 @@ class Column(Strict):
 class Row(Strict):
     labels: list[str]
     cells: dict[
-        str, Annotated[Annotated[Cell, Tag("measured")] | Annotated[CostCell, Tag("cost")], Discriminator(_cell_kind)]
+        str,
+        Annotated[Annotated[Cell, Tag("measured")] | Annotated[CostCell, Tag("counted")], Discriminator(_cell_kind)],
     ]
     baseline: bool = Field(False, description="whether others' gains are over this one, see TableConfig.baseline_of")
 

@@ -51,8 +51,8 @@ def build_run_model(config: RunConfig, num_classes: int, *, pretrained: bool) ->
 def begin_with(model: MaskRCNN | SemanticSegmenter, weights: Path) -> int:
     """Takes over what a model shares with that of another run, in place: all that has the same name and shape.
 
-    Of an instance model's it is the detector, of a semantic one's the backbone. It stands in for ImageNet's weights,
-    where networks have none.
+    Of an instance model's it is the detector, of a semantic one's the backbone; the ResNet as a whole, which may be a
+    deeper one of the same kind here. It stands in for ImageNet's weights, where networks have none.
 
     Args:
         model: the network of a run.
@@ -62,15 +62,20 @@ def begin_with(model: MaskRCNN | SemanticSegmenter, weights: Path) -> int:
         how many tensors were taken.
 
     Raises:
-        UserError: if the backbones have nothing in common.
+        UserError: if a tensor of the other run's ResNet does not fit.
     """
-    own = model.state_dict()
+    own, state = model.state_dict(), read_state_dict(weights)
     shared = {
         name: tensor
-        for name, tensor in read_state_dict(weights).items()
+        for name, tensor in state.items()
         if not name.startswith(OWN_HEADS) and name in own and own[name].shape == tensor.shape
     }
-    if not any(name.startswith("backbone.body.") for name in shared):
-        raise UserError(f"{weights}: of another backbone than the network that is to begin with it (starts_from)")
+    # Any two ResNets share some: the stem's convolution, and many of 3x3.
+    body = [name for name in state if name.startswith("backbone.body.")]
+    wrong = next((f"{name} does not fit" for name in body if name not in shared), "" if body else "it has no ResNet")
+    if wrong:
+        raise UserError(
+            f"{weights}: of another backbone than the network that is to begin with it (starts_from): {wrong}"
+        )
     model.load_state_dict(shared, strict=False)
     return len(shared)

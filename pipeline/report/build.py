@@ -18,6 +18,7 @@ from pipeline.report.sweeps import SweepResult, SweepSection, sweep_section
 from pipeline.report.tables import (
     Table,
     build_table,
+    format_difference,
     format_number,
     format_spread,
     notes,
@@ -100,7 +101,7 @@ def render_page(
 ) -> str:
     """The HTML page, pictures included."""
     environment = Environment(loader=PackageLoader("pipeline.report", "."), autoescape=True, undefined=StrictUndefined)
-    environment.globals.update(number=format_number, spread=format_spread, duration=duration)
+    environment.globals.update(number=format_number, signed=format_difference, spread=format_spread, duration=duration)
     return environment.get_template("page.html.j2").render(
         scale=params.scale,
         notice=(

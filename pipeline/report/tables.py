@@ -172,7 +172,12 @@ def format_number(value: float | None, gain: float | None = None) -> str:
     """A number as the paper prints it, with its gain in brackets; a dash for none."""
     if value is None:
         return "–"
-    return f"{value:.1f}" if gain is None else f"{value:.1f} ({gain:+z.1f})"
+    return f"{value:.1f}" if gain is None else f"{value:.1f} ({format_difference(gain)})"
+
+
+def format_difference(difference: float | None) -> str:
+    """A number with its sign, nothing as +0.0; a dash for none."""
+    return "–" if difference is None else f"{difference:+z.1f}"
 
 
 def format_spread(value: Value) -> str:
@@ -195,8 +200,7 @@ def _texts(table: Table, values: Mapping[str, Value]) -> list[str]:
         value = values.get(key)
         texts.append(_ours(value))
         if key in table.published:
-            difference = value.difference if value else None
-            texts += [_paper(value), "–" if difference is None else f"{difference:+z.1f}"]
+            texts += [_paper(value), format_difference(value.difference if value else None)]
     return texts
 
 
@@ -230,11 +234,14 @@ def _pipes(cells: Sequence[str]) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """Plain numbers: ours, its spread over seeds, how many seeds, the paper's, and why a cell is empty."""
+    """Plain numbers, and in a column at the end the caveat.
+
+    Of each cell: ours, its spread over seeds, how many seeds, the paper's, ours minus the paper's, and why it is empty.
+    """
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     fields = ("", "_spread", "_seeds", "_paper", "_difference", "_missing")
-    writer.writerow([*table.row_labels, *(key + field for key, _ in table.columns for field in fields)])
+    writer.writerow([*table.row_labels, *(key + field for key, _ in table.columns for field in fields), "caveat"])
     for labels, values in table.rows:
         line: list[str | float | int | None] = [*labels]
         for key, _ in table.columns:
@@ -244,7 +251,7 @@ def to_csv(table: Table) -> str:
             else:
                 ours, difference = (None if x is None else round(x, 4) for x in (value.ours, value.difference))
                 line += [ours, round(value.spread, 4), value.seeds, value.paper, difference, value.missing]
-        writer.writerow(line)
+        writer.writerow([*line, table.caveat])
     return stream.getvalue()
 
 
@@ -292,6 +299,8 @@ _LATEX = {
     "–": "--",
     "*": "$^{*}$",
     "<": "$<$",
+    ">": "$>$",
+    "|": "$|$",
     "±": r"$\pm$",
     "²": "$^{2}$",
     "⁶": "$^{6}$",

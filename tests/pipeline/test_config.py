@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from pipeline.config import (
+    Cell,
     CityscapesDataset,
     ClusterConfig,
     CocoDataset,
     ConfigError,
+    CostCell,
     EvaluationConfig,
     ExperimentConfig,
     ModelConfig,
@@ -84,6 +86,16 @@ rows:
   - labels: [PointRend, 28x28]
     cells:
       ap: {experiment: coco_pointrend_r50, evaluation: 28x28, metric: AP, paper: 36.1}
+"""
+COSTS = """\
+title: A table
+row_labels: [mask head]
+columns:
+  - {key: flops, label: "FLOPs, 10⁹", unit: 1.0e9}
+rows:
+  - labels: ["4×conv"]
+    cells:
+      flops: {model: maskrcnn_r50_fpn_coco, resolution: 28, cost: multiply_adds, paper: 0.5}
 """
 COCO = """\
 source: coco
@@ -228,6 +240,25 @@ def test_a_run_begins_with_one_that_begins_with_nothing(project: Project) -> Non
         project.select("demo", "data", "laptop")
 
 
+def test_what_a_run_begins_with_must_exist(project: Project) -> None:
+    (project.configs / "experiments/demo/shapes_detector.yaml").unlink()
+    with pytest.raises(ConfigError) as caught:
+        project.select("demo", "data", "laptop")
+    # Of those that begin with it, the first by name.
+    assert str(project.configs / "experiments/demo/cityscapes_4xconv_r50.yaml") in str(caught.value)
+    assert "starts_from: 'shapes_detector-0' is no run of this scale" in str(caught.value)
+    assert "those are streets_segmenter-0" in str(caught.value)
+
+
+def test_a_run_begins_with_a_seed_that_there_is(project: Project) -> None:
+    path = project.configs / "experiments/demo/shapes_detector.yaml"
+    path.write_text(edited(path.read_text(), "seeds: [0]", "seeds: [1, 2]"))
+    with pytest.raises(
+        ConfigError, match=r"'shapes_detector-0' is no run .* shapes_detector-1, shapes_detector-2, streets"
+    ):
+        project.select("demo", "data", "laptop")
+
+
 def test_selected_parameters_load_as_they_were_written(project: Project) -> None:
     params = project.select("paper", "/data", "eight_gpus")
     (project.root / "params.yaml").write_text(yaml.safe_dump(params.model_dump(), sort_keys=False))
@@ -291,7 +322,25 @@ def test_an_unknown_cluster_lists_the_clusters(repository: Path) -> None:
         (TableConfig, TABLE, "      ap: {", "      ap_star: {", "rows.0.cells", "ap_star"),
         (TableConfig, TABLE, "[PointRend, 28x28]", "[PointRend]", "rows.0.labels", "1 entries, not 2"),
         (TableConfig, TABLE, "[PointRend, 28x28]", "[PointRend, 28x28, x]", "rows.0.labels", "3 entries, not 2"),
+        (TableConfig, TABLE, "metric: AP,", "metric: AP, seed: 0,", "rows.0.cells.ap.seed", "unknown key"),
+        (TableConfig, TABLE, "metric: AP, ", "", "rows.0.cells.ap.metric", "missing"),
+        (TableConfig, TABLE, "title: A table", "title: A table\nheading: 4.2", "heading", "4.2"),
+        (TableConfig, COSTS, "maskrcnn_r50_fpn_coco", "maskrcnn_r50_fpn", "rows.0.cells.flops.model",
+         "expected one of maskrcnn_r101_fpn_coco"),
+        (TableConfig, COSTS, "maskrcnn_r50_fpn_coco", "deeplabv3_tiny", "rows.0.cells.flops.model",
+         "'deeplabv3_tiny'"),
+        (TableConfig, COSTS, "cost: multiply_adds", "cost: flops", "rows.0.cells.flops.cost", "'flops'"),
+        (TableConfig, COSTS, "resolution: 28,", "resolution: 28, side: 28,", "rows.0.cells.flops.side", "unknown key"),
+        (TableConfig, COSTS, "resolution: 28, ", "", "rows.0.cells.flops.resolution", "missing"),
+        (TableConfig, COSTS, "resolution: 28,", "resolution: 0,", "rows.0.cells.flops.resolution", "greater than 0"),
+        (TableConfig, COSTS, "cost: multiply_adds, ", "", "rows.0.cells.flops.model", "unknown key"),
+        (TableConfig, COSTS, "unit: 1.0e9", "unit: 0.0", "columns.0.unit", "greater than 0"),
+        (TableConfig, COSTS, "unit: 1.0e9", "unit: billion", "columns.0.unit", "'billion'"),
         (Params, PARAMS, "seed: 0,", "seed: 0.0,", "runs.coco_pointrend_r50-0.seed", "0.0"),
+        (Params, PARAMS, ", starts_from: data/shapes", "", "runs.coco_pointrend_r50-0.starts_from", "missing"),
+        (ExperimentConfig, EXPERIMENT, "seeds: [0, 1]", "seeds: [0, 1]\nstarts_from: [a-0]", "starts_from", "string"),
+        (ExperimentConfig, EXPERIMENT, "evaluations:\n  28x28: {resolution: 28, num_points: 784}\n", "",
+         "evaluations", "missing"),
         (Params, PARAMS, "synthetic: [shapes]", "synthetic: shapes", "synthetic", "'shapes'"),
         (Params, PARAMS, "synthetic: [shapes]\n", "", "synthetic", "missing"),
         (Params, PARAMS, "  shapes: {train: a.json, ", "  coco: {", "datasets.coco.train", "missing"),
@@ -372,7 +421,7 @@ def test_a_missing_file_names_the_others(repository: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         Project(repository).schedule("coco_2x")
     assert str(repository / "configs" / "schedules" / "coco_2x.yaml") in str(caught.value)
-    assert "coco8, coco_1x, coco_sweep, demo, demo_streets" in str(caught.value)
+    assert "coco8, coco_1x, coco_3x, coco_sweep, demo, demo_3x, demo_detector" in str(caught.value)
 
 
 def test_a_missing_file_among_none(tmp_path: Path) -> None:
@@ -501,7 +550,7 @@ def test_an_experiment_with_a_part_that_does_not_exist(project: Project, part: s
         (
             RunParams(dataset="shapes", experiment="coco_5xconv_r50", seed=0, starts_from="train/shapes_detector-0"),
             "",
-            "coco_4xconv_r50, coco_pointrend_r50",
+            "coco_4xconv_r50, coco_4xconv_r50_3x",
         ),
     ],
 )
@@ -526,10 +575,35 @@ def test_a_resolved_run(repository: Path) -> None:
     )
     assert run.model == project.model("pointrend_r50_coco")
     assert run.schedule == project.schedule("coco_1x")
+    assert run.starts_from is None
+    # Those of Table 3.
     assert {name: (s.resolution, s.num_points) for name, s in evaluation.root.items()} == {
         "28x28": (28, 784),
+        "56x56": (56, 784),
+        "112x112": (112, 784),
         "224x224": (224, 784),
+        "224x224_14": (224, 196),
+        "224x224_56": (224, 3136),
+        "224x224_112": (224, 12544),
     }
+
+
+def test_a_resolved_run_knows_what_it_begins_with(repository: Path) -> None:
+    params = RunParams(
+        dataset="streets_semantic",
+        experiment="cityscapes_deeplabv3_r103",
+        seed=0,
+        starts_from="train/streets_segmenter-0",
+    )
+    run, _ = Project(repository).run("demo", "cityscapes_deeplabv3_r103-0", params)
+    assert run.starts_from == "streets_segmenter-0"
+
+
+def test_a_run_that_is_not_evaluated(repository: Path) -> None:
+    params = RunParams(dataset="shapes", experiment="shapes_detector", seed=0, starts_from="data/shapes")
+    run, evaluation = Project(repository).run("demo", "shapes_detector-0", params)
+    assert run.starts_from is None
+    assert evaluation.root == {}
 
 
 def test_an_unknown_model_lists_the_models(written: Callable[[str], Path]) -> None:
@@ -564,6 +638,53 @@ def test_sampling_and_rendering_as_the_network_takes_them(written: Callable[[str
     )  # fmt: skip
     rendering = experiment.evaluations["28x28"].build()
     assert (rendering.resolution, rendering.num_points) == (28, 784)
+
+
+# Tables
+
+
+@pytest.mark.parametrize(
+    ("baselines", "expected"),
+    [
+        ("---", [0, 0, 0]),
+        ("x--", [0, 0, 0]),
+        ("-x-", [1, 1, 1]),
+        ("--x", [2, 2, 2]),
+        ("x-x-", [0, 0, 2, 2]),
+        ("-x-x-", [1, 1, 1, 3, 3]),
+        ("xx-", [0, 1, 1]),
+        ("x", [0]),
+    ],
+)
+def test_gains_are_over_the_nearest_baseline_above_or_else_below(
+    written: Callable[[str], Path], baselines: str, expected: list[int]
+) -> None:
+    rows = "".join(
+        f"  - {{labels: [a, b], cells: {{}}, baseline: {str(is_one == 'x').lower()}}}\n" for is_one in baselines
+    )
+    table = load(TableConfig, written(TABLE[: TABLE.index("  - labels")] + rows))
+    assert [table.baseline_of(index) for index in range(len(table.rows))] == expected
+
+
+def test_a_table_has_measured_and_counted_cells(written: Callable[[str], Path]) -> None:
+    both = edited(
+        COSTS,
+        "  - labels",
+        "  - labels: [x]\n    cells: {flops: {experiment: a, evaluation: b, metric: AP}}\n  - labels",
+    )
+    table = load(TableConfig, written(both))
+    assert [type(row.cells["flops"]) for row in table.rows] == [Cell, CostCell]
+    assert [list(row.measured) for row in table.rows] == [["flops"], []]
+    assert table.experiments == {"a"}
+    assert load(TableConfig, written(COSTS)).experiments == set()
+    assert TableConfig.model_validate(table.model_dump()) == table
+
+
+def test_columns_have_a_unit_and_tables_a_heading(written: Callable[[str], Path]) -> None:
+    table = load(TableConfig, written(TABLE))
+    assert (table.heading, [column.unit for column in table.columns]) == (None, [1.0])
+    table = load(TableConfig, written("heading: Section 4.2\n" + COSTS))
+    assert (table.heading, [column.unit for column in table.columns]) == ("Section 4.2", [1e9])
 
 
 # Datasets
@@ -624,13 +745,14 @@ def test_faults_of_a_dataset_file(written: Callable[[str], Path], text: str, sai
 
 
 def watched(project: Project, text: str, experiment: str, data_root: str = "data") -> dict[str, str]:
-    """What DVC watches of a dataset that one experiment of the demo is given."""
+    """What DVC watches of a dataset that one experiment of the demo is given, which then begins with nothing."""
     (project.configs / "datasets" / "mine.yaml").write_text(text)
     for path in (project.configs / "experiments" / "demo").iterdir():
         if path.stem != experiment:
             path.unlink()
             continue
-        path.write_text(re.sub(r"^dataset: .*$", "dataset: mine", path.read_text(), flags=re.MULTILINE))
+        text = re.sub(r"^starts_from: .*\n", "", path.read_text(), flags=re.MULTILINE)
+        path.write_text(re.sub(r"^dataset: .*$", "dataset: mine", text, flags=re.MULTILINE))
     params = project.select("demo", data_root, "laptop")
     assert params.synthetic == []
     return params.datasets["mine"].model_dump()

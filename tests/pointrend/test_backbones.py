@@ -23,7 +23,7 @@ def test_pyramid_of_an_odd_image(norm: str) -> None:
 
 
 def test_from_scratch_everything_learns() -> None:
-    for name in ("tiny", "r50", "r101", "x101"):
+    for name in ("tiny", "tiny18", "tiny26", "r50", "r101", "x101"):
         with torch.device("meta"):
             backbone = resnet_fpn(name, "group")
         assert all(parameter.requires_grad for parameter in backbone.parameters())
@@ -73,6 +73,41 @@ class TestNorm:
 def test_refuses(arguments: tuple[object, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         resnet_fpn(*arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("name", "blocks", "layers"), [("tiny", 1, 10), ("tiny18", 2, 18), ("tiny26", 3, 26)])
+class TestTiny:
+    """Basic blocks of two 3x3 convolutions in four stages, after the stem and before a prediction layer."""
+
+    def test_layers(self, name: str, blocks: int, layers: int) -> None:
+        with torch.device("meta"):
+            body = resnet_fpn(name, "group").body
+        assert [len(body[f"layer{stage}"]) for stage in (1, 2, 3, 4)] == [blocks] * 4
+        convolutions = sum(
+            isinstance(module, nn.Conv2d) for key, module in body.named_modules() if "downsample" not in key
+        )
+        assert convolutions + 1 == layers == 2 + 8 * blocks
+
+    def test_does_what_the_shallowest_does_with_its_weights(self, name: str, blocks: int, layers: int) -> None:
+        torch.manual_seed(0)
+        shallow, deep = resnet_fpn("tiny", "group", 32), resnet_fpn(name, "group", 32)
+        state = {key: value + 0.1 * torch.randn_like(value) for key, value in shallow.state_dict().items()}
+        shallow.load_state_dict(state)
+        assert not deep.load_state_dict(state, strict=False).unexpected_keys
+        images = torch.randn(2, 3, 64, 96)
+        with torch.no_grad():
+            expected, found = shallow(images), deep(images)
+        for level, feature in expected.items():
+            assert feature.std() > 0.01
+            torch.testing.assert_close(found[level], feature)
+
+    def test_every_block_can_learn(self, name: str, blocks: int, layers: int) -> None:
+        torch.manual_seed(0)
+        backbone = resnet_fpn(name, "group", 32)
+        sum(feature.square().sum() for feature in backbone(torch.randn(1, 3, 64, 64)).values()).backward()  # type: ignore[union-attr]
+        for stage in (1, 2, 3, 4):
+            for block in backbone.body[f"layer{stage}"]:
+                assert block.bn2.weight.grad.abs().max() > 0
 
 
 class TestResNeXt:

@@ -8,7 +8,7 @@ from typer.testing import CliRunner, Result
 
 from pointrend import Rendering
 from pointrend.cli import app
-from pointrend.complexity import Complexity, Row, compare_heads, count
+from pointrend.complexity import Complexity, Row, compare_heads, count, spec_complexity
 from pointrend.points import mask_uncertainty, num_point_predictions, subdivide, subdivision_sizes
 from pointrend.specs import MODELS, InstanceSpec
 
@@ -63,6 +63,38 @@ class TestTable2:
         assert rows[2].cost.multiply_adds == coarse + 4 * 28**2 * a_point
         layers = 256 * 14**2 + 256 * 7**2 + 2 * 1024 + 80 * 7**2
         assert rows[2].cost.activations == layers + 28**2 * (3 * 256 + 80)
+
+
+class TestOfOneModel:
+    """What a table's cell counts: a model's own mask head."""
+
+    @pytest.mark.parametrize("of_one", ["maskrcnn_r50_fpn_coco", "pointrend_rcnn_r50_fpn_coco"])
+    def test_is_its_row_of_the_comparison(self, of_one: str) -> None:
+        rows = compare_heads(spec(of_one), 80, Rendering(224, 28 * 28))
+        four_conv, pointrend = spec("maskrcnn_r50_fpn_coco"), spec("pointrend_rcnn_r50_fpn_coco")
+        assert rows == [
+            Row("4xconv", 28, spec_complexity(four_conv, 80, Rendering(28))),
+            Row("4xconv", 224, spec_complexity(four_conv, 80, Rendering(224))),
+            Row("pointrend", 224, spec_complexity(pointrend, 80, Rendering(224, 28 * 28))),
+        ]
+
+    def test_four_conv_takes_no_points(self) -> None:
+        few, many = (spec_complexity(spec("maskrcnn_tiny_fpn"), 3, Rendering(28, n)) for n in (1, 10_000))
+        convs, deconv, predictor = 4 * 14**2 * 64 * 64 * 9, 14**2 * 64 * 64 * 4, 28**2 * 64 * 3
+        assert few == many == Complexity(convs + deconv + predictor, 5 * 64 * 14**2 + (64 + 3) * 28**2)
+
+    @pytest.mark.parametrize(
+        ("name", "classes", "resolution", "message"),
+        [
+            ("maskrcnn_tiny_fpn", 0, 28, "num_classes is 0"),
+            ("maskrcnn_tiny_fpn", 3, 29, "resolution is 29: the 4xconv head doubles"),
+            ("pointrend_rcnn_tiny_fpn", 0, 28, "num_classes is 0"),
+            ("pointrend_rcnn_tiny_fpn", 3, 4, "7x7 grid to 4x4"),
+        ],
+    )
+    def test_refuses(self, name: str, classes: int, resolution: int, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            spec_complexity(spec(name), classes, Rendering(resolution))
 
 
 def test_predictions_of_section_3_1() -> None:

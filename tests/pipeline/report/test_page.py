@@ -7,18 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from pipeline.config import Params, Project, TableConfig
+from pipeline.config import Params, Project, RunParams, TableConfig
 from pipeline.data.coco import Annotation, Category, DatasetError, ImageRecord
 from pipeline.data.manifest import PreparedDataset, SplitManifest, read_prepared, write_prepared
 from pipeline.files import write_json
 from pipeline.report.build import ReportedDataset, build_report, duration, render_page
 from pipeline.report.figure import Figure
 from pipeline.report.results import RunResult
-from pipeline.report.tables import build_table
+from pipeline.report.tables import STAND_INS, build_table
 from pipeline.storage import Storage
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
@@ -59,8 +60,13 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.texts).split())
 
 
-def params(scale: str = "demo") -> Params:
-    return Params(scale=scale, data_root="data", cluster="laptop", synthetic=[], datasets={}, runs={})
+def params(scale: str = "demo", experiments: tuple[str, ...] = ()) -> Params:
+    """A selection of one run of each experiment."""
+    runs = {
+        f"{name}-0": RunParams(dataset="shapes", experiment=name, seed=0, starts_from="data/shapes")
+        for name in experiments
+    }
+    return Params(scale=scale, data_root="data", cluster="laptop", synthetic=[], datasets={}, runs=runs)
 
 
 @pytest.fixture
@@ -79,8 +85,10 @@ def render(table_1: TableConfig, results: list[RunResult], tmp_path: Path) -> Re
         runs: list[RunResult] = results,
         figures: list[Figure] | None = None,
         uri: str = "sqlite:///mlflow.db",
+        lost: dict[str, str] | None = None,
     ) -> str:
-        return render_page(params(scale), [build_table("table1", table, runs)], figures or [], runs, tmp_path, uri)
+        tables = [build_table("table1", table, runs, lost, stand_ins=scale != "paper")]
+        return render_page(params(scale), tables, figures or [], runs, tmp_path, uri)
 
     return render
 
@@ -96,6 +104,11 @@ def references(text: str) -> list[str]:
     return found + re.findall(r"(?:url\(|@import)\s*['\"]?([^'\")]+)", text)
 
 
+def table_rows(text: str) -> list[list[str]]:
+    """The page's rows of cells, without what only breaks lines."""
+    return [[" ".join(cell.split()) for cell in row] for row in Page(text).rows]
+
+
 # What stands in the page
 
 
@@ -108,16 +121,68 @@ def test_the_page_is_well_formed(render: Render) -> None:
 
 
 def test_our_numbers_stand_beside_the_papers(render: Render) -> None:
-    rows = [[" ".join(cell.split()) for cell in row] for row in Page(render()).rows]
-    assert ["4×conv", "28×28", "31.0", "35.2", "–", "37.6", "–", "33.0"] in rows
-    assert ["PointRend", "28×28", "33.0 (+2.0)", "36.1 (+0.9)", "–", "39.2 (+1.6)", "–", "35.5 (+2.5)"] in rows
-    assert ["PointRend", "224×224", "34.5 (+3.5)", "36.3 (+1.1)", "–", "39.7 (+2.1)", "–", "35.8 (+2.8)"] in rows
+    # Of boundary AP the paper has no numbers.
+    head, under, *rows = table_rows(render())
+    assert head == ["mask head", "output resolution", "COCO AP", "COCO AP*", "COCO boundary AP", "Cityscapes AP"]
+    three = ["ours", "paper", "Δ"]
+    assert under == [*three, *three, "ours", *three]
+    assert rows[:3] == [
+        ["4×conv", "28×28", "31.0 ±2.5", "35.2", "-4.2", "–", "37.6", "–", "–", "–", "33.0", "–"],
+        ["PointRend", "28×28", "33.0 ±1.9 (+2.0) ✓", "36.1 (+0.9)", "-3.1", "–", "39.2 (+1.6)", "–", "–", "–",
+         "35.5 (+2.5)", "–"],
+        ["PointRend", "224×224", "34.5 ±1.5 (+3.5) ✓", "36.3 (+1.1)", "-1.8", "–", "39.7 (+2.1)", "–", "–", "–",
+         "35.8 (+2.8)", "–"],
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("ap", "shown", "agrees"),
+    [
+        (31.5, "31.5 (+0.5) ✓", True),
+        (30.5, "30.5 (-0.5) ✗", False),
+        (31.04, "31.0 (+0.0) ✗", False),
+        (30.96, "31.0 (+0.0) ✗", False),  # never -0.0
+    ],
+)
+def test_a_gain_is_marked_by_whether_it_has_the_papers_sign(
+    render: Render, made_up: Callable[..., RunResult], ap: float, shown: str, agrees: bool
+) -> None:
+    runs = [
+        made_up("coco_4xconv_r50", 0, {"28x28": {"AP": 31.0}}),
+        made_up("coco_pointrend_r50", 0, {"28x28": {"AP": ap}}),
+    ]
+    text = render(runs=runs)
+    assert table_rows(text)[3][2] == shown
+    (mark,) = [attributes for tag, attributes in Page(text).elements if attributes.get("class") in ("up", "down")]
+    assert mark == ({"class": "up", "title": "the paper's sign"} if agrees else
+                    {"class": "down", "title": "not the paper's sign"})  # fmt: skip
+
+
+def test_where_the_paper_sees_no_difference_there_is_no_mark(
+    render: Render, made_up: Callable[..., RunResult], table_1: TableConfig
+) -> None:
+    cells = table_1.rows[0].cells
+    rows = [table_1.rows[0], table_1.rows[1].model_copy(update={"cells": cells})]
+    run = made_up("coco_4xconv_r50", 0, {"28x28": {"AP": 31.0}})
+    text = render(runs=[run], table=table_1.model_copy(update={"rows": rows}))
+    assert table_rows(text)[3][2:4] == ["31.0 (+0.0)", "35.2 (+0.0)"]
 
 
 def test_empty_cells_are_explained(render: Render) -> None:
     text = Page(render()).text
     assert "Cityscapes AP: no run of cityscapes_4xconv_r50 was selected" in text
     assert "COCO AP*: AP_star was not measured" in text
+
+
+def test_a_lost_run_is_explained_at_its_cells_and_below_the_table(
+    render: Render, made_up: Callable[..., RunResult]
+) -> None:
+    reason = "its loss diverged after update 7"
+    runs = [made_up("coco_4xconv_r50", 0, {"28x28": {"AP": 31.0}})]
+    page = Page(render(runs=runs, lost={"coco_pointrend_r50-0": reason}))
+    # Two rows of COCO's AP, AP* and boundary AP.
+    assert [attributes.get("title") for tag, attributes in page.elements if tag == "td"].count(reason) == 6
+    assert f"COCO AP, COCO AP*, COCO boundary AP: {reason}" in page.text
 
 
 def test_every_run_is_listed(render: Render, results: list[RunResult]) -> None:
@@ -134,11 +199,31 @@ def test_a_page_without_runs(render: Render) -> None:
     assert "35.2" in page.text
 
 
+def test_every_table_of_the_repository_is_shown(repository: Path, tmp_path: Path) -> None:
+    project = Project(repository)
+    tables = [build_table(name, project.table(name), [], stand_ins=True) for name in project.table_names()]
+    text = render_page(params(), tables, [], [], tmp_path, "sqlite:///mlflow.db")
+    page = Page(text)
+    assert page.open == []
+    sections = [attributes["id"] for tag, attributes in page.elements if tag == "section" and "id" in attributes]
+    assert sections == project.table_names()
+    assert "Section 4.2. Training points and the point head" in page.text
+    rows = table_rows(text)
+    assert rows[page_row(rows, "FLOPs, 10⁹") + 2][:5] == ["4×conv", "28×28", "0.5 (-33.4) ✓", "0.5 (-33.5)", "+0.0"]
+    # Where the paper has no number of a column it takes one column.
+    at = page_row(rows, "change")
+    assert [len(row) for row in rows[at : at + 3]] == [4, 2, 4]
+
+
+def page_row(rows: list[list[str]], head: str) -> int:
+    return next(index for index, row in enumerate(rows) if head in row)
+
+
 @pytest.mark.parametrize("scale", ["demo", "nuclei", "coco8"])
 def test_a_stand_in_says_so(render: Render, scale: str) -> None:
     text = Page(render(scale)).text
     assert "not the paper's setting" in text
-    assert "stand-ins" in text
+    assert STAND_INS in text
     assert scale in text
 
 
@@ -216,15 +301,16 @@ def report(repository: Path, tmp_path_factory: pytest.TempPathFactory, made_up: 
     for result in results:
         for setting in result.evaluations:
             write_json(folder / "predictions" / result.run / f"predictions_{setting}.json", found)
-    tables = {"table1": Project(repository).table("table1")}
+    tables = {name: Project(repository).table(name) for name in ("table1", "table2", "table5")}
     build_report(
-        params(),
+        params(experiments=("coco_4xconv_r50", "coco_pointrend_r50", "cityscapes_pointrend_r50")),
         tables,
         results,
         {"shapes": ReportedDataset(read_prepared(folder), Storage(str(folder)))},
         folder / "predictions",
         folder / "out",
         "sqlite:///mlflow.db",
+        lost={"cityscapes_pointrend_r50-0": "its loss diverged"},
     )
     return folder / "out"
 
@@ -233,11 +319,43 @@ def test_the_report_s_files(report: Path) -> None:
     assert sorted(path.name for path in report.iterdir()) == [
         "index.html",
         "objects_shapes.png",
+        "results.parquet",
         "scenes_shapes.png",
-        "table1.csv",
-        "table1.md",
-        "table1.tex",
+        "tables",
         "training_curves.png",
+    ]
+    # None of Table 5's experiments was selected; Table 2 needs none.
+    assert sorted(path.name for path in (report / "tables").iterdir()) == [
+        f"{table}.{suffix}" for table in ("table1", "table2") for suffix in ("csv", "md", "tex")
+    ]
+
+
+def test_the_tables_files_say_what_the_page_says(report: Path) -> None:
+    page = Page((report / "index.html").read_text()).text
+    for table, stands_in in (("table1", True), ("table2", False)):
+        for suffix in ("csv", "md", "tex"):
+            assert (STAND_INS in (report / "tables" / f"{table}.{suffix}").read_text()) is stands_in
+    assert page.count(STAND_INS) == 1
+    assert "Table 2. FLOPs" in page
+    assert "Table 5" not in page
+    assert "Cityscapes AP: its loss diverged" in page
+    assert "- Cityscapes AP: its loss diverged\n" in (report / "tables" / "table1.md").read_text()
+
+
+def test_the_reports_numbers_in_one_file(report: Path) -> None:
+    rows = pq.read_table(report / "results.parquet").to_pylist()
+    # Three rows of four columns and three of two; no cell has two runs.
+    assert [row["table"] for row in rows] == ["table1"] * 12 + ["table2"] * 6
+    measured = {(row["run"], row["value"]) for row in rows if row["table"] == "table1" and row["value"] is not None}
+    assert measured == {
+        ("coco_4xconv_r50-0", 31.0),
+        ("coco_pointrend_r50-0", 33.0),
+        ("coco_pointrend_r50-0", 34.5),
+    }
+    assert [row["missing"] for row in rows if row["column"] == "cityscapes_ap"] == [
+        "no run of cityscapes_4xconv_r50 was selected",
+        "its loss diverged",
+        "its loss diverged",
     ]
 
 
@@ -266,17 +384,20 @@ def test_the_report_is_whole_or_not_at_all(
     gone = ReportedDataset(PreparedDataset(tmp_path / "nowhere", [Category(1, "a")]), Storage(str(tmp_path)))
     with pytest.raises(DatasetError, match=r"nowhere/val\.parquet"):
         build_report(
-            params(), {"table1": table_1}, results, {"shapes": gone},
+            params(experiments=("coco_4xconv_r50",)), {"table1": table_1}, results, {"shapes": gone},
             tmp_path / "predictions", output, "sqlite:///mlflow.db",
         )  # fmt: skip
     assert contents(tmp_path) == before
 
 
-def test_a_report_on_nothing(tmp_path: Path, table_1: TableConfig) -> None:
-    build_report(params(), {"table1": table_1}, [], {}, tmp_path / "predictions", tmp_path / "out", "sqlite:///x.db")
+def test_a_report_on_nothing_has_what_needs_no_run(tmp_path: Path, repository: Path) -> None:
+    tables = {name: Project(repository).table(name) for name in ("table1", "table2")}
+    build_report(params(), tables, [], {}, tmp_path / "predictions", tmp_path / "out", "sqlite:///x.db")
     page = Page((tmp_path / "out" / "index.html").read_text())
     assert page.open == []
-    assert [path.name for path in (tmp_path / "out").glob("table*")] == []
+    assert "Table 1" not in page.text
+    assert "Table 2" in page.text
+    assert {path.stem for path in (tmp_path / "out" / "tables").iterdir()} == {"table2"}
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,7 @@ def test_the_best_setting_is_an_experiment(repository: Path, tmp_path: Path) -> 
     assert experiment.point_head.layers == 2
     base = project.experiment("demo", "coco_pointrend_r50")
     assert (experiment.model, experiment.schedule) == (base.model, base.schedule)
+    assert experiment.starts_from == base.starts_from == "shapes_detector-0"
     (row,) = pq.read_table(tmp_path / "results.parquet").to_pylist()
     assert {**point, "AP": 3.0, "seconds": 0.1, "multiply_adds": 1000}.items() <= row.items()
     assert row["rungs"] == [{"update": 30, "AP": 3.0}]
