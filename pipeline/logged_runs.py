@@ -12,8 +12,8 @@ from mlflow.entities import Metric
 from pipeline.config import EvaluationSetting, RunConfig
 from pipeline.evaluation.record import EvaluationRecord
 from pipeline.tracking import KEY_TAG, RELOGGED_TAG, Tracker
-from pipeline.training.metric_spool import FILE_NAME, MetricSpool
-from pipeline.training.record import TrainingRecord
+from pipeline.training.metric_spool import MetricSpool
+from pipeline.training.record import METRICS, TrainingRecord
 
 
 def training_run(record: TrainingRecord, trained: Path, tracker: Tracker) -> str:
@@ -35,7 +35,7 @@ def training_run(record: TrainingRecord, trained: Path, tracker: Tracker) -> str
         record.run,
         record.parameters,
         record.tags,
-        MetricSpool(trained / FILE_NAME).entries(),
+        MetricSpool(trained / METRICS).entries(),
         (record.started, record.ended),
         config=record.config.model_dump(mode="json"),
     )

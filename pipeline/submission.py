@@ -10,7 +10,7 @@ from pipeline.config import ClusterConfig
 from pipeline.errors import UserError
 from pipeline.jobs import Job, Jobs, RayUnreachableError
 from pipeline.local_ray import reached, running
-from pipeline.training.run import Training
+from pipeline.training.training import Training
 
 #: What a job takes over from the stage that submits it.
 ENVIRONMENT = ("MLFLOW_TRACKING_URI",)
@@ -95,8 +95,6 @@ def train_as_job(
         KeyboardInterrupt: after Ctrl-C; the jobs go on.
     """
     lost = 0
-    if training.is_done:
-        print(f"{training.id}: trained already", flush=True)
     while not training.is_done:
         with cluster_jobs(root, cluster) as jobs:
             if not lost and not jobs.is_on_its_way(training.id):

@@ -6,10 +6,8 @@ from pathlib import Path
 
 from pipeline.graph import code_digest, runs_everything, stages_to_run
 from pipeline.stage import Stage, run_stage
-from pipeline.submission import train_as_job
-from pipeline.tracking import code_version
 from pipeline.training.record import WEIGHTS
-from pipeline.training.run import Training, run_training
+from pipeline.training.training import Training
 
 
 def main() -> None:
@@ -21,8 +19,7 @@ def main() -> None:
     training = training_of(stage, arguments.run)
     if arguments.here:
         training.expect(arguments.here)
-        tracker = stage.tracker()
-        run_training(training, stage.cluster, tracker, code_version(stage.root))
+        train_here(stage, training)
         return
 
     def others() -> list[Training]:
@@ -35,11 +32,23 @@ def main() -> None:
         without = {None, *stage.params.runs} - {arguments.run, *stale}
         return [training_of(stage, name) for name in stale if stage.run(name).starts_from in without]
 
-    train_as_job(training, others, stage.cluster, stage.root)
+    if training.is_done:
+        print(f"{training.id}: trained already", flush=True)
+    else:
+        from pipeline.submission import train_as_job  # what collects needs no Ray, which takes seconds
+
+        train_as_job(training, others, stage.cluster, stage.root)
     training.collect(stage.outputs.trained(arguments.run))
     if stage.cluster.storage is None:
         # Nobody else can be waiting for it.
         shutil.rmtree(training.storage)
+
+
+def train_here(stage: Stage, training: Training) -> None:
+    from pipeline.tracking import code_version
+    from pipeline.training.run import run_training
+
+    run_training(training, stage.cluster, stage.tracker(), code_version(stage.root))
 
 
 def training_of(stage: Stage, name: str) -> Training:

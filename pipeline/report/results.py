@@ -8,8 +8,8 @@ from pipeline.evaluation.record import EvaluationRecord, UnreadableMetricsError
 from pipeline.logged_runs import evaluation_run, training_run
 from pipeline.stage import Outputs
 from pipeline.tracking import Tracker
-from pipeline.training.metric_spool import FILE_NAME, MetricSpoolError
-from pipeline.training.record import WEIGHTS, TrainingRecord, UnreadableRecordError, data_digest, training_key
+from pipeline.training.metric_spool import MetricSpoolError
+from pipeline.training.record import METRICS, WEIGHTS, TrainingRecord, UnreadableRecordError, data_digest, training_key
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def _current(name: str, outputs: Outputs, code: str) -> tuple[RunConfig, Trainin
         raise MissingResultError(f"{name} is not trained") from error
     except (ConfigError, UnreadableRecordError) as error:
         raise MissingResultError(f"{name} cannot be read: {_line(error)}") from error
-    if not (outputs.trained(name) / FILE_NAME).is_file():
+    if not (outputs.trained(name) / METRICS).is_file():
         raise MissingResultError(f"{name} is without its training's metrics")
     _check_training(config, training, outputs, code)
     try:

@@ -20,7 +20,6 @@ from pipeline.errors import UserError
 from pipeline.files import atomic_file, write_json
 from pipeline.tracking import METRICS_PER_BATCH, Tracker, now
 
-FILE_NAME = "metrics.jsonl"
 SENDER_PATIENCE_SECONDS = 5.0  # a hiccup shorter than this goes unmentioned
 LONGEST_PAUSE_SECONDS = 10.0
 CLOSE_SECONDS = 5.0

@@ -1,21 +1,24 @@
-"""What a training is known by, and the record that it leaves beside its weights; to read it takes no Ray."""
+"""What a training is known by, and the record that it leaves beside its weights; neither Ray nor MLflow is needed."""
 
 import functools
 import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from mlflow.entities import Run
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.config import RunConfig
 from pipeline.errors import UserError
 from pipeline.files import write_json
 
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
 RECORD = "train.json"  # the last thing that a training writes
 WEIGHTS = "model.safetensors"
+METRICS = "metrics.jsonl"  # all that was logged
 
 
 class UnreadableRecordError(UserError, ValueError):
@@ -54,7 +57,7 @@ def training_key(config: RunConfig, data: str, code: str, starts_from: Path | No
 
 
 def write_record(
-    folder: Path, config: RunConfig, key: str, data: str, code: str, run: Run, summary: Mapping[str, Any]
+    folder: Path, config: RunConfig, key: str, data: str, code: str, run: "Run", summary: Mapping[str, Any]
 ) -> None:
     """Writes ``train.json``, from which the run can be logged again where MLflow does not have it.
 

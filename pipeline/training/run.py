@@ -4,82 +4,19 @@ import json
 import shutil
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 from mlflow.entities import Run
 
-from pipeline.config import ClusterConfig, RunConfig
-from pipeline.errors import UserError
-from pipeline.files import atomic_folder
-from pipeline.storage import Storage
+from pipeline.config import ClusterConfig
 from pipeline.tracking import Tracker, TrackingError, run_parameters
-from pipeline.training.metric_spool import FILE_NAME, MetricSpool, send
+from pipeline.training.metric_spool import MetricSpool, send
 from pipeline.training.ray_train import fit, for_batch
-from pipeline.training.record import RECORD, WEIGHTS, data_digest, training_key, write_record
+from pipeline.training.record import METRICS, WEIGHTS, write_record
+from pipeline.training.training import Training
 from pipeline.training.worker import SUMMARY, InterruptedTrainingError, hardware, train_worker
 
 UNFINISHED_SECONDS = 10.0
-
-
-@dataclass(frozen=True)
-class Training:
-    """A run, and where it finds its data and leaves what it makes; every worker can reach all of it.
-
-    Args:
-        config: the run.
-        prepared: its prepared dataset.
-        images: what its file names are relative to.
-        code: a hash of the code that trains.
-        root: the folder of the trainings' own folders.
-        starts_from: the weights that it begins with, if any.
-    """
-
-    config: RunConfig
-    prepared: Path
-    images: Storage
-    code: str
-    root: Path
-    starts_from: Path | None = None
-
-    @cached_property
-    def data(self) -> str:
-        """A hash of the prepared dataset, as it was when first asked for."""
-        return data_digest(self.prepared)
-
-    @cached_property
-    def key(self) -> str:
-        """A hash of all that the result depends on: configuration, data and code."""
-        return training_key(self.config, self.data, self.code, self.starts_from)
-
-    @property
-    def id(self) -> str:
-        return f"{self.config.run}-{self.key}"
-
-    @property
-    def storage(self) -> Path:
-        """The training's own folder: its checkpoints while it trains, then its weights and their record."""
-        return self.root.resolve() / self.id
-
-    @property
-    def is_done(self) -> bool:
-        return (self.storage / RECORD).is_file()
-
-    def expect(self, key: str) -> None:
-        """Checks that the inputs are those of a key.
-
-        Raises:
-            UserError: if they have changed since.
-        """
-        if key != self.key:
-            raise UserError(f"the inputs of {self.config.run} have changed since this job was submitted; it is void")
-
-    def collect(self, output: Path) -> None:
-        """Copies the weights, their record and all logged metrics to a folder, whole or not at all."""
-        with atomic_folder(output) as folder:
-            for name in (WEIGHTS, RECORD, FILE_NAME):
-                shutil.copy(self.storage / name, folder)
 
 
 def run_training(training: Training, cluster: ClusterConfig, tracker: Tracker, version: str) -> None:
@@ -123,7 +60,7 @@ def run_training(training: Training, cluster: ClusterConfig, tracker: Tracker, v
         },
     }
     if not is_complete(storage):
-        spool = MetricSpool(storage / FILE_NAME)
+        spool = MetricSpool(storage / METRICS)
         if not spool.file.exists():
             # A run that was interrupted, and lost its storage, has metrics in MLflow alone.
             spool.restore(run_id, tracker.entries(run_id))
@@ -179,7 +116,7 @@ def finish(run: str, storage: Path, tracker: Tracker, run_id: str) -> Run:
         "`dvc repro` sends the rest without training again"
     )
     try:
-        send(MetricSpool(storage / FILE_NAME), tracker, run_id)
+        send(MetricSpool(storage / METRICS), tracker, run_id)
         tracker.finish(run_id, "FINISHED")
         return tracker.get(run_id)
     except TrackingError as error:

@@ -29,8 +29,7 @@ from pipeline.storage import Storage
 from pipeline.training.checkpoint import CheckpointStore, CheckpointWriter
 from pipeline.training.loading import load_batches
 from pipeline.training.loop import Update, build_optimizer, distribute, train
-from pipeline.training.metric_spool import FILE_NAME
-from pipeline.training.record import WEIGHTS
+from pipeline.training.record import METRICS, WEIGHTS
 from pipeline.training.run_log import RunLog
 from pointrend import save_weights
 
@@ -82,7 +81,7 @@ def train_worker(arguments: dict[str, Any]) -> None:
     )
     begun = time.monotonic()
     with (
-        RunLog(storage / FILE_NAME, **arguments["tracking"]) if rank == 0 else nullcontext() as log,
+        RunLog(storage / METRICS, **arguments["tracking"]) if rank == 0 else nullcontext() as log,
         CheckpointWriter(store) as checkpoints,
     ):
         if log is not None:

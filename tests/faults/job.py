@@ -13,7 +13,8 @@ from pipeline.config import ClusterConfig, Poly, Project, RunConfig, SamplingCon
 from pipeline.stage import run_stage
 from pipeline.storage import Storage
 from pipeline.tracking import Tracker
-from pipeline.training.run import Training, run_training
+from pipeline.training.run import run_training
+from pipeline.training.training import Training
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -16,8 +16,8 @@ from pipeline.logged_runs import log_evaluation, training_run
 from pipeline.report.results import Results, RunResult, read_results
 from pipeline.stage import Outputs
 from pipeline.tracking import KEY_TAG, RELOGGED_TAG, Tracker, TrackingError, run_parameters
-from pipeline.training.metric_spool import FILE_NAME, MetricSpool, send
-from pipeline.training.record import RECORD, WEIGHTS, TrainingRecord, data_digest, training_key, write_record
+from pipeline.training.metric_spool import MetricSpool, send
+from pipeline.training.record import METRICS, RECORD, WEIGHTS, TrainingRecord, data_digest, training_key, write_record
 
 CODE = "a hash of the code"
 SETTINGS = EvaluationConfig(
@@ -80,7 +80,7 @@ class World:
         tags = {"kind": "training", "experiment": config.experiment, "code": "abcdef", "hardware": "2 CPU threads"}
         run_id = tracker.start(key, name, run_parameters(config), tags)
         tracker.log_config(run_id, config.model_dump(mode="json"))
-        spool = MetricSpool(folder / FILE_NAME)
+        spool = MetricSpool(folder / METRICS)
         spool.append(0, {"workers": 1.0})
         for step, loss in LOSSES:
             spool.append(step, {"loss": loss, "learning_rate": 0.02})
@@ -302,7 +302,7 @@ def record_of_another_version(world: World) -> None:
 
 
 def without_metrics(world: World) -> None:
-    (world.outputs.trained(NAME) / FILE_NAME).unlink()
+    (world.outputs.trained(NAME) / METRICS).unlink()
 
 
 def other_configuration(world: World) -> None:
@@ -378,7 +378,7 @@ def test_a_run_without_results_says_why(world: World, change: Callable[[World], 
 
 
 def test_damaged_metrics_matter_where_they_are_needed(world: World) -> None:
-    file = world.outputs.trained(NAME) / FILE_NAME
+    file = world.outputs.trained(NAME) / METRICS
     file.write_text("no json\n")
     assert world.read().missing == {}
     world.lose_database()

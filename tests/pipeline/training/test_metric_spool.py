@@ -20,7 +20,8 @@ from mlflow_server import MlflowServer
 from pipeline.tracking import Tracker, TrackingError
 from pipeline.training import metric_spool
 from pipeline.training.loop import Update
-from pipeline.training.metric_spool import FILE_NAME, MetricSpool, MetricSpoolError, send
+from pipeline.training.metric_spool import MetricSpool, MetricSpoolError, send
+from pipeline.training.record import METRICS
 from pipeline.training.run import finish, mark_unfinished
 from pipeline.training.run_log import RunLog
 from pipeline.training.worker import InterruptedTrainingError
@@ -38,7 +39,7 @@ def steps(spool: MetricSpool, run_id: str = "run") -> list[int]:
 
 @pytest.fixture
 def spool(tmp_path: Path) -> MetricSpool:
-    return MetricSpool(tmp_path / "storage" / FILE_NAME)
+    return MetricSpool(tmp_path / "storage" / METRICS)
 
 
 # The file
@@ -127,7 +128,7 @@ def test_a_damaged_line_is_named(spool: MetricSpool, damage: str) -> None:
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "storage").write_text("a file where the folder should be")
     with pytest.raises(MetricSpoolError, match=r"storage/metrics\.jsonl: .*free some space and run `dvc repro` again"):
-        MetricSpool(tmp_path / "storage" / FILE_NAME).append(10, {"loss": 0.1})
+        MetricSpool(tmp_path / "storage" / METRICS).append(10, {"loss": 0.1})
 
 
 def test_all_that_was_ever_spooled(spool: MetricSpool) -> None:

@@ -6,9 +6,8 @@ import pytest
 
 from pipeline.config import Project, RunConfig
 from pipeline.storage import Storage
-from pipeline.training.metric_spool import FILE_NAME
-from pipeline.training.record import RECORD, WEIGHTS, data_digest, file_digest, training_key
-from pipeline.training.run import Training
+from pipeline.training.record import METRICS, RECORD, WEIGHTS, data_digest, file_digest, training_key
+from pipeline.training.training import Training
 
 
 @pytest.fixture
@@ -69,7 +68,7 @@ def test_what_is_collected_can_be_logged_again(config: RunConfig, prepared: Path
     training = Training(config, prepared, Storage(str(tmp_path)), "code", tmp_path / "runs")
     assert training.key == training_key(config, data_digest(prepared), "code", None)
     training.storage.mkdir(parents=True)
-    for name in (WEIGHTS, RECORD, FILE_NAME, "metrics.sent.json", "summary.json"):
+    for name in (WEIGHTS, RECORD, METRICS, "metrics.sent.json", "summary.json"):
         (training.storage / name).write_text(name)
     training.collect(tmp_path / "output")
-    assert sorted(path.name for path in (tmp_path / "output").iterdir()) == [FILE_NAME, WEIGHTS, RECORD]
+    assert sorted(path.name for path in (tmp_path / "output").iterdir()) == [METRICS, WEIGHTS, RECORD]

@@ -8,7 +8,7 @@ import pytest
 from pipeline.config import Project, RunParams
 from pipeline.errors import UserError
 from pipeline.storage import Storage
-from pipeline.training.run import Training
+from pipeline.training.training import Training
 
 
 @pytest.fixture
