@@ -11,7 +11,8 @@ from mlflow.entities import Metric
 
 from pipeline.config import EvaluationSetting, RunConfig
 from pipeline.evaluation.record import EvaluationRecord
-from pipeline.tracking import KEY_TAG, RELOGGED_TAG, Tracker
+from pipeline.tracking import KEY_TAG, Tracker
+from pipeline.tracking_store import RELOGGED_TAG
 from pipeline.training.metric_spool import MetricSpool
 from pipeline.training.record import METRICS, TrainingRecord
 

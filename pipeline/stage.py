@@ -20,6 +20,7 @@ from pipeline.config import (
 )
 from pipeline.errors import UserError
 from pipeline.storage import Storage, is_remote, join
+from pipeline.tracking_store import tracking_uri
 
 if TYPE_CHECKING:
     from pipeline.tracking import Tracker
@@ -72,7 +73,7 @@ class Stage:
 
     def tracker(self) -> "Tracker":
         """The MLflow experiment of the selected scale."""
-        from pipeline.tracking import Tracker, tracking_uri  # MLflow takes seconds to import
+        from pipeline.tracking import Tracker  # MLflow takes seconds to import
 
         return Tracker(tracking_uri(self.root), f"pointrend-{self.params.scale}", self.root / "mlartifacts")
 

@@ -32,10 +32,10 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from pipeline.config import EvaluationSetting, InstanceModelConfig, RenderingConfig, RunConfig
 from pipeline.errors import UserError
+from pipeline.tracking_store import RELOGGED_TAG
 from pointrend.specs import MODELS
 
 KEY_TAG = "pointrend.key"
-RELOGGED_TAG = "pointrend.relogged_from"  # the id that a run had before it was logged again
 METRICS_PER_BATCH = 1000  # the most that one MLflow request takes
 PATIENCE_SECONDS = 30.0
 SILENT_SECONDS = 5.0
@@ -57,11 +57,6 @@ T = TypeVar("T")
 
 class TrackingError(UserError, RuntimeError):
     """MLflow cannot be reached or does not have what is asked for."""
-
-
-def tracking_uri(root: Path) -> str:
-    """The tracking server of ``MLFLOW_TRACKING_URI``; by default an SQLite file in the project."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.resolve() / 'mlflow.db'}"
 
 
 def run_parameters(config: RunConfig) -> dict[str, str]:

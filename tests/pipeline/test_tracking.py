@@ -18,7 +18,8 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, TEMPORARILY_UN
 from sqlalchemy.exc import OperationalError
 
 from pipeline.config import Project, RenderingConfig, RunConfig
-from pipeline.tracking import KEY_TAG, RELOGGED_TAG, Tracker, TrackingError, code_version, run_parameters, tracking_uri
+from pipeline.tracking import KEY_TAG, Tracker, TrackingError, code_version, run_parameters
+from pipeline.tracking_store import RELOGGED_TAG, tracking_uri
 
 TIMES = 1_700_000_000_000, 1_700_000_060_000
 

@@ -15,7 +15,8 @@ from pipeline.evaluation.record import EvaluationRecord
 from pipeline.logged_runs import log_evaluation, training_run
 from pipeline.report.results import Results, RunResult, read_results
 from pipeline.stage import Outputs
-from pipeline.tracking import KEY_TAG, RELOGGED_TAG, Tracker, TrackingError, run_parameters
+from pipeline.tracking import KEY_TAG, Tracker, TrackingError, run_parameters
+from pipeline.tracking_store import RELOGGED_TAG
 from pipeline.training.metric_spool import MetricSpool, send
 from pipeline.training.record import METRICS, RECORD, WEIGHTS, TrainingRecord, data_digest, training_key, write_record
 

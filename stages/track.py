@@ -1,0 +1,28 @@
+"""Makes sure that MLflow has every run, even where its database is new or was lost; where it has, it takes a moment."""
+
+import json
+
+from pipeline.stage import Stage, run_stage
+from pipeline.tracking_store import certainly_has, tracking_uri
+
+
+def main() -> None:
+    stage = Stage()
+    logged: set[str] = set()
+    for name in stage.params.runs:
+        record = json.loads(stage.outputs.metrics(name).read_text())
+        logged |= {record["mlflow_run_id"], *(found["mlflow_run_id"] for found in record["evaluations"].values())}
+    if certainly_has(tracking_uri(stage.root), logged):
+        return
+
+    from pipeline.graph import code_digest
+    from pipeline.report.results import read_results
+    from pipeline.report.table_runs import log_tables
+
+    tracker = stage.tracker()
+    results = read_results(stage.params, stage.outputs, code_digest(stage.root, "train"), tracker)
+    log_tables({name: stage.project.table(name) for name in stage.project.table_names()}, results.runs, tracker)
+
+
+if __name__ == "__main__":
+    run_stage(main)
