@@ -1,5 +1,6 @@
 """The commands that need the pipeline; they join ``pointrend`` through entry points."""
 
+import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -40,6 +41,29 @@ def select(
         typer.echo(f"params.yaml: scale {scale}, {len(params.runs)} runs: {', '.join(params.runs)}")
         if params.sweeps:
             typer.echo(f"and {len(params.sweeps)} sweeps: {', '.join(params.sweeps)}")
+
+
+def plan(
+    scale: Annotated[
+        str | None, typer.Argument(help="a folder of configs/experiments; what params.yaml has by default")
+    ] = None,
+    cluster: Annotated[str | None, typer.Option(help="a file of configs/clusters; the selected one by default")] = None,
+    nodes: Annotated[int, typer.Option(min=1, help="how many nodes, of as many GPUs as one training asks for")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
+) -> None:
+    """Show what `dvc repro` would run, and estimate GPU-hours, time and disk. Nothing is run or written."""
+    # Imported here: the other commands answer without loading torch.
+    from pipeline.plan import plan as planned
+    from pipeline.plan_text import show
+
+    def run() -> None:
+        found = planned(Project(Path.cwd()), scale, cluster, nodes)
+        if as_json:
+            typer.echo(json.dumps(found.as_json()))
+        else:
+            show(found, Console())
+
+    run_stage(run)
 
 
 def sweep(file: Annotated[Path, typer.Argument(help="a file of configs/sweeps")]) -> None:

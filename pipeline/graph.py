@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,41 @@ import yaml
 from pipeline.errors import UserError
 
 
+class GraphError(UserError):
+    """DVC does not answer."""
+
+
 def stages_to_run(root: Path, names: Iterable[str]) -> list[str]:
     """Those of some stages that `dvc repro` would run now, rather than leave or take from its cache.
 
-    To be called from within a stage, while DVC waits for it; what that stage is, DVC does not tell.
+    It looks at the files that are there: what they would be after other stages, it does not know. Can be called from
+    within a stage, while DVC waits for it; what that stage is, DVC does not tell.
 
     Args:
-        root: of the project.
+        root: of the project, the working directory: DVC looks for some of its files from there.
         names: of stages, ``train@run``.
+
+    Raises:
+        GraphError: if DVC cannot tell.
     """
+    return _those(root, names, _runs)
+
+
+def unchanged_stages(root: Path, names: Iterable[str]) -> list[str]:
+    """Those of some stages whose inputs and results are here, and as DVC has left them.
+
+    Args:
+        root: of the project, the working directory.
+        names: of stages, ``prepare@dataset``.
+
+    Raises:
+        GraphError: if DVC cannot tell.
+    """
+    return _those(root, names, lambda stage: not stage.changed())
+
+
+def _those(root: Path, names: Iterable[str], fits: Callable[[Any], bool]) -> list[str]:
+    """The names of the stages that fit."""
     # A second to import, and wanted only where something is to run.
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
@@ -32,10 +58,10 @@ def stages_to_run(root: Path, names: Iterable[str]) -> list[str]:
         with Repo(str(root)) as repo:
             for name in names:
                 with repo.lock:
-                    if _runs(repo.stage.load_one(name=name)):
+                    if fits(repo.stage.load_one(name=name)):
                         found.append(name)
     except DvcException as error:
-        raise UserError(f"{root}: DVC cannot tell what is to run ({error})") from error
+        raise GraphError(f"{root}: DVC cannot tell what is to run ({error})") from error
     return found
 
 
