@@ -50,10 +50,11 @@ class MiniProject:
         return subprocess.CompletedProcess(command, process.returncode, output, "")
 
     def repro(self) -> list[str]:
-        """`dvc repro`: the stages that ran, in order."""
+        """`dvc repro`: the stages that ran, in order, but for `track`, which looks each time."""
         result = self.run("dvc", "repro")
         assert result.returncode == 0, result.stdout
-        return re.findall(r"^Running stage '([^']+)'", result.stdout, flags=re.MULTILINE)
+        ran = re.findall(r"^Running stage '([^']+)'", result.stdout, flags=re.MULTILINE)
+        return [stage for stage in ran if stage != "track"]
 
     def edit(self, file: str, old: str, new: str) -> None:
         """Replaces text in a file of the project; it must be there."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -46,9 +47,11 @@ def test_from_nothing_to_table_1(project: MiniProject) -> None:
         f"{kind}@coco_{head}_r50-0" for kind in ("train", "evaluate") for head in BOTH
     )
     report = project.root / "reports/demo"
-    rows = [line for line in (report / "table1.md").read_text().splitlines() if line.startswith(("| 4×", "| Point"))]
+    text = (report / "tables/table1.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith(("| 4×", "| Point"))]
     assert [row.split("|")[3].strip()[0].isdigit() for row in rows] == [True, True, True]
-    assert {path.name for path in report.iterdir()} >= {"index.html", "table1.csv", "table1.tex"}
+    assert {path.name for path in report.iterdir()} >= {"index.html", "results.parquet"}
+    assert {path.name for path in (report / "tables").iterdir()} >= {"table1.csv", "table1.tex", "table2.md"}
 
 
 def test_mlflow_has_one_run_per_training_and_evaluations_nested_in_it(project: MiniProject) -> None:
@@ -68,6 +71,43 @@ def test_mlflow_has_one_run_per_training_and_evaluations_nested_in_it(project: M
 
 def test_nothing_to_do(project: MiniProject) -> None:
     assert project.repro() == []
+
+
+def test_a_lost_database_is_made_anew_from_files(project: MiniProject) -> None:
+    def logged() -> dict[str, dict[str, float]]:
+        return {
+            run.info.run_name: run.data.metrics for kind in ("training", "evaluation") for run in runs(project, kind)
+        }
+
+    before = logged()
+    assert len(before) == 5
+    (project.root / "mlflow.db").unlink()
+    for _ in range(2):
+        assert project.repro() == []
+        assert len(runs(project, "training")) == 2
+        assert logged() == before
+
+
+def test_an_output_that_was_deleted_comes_back(project: MiniProject) -> None:
+    shutil.rmtree(project.root / "outputs/demo/predictions/coco_4xconv_r50-0")
+    shutil.rmtree(project.root / "reports/demo")
+    assert project.repro() == [], "from DVC's cache"
+    assert (project.root / "outputs/demo/predictions/coco_4xconv_r50-0/predictions_28x28.json").is_file()
+    assert (project.root / "reports/demo/index.html").is_file()
+
+
+def test_a_report_that_is_killed_half_way_is_written_again(project: MiniProject) -> None:
+    page = project.root / "reports/demo/index.html"
+    before = page.stat().st_ino
+    with (project.root / "pipeline/report/page.html.j2").open("a") as stream:
+        stream.write("<!-- another layout -->\n")
+    process = project.start("dvc", "repro")
+    wait_for(lambda: list(page.parent.parent.glob(".*")))  # the folder that it is written aside in
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert not page.exists() or page.stat().st_ino == before, "never half of it"
+    assert project.repro() == ["report"]
+    assert page.read_text().endswith("<!-- another layout -->\n")
 
 
 def test_predictions_are_plain_coco_results(project: MiniProject) -> None:
