@@ -26,11 +26,14 @@ def main() -> None:
         """What else `dvc repro` is about to train."""
         if not runs_everything():
             return []
-        names = {f"train@{name}": name for name in stage.params.runs if name != arguments.run}
+        # Those that begin with the weights of one that is to be trained have to wait for it; and of what begins with
+        # this one's, which DVC has locked, it would not tell.
+        waiting = {f"train/{arguments.run}"}
+        runs = {name: run for name, run in stage.params.runs.items() if run.starts_from not in waiting}
+        names = {f"train@{name}": name for name in runs if name != arguments.run}
         stale = [names[found] for found in stages_to_run(stage.root, names)]
-        # Those that begin with the weights of one of them have to wait for it.
-        without = {None, *stage.params.runs} - {arguments.run, *stale}
-        return [training_of(stage, name) for name in stale if stage.run(name).starts_from in without]
+        waiting |= {f"train/{name}" for name in stale}
+        return [training_of(stage, name) for name in stale if runs[name].starts_from not in waiting]
 
     if training.is_done:
         print(f"{training.id}: trained already", flush=True)
