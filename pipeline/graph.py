@@ -66,7 +66,11 @@ def _those(root: Path, names: Iterable[str], fits: Callable[[Any], bool]) -> lis
 
 
 def _runs(stage: Any) -> bool:
-    """Whether a stage of DVC is changed, and its results are not in the cache either."""
+    """Whether a stage of DVC is changed, and its results are not in the cache either.
+
+    One whose dependencies another stage is yet to make counts as one that runs.
+    """
+    from dvc.dependency.base import DependencyDoesNotExistError
     from dvc.stage.cache import RunCacheNotFoundError
     from dvc_data.hashfile.hash_info import HashInfo
 
@@ -74,7 +78,10 @@ def _runs(stage: Any) -> bool:
         return False
     if stage.changed_stage() or not stage.deps_cached():
         # As DVC does it: with new inputs it is the run cache that may have the results, not the lock file.
-        stage.save_deps()
+        try:
+            stage.save_deps()
+        except DependencyDoesNotExistError:
+            return True
         for out in stage.outs:
             out.hash_info = HashInfo()
     try:

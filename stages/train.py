@@ -33,7 +33,9 @@ def main() -> None:
         names = {f"train@{name}": name for name in runs if name != arguments.run}
         stale = [names[found] for found in stages_to_run(stage.root, names)]
         waiting |= {f"train/{name}" for name in stale}
-        return [training_of(stage, name) for name in stale if runs[name].starts_from not in waiting]
+        ready = (training_of(stage, name) for name in stale if runs[name].starts_from not in waiting)
+        # DVC may have weights in its cache that it has yet to put in their place.
+        return [each for each in ready if each.starts_from is None or each.starts_from.is_file()]
 
     if training.is_done:
         print(f"{training.id}: trained already", flush=True)
