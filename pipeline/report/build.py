@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipeline.config import Params, TableConfig
@@ -28,6 +29,7 @@ from pipeline.report.tables import (
     to_markdown,
 )
 
+LOCAL_MLFLOW = "http://127.0.0.1:5000"  # where `mlflow ui` shows a database
 PAPER_SCALE = "paper"  # the one whose numbers are to be the paper's
 
 
@@ -77,7 +79,7 @@ def build_report(
         write_tables(filled, folder)
         figures = draw_figures(tables, results, datasets, trained, predictions, folder)
         sections = [sweep_section(sweep, folder) for sweep in sweeps]
-        page = render_page(params, filled, figures, results, folder, tracking_uri, sections)
+        page = render_page(params, filled, figures, results, folder, tracking_uri, sections, lost)
         (folder / "index.html").write_text(page, encoding="utf-8")
 
 
@@ -98,10 +100,13 @@ def render_page(
     folder: Path,
     tracking_uri: str,
     sweeps: Sequence[SweepSection] = (),
+    lost: Mapping[str, str] | None = None,
 ) -> str:
     """The HTML page, pictures included."""
     environment = Environment(loader=PackageLoader("pipeline.report", "."), autoescape=True, undefined=StrictUndefined)
     environment.globals.update(number=format_number, signed=format_difference, spread=format_spread, duration=duration)
+    # Without the password that a server's address may hold.
+    shown_uri = re.sub(r"(?<=://)[^/@]*@", "", tracking_uri)
     return environment.get_template("page.html.j2").render(
         scale=params.scale,
         notice=(
@@ -121,8 +126,12 @@ def render_page(
         figures=[{**asdict(figure), "data": _encoded(folder / figure.file)} for figure in figures],
         sweeps=[{**asdict(sweep), "pictures": [_encoded(folder / file) for file in sweep.files]} for sweep in sweeps],
         runs=results,
-        # Without the password that a server's address may hold.
-        tracking_uri=re.sub(r"(?<=://)[^/@]*@", "", tracking_uri),
+        lost=lost or {},
+        configuration=lambda run: yaml.safe_dump(
+            run.config.model_dump(mode="json", exclude_none=True), sort_keys=False
+        ),
+        tracking_uri=shown_uri,
+        mlflow_url=shown_uri if shown_uri.startswith(("http://", "https://")) else LOCAL_MLFLOW,
     )
 
 

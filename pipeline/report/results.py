@@ -31,6 +31,7 @@ class RunResult:
         dataset: what it was trained on.
         seed: its own.
         mlflow_run_id: of the training.
+        mlflow_experiment_id: where that is.
         parameters: as MLflow has them.
         tags: as MLflow has them.
         seconds: that training took, since it was last resumed.
@@ -47,6 +48,7 @@ class RunResult:
     dataset: str
     seed: int
     mlflow_run_id: str
+    mlflow_experiment_id: str
     parameters: dict[str, str]
     tags: dict[str, str]
     seconds: float
@@ -176,6 +178,7 @@ def _read(
         dataset=config.dataset,
         seed=config.seed,
         mlflow_run_id=run_id,
+        mlflow_experiment_id=run.info.experiment_id,
         parameters=dict(run.data.params),
         tags=dict(run.data.tags),
         seconds=training.seconds,

@@ -12,15 +12,19 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from pipeline.config import Params, Project, RunParams, TableConfig
+from pipeline.config import EvaluationConfig, Params, Project, RenderingConfig, RunParams, TableConfig
 from pipeline.data.coco import Annotation, Category, DatasetError, ImageRecord
 from pipeline.data.manifest import PreparedDataset, SplitManifest, read_prepared, write_prepared
+from pipeline.evaluation.trained_run import TrainedRun
 from pipeline.files import write_json
-from pipeline.report.build import ReportedDataset, build_report, duration, render_page
+from pipeline.report.build import build_report, duration, render_page
 from pipeline.report.figure import Figure
+from pipeline.report.gallery import ReportedDataset, ReportedRun
 from pipeline.report.results import RunResult
 from pipeline.report.tables import STAND_INS, build_table
+from pipeline.run_model import build_run_model
 from pipeline.storage import Storage
+from pointrend import save_weights
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 EVIL = "<script>alert('run')</script>"
@@ -301,12 +305,26 @@ def report(repository: Path, tmp_path_factory: pytest.TempPathFactory, made_up: 
     for result in results:
         for setting in result.evaluations:
             write_json(folder / "predictions" / result.run / f"predictions_{setting}.json", found)
+    weights = folder / "model.safetensors"
+    pointrend = results[1].config
+    save_weights(build_run_model(pointrend, 1, pretrained=False), weights, {"model": pointrend.model.name})
+    settings = {"28x28": RenderingConfig(resolution=28), "224x224": RenderingConfig(resolution=224)}
+    four_conv = pointrend.model_copy(update={"model": Project(repository).model("mask_rcnn_tiny_shapes")})
+    networks = {results[0].run: four_conv, results[1].run: pointrend}
+    trained = {
+        result.run: ReportedRun(
+            TrainedRun(networks[result.run], folder, Storage(str(folder)), weights),
+            EvaluationConfig({name: settings[name] for name in result.evaluations}),
+        )
+        for result in results
+    }
     tables = {name: Project(repository).table(name) for name in ("table1", "table2", "table5")}
     build_report(
         params(experiments=("coco_4xconv_r50", "coco_pointrend_r50", "cityscapes_pointrend_r50")),
         tables,
         results,
         {"shapes": ReportedDataset(read_prepared(folder), Storage(str(folder)))},
+        trained,
         folder / "predictions",
         folder / "out",
         "sqlite:///mlflow.db",
@@ -317,6 +335,7 @@ def report(repository: Path, tmp_path_factory: pytest.TempPathFactory, made_up: 
 
 def test_the_report_s_files(report: Path) -> None:
     assert sorted(path.name for path in report.iterdir()) == [
+        "accuracy_shapes.png",
         "index.html",
         "objects_shapes.png",
         "results.parquet",
@@ -384,7 +403,7 @@ def test_the_report_is_whole_or_not_at_all(
     gone = ReportedDataset(PreparedDataset(tmp_path / "nowhere", [Category(1, "a")]), Storage(str(tmp_path)))
     with pytest.raises(DatasetError, match=r"nowhere/val\.parquet"):
         build_report(
-            params(experiments=("coco_4xconv_r50",)), {"table1": table_1}, results, {"shapes": gone},
+            params(experiments=("coco_4xconv_r50",)), {"table1": table_1}, results, {"shapes": gone}, {},
             tmp_path / "predictions", output, "sqlite:///mlflow.db",
         )  # fmt: skip
     assert contents(tmp_path) == before
@@ -392,7 +411,7 @@ def test_the_report_is_whole_or_not_at_all(
 
 def test_a_report_on_nothing_has_what_needs_no_run(tmp_path: Path, repository: Path) -> None:
     tables = {name: Project(repository).table(name) for name in ("table1", "table2")}
-    build_report(params(), tables, [], {}, tmp_path / "predictions", tmp_path / "out", "sqlite:///x.db")
+    build_report(params(), tables, [], {}, {}, tmp_path / "predictions", tmp_path / "out", "sqlite:///x.db")
     page = Page((tmp_path / "out" / "index.html").read_text())
     assert page.open == []
     assert "Table 1" not in page.text
