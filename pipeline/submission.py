@@ -69,10 +69,24 @@ def ray_folder(root: Path) -> Path:
     return root / ".pointrend" / "ray"
 
 
-def _length(training: Training) -> int:
-    """How long a training takes, compared with others: the images that it sees."""
-    schedule = training.config.schedule
-    return schedule.updates * schedule.batch_size
+def jobs_are_elsewhere() -> bool:
+    """Whether trainings run on a cluster, rather than on this machine beside what waits for them."""
+    return "RAY_ADDRESS" in os.environ
+
+
+def in_order(trainings: Iterable[Training], *, shared: bool) -> list[Training]:
+    """Trainings in the order in which to submit them.
+
+    Args:
+        trainings: in the order in which they are collected.
+        shared: on a cluster the longest go first, so that its nodes have all to do until the end. On one's own machine
+            the first go first: what is trained is evaluated while others still train.
+    """
+    if not shared:
+        return list(trainings)
+    return sorted(
+        trainings, key=lambda each: each.config.schedule.updates * each.config.schedule.batch_size, reverse=True
+    )
 
 
 def train_as_job(
@@ -85,8 +99,8 @@ def train_as_job(
 
     Args:
         training: the run.
-        others: tells what else is to be trained. If the run is not on its way yet, they are submitted with it, the
-            longest first; they are not waited for.
+        others: tells what else is to be trained. If the run is not on its way yet, they are submitted with it; they
+            are not waited for.
         cluster: where.
         root: of the project.
 
@@ -99,7 +113,7 @@ def train_as_job(
         with cluster_jobs(root, cluster) as jobs:
             if not lost and not jobs.is_on_its_way(training.id):
                 waiting = [other for other in others() if not other.is_done]
-                for each in sorted([training, *waiting], key=_length, reverse=True):
+                for each in in_order([training, *waiting], shared=jobs_are_elsewhere()):
                     jobs.submit(training_job(each, cluster, root))
             else:
                 jobs.submit(training_job(training, cluster, root))

@@ -19,7 +19,7 @@ from pipeline import submission
 from pipeline.config import ClusterConfig
 from pipeline.jobs import Job, Jobs, RayUnreachableError
 from pipeline.local_ray import LocalRayError, reached, running
-from pipeline.submission import JobFailedError, running_jobs, train_as_job
+from pipeline.submission import JobFailedError, in_order, running_jobs, train_as_job
 
 SECONDS = 120
 
@@ -234,11 +234,17 @@ def test_a_training_and_the_others_with_it(train: Callable[..., None], tmp_path:
     assert programs[0].is_done
     begun = {job.submission_id: job.start_time for job in jobs.list()}
     order = sorted((begun[program.id], program.updates) for program in programs)
-    assert [updates for _, updates in order] == list(range(cpus, -1, -1)), "the longest first"
+    assert [updates for _, updates in order] == list(range(cpus + 1)), "as they are waited for"
     for program in programs[1:]:
         train(program, others)
         assert program.is_done
     assert len(asked) == 1, "they were on their way"
+
+
+def test_on_a_cluster_the_longest_go_first(tmp_path: Path) -> None:
+    programs = [Program(f"run-{updates}", "true", tmp_path, updates) for updates in (2, 3, 1)]
+    assert [each.updates for each in in_order(programs, shared=True)] == [3, 2, 1]  # type: ignore[arg-type]
+    assert [each.updates for each in in_order(programs, shared=False)] == [2, 3, 1]  # type: ignore[arg-type]
 
 
 def test_a_training_that_fails(train: Callable[..., None], tmp_path: Path, capfd: pytest.CaptureFixture) -> None:

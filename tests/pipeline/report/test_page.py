@@ -98,12 +98,12 @@ def render(table_1: TableConfig, results: list[RunResult], tmp_path: Path) -> Re
 
 
 def references(text: str) -> list[str]:
-    """Everything that a browser would fetch for the page."""
+    """Everything that a browser would fetch for the page by itself."""
     found = [
         value or ""
-        for _, attributes in Page(text).elements
+        for tag, attributes in Page(text).elements
         for name, value in attributes.items()
-        if name in ("src", "href", "srcset", "data", "poster", "action")
+        if tag != "a" and name in ("src", "href", "srcset", "data", "poster", "action")
     ]
     return found + re.findall(r"(?:url\(|@import)\s*['\"]?([^'\")]+)", text)
 
