@@ -864,10 +864,21 @@ class Project:
                 f"{name}-{seed}": RunParams(
                     dataset=experiment.dataset, experiment=name, seed=seed, starts_from=_start(experiment)
                 )
-                for name, experiment in experiments.items()
+                for name, experiment in self._in_order(experiments).items()
                 for seed in experiment.seeds
             },
         )
+
+    def _in_order(self, experiments: dict[str, ExperimentConfig]) -> dict[str, ExperimentConfig]:
+        """Experiments in the order in which DVC comes to them: first what others begin with, the shortest first."""
+        first = {experiment.starts_from for experiment in experiments.values()}
+
+        def place(name: str) -> tuple[bool, int]:
+            if first.isdisjoint(f"{name}-{seed}" for seed in experiments[name].seeds):
+                return True, 0
+            return False, self.schedule(experiments[name].schedule).updates
+
+        return {name: experiments[name] for name in sorted(experiments, key=place)}
 
     def _watched(self, name: str, dataset: DatasetConfig, data_root: str) -> DatasetParams:
         file = str(self._dataset_file(name).relative_to(self.root))

@@ -102,10 +102,9 @@ class Jobs:
         """What Ray knows about a job's last attempt; None if nothing."""
         return next(reversed(self._attempts(job_id)), None)
 
-    def is_on_its_way(self, job_id: str) -> bool:
-        """Whether a job waits or runs."""
-        found = self.find(job_id)
-        return found is not None and not found.status.is_terminal()
+    def on_their_way(self) -> set[str]:
+        """The names of the jobs that wait or run."""
+        return {job_name(job) for job in self.list() if not job.status.is_terminal()}
 
     def list(self) -> list[JobDetails]:
         """All jobs that were submitted, in the order of their start."""

@@ -90,7 +90,7 @@ def in_order(trainings: Iterable[Training], *, shared: bool) -> list[Training]:
 
 
 def train_as_job(
-    training: Training, others: Callable[[], Iterable[Training]], cluster: ClusterConfig, root: Path
+    training: Training, others: Callable[[set[str]], Iterable[Training]], cluster: ClusterConfig, root: Path
 ) -> None:
     """Has a run trained by a Ray job and waits for it, showing its output.
 
@@ -99,8 +99,8 @@ def train_as_job(
 
     Args:
         training: the run.
-        others: tells what else is to be trained. If the run is not on its way yet, they are submitted with it; they
-            are not waited for.
+        others: tells what else can be trained, given the names of the jobs that wait or run. They are submitted after
+            the run; they are not waited for.
         cluster: where.
         root: of the project.
 
@@ -111,12 +111,11 @@ def train_as_job(
     lost = 0
     while not training.is_done:
         with cluster_jobs(root, cluster) as jobs:
-            if not lost and not jobs.is_on_its_way(training.id):
-                waiting = [other for other in others() if not other.is_done]
-                for each in in_order([training, *waiting], shared=jobs_are_elsewhere()):
+            jobs.submit(training_job(training, cluster, root))
+            if not lost:
+                waiting = [other for other in others(jobs.on_their_way()) if not other.is_done]
+                for each in in_order(waiting, shared=jobs_are_elsewhere()):
                     jobs.submit(training_job(each, cluster, root))
-            else:
-                jobs.submit(training_job(training, cluster, root))
         try:
             job = jobs.follow(training.id, lambda text: print(text, end="", flush=True))
         except KeyboardInterrupt:

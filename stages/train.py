@@ -2,6 +2,7 @@
 
 import argparse
 import shutil
+from collections.abc import Container
 from pathlib import Path
 
 from pipeline.graph import code_digest, runs_everything, stages_to_run
@@ -22,20 +23,9 @@ def main() -> None:
         train_here(stage, training)
         return
 
-    def others() -> list[Training]:
-        """What else `dvc repro` is about to train."""
-        if not runs_everything():
-            return []
-        # Those that begin with the weights of one that is to be trained have to wait for it; and of what begins with
-        # this one's, which DVC has locked, it would not tell.
-        waiting = {f"train/{arguments.run}"}
-        runs = {name: run for name, run in stage.params.runs.items() if run.starts_from not in waiting}
-        names = {f"train@{name}": name for name in runs if name != arguments.run}
-        stale = [names[found] for found in stages_to_run(stage.root, names)]
-        waiting |= {f"train/{name}" for name in stale}
-        ready = (training_of(stage, name) for name in stale if runs[name].starts_from not in waiting)
-        # DVC may have weights in its cache that it has yet to put in their place.
-        return [each for each in ready if each.starts_from is None or each.starts_from.is_file()]
+    def others(known: Container[str]) -> list[Training]:
+        """What else `dvc repro` is about to train and can be trained now, but for jobs of these names."""
+        return ready_to_train(stage, arguments.run, known) if runs_everything() else []
 
     if training.is_done:
         print(f"{training.id}: trained already", flush=True)
@@ -47,6 +37,32 @@ def main() -> None:
     if stage.cluster.storage is None:
         # Nobody else can be waiting for it.
         shutil.rmtree(training.storage)
+
+
+def ready_to_train(stage: Stage, current: str, known: Container[str]) -> list[Training]:
+    """The runs that DVC would train now and whose weights to begin with, if any, are those of today.
+
+    Args:
+        stage: this one.
+        current: the run that DVC is at. Of what begins with its weights, which it has locked, it would not tell.
+        known: names of jobs that need not be looked at.
+    """
+    runs: dict[str, Training] = {}
+    for name, run in stage.params.runs.items():
+        if current in (name, run.starts_from.removeprefix("train/")):
+            continue
+        training = training_of(stage, name)
+        # Weights to begin with may not be made yet, or be in DVC's cache alone.
+        if training.starts_from is not None and not training.starts_from.is_file():
+            continue
+        if not (training.id in known or training.is_done or training.is_collected(stage.outputs.trained(name))):
+            runs[name] = training
+    if not runs:
+        return []
+    first = {name: runs[name].config.starts_from for name in runs}
+    names = {f"train@{name}" for name in {*runs, *first.values()} if name is not None}
+    stale = set(stages_to_run(stage.root, sorted(names)))
+    return [runs[n] for n, start in first.items() if f"train@{n}" in stale and f"train@{start}" not in stale]
 
 
 def train_here(stage: Stage, training: Training) -> None:

@@ -9,7 +9,15 @@ from pipeline.config import RunConfig
 from pipeline.errors import UserError
 from pipeline.files import atomic_folder
 from pipeline.storage import Storage
-from pipeline.training.record import METRICS, RECORD, WEIGHTS, data_digest, training_key
+from pipeline.training.record import (
+    METRICS,
+    RECORD,
+    WEIGHTS,
+    TrainingRecord,
+    UnreadableRecordError,
+    data_digest,
+    training_key,
+)
 
 
 @dataclass(frozen=True)
@@ -54,6 +62,13 @@ class Training:
     @property
     def is_done(self) -> bool:
         return (self.storage / RECORD).is_file()
+
+    def is_collected(self, output: Path) -> bool:
+        """Whether a folder has this training's result already."""
+        try:
+            return TrainingRecord.read(output).key == self.key
+        except (FileNotFoundError, UnreadableRecordError):
+            return False
 
     def expect(self, key: str) -> None:
         """Checks that the inputs are those of a key.
