@@ -2,8 +2,9 @@
 
 import argparse
 
-from pipeline.evaluation.run import evaluate_run
+from pipeline.evaluation.record import leave_unevaluated
 from pipeline.stage import Stage, run_stage
+from pipeline.training.record import TrainingRecord
 
 
 def main() -> None:
@@ -11,10 +12,17 @@ def main() -> None:
     parser.add_argument("--run", required=True)
     name = parser.parse_args().run
     stage = Stage()
-    config = stage.run(name)
+    config, settings = stage.run(name), stage.evaluation(name)
+    if not settings.root:
+        record = TrainingRecord.read(stage.outputs.trained(name))
+        leave_unevaluated(record, stage.outputs.predictions(name), stage.outputs.metrics(name))
+        return
+
+    from pipeline.evaluation.run import evaluate_run  # seconds to import
+
     evaluate_run(
         config,
-        stage.evaluation(name),
+        settings,
         stage.cluster,
         prepared=stage.outputs.prepared(config.dataset),
         images=stage.images(config.dataset),

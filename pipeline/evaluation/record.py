@@ -1,6 +1,7 @@
 """The metrics file of a run: what its evaluations came to, and what they were made from."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any, Self
 
@@ -8,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from pipeline.config import EvaluationConfig
 from pipeline.errors import UserError
-from pipeline.files import write_json
+from pipeline.files import atomic_folder, write_json
+from pipeline.training.record import TrainingRecord
 
 
 class UnreadableMetricsError(UserError, ValueError):
@@ -75,3 +77,24 @@ class EvaluationRecord(BaseModel):
             ) from error
         except ValueError as error:
             raise UnreadableMetricsError(f"{path}: damaged; `dvc repro` makes it anew ({error})") from error
+
+
+def leave_unevaluated(training: TrainingRecord, output: Path, metrics: Path) -> None:
+    """Writes the outputs of an evaluation without settings, of a run that is there for others to begin with.
+
+    Args:
+        training: of the run.
+        output: the folder of predictions, of which there are none.
+        metrics: the JSON file to write.
+    """
+    with atomic_folder(output):
+        now = int(time.time() * 1000)
+    EvaluationRecord(
+        run=training.run,
+        mlflow_run_id=training.mlflow_run_id,
+        training=training.key,
+        settings=EvaluationConfig({}),
+        evaluations={},
+        started=now,
+        ended=now,
+    ).write(metrics)

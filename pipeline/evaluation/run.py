@@ -91,8 +91,7 @@ def evaluate_run(
     evaluations: dict[str, dict[str, Any]] = {}
     started = now()
     with atomic_folder(output) as folder:
-        if settings.root:
-            predict(run, settings, cluster, folder)
+        predict(run, settings, cluster, folder)
         scores = {name: score(dataset, folder, name) for name in settings.root}
         ended = now()
         # Nothing is logged before all is well.
