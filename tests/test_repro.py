@@ -107,7 +107,7 @@ def test_a_report_that_is_killed_half_way_is_written_again(project: MiniProject)
     process.communicate(timeout=60)
     assert not page.exists() or page.stat().st_ino == before, "never half of it"
     assert project.repro() == ["report"]
-    assert page.read_text().endswith("<!-- another layout -->\n")
+    assert page.read_text().endswith("<!-- another layout -->")
 
 
 def test_predictions_are_plain_coco_results(project: MiniProject) -> None:

@@ -32,6 +32,7 @@ from pipeline.config import (
     load_model,
 )
 from pipeline.sweep.config import load_sweep
+from pipeline.throughput import Throughput
 from pointrend import list_models
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -44,6 +45,7 @@ SCHEMAS: dict[str, Callable[[Path], Any]] = {
     "schedules": lambda path: load(ScheduleConfig, path),
     "synthetic": lambda path: load(SyntheticConfig, path),
     "tables": lambda path: load(TableConfig, path),
+    "throughput.yaml": lambda path: load(Throughput, path),
 }
 FILES = sorted(
     path.relative_to(CONFIGS)

@@ -136,7 +136,7 @@ class TestPaper:
 
     def test_disk(self, paper: Plan) -> None:
         runs = {run.run: run for run in paper.runs}
-        assert runs["coco_pointrend_r50-0"].predictions == 2 * 5000 * 20_000
+        assert runs["coco_pointrend_r50-0"].predictions == 7 * 5000 * 20_000
         assert runs["cityscapes_deeplabv3_r103-0"].predictions == 2 * 500 * 25_000
         largest = sorted((run.checkpoint for run in paper.runs), reverse=True)[:4]
         assert paper.checkpoints == 3 * sum(largest), "the last two and the one being written, of four trainings"
@@ -285,7 +285,8 @@ def test_what_dvc_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Another schedule: first it is not resolved, then its trainings are to run.
     schedule = tmp_path / "configs/schedules/demo_streets.yaml"
     schedule.write_text(schedule.read_text().replace("checkpoint_every: ", "checkpoint_every: 1"))
-    changed = {"cityscapes_pointrend_r50-0"}
+    heads = ("4xconv_r50", "pointrend_r50", "pointrend_r50_grid", "pointrend_r50_heavy", "pointrend_r50_uniform")
+    changed = {f"cityscapes_{head}-0" for head in heads}
     assert project.cached() == {None: changed, True: (runs | sweeps) - changed}
     project.configure()
     assert project.cached() == {False: changed, True: (runs | sweeps) - changed}

@@ -8,7 +8,7 @@ import pointrend
 from pointrend import PointSampling, Rendering, build_model, list_models
 from pointrend.heads import CoarseMaskHead, FourConvHead, PointHead
 
-PAIRS = ("r50_fpn_coco", "r101_fpn_coco", "x101_fpn_coco", "r50_fpn_cityscapes", "tiny_fpn")
+PAIRS = ("r50_fpn_coco", "r101_fpn_coco", "x101_fpn_coco", "r50_fpn_cityscapes", "tiny_fpn", "tiny18_fpn", "tiny26_fpn")
 
 
 def build(name: str, **options: Any) -> nn.Module:

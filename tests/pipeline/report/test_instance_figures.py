@@ -37,7 +37,7 @@ NAME = "coco_pointrend_r50-0"
 
 def run(repository: Path, experiment: str) -> RunConfig:
     """A run of the demo at sizes for small images."""
-    parameters = RunParams(dataset="shapes", experiment=experiment, seed=0)
+    parameters = RunParams(dataset="shapes", experiment=experiment, seed=0, starts_from="train/shapes_detector-0")
     config, _ = Project(repository).run("demo", f"{experiment}-0", parameters)
     return config.model_copy(update={"model": config.model.model_copy(update={"test_min_size": 48, "max_size": 64})})
 

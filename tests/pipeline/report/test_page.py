@@ -194,7 +194,7 @@ def test_every_run_is_listed(render: Render, results: list[RunResult]) -> None:
     for result in results:
         (row,) = [row for row in rows if row[:1] == [result.run]]
         shown = ["PointRend", "tiny_fpn", "shapes", "600", "4", "13 min", "2 CPU threads (x86_64)"]
-        assert row[1:] == [*shown, "abcdef123456", "01234567"]
+        assert row[1:] == [*shown, "abcdef123456", "0123abcd", "01234567"]
 
 
 def test_a_page_without_runs(render: Render) -> None:
@@ -210,7 +210,7 @@ def test_every_table_of_the_repository_is_shown(repository: Path, tmp_path: Path
     page = Page(text)
     assert page.open == []
     sections = [attributes["id"] for tag, attributes in page.elements if tag == "section" and "id" in attributes]
-    assert sections == project.table_names()
+    assert sections == [*project.table_names(), "runs"]
     assert "Section 4.2. Training points and the point head" in page.text
     rows = table_rows(text)
     assert rows[page_row(rows, "FLOPs, 10⁹") + 2][:5] == ["4×conv", "28×28", "0.5 (-33.4) ✓", "0.5 (-33.5)", "+0.0"]
@@ -247,13 +247,16 @@ def test_names_are_escaped(render: Render, made_up: Callable[..., RunResult], ta
         {"28x28": {"AP": 31.0}},
         run=EVIL,
         dataset=EVIL,
-        tags={"hardware": EVIL, "code": EVIL},
+        hardware=EVIL,
+        code=EVIL,
+        data=EVIL[:8],
         parameters={"head": EVIL, "backbone": EVIL, "updates": EVIL, "batch_size": EVIL},
     )
     table = table_1.model_copy(update={"title": f"A title {EVIL} & more"})
     page = Page(render(runs=[run], table=table, uri=EVIL))
     assert not any(tag == "script" for tag, _ in page.elements)
-    assert page.text.count("alert('run')") == 8 + 1 + 1
+    # The run's name stands over its configuration, too.
+    assert page.text.count("alert('run')") == 8 + 1 + 1 + 1
     assert f"A title {EVIL} & more" in page.text
 
 
@@ -380,8 +383,8 @@ def test_the_reports_numbers_in_one_file(report: Path) -> None:
 
 def test_the_page_holds_all_pictures_itself(report: Path) -> None:
     found = references((report / "index.html").read_text())
-    assert len(found) == 3
-    for reference, name in zip(found, ("objects_shapes.png", "scenes_shapes.png", "training_curves.png"), strict=True):
+    files = ("objects_shapes.png", "scenes_shapes.png", "accuracy_shapes.png", "training_curves.png")
+    for reference, name in zip(found, files, strict=True):
         kind, _, data = reference.partition(",")
         assert kind == "data:image/png;base64"
         assert base64.b64decode(data) == (report / name).read_bytes()

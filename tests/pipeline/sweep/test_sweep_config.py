@@ -95,7 +95,7 @@ def test_a_wrong_file_is_an_error_that_names_it_and_the_key(
         (TRAINING, "224x224", "448x448", "evaluation: 'coco_pointrend_r50' has 28x28, 56x56, 112x112, 224x224, "),
         (TRAINING, "coco_pointrend_r50", "coco_4xconv_r50", "experiment: 'coco_4xconv_r50' has no point head"),
         (TRAINING, "coco_pointrend_r50", "coco_pointrent_r50", "no such configuration file"),
-        (TRAINING, "grace: 10", "grace: 100", "early_stopping.grace: 100, but trials end at 100"),
+        (TRAINING, "grace: 10", "grace: 100", "early_stopping.grace: 100, but trials end at 70"),
         (TRAINING, "[1.0, 3.0]", "[0.5, 3.0]", "space.oversample: 0.5: oversample (k) is 0.5, expected at least 1"),
         (TRAINING, "[0.0, 0.75]", "[0.0, 1.5]", "space.importance: 1.5"),
         (TRAINING, "title:", "starts_from: nothing-0\ntitle:", "starts_from: no run 'nothing-0' in params.yaml"),
@@ -124,7 +124,7 @@ def test_a_training_sweep_resolves_to_runs_of_its_points(project: Project) -> No
     task, read = resolve_sweep(project, "demo", write(project, TRAINING), RUNS)
     assert isinstance(task, TrainingTask)
     assert read.starts_from == "data/shapes"
-    assert task.rungs == [10, 30, 90, 100]
+    assert task.rungs == [10, 30, 70]
     run = task.trial({"oversample": 8.0, "importance": 0.5, "num_points": 49, "point_layers": 2, "point_channels": 32})
     assert run.sampling is not None
     assert (run.sampling.num_points, run.sampling.oversample, run.sampling.importance) == (49, 8.0, 0.5)
