@@ -142,8 +142,9 @@ def _uninterrupted(uri: str) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, previous)
-    if caught and callable(previous):
-        previous(*caught[0])
+        # Also where the write failed: it would be tried again, and Ctrl-C forgotten.
+        if caught and callable(previous):
+            previous(*caught[0])
 
 
 def is_passing(error: Exception) -> bool:

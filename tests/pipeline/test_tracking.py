@@ -501,3 +501,21 @@ def test_ctrl_c_in_the_middle_of_a_write_locks_nobody_out(tracker: Tracker) -> N
         signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def test_ctrl_c_in_a_write_that_fails_is_not_forgotten(tracker: Tracker) -> None:
+    """Another process holds the database just then: the write would be tried again, as if nothing had happened."""
+    tries: list[int] = []
+
+    def interrupted_and_refused() -> None:
+        tries.append(1)
+        os.kill(os.getpid(), signal.SIGINT)
+        raise OperationalError("COMMIT", {}, Exception("database is locked"))
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            tracker._try(interrupted_and_refused)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert len(tries) == 1
