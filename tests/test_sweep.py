@@ -118,29 +118,42 @@ def test_a_subdivision_sweep_trains_nothing_and_agrees_with_the_evaluation(proje
     assert found[2, 196]["multiply_adds"] < found[5, 196]["multiply_adds"] < found[5, 784]["multiply_adds"]
 
 
-def test_a_sweep_interrupted_twice_goes_on_and_repeats_no_trial(project: MiniProject) -> None:
-    only = ("dvc", "repro", "sweep@k_beta")
-    storage = project.root / ".pointrend/sweeps"
+STORAGE = ".pointrend/sweeps"
+SWEEP = ("dvc", "repro", "sweep@k_beta")
 
-    def done() -> dict[str, str]:
-        texts = {path.parent.name: path.read_text() for path in storage.glob("k_beta-*/*/trial.json")}
-        return {name: text for name, text in texts.items() if json.loads(text)["status"] != "running"}
 
-    finished: dict[str, str] = {}
-    for stop in (signal.SIGINT, signal.SIGKILL):
-        process = project.start(*only)
-        wait_for(lambda before=finished: done().keys() > before.keys())
-        os.killpg(process.pid, stop)
-        output, _ = process.communicate(timeout=120)
-        assert process.returncode != 0
-        if stop == signal.SIGINT:
-            assert "what is done is safe" in output
-            assert "Traceback" not in output
-            assert {run.info.status for run in mlflow_runs(project, "k_beta", "sweep")} == {"KILLED"}
-        finished = done()
-        assert 0 < len(finished) < 6
+def done(project: MiniProject) -> dict[str, str]:
+    """The records of the trials of k_beta that have ended."""
+    texts = {path.parent.name: path.read_text() for path in (project.root / STORAGE).glob("k_beta-*/*/trial.json")}
+    return {name: text for name, text in texts.items() if json.loads(text)["status"] != "running"}
 
-    result = project.run(*only)
+
+def stop_after_a_trial(project: MiniProject, number: signal.Signals) -> str:
+    """Starts the sweep, stops it once a trial more has ended, and returns what it said."""
+    before = done(project).keys()
+    process = project.start(*SWEEP)
+    wait_for(lambda: done(project).keys() > before)
+    os.killpg(process.pid, number)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert 0 < len(done(project)) < 6
+    return output
+
+
+@pytest.mark.faults
+def test_ctrl_c_ends_a_sweep_and_says_what_is_safe(project: MiniProject) -> None:
+    output = stop_after_a_trial(project, signal.SIGINT)
+    assert "what is done is safe" in output
+    assert "Traceback" not in output
+    assert {run.info.status for run in mlflow_runs(project, "k_beta", "sweep")} == {"KILLED"}
+
+
+def test_a_sweep_that_was_killed_goes_on_and_repeats_no_trial(project: MiniProject) -> None:
+    storage = project.root / STORAGE
+    stop_after_a_trial(project, signal.SIGKILL)
+    finished = done(project)
+
+    result = project.run(*SWEEP)
     assert result.returncode == 0, result.stdout
     assert not list(storage.glob("k_beta-*")), "nothing is left behind"
 
