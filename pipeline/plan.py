@@ -421,7 +421,7 @@ def _cached(project: Project, selected: Params, planned: Params) -> tuple[dict[s
         elif is_current("synthetic", dataset.root, project.synthetic(dataset.root)):
             makers[name] = {f"prepare@{name}", f"generate@{dataset.root}"}
     runs = {
-        f"train@{name}": run.dataset
+        f"train@{name}": run
         for name, run in selected.runs.items()
         if planned.runs.get(name) == run and is_current("train", name, project.run(selected.scale, name, run)[0])
     }
@@ -436,9 +436,12 @@ def _cached(project: Project, selected: Params, planned: Params) -> tuple[dict[s
     try:
         made = set(unchanged_stages(project.root, sorted({stage for stages in makers.values() for stage in stages})))
         ready = {name for name, stages in makers.items() if stages <= made}
-        trainings = [stage for stage, dataset in runs.items() if dataset in ready]
-        trained = unchanged_stages(project.root, trainings)
-        starts = {f"data/{name}" for name in ready} | {stage.replace("@", "/") for stage in trained}
+        starts = {f"data/{name}" for name in ready}
+        prepared = {stage: run for stage, run in runs.items() if run.dataset in ready}
+        first = [stage for stage, run in prepared.items() if run.starts_from in starts]
+        starts |= {stage.replace("@", "/") for stage in unchanged_stages(project.root, first)}
+        trainings = [stage for stage, run in prepared.items() if run.starts_from in starts]
+        starts |= {stage.replace("@", "/") for stage in unchanged_stages(project.root, trainings)}
         asked = [
             *trainings,
             *(s for s, sweep in sweeps.items() if sweep.dataset in ready and sweep.starts_from in starts),

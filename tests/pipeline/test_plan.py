@@ -282,6 +282,19 @@ def test_what_dvc_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert project.cached() == {True: runs, None: sweeps}
     trained.write_text(kept)
 
+    # So it is with what runs begin with.
+    base = tmp_path / "outputs/demo/train/shapes_detector-0"
+    kept = base.read_text()
+    base.unlink()
+    begun = {
+        name for name, run in Project(tmp_path).params().runs.items() if run.starts_from == "train/shapes_detector-0"
+    }
+    assert len(begun) > 5
+    states = project.cached()
+    assert begun <= states[None]
+    assert "shapes_detector-0" in states[True]
+    base.write_text(kept)
+
     # Another schedule: first it is not resolved, then its trainings are to run.
     schedule = tmp_path / "configs/schedules/demo_streets.yaml"
     schedule.write_text(schedule.read_text().replace("checkpoint_every: ", "checkpoint_every: 1"))
