@@ -62,6 +62,7 @@ class TrackingError(UserError, RuntimeError):
 def run_parameters(config: RunConfig) -> dict[str, str]:
     """A run's settings as MLflow parameters: flat, short, and the same keys for every run."""
     network, sampling = config.model, config.sampling
+    biased = sampling if sampling and sampling.strategy == "biased" else None  # a regular grid has no k and beta
     point_layers, point_channels = config.point_head_size or ("-", "-")
     if isinstance(network, InstanceModelConfig):
         head = "PointRend" if network.has_point_head else "4xconv"
@@ -86,8 +87,8 @@ def run_parameters(config: RunConfig) -> dict[str, str]:
         "test_size": test_size,
         "sampling": sampling.strategy if sampling else "-",
         "train_points": str(sampling.num_points) if sampling else "-",
-        "k": f"{sampling.oversample:g}" if sampling else "-",
-        "beta": f"{sampling.importance:g}" if sampling else "-",
+        "k": f"{biased.oversample:g}" if biased else "-",
+        "beta": f"{biased.importance:g}" if biased else "-",
         "point_layers": str(point_layers),
         "point_channels": str(point_channels),
     }

@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -212,8 +213,11 @@ def notes(table: Table) -> list[str]:
         for key, value in values.items():
             if value.missing:
                 columns.setdefault(value.missing, {})[labels[key]] = None
+    reasons: dict[str, list[str]] = {}
+    for reason, found in columns.items():
+        reasons.setdefault(", ".join(found), []).append(reason)
     caveat = [table.caveat] if table.caveat else []
-    return caveat + [f"{', '.join(found)}: {reason}" for reason, found in columns.items()]
+    return caveat + [f"{found}: {'; '.join(why)}" for found, why in reasons.items()]
 
 
 def to_markdown(table: Table) -> str:
@@ -315,7 +319,8 @@ _LATEX = {
 
 
 def _latex(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in text)
+    escaped = "".join(_LATEX.get(character, character) for character in text)
+    return re.sub(r"(?<![\w$}])-(?=\d)", "$-$", escaped)  # a minus, not the hyphen of P2-P5
 
 
 def to_latex(table: Table) -> str:

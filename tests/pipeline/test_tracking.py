@@ -133,6 +133,11 @@ def test_both_heads_have_the_same_keys_and_differ_where_they_do(paper_runs: dict
     assert all(conv[key] == "-" for key in of_points)
 
 
+def test_a_regular_grid_has_no_k_and_beta(paper_runs: dict[str, RunConfig]) -> None:
+    grid = run_parameters(paper_runs["coco_pointrend_r50_grid-0"])
+    assert [grid[key] for key in ("sampling", "train_points", "k", "beta")] == ["grid", "196", "-", "-"]
+
+
 def test_one_training_size(repository: Path) -> None:
     project = Project(repository)
     params = project.select("nuclei", "data", "laptop")

@@ -344,8 +344,7 @@ def test_an_empty_cell_says_why(table_1: TableConfig, made_up: Callable[..., Run
     assert notes(table) == [
         "COCO AP*: AP_star was not measured",
         "COCO boundary AP: boundary_AP was not measured",
-        "Cityscapes AP: no run of cityscapes_4xconv_r50 was selected",
-        "Cityscapes AP: no run of cityscapes_pointrend_r50 was selected",
+        "Cityscapes AP: no run of cityscapes_4xconv_r50 was selected; no run of cityscapes_pointrend_r50 was selected",
         "COCO AP, COCO AP*, COCO boundary AP: coco_pointrend_r50 was not evaluated at 224x224",
     ]
 
@@ -354,7 +353,7 @@ def test_an_empty_cell_says_why_its_run_was_lost(made_up: Callable[..., RunResul
     lost = {"a-0": "its loss diverged", "a_3x-0": "of another experiment", "c-0": "it was never trained"}
     table = build_table("t", small_table(), [made_up("b", 0, {"s": {"AP": 20.0}})], lost)
     assert [values["ap"].missing for _, values in table.rows] == ["its loss diverged", "", "it was never trained"]
-    assert notes(table) == ["AP: its loss diverged", "AP: it was never trained"]
+    assert notes(table) == ["AP: its loss diverged; it was never trained"]
     for text in (to_markdown(table), to_csv(table)):
         assert "its loss diverged" in text
         assert "of another experiment" not in text
@@ -592,6 +591,14 @@ def test_latex_escapes_special_characters(character: str, escaped: str, place: s
     assert written.startswith(escaped)
     assert depth(text)[-1] == 0
     assert [latex_width(row) for row in latex_rows(text)] == [3] * 5
+
+
+def test_latex_has_a_minus_where_there_is_one_and_hyphens_elsewhere(made_up: Callable[..., RunResult]) -> None:
+    config = small_table(label="SemanticFPN P2-P5, OS-16")
+    results = [made_up(name, 0, {"s": {"AP": ap}}) for name, ap in (("a", 20.0), ("b", 18.5))]
+    lines = latex_rows(to_latex(build_table("t", config, results)))
+    assert any("P2-P5, OS-16" in line for line in lines)
+    assert any("18.5 ($-$1.5)" in line for line in lines)
 
 
 def test_a_row_without_a_column_has_a_dash(made_up: Callable[..., RunResult]) -> None:
