@@ -156,8 +156,9 @@ def is_passing(error: Exception) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    """What an error says, without the SQL that follows."""
-    return str(error).strip().partition("\n")[0]
+    """What an error says, without the SQL that follows or the advice to programmers that may come before."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return next((line for line in lines if "Query-invoked autoflush" not in line), lines[0])
 
 
 def content_key(*content: Any) -> str:

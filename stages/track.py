@@ -12,16 +12,22 @@ def main() -> None:
     for name in stage.params.runs:
         record = json.loads(stage.outputs.metrics(name).read_text())
         logged |= {record["mlflow_run_id"], *(found["mlflow_run_id"] for found in record["evaluations"].values())}
+    for name in stage.params.sweeps:
+        about = json.loads((stage.outputs.sweep(name) / "sweep.json").read_text())
+        logged |= {about["mlflow_run_id"], *about["mlflow_trial_ids"].values()}
     if certainly_has(tracking_uri(stage.root), logged):
         return
 
     from pipeline.graph import code_digest
     from pipeline.report.results import read_results
     from pipeline.report.table_runs import log_tables
+    from pipeline.sweep.logged import log_again
 
     tracker = stage.tracker()
     results = read_results(stage.params, stage.outputs, code_digest(stage.root, "train"), tracker)
     log_tables({name: stage.project.table(name) for name in stage.project.table_names()}, results.runs, tracker)
+    for name in stage.params.sweeps:
+        log_again(stage.outputs.sweep(name), tracker)
 
 
 if __name__ == "__main__":

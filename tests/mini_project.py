@@ -4,12 +4,16 @@ import os
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
+import tempfile
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
+from mlflow import MlflowClient
 
 REPOSITORY = Path(__file__).parent.parent
 EXPERIMENTS = ("coco_4xconv_r50", "coco_pointrend_r50")
@@ -48,6 +52,16 @@ class MiniProject:
             os.killpg(process.pid, signal.SIGKILL)
             raise
         return subprocess.CompletedProcess(command, process.returncode, output, "")
+
+    def mlflow(self) -> MlflowClient:
+        """What MLflow's database has now, as a copy: a process that has read a file once does not see it replaced."""
+        copy = Path(tempfile.mkdtemp(dir=self.root.parent)) / "mlflow.db"
+        with (
+            closing(sqlite3.connect(f"{(self.root / 'mlflow.db').as_uri()}?mode=ro", uri=True)) as now,
+            closing(sqlite3.connect(copy)) as then,
+        ):
+            now.backup(then)
+        return MlflowClient(f"sqlite:///{copy}")
 
     def repro(self) -> list[str]:
         """`dvc repro`: the stages that ran, in order, but for `track`, which looks each time."""

@@ -10,7 +10,6 @@ from pathlib import Path
 import psutil
 import pytest
 from mini_project import MiniProject
-from mlflow import MlflowClient
 from safetensors.torch import load_file
 
 from pipeline.tracking import KEY_TAG
@@ -29,12 +28,8 @@ def weights(project: MiniProject, head: str) -> dict:
     return load_file(project.root / f"outputs/demo/train/coco_{head}_r50-0/model.safetensors")
 
 
-def client(project: MiniProject) -> MlflowClient:
-    return MlflowClient(f"sqlite:///{project.root / 'mlflow.db'}")
-
-
 def runs(project: MiniProject, kind: str) -> list:
-    mlflow = client(project)
+    mlflow = project.mlflow()
     experiment = mlflow.get_experiment_by_name("pointrend-demo")
     return mlflow.search_runs([experiment.experiment_id], f"tags.kind = '{kind}'")
 
@@ -64,7 +59,7 @@ def test_mlflow_has_one_run_per_training_and_evaluations_nested_in_it(project: M
     )
     assert nested == [("coco_4xconv_r50-0", "28"), ("coco_pointrend_r50-0", "224"), ("coco_pointrend_r50-0", "28")]
     for run in trainings:
-        history = client(project).get_metric_history(run.info.run_id, "loss")
+        history = project.mlflow().get_metric_history(run.info.run_id, "loss")
         assert [entry.step for entry in history] == [4]
         assert {"learning_rate", "loss_mask", "loss_classifier"} <= run.data.metrics.keys()
 
@@ -213,7 +208,7 @@ def test_a_training_that_is_stopped_and_killed_goes_on_and_ends_with_the_same_we
     key = summary["key"]
     same_key = [run for run in runs(project, "training") if run.data.tags[KEY_TAG] == key]
     assert [run.info.status for run in same_key] == ["FINISHED"], "one MLflow run, resumed"
-    steps = [entry.step for entry in client(project).get_metric_history(same_key[0].info.run_id, "loss")]
+    steps = [entry.step for entry in project.mlflow().get_metric_history(same_key[0].info.run_id, "loss")]
     assert len(steps) == len(set(steps))
     resumed = weights(project, "4xconv")
 

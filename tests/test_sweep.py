@@ -13,7 +13,6 @@ import pytest
 import typer
 import yaml
 from mini_project import MiniProject, make_project
-from mlflow import MlflowClient
 from mlflow.entities import Run
 from typer.testing import CliRunner
 
@@ -81,7 +80,7 @@ def rows(project: MiniProject, name: str) -> list[dict[str, Any]]:
 
 
 def mlflow_runs(project: MiniProject, name: str, kind: str) -> list[Run]:
-    client = MlflowClient(f"sqlite:///{project.root / 'mlflow.db'}")
+    client = project.mlflow()
     experiment = client.get_experiment_by_name("pointrend-demo")
     return client.search_runs([experiment.experiment_id], f"tags.kind = '{kind}' AND tags.sweep = '{name}'")
 
@@ -164,7 +163,7 @@ def test_a_sweep_that_was_killed_goes_on_and_repeats_no_trial(project: MiniProje
     assert parent.info.status == "FINISHED"
     assert {row["mlflow_run_id"] for row in found.values()} == trials.keys(), "each trial has one run"
     assert len(trials) == 6
-    client = MlflowClient(f"sqlite:///{project.root / 'mlflow.db'}")
+    client = project.mlflow()
     for row in found.values():
         run = trials[row["mlflow_run_id"]]
         assert run.info.status == "FINISHED"
@@ -211,6 +210,32 @@ def test_a_new_title_draws_the_report_again_and_runs_nothing(project: MiniProjec
     assert project.repro() == []
     project.edit("configs/sweeps/demo/k_beta.yaml", "k and β", "k by β")
     assert project.repro() == ["configure", "report"]
+
+
+def test_a_lost_database_gets_the_sweeps_again_once(project: MiniProject) -> None:
+    def logged() -> list[tuple[Any, ...]]:
+        client = project.mlflow()
+        found = []
+        for name in ("k_beta", "subdivision"):
+            (sweep_run,) = mlflow_runs(project, name, "sweep")
+            for run in (sweep_run, *mlflow_runs(project, name, "trial")):
+                parent = run.data.tags.get("mlflow.parentRunId")
+                assert parent == (None if run is sweep_run else sweep_run.info.run_id)
+                configs = [artifact.path for artifact in client.list_artifacts(run.info.run_id)]
+                assert configs == (["config.json"] if run is sweep_run else [])
+                entries = [client.get_metric_history(run.info.run_id, metric) for metric in run.data.metrics]
+                history = sorted((e.key, e.step, e.value, e.timestamp) for of_metric in entries for e in of_metric)
+                tags = {key: run.data.tags.get(key) for key in ("kind", "sweep", "best", "trial_status", "hardware")}
+                times = run.info.start_time, run.info.end_time if run is not sweep_run else None
+                found.append((run.info.run_name, run.info.status, times, run.data.params, tags, history))
+        return sorted(found, key=lambda run: run[0])
+
+    before = logged()
+    assert len(before) == 2 + 6 + 4
+    (project.root / "mlflow.db").unlink()
+    for _ in range(2):
+        assert project.repro() == []
+        assert logged() == before
 
 
 def test_the_command_does_not_train_what_is_missing(project: MiniProject, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlflow.entities import Metric
+
 from pipeline.config import ClusterConfig
 from pipeline.data.manifest import read_prepared
 from pipeline.errors import UserError
@@ -17,6 +19,7 @@ from pipeline.evaluation.trained_run import TrainedRun
 from pipeline.files import atomic_folder
 from pipeline.storage import Storage
 from pipeline.sweep.config import SubdivisionTask, TrainingTask
+from pipeline.sweep.logged import keep_runs
 from pipeline.sweep.records import TrialRecord, TrialRecords
 from pipeline.sweep.results import best_trial, write_results
 from pipeline.sweep.subdivision import evaluate_settings
@@ -68,7 +71,7 @@ def sweep_key(task: TrainingTask | SubdivisionTask, place: SweepPlace) -> str:
 def run_sweep(
     task: TrainingTask | SubdivisionTask, place: SweepPlace, cluster: ClusterConfig, tracker: Tracker, code: str
 ) -> TrialRecord:
-    """Runs a sweep and writes ``results.parquet``, ``best.yaml`` and ``sweep.json``, whole or not at all.
+    """Runs a sweep and writes its results, its best setting and its MLflow runs as files, whole or not at all.
 
     One that was interrupted goes on: no trial that is done is run again, no MLflow run begun twice.
 
@@ -102,6 +105,11 @@ def run_sweep(
             _run(task, place, cluster, tracker, records, run_id, key, tags)
             found = records.all()
             best = best_trial(found, task.metric)
+            # Of the last trial's end: what is logged at one time twice, after an interruption, MLflow has once.
+            ended = max(tracker.get(record.mlflow_run_id).info.end_time for record in found)
+            logged = {f"best_{task.metric}": best.metrics[task.metric], "trials": float(len(found))}
+            tracker.send_metrics(run_id, [Metric(name, value, ended, 0) for name, value in logged.items()])
+            tracker.set_tags(run_id, {"best": best.name})
             with atomic_folder(place.output) as folder:
                 about = {
                     "sweep": task.name,
@@ -114,9 +122,8 @@ def run_sweep(
                     **_circumstances(task),
                 }
                 write_results(folder, found, task.metric, best, task.best(best.point), about)
-            logged = {f"best_{task.metric}": best.metrics[task.metric], "trials": float(len(found))}
-            tracker.log_metrics(run_id, [(name, value, 0) for name, value in logged.items()])
-            tracker.set_tags(run_id, {"best": best.name})
+                trials = [record.mlflow_run_id for record in found]
+                keep_runs(folder, run_id, trials, ended, task.model_dump(mode="json"), tracker)
             tracker.finish(run_id, "FINISHED")
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt)

@@ -99,6 +99,23 @@ def test_a_run_s_configuration_is_kept(tracker: Tracker, tmp_path: Path) -> None
     assert json.loads(file.read_text()) == {"a": {"c": None}, "b": [1, 2]}
 
 
+def test_an_error_says_what_is_wrong_and_not_what_programmers_are_advised(
+    tracker: Tracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As SQLAlchemy words it.
+    said = (
+        "(raised as a result of Query-invoked autoflush; consider using a session.no_autoflush block)\n"
+        "(sqlite3.OperationalError) attempt to write a readonly database\n[SQL: INSERT INTO tags]"
+    )
+
+    def fail(*arguments: Any, **keywords: Any) -> None:
+        raise MlflowException(said)
+
+    monkeypatch.setattr(MlflowClient, "create_run", fail)
+    with pytest.raises(TrackingError, match=r"my run: \(sqlite3.OperationalError\) attempt .* readonly database$"):
+        tracker.with_patience(0).start("no such key", "my run", {}, {})
+
+
 # Parameters
 
 
