@@ -36,6 +36,7 @@ def make_project(root: Path, runs: int, updates: int) -> list[str]:
     (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": {name: graph["stages"][name] for name in kept}}))
     experiment = root / f"configs/experiments/demo/{EXPERIMENT}.yaml"
     settings = yaml.safe_load(experiment.read_text()) | {"seeds": list(range(runs))}
+    settings.pop("starts_from", None)  # nothing else is to be trained
     experiment.write_text(yaml.safe_dump(settings))
     schedule = root / f"configs/schedules/{settings['schedule']}.yaml"
     content = yaml.safe_load(schedule.read_text()) | {"phases": [{"updates": updates, "learning_rate": 0.01}]}

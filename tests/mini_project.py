@@ -41,6 +41,8 @@ class MiniProject:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            # Where these tests run in the background of a script, they and what they start ignore Ctrl-C.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def run(self, *command: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:

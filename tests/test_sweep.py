@@ -134,7 +134,7 @@ def stop_after_a_trial(project: MiniProject, number: signal.Signals) -> str:
     wait_for(lambda: done(project).keys() > before)
     os.killpg(process.pid, number)
     output, _ = process.communicate(timeout=120)
-    assert process.returncode != 0
+    assert process.returncode != 0, output
     assert 0 < len(done(project)) < 6
     return output
 

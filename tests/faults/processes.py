@@ -34,7 +34,7 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": "5" * 64,
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
-        "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
+        "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.2",
         # How long Ray waits for the place of a node that it does not yet know to be dead.
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15",
         **more,

@@ -133,7 +133,7 @@ def test_after_a_killed_node_the_others_do_its_work(
 
 
 def test_before_a_node_is_taken_away_a_checkpoint_is_written(nodes: RayNodes, tmp_path: Path) -> None:
-    updates, every = 500, 83
+    updates, every = 1200, 83
     node = nodes.add()
     job = Job(tmp_path / "drained", ONE_OR_TWO, updates, every, RAY_ADDRESS=nodes.address)
     job.wait_for_checkpoint(every)
