@@ -15,7 +15,7 @@ help:
 	@echo "make install  make .venv with everything pinned in requirements.lock"
 	@echo "make demo     run the whole pipeline on synthetic data, to reports/demo/index.html"
 	@echo "make test     run the tests"
-	@echo "make test-faults  kill workers, drivers and nodes of real trainings under Ray (about 12 minutes on two cores)"
+	@echo "make test-faults  kill workers, drivers and nodes of real trainings under Ray (a quarter of an hour on two cores)"
 	@echo "make lint     check style and types"
 	@echo "make clean    remove .venv, data, outputs, reports and tracked runs"
 
