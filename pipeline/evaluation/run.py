@@ -23,7 +23,10 @@ from pipeline.training.record import WEIGHTS, TrainingRecord
 
 
 def predict(run: TrainedRun, settings: EvaluationConfig, cluster: ClusterConfig, output: Path) -> None:
-    """Writes the predictions of every setting of a run into an existing folder: the same however many workers.
+    """Writes the predictions of every setting of a run into an existing folder.
+
+    They are the same however many workers there are. Without workers this process uses all its CPU threads instead of
+    ``cpus_per_worker``, and the last digits of sums may differ.
 
     Of instances a COCO results file for each setting, of semantic labels a folder of PNGs.
 
