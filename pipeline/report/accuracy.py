@@ -15,6 +15,8 @@ from pipeline.report.figure import Figure
 
 Series = Mapping[str, Sequence[tuple[int, float]]]  # (setting, metric) pairs by label
 
+LEAST_SPAN = 1.0  # of the metric's axis, in percent: what is shown as equal is not to look like a gain
+
 
 def draw_accuracy_figure(
     dataset: str, metric: str, by_resolution: Series, by_points: Series, folder: Path
@@ -57,6 +59,9 @@ def draw_accuracy_figure(
         panel.margins(0.14, 0.12)
         panel.grid(alpha=0.3)
         panel.spines[["top", "right"]].set_visible(False)
+    low, high = axes[0, 0].get_ylim()
+    missing = max(LEAST_SPAN - (high - low), 0.0) / 2
+    axes[0, 0].set_ylim(low - missing, high + missing)
     axes[0, 0].set_ylabel(metric)
     # Below the panels it covers no number.
     handles = {line.get_label(): line for panel in axes[0] for line in panel.get_lines()}

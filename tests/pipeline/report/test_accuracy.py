@@ -52,3 +52,11 @@ def test_a_panel_without_values_is_left_out(tmp_path: Path, plots: list[Plot]) -
 def test_no_figure_without_values(tmp_path: Path) -> None:
     assert draw_accuracy_figure("shapes", "AP", {}, {"PointRend": []}, tmp_path) == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_differences_that_round_to_nothing_do_not_fill_the_axis(tmp_path: Path, plots: list[Plot]) -> None:
+    draw_accuracy_figure("shapes", "AP", {"PointRend": [(28, 0.61), (224, 0.63)]}, {}, tmp_path)
+    draw_accuracy_figure("shapes", "AP", BY_RESOLUTION, {}, tmp_path)
+    narrow, wide = (plot.axes[0].get_ylim() for plot in plots)
+    assert narrow == pytest.approx((0.12, 1.12))
+    assert 31 - 1 < wide[0] < 31 < 34.5 < wide[1] < 34.5 + 1
