@@ -16,8 +16,8 @@ from pathlib import Path
 import ray
 from rich.progress import track
 
-from pipeline.cluster import free_agent_port
-from pipeline.jobs import Job, Jobs
+from pipeline.cluster.connection import free_agent_port
+from pipeline.cluster.jobs import Job, Jobs
 
 GPUS = 8
 #: Trainings of Tables 1 and 4 to 8 and Section 4.2, with the number of their seeds and how long one takes, in units of

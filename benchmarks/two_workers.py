@@ -27,7 +27,7 @@ def worker(arguments: argparse.Namespace) -> None:
     import torch
     import torch.distributed as dist
 
-    from pipeline.config import Phase, ScheduleConfig, Warmup
+    from pipeline.config.schedules import Phase, ScheduleConfig, Warmup
     from pipeline.data.dataset import TrainingImages
     from pipeline.data.manifest import read_prepared
     from pipeline.data.samplers import Share, TrainingBatches

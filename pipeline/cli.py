@@ -10,14 +10,15 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.config import ConfigError, Project
+from pipeline.config.project import Project
+from pipeline.config.reader import ConfigError
+from pipeline.config.sweep_tasks import resolve_sweep
 from pipeline.errors import UserError
 from pipeline.files import atomic_file
 from pipeline.stage import Stage, fail, run_stage
-from pipeline.sweep.config import resolve_sweep, select_sweeps
 
 if TYPE_CHECKING:
-    from pipeline.jobs import Jobs
+    from pipeline.cluster.jobs import Jobs
 
 jobs = typer.Typer(help="The trainings on the Ray cluster.", no_args_is_help=True)
 
@@ -31,7 +32,6 @@ def select(
     project = Project(Path.cwd())
     try:
         params = project.select(scale, data_root, cluster)
-        params = params.model_copy(update={"sweeps": select_sweeps(project, scale, params.runs)})
     except ConfigError as error:
         fail(error)
     else:
@@ -53,8 +53,8 @@ def plan(
 ) -> None:
     """Show what `dvc repro` would run, and estimate GPU-hours, time and disk. Nothing is run or written."""
     # Imported here: the other commands answer without loading torch.
-    from pipeline.plan import plan as planned
-    from pipeline.plan_text import show
+    from pipeline.plan.plan import plan as planned
+    from pipeline.plan.text import show
 
     def run() -> None:
         found = planned(Project(Path.cwd()), scale, cluster, nodes)
@@ -83,7 +83,7 @@ def sweep(file: Annotated[Path, typer.Argument(help="a file of configs/sweeps")]
 
 def _jobs() -> "Jobs":
     """Those of the cluster of ``RAY_ADDRESS``, or of this project's Ray on this machine."""
-    from pipeline.submission import running_jobs  # Ray takes seconds to import
+    from pipeline.cluster.submission import running_jobs  # Ray takes seconds to import
 
     try:
         return running_jobs(Path.cwd())
@@ -93,7 +93,7 @@ def _jobs() -> "Jobs":
 
 def _job_id(jobs: "Jobs", name: str) -> str:
     """The id of the newest job of a run, which is the run's name and a hash; or an id as it is."""
-    from pipeline.jobs import job_name
+    from pipeline.cluster.jobs import job_name
 
     ids = [job_name(job) for job in jobs.list()]
     found = [each for each in ids if name in (each, each.rpartition("-")[0])]

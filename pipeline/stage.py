@@ -8,22 +8,20 @@ from typing import TYPE_CHECKING, NoReturn
 from rich.console import Console
 from rich.markup import escape
 
-from pipeline.config import (
-    ClusterConfig,
-    DatasetConfig,
-    EvaluationConfig,
-    Params,
-    Project,
-    RunConfig,
-    load,
-    load_dataset,
-)
+from pipeline.config.clusters import ClusterConfig
+from pipeline.config.datasets import DatasetConfig, load_dataset
+from pipeline.config.evaluations import EvaluationConfig
+from pipeline.config.experiments import RunConfig
+from pipeline.config.locations import is_remote, join
+from pipeline.config.params import Params
+from pipeline.config.project import Project
+from pipeline.config.reader import load
+from pipeline.data.storage import Storage
 from pipeline.errors import UserError
-from pipeline.storage import Storage, is_remote, join
-from pipeline.tracking_store import tracking_uri
+from pipeline.tracking.store import tracking_uri
 
 if TYPE_CHECKING:
-    from pipeline.tracking import Tracker
+    from pipeline.tracking.client import Tracker
 
 
 class Outputs:
@@ -73,7 +71,7 @@ class Stage:
 
     def tracker(self) -> "Tracker":
         """The MLflow experiment of the selected scale."""
-        from pipeline.tracking import Tracker  # MLflow takes seconds to import
+        from pipeline.tracking.client import Tracker  # MLflow takes seconds to import
 
         return Tracker(tracking_uri(self.root), f"pointrend-{self.params.scale}", self.root / "mlartifacts")
 

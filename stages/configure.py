@@ -1,8 +1,9 @@
 """Resolves the configuration into one file per dataset, run and sweep: each stage depends on its own part only."""
 
+from pipeline.config.sweep_tasks import resolve_selected, sweep_file
+from pipeline.config.sweeps import ShownSweeps, load_sweep
 from pipeline.files import atomic_folder, write_json
 from pipeline.stage import Stage, run_stage
-from pipeline.sweep.config import ShownSweeps, load_sweep, resolve_selected, sweep_file
 
 
 def main() -> None:

@@ -2,10 +2,10 @@
 
 import argparse
 
-from pipeline.config import ShapesConfig, load_synthetic
-from pipeline.data.synthetic import ShapesSpec, StreetsSpec, generate_shapes, generate_streets
+from pipeline.config.synthetic import ShapesConfig, load_synthetic
 from pipeline.progress import progress
 from pipeline.stage import Stage, run_stage
+from pipeline.synthetic import ShapesSpec, StreetsSpec, generate_shapes, generate_streets
 
 
 def main() -> None:

@@ -3,11 +3,11 @@
 from pipeline.data.manifest import read_prepared
 from pipeline.evaluation.trained_run import TrainedRun
 from pipeline.graph import code_digest
-from pipeline.report.build import build_report
-from pipeline.report.gallery import ReportedDataset, ReportedRun
+from pipeline.report.figures.gallery import ReportedDataset, ReportedRun
+from pipeline.report.figures.sweeps import read_sweeps
+from pipeline.report.page import build_report
 from pipeline.report.results import read_results
-from pipeline.report.sweeps import read_sweeps
-from pipeline.report.table_runs import log_tables
+from pipeline.report.tables.tracked import log_tables
 from pipeline.stage import Stage, run_stage
 from pipeline.training.record import WEIGHTS
 

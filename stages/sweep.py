@@ -2,9 +2,9 @@
 
 import argparse
 
-from pipeline.config import load
+from pipeline.config.reader import load
+from pipeline.config.sweep_tasks import SweepTask
 from pipeline.stage import Stage, run_stage
-from pipeline.sweep.config import SweepTask
 from pipeline.sweep.stage import run_in
 
 

@@ -3,7 +3,7 @@
 import json
 
 from pipeline.stage import Stage, run_stage
-from pipeline.tracking_store import certainly_has, tracking_uri
+from pipeline.tracking.store import certainly_has, tracking_uri
 
 
 def main() -> None:
@@ -20,8 +20,8 @@ def main() -> None:
 
     from pipeline.graph import code_digest
     from pipeline.report.results import read_results
-    from pipeline.report.table_runs import log_tables
-    from pipeline.sweep.logged import log_again
+    from pipeline.report.tables.tracked import log_tables
+    from pipeline.tracking.sweeps import log_again
 
     tracker = stage.tracker()
     results = read_results(stage.params, stage.outputs, code_digest(stage.root, "train"), tracker)

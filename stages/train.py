@@ -30,7 +30,7 @@ def main() -> None:
     if training.is_done:
         print(f"{training.id}: trained already", flush=True)
     else:
-        from pipeline.submission import train_as_job  # what collects needs no Ray, which takes seconds
+        from pipeline.cluster.submission import train_as_job  # what collects needs no Ray, which takes seconds
 
         train_as_job(training, others, stage.cluster, stage.root)
     training.collect(stage.outputs.trained(arguments.run))
@@ -66,8 +66,8 @@ def ready_to_train(stage: Stage, current: str, known: Container[str]) -> list[Tr
 
 
 def train_here(stage: Stage, training: Training) -> None:
-    from pipeline.tracking import code_version
-    from pipeline.training.run import run_training
+    from pipeline.cluster.run import run_training
+    from pipeline.tracking.client import code_version
 
     run_training(training, stage.cluster, stage.tracker(), code_version(stage.root))
 

@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from pipeline.config.labels import LabelTable
 from pipeline.data.label_files import LabelledImage
-from pipeline.data.labels import CITYSCAPES, LabelTable
+from pipeline.data.labels import CITYSCAPES
 from pipeline.data.manifest import PreparedDataset, SplitManifest, read_prepared, write_prepared
-from pipeline.storage import Storage
+from pipeline.data.storage import Storage
 
 OWN = LabelTable(("sand", "sea"), (3, 7), (0,))
 

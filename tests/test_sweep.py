@@ -17,7 +17,7 @@ from mlflow.entities import Run
 from typer.testing import CliRunner
 
 from pipeline.cli import sweep
-from pipeline.config import Project
+from pipeline.config.project import Project
 
 RUN = "coco_pointrend_r50-0"
 TRAINED = f"outputs/demo/train/{RUN}/model.safetensors"

@@ -14,8 +14,8 @@ from typing import Any, Literal
 from pycocotools import mask as coco_mask
 
 from pipeline.data.pictures import KnownPictures, check_pictures
+from pipeline.data.storage import Storage
 from pipeline.errors import UserError
-from pipeline.storage import Storage
 
 MAX_LISTED = 20
 MAX_COORDINATE = 1e6  # pixels

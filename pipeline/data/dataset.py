@@ -17,8 +17,8 @@ from torch.utils.data import Dataset
 
 from pipeline.data.manifest import PreparedDataset, Split
 from pipeline.data.samplers import Draw
+from pipeline.data.storage import Storage
 from pipeline.data.transforms import Target, augment
-from pipeline.storage import Storage
 from pointrend.drawing import decode_picture
 
 

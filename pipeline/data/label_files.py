@@ -13,11 +13,11 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from pipeline.config import LabelSplit
+from pipeline.config.datasets import LabelSplit
 from pipeline.data.coco import DatasetError
 from pipeline.data.labels import read_ids
 from pipeline.data.pictures import KnownPictures, check_picture, check_threads
-from pipeline.storage import Storage, UnreadableFileError
+from pipeline.data.storage import Storage, UnreadableFileError
 
 CITYSCAPES_IMAGE = "_leftImg8bit.png"
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")

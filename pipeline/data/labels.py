@@ -1,8 +1,5 @@
 """What the values of a label PNG mean, and reading one."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import IO
 
@@ -10,77 +7,9 @@ import numpy as np
 from cityscapesscripts.helpers.labels import labels as cityscapes_labels
 from PIL import Image
 
+from pipeline.config.labels import LabelTable
+
 UNKNOWN = -1
-
-
-@dataclass(frozen=True)
-class LabelTable:
-    """The label ids of a dataset's PNGs.
-
-    Classes are numbered by their place in ``names``; all ignored ids are one more class, number ``len(names)``.
-
-    Attributes:
-        names: the classes' names, (K,).
-        ids: the classes' ids in the PNGs, (K,).
-        ignored: ids whose pixels are left out of any score.
-        truth_suffix: how ground-truth files end where files are named as in Cityscapes, ``<image><truth_suffix>``, with
-            predictions ``<image>*.png``; empty where a prediction has the relative path of its ground truth.
-
-    Raises:
-        ValueError: if an id stands for two things, is negative or above 65535, or if ids and names differ in number.
-    """
-
-    names: tuple[str, ...]
-    ids: tuple[int, ...]
-    ignored: tuple[int, ...]
-    truth_suffix: str = ""
-
-    def __post_init__(self) -> None:
-        known = [*self.ids, *self.ignored]
-        if len(self.names) != len(self.ids) or len(set(known)) != len(known):
-            raise ValueError("a label table needs one id for each class, and no id for two things")
-        if not self.names or min(known) < 0 or max(known) > 0xFFFF:
-            raise ValueError("a label table needs a class, and ids from 0 to 65535")
-
-    @cached_property
-    def _classes(self) -> np.ndarray:
-        """Class by id + 1, with one unknown id on either side."""
-        classes = np.full(max(*self.ids, *self.ignored) + 3, UNKNOWN, np.int32)
-        classes[np.array(self.ids) + 1] = np.arange(len(self.ids))
-        classes[np.array(self.ignored, dtype=int) + 1] = len(self.ids)
-        return classes
-
-    def classes(self, ids: np.ndarray) -> np.ndarray:
-        """Classes (H, W), int32, from 0 to K, K for ignored pixels, of label ids (H, W).
-
-        Raises:
-            ValueError: for an id outside the table, saying which and where.
-        """
-        classes = self._classes[np.clip(ids.astype(np.int32), -1, len(self._classes) - 2) + 1]
-        unknown = classes == UNKNOWN
-        if unknown.any():
-            row, column = np.argwhere(unknown)[0]
-            expected = _ranges(self.ids) + (f", or {_ranges(self.ignored)} = ignored" if self.ignored else "")
-            raise ValueError(
-                f"label id {ids[row, column]} at row {row}, column {column} ({unknown.sum()} unknown pixels); "
-                f"expected ids {expected}"
-            )
-        return classes
-
-    def check(self, ids: np.ndarray) -> None:
-        """Raises ValueError for label ids (H, W) with one that is outside the table."""
-        self.classes(ids)
-
-
-def _ranges(ids: Iterable[int]) -> str:
-    """1, 2, 3, 7 as "1-3, 7"."""
-    runs: list[list[int]] = []
-    for value in sorted(ids):
-        if runs and value == runs[-1][1] + 1:
-            runs[-1][1] = value
-        else:
-            runs.append([value, value])
-    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
 
 
 #: Cityscapes' 19 evaluated classes by label id (not train id), and the ids that its benchmark ignores.

@@ -6,7 +6,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pipeline.config import SynsetTable, load
+from pipeline.config.datasets import SynsetTable
+from pipeline.config.reader import load
 from pipeline.data.coco import DatasetError, load_instances
 
 #: A fact of the two datasets rather than a choice: it comes with the package.

@@ -18,9 +18,9 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.config.labels import LabelTable
 from pipeline.data.coco import Category, DatasetError, ImageRecord
 from pipeline.data.label_files import LabelledImage
-from pipeline.data.labels import LabelTable
 from pointrend.specs import Task
 
 Split = Literal["train", "val"]

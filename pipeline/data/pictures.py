@@ -12,10 +12,11 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.config.locations import is_remote
 from pipeline.data.labels import read_picture
+from pipeline.data.storage import Storage, UnreadableFileError
 from pipeline.errors import UserError
 from pipeline.files import atomic_file
-from pipeline.storage import Storage, UnreadableFileError, is_remote
 
 Size = tuple[int, int]  # height and width in pixels
 

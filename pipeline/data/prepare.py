@@ -9,7 +9,7 @@ from itertools import count
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from pipeline.config import (
+from pipeline.config.datasets import (
     CityscapesDataset,
     CocoDataset,
     CocoSynset,
@@ -19,16 +19,18 @@ from pipeline.config import (
     LvisSource,
     SynsetTable,
 )
+from pipeline.config.labels import LabelTable
+from pipeline.config.locations import join
 from pipeline.data.cityscapes import CATEGORIES, INSTANCE_SUFFIX, instances
 from pipeline.data.coco import Annotation, DatasetError, ImageRecord, InstanceSplit, read_coco
 from pipeline.data.label_files import LabelledImage, Pair, cityscapes_pairs, read_labels, same_path_pairs
-from pipeline.data.labels import CITYSCAPES, LabelTable
+from pipeline.data.labels import CITYSCAPES
 from pipeline.data.lvis import coco_view
 from pipeline.data.manifest import Split, SplitManifest, write_prepared
 from pipeline.data.pictures import KnownPictures, known_pictures
+from pipeline.data.storage import Storage, UnreadableFileError
 from pipeline.files import atomic_folder
 from pipeline.progress import Progress
-from pipeline.storage import Storage, UnreadableFileError, join
 
 SPLITS: tuple[Split, ...] = ("train", "val")
 

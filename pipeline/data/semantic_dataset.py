@@ -7,14 +7,14 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from pipeline.config import SemanticModelConfig
+from pipeline.config.models import SemanticModelConfig
 from pipeline.data.coco import DatasetError
 from pipeline.data.dataset import Example
 from pipeline.data.labels import read_ids
 from pipeline.data.manifest import PreparedDataset, Split
 from pipeline.data.samplers import Draw
 from pipeline.data.semantic_transforms import augment
-from pipeline.storage import Storage
+from pipeline.data.storage import Storage
 from pointrend.drawing import decode_picture, decode_pixels
 from pointrend.specs import IGNORE_LABEL
 

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import adjust_hue
 
-from pipeline.config import SemanticModelConfig
+from pipeline.config.models import SemanticModelConfig
 from pointrend.points import Size
 from pointrend.specs import IGNORE_LABEL
 

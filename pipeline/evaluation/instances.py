@@ -13,7 +13,7 @@ import torch
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
-from pipeline.config import EvaluationConfig, RenderingConfig
+from pipeline.config.evaluations import EvaluationConfig, RenderingConfig
 from pipeline.data.coco import Category
 from pipeline.data.dataset import EvaluationImages
 from pipeline.errors import UserError
@@ -96,7 +96,7 @@ def _part_file(folder: Path, setting: str) -> Path:
 
 
 class InstancePredictor:
-    """A run's predictions, a chunk of images at a time, for :func:`pipeline.evaluation.workers.predict_in_chunks`.
+    """A run's predictions, a chunk of images at a time, for :func:`pipeline.cluster.prediction.predict_in_chunks`.
 
     Args:
         run: the run.

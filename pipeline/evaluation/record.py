@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from pipeline.config import EvaluationConfig
+from pipeline.config.evaluations import EvaluationConfig
 from pipeline.errors import UserError
 from pipeline.files import atomic_folder, write_json
 from pipeline.training.record import TrainingRecord

@@ -6,19 +6,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import ClusterConfig, EvaluationConfig, RunConfig
+from pipeline.cluster.prediction import predict_in_chunks
+from pipeline.config.clusters import ClusterConfig
+from pipeline.config.evaluations import EvaluationConfig
+from pipeline.config.experiments import RunConfig
 from pipeline.data.manifest import PreparedDataset
+from pipeline.data.storage import Storage
 from pipeline.evaluation.instances import InstancePredictor, merge_predictions
 from pipeline.evaluation.outputs import labels_folder, prediction_names, predictions_file
 from pipeline.evaluation.record import EvaluationRecord
 from pipeline.evaluation.scoring import score_instances, score_labels
 from pipeline.evaluation.semantics import SemanticPredictor, gather_predictions
 from pipeline.evaluation.trained_run import TrainedRun
-from pipeline.evaluation.workers import predict_in_chunks
 from pipeline.files import atomic_folder
-from pipeline.logged_runs import log_evaluation, training_run
-from pipeline.storage import Storage
-from pipeline.tracking import Tracker, now
+from pipeline.tracking.client import Tracker, now
+from pipeline.tracking.runs import log_evaluation, training_run
 from pipeline.training.record import WEIGHTS, TrainingRecord
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from pipeline.data.labels import LabelTable
+from pipeline.config.labels import LabelTable
 from pipeline.data.manifest import PreparedDataset
 from pipeline.metrics.boundary_ap import boundary_ap
 from pipeline.metrics.cityscapes_ap import cityscapes_ap

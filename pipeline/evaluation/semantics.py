@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipeline.config import EvaluationConfig, SemanticRenderingConfig
-from pipeline.data.labels import LabelTable
+from pipeline.config.evaluations import EvaluationConfig, SemanticRenderingConfig
+from pipeline.config.labels import LabelTable
 from pipeline.data.semantic_dataset import SemanticEvaluationImages
 from pipeline.evaluation.chunks import prefetched
 from pipeline.evaluation.instances import IncompletePredictionsError
@@ -47,7 +47,7 @@ def write_ids(classes: Tensor, table: LabelTable, path: Path) -> None:
 
 
 class SemanticPredictor:
-    """A run's predictions, a chunk of images at a time, for :func:`pipeline.evaluation.workers.predict_in_chunks`.
+    """A run's predictions, a chunk of images at a time, for :func:`pipeline.cluster.prediction.predict_in_chunks`.
 
     Args:
         run: the run.

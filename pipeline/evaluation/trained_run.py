@@ -5,10 +5,10 @@ from pathlib import Path
 
 import torch
 
-from pipeline.config import RunConfig
+from pipeline.config.experiments import RunConfig
 from pipeline.data.manifest import PreparedDataset, read_prepared
-from pipeline.run_model import build_run_model
-from pipeline.storage import Storage
+from pipeline.data.storage import Storage
+from pipeline.training.model import build_run_model
 from pointrend import load_weights
 from pointrend.instance import MaskRCNN
 from pointrend.semantic import SemanticSegmenter

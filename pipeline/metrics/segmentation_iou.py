@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
-from pipeline.data.labels import CITYSCAPES, LabelTable, read_ids
+from pipeline.config.labels import LabelTable
+from pipeline.data.labels import CITYSCAPES, read_ids
 from pipeline.metrics.bootstrap import interval, resample_counts
 from pipeline.metrics.errors import GroundTruthError, PredictionError
 from pipeline.metrics.pairs import pairs_by_image, pairs_by_path

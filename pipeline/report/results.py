@@ -3,12 +3,15 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.config import ConfigError, EvaluationConfig, Params, RunConfig, load
+from pipeline.config.evaluations import EvaluationConfig
+from pipeline.config.experiments import RunConfig
+from pipeline.config.params import Params
+from pipeline.config.reader import ConfigError, load
 from pipeline.evaluation.record import EvaluationRecord, UnreadableMetricsError
-from pipeline.logged_runs import evaluation_run, training_run
 from pipeline.stage import Outputs
-from pipeline.tracking import Tracker
-from pipeline.training.metric_spool import MetricSpoolError
+from pipeline.tracking.client import Tracker
+from pipeline.tracking.runs import evaluation_run, training_run
+from pipeline.tracking.spool import MetricSpoolError
 from pipeline.training.record import METRICS, WEIGHTS, TrainingRecord, UnreadableRecordError, data_digest, training_key
 
 

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import torch
 
-from pipeline.config import ClusterConfig, EvaluationSetting, RenderingConfig, RunConfig
+from pipeline.cluster.prediction import predict_in_chunks
+from pipeline.config.clusters import ClusterConfig
+from pipeline.config.evaluations import EvaluationSetting, RenderingConfig
+from pipeline.config.experiments import RunConfig
 from pipeline.data.dataset import EvaluationImages
 from pipeline.evaluation.chunks import prefetched
 from pipeline.evaluation.trained_run import TrainedRun
-from pipeline.evaluation.workers import predict_in_chunks
 from pointrend.complexity import spec_complexity
 from pointrend.instance import MaskRCNN
 from pointrend.specs import MODELS, InstanceSpec

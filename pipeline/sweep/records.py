@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from pipeline.config.sweeps import PARAMETERS, Point
 from pipeline.files import write_json
-from pipeline.sweep.config import PARAMETERS, Point
 from pipeline.sweep.search import point_name
 
 Status = Literal["running", "finished", "stopped", "diverged"]

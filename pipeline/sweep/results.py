@@ -8,10 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from pipeline.config import ExperimentConfig
+from pipeline.config.experiments import ExperimentConfig
+from pipeline.config.sweeps import PARAMETERS
 from pipeline.errors import UserError
 from pipeline.files import write_json
-from pipeline.sweep.config import PARAMETERS
 from pipeline.sweep.records import TrialRecord
 
 

@@ -12,22 +12,22 @@ from typing import Any
 
 from mlflow.entities import Metric
 
-from pipeline.config import ClusterConfig
+from pipeline.cluster.run import mark_unfinished
+from pipeline.config.clusters import ClusterConfig
+from pipeline.config.sweep_tasks import SubdivisionTask, TrainingTask
 from pipeline.data.manifest import read_prepared
+from pipeline.data.storage import Storage
 from pipeline.errors import UserError
 from pipeline.evaluation.trained_run import TrainedRun
 from pipeline.files import atomic_folder
-from pipeline.storage import Storage
-from pipeline.sweep.config import SubdivisionTask, TrainingTask
-from pipeline.sweep.logged import keep_runs
 from pipeline.sweep.records import TrialRecord, TrialRecords
 from pipeline.sweep.results import best_trial, write_results
 from pipeline.sweep.subdivision import evaluate_settings
 from pipeline.sweep.subset import with_fewer_val_images
 from pipeline.sweep.training import close, run_trials
 from pipeline.sweep.trial import SweepError, Trials
-from pipeline.tracking import Tracker
-from pipeline.training.run import mark_unfinished
+from pipeline.tracking.client import Tracker
+from pipeline.tracking.sweeps import keep_runs
 from pipeline.training.worker import hardware
 
 

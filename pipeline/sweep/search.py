@@ -11,7 +11,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
-from pipeline.sweep.config import PARAMETERS, Point, RandomSearch, Range, Space, Value
+from pipeline.config.sweeps import PARAMETERS, Point, RandomSearch, Range, Space, Value
 
 POINT = "point"  # the key of a trial's point in what Ray Tune hands it
 ATTEMPTS = 100  # at a point that was not tried yet

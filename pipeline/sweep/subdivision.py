@@ -5,14 +5,16 @@ from pathlib import Path
 
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from pipeline.config import ClusterConfig, EvaluationConfig
+from pipeline.config.clusters import ClusterConfig
+from pipeline.config.evaluations import EvaluationConfig
+from pipeline.config.sweep_tasks import SubdivisionTask, rendering
+from pipeline.config.sweeps import Point
 from pipeline.evaluation.run import predict, score
 from pipeline.evaluation.trained_run import TrainedRun
-from pipeline.sweep.config import Point, SubdivisionTask, rendering
 from pipeline.sweep.costs import multiply_adds, rendering_seconds
 from pipeline.sweep.records import Rung, TrialRecord, TrialRecords
 from pipeline.sweep.trial import SweepError
-from pipeline.tracking import Tracker, run_parameters
+from pipeline.tracking.client import Tracker, run_parameters
 
 
 def setting_name(point: Point) -> str:

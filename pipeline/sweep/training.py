@@ -15,14 +15,14 @@ from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler
 
-from pipeline.cluster import connected
+from pipeline.cluster.connection import connected
+from pipeline.config.sweeps import GridSearch, RandomSearch
 from pipeline.errors import UserError
 from pipeline.progress import Progress, progress
-from pipeline.sweep.config import GridSearch, RandomSearch
 from pipeline.sweep.records import TrialRecord, TrialRecords
 from pipeline.sweep.search import POINT, OptunaPoints, grid_points, random_points
 from pipeline.sweep.trial import CHECKPOINTS, UPDATE, SweepError, Trials, run_trial
-from pipeline.tracking import Tracker
+from pipeline.tracking.client import Tracker
 
 # Ctrl-C ends the sweep as it ends all else, results are kept by us, an error is shown once, and so is progress.
 RAY_SETTINGS = {

@@ -11,23 +11,26 @@ import torch
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from torch import nn
 
-from pipeline.config import ClusterConfig, EvaluationConfig, RunConfig
+from pipeline.config.clusters import ClusterConfig
+from pipeline.config.evaluations import EvaluationConfig
+from pipeline.config.experiments import RunConfig
+from pipeline.config.sweep_tasks import TrainingTask
+from pipeline.config.sweeps import Point
 from pipeline.data.manifest import read_prepared
 from pipeline.data.samplers import Share, TrainingBatches, draw_seed
+from pipeline.data.storage import Storage
 from pipeline.errors import UserError
 from pipeline.evaluation.chunks import own_device
 from pipeline.evaluation.run import predict, score
 from pipeline.evaluation.trained_run import TrainedRun
-from pipeline.run_model import build_run_model
-from pipeline.storage import Storage
-from pipeline.sweep.config import Point, TrainingTask
 from pipeline.sweep.costs import multiply_adds
 from pipeline.sweep.records import Rung, TrialRecord, TrialRecords
 from pipeline.sweep.search import point_name
-from pipeline.tracking import Tracker, run_parameters
+from pipeline.tracking.client import Tracker, run_parameters
 from pipeline.training.checkpoint import CheckpointStore
 from pipeline.training.loading import load_batches
 from pipeline.training.loop import DivergedTrainingError, Update, build_optimizer, train
+from pipeline.training.model import build_run_model
 from pipeline.training.worker import training_images
 from pointrend import save_weights
 from pointrend.weights import read_state_dict

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import get_total_norm
 
-from pipeline.config import ScheduleConfig
+from pipeline.config.schedules import ScheduleConfig
 from pipeline.data.dataset import Example
 from pipeline.data.samplers import Share, draw_seed
 from pipeline.errors import UserError

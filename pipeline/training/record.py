@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipeline.config import RunConfig
+from pipeline.config.experiments import RunConfig
 from pipeline.errors import UserError
 from pipeline.files import write_json
 

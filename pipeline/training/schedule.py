@@ -1,6 +1,6 @@
 """The learning rate of every update: a linear warm-up, then steps (Appendix A) or a steady fall (Appendix B)."""
 
-from pipeline.config import Phase, ScheduleConfig
+from pipeline.config.schedules import Phase, ScheduleConfig
 
 
 def learning_rate(schedule: ScheduleConfig, update: int) -> float:

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from pipeline.config import RunConfig
+from pipeline.config.experiments import RunConfig
+from pipeline.data.storage import Storage
 from pipeline.errors import UserError
 from pipeline.files import atomic_folder
-from pipeline.storage import Storage
 from pipeline.training.record import (
     METRICS,
     RECORD,

@@ -16,21 +16,22 @@ import ray.train.torch
 import torch
 from torch import nn
 
-from pipeline.config import InstanceModelConfig, RunConfig
+from pipeline.config.experiments import RunConfig
+from pipeline.config.models import InstanceModelConfig
 from pipeline.data.dataset import TrainingImages
 from pipeline.data.manifest import PreparedDataset, read_prepared
 from pipeline.data.samplers import Share, TrainingBatches, draw_seed
 from pipeline.data.semantic_dataset import SemanticTrainingImages
+from pipeline.data.storage import Storage
 from pipeline.errors import UserError
 from pipeline.files import write_json
 from pipeline.progress import progress
-from pipeline.run_model import begin_with, build_run_model
-from pipeline.storage import Storage
+from pipeline.tracking.run_log import RunLog
 from pipeline.training.checkpoint import CheckpointStore, CheckpointWriter
 from pipeline.training.loading import load_batches
 from pipeline.training.loop import Update, build_optimizer, distribute, train
+from pipeline.training.model import begin_with, build_run_model
 from pipeline.training.record import METRICS, WEIGHTS
-from pipeline.training.run_log import RunLog
 from pointrend import save_weights
 
 SUMMARY = "summary.json"  # of the workers

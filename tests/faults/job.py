@@ -9,11 +9,15 @@ from pathlib import Path
 
 from made_up_labels import OWN, prepared_labels
 
-from pipeline.config import ClusterConfig, Poly, Project, RunConfig, SamplingConfig, ScheduleConfig, Warmup
+from pipeline.cluster.run import run_training
+from pipeline.config.clusters import ClusterConfig
+from pipeline.config.experiments import RunConfig
+from pipeline.config.models import SamplingConfig
+from pipeline.config.project import Project
+from pipeline.config.schedules import Poly, ScheduleConfig, Warmup
+from pipeline.data.storage import Storage
 from pipeline.stage import run_stage
-from pipeline.storage import Storage
-from pipeline.tracking import Tracker
-from pipeline.training.run import run_training
+from pipeline.tracking.client import Tracker
 from pipeline.training.training import Training
 
 REPOSITORY = Path(__file__).parents[2]

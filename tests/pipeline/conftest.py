@@ -106,7 +106,8 @@ def contents() -> Callable[[Path], dict[str, bytes]]:
 
 def run_config(experiment: str, seed: int) -> Any:
     """The configuration of a run named ``<experiment>-<seed>``: the demo's PointRend on shapes."""
-    from pipeline.config import Project, RunConfig
+    from pipeline.config.experiments import RunConfig
+    from pipeline.config.project import Project
 
     project = Project(REPOSITORY)
     return RunConfig(

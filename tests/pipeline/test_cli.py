@@ -7,7 +7,7 @@ import yaml
 from typer.testing import CliRunner
 
 from pipeline.cli import select
-from pipeline.config import Project
+from pipeline.config.project import Project
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -18,7 +18,7 @@ from pycocotools import mask as coco_mask
 from pipeline.data.coco import DatasetError, encode_segmentation, read_coco
 from pipeline.data.manifest import SplitManifest, write_prepared
 from pipeline.data.pictures import KnownPictures
-from pipeline.storage import Storage
+from pipeline.data.storage import Storage
 
 MISSING = object()
 
@@ -182,7 +182,7 @@ def test_a_coordinate_far_outside_does_not_end_the_process(coco: Any, coordinate
     coco.write()
     program = (
         "import sys; from pathlib import Path; from pipeline.data.coco import DatasetError, read_coco\n"
-        "from pipeline.data.pictures import KnownPictures; from pipeline.storage import Storage\n"
+        "from pipeline.data.pictures import KnownPictures; from pipeline.data.storage import Storage\n"
         "try: read_coco(Path(sys.argv[1]), Storage(sys.argv[2]), 'train', KnownPictures({}))\n"
         "except DatasetError as error: print(error)"
     )

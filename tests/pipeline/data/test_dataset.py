@@ -18,8 +18,8 @@ from pipeline.data.dataset import EvaluationImages, Example, TrainingImages
 from pipeline.data.manifest import PreparedDataset, SplitManifest, read_prepared, write_prepared
 from pipeline.data.pictures import KnownPictures
 from pipeline.data.samplers import Draw
+from pipeline.data.storage import Storage
 from pipeline.data.transforms import Target, augment, flip_horizontally, resize
-from pipeline.storage import Storage
 
 
 def prepare(coco: Any, folder: Path) -> PreparedDataset:

@@ -21,7 +21,8 @@ from made_up_lvis import (
     v05,
 )
 
-from pipeline.config import CocoSynset, ConfigError, SynsetTable, load
+from pipeline.config.datasets import CocoSynset, SynsetTable
+from pipeline.config.reader import ConfigError, load
 from pipeline.data.coco import DatasetError
 from pipeline.data.lvis import SYNSETS, coco_view
 

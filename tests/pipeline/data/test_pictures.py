@@ -12,8 +12,8 @@ import pytest
 from PIL import Image, ImageFile
 
 from pipeline.data.pictures import KnownPictures, check_pictures, known_pictures
+from pipeline.data.storage import Storage, StorageError
 from pipeline.errors import UserError
-from pipeline.storage import Storage, StorageError
 
 NAMES = ["a.png", "deep/b.jpg", "c.png"]
 

@@ -8,13 +8,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageFile
 
-from pipeline.config import CocoDataset, CocoSplit, LvisSource
+from pipeline.config.datasets import CocoDataset, CocoSplit, LvisSource
 from pipeline.data.coco import DatasetError
 from pipeline.data.dataset import EvaluationImages, TrainingImages
 from pipeline.data.manifest import read_prepared
 from pipeline.data.prepare import prepare
+from pipeline.data.storage import Storage
 from pipeline.progress import progress
-from pipeline.storage import Storage
 
 LAYOUT = CocoDataset(
     source="coco",

@@ -11,7 +11,7 @@ import pytest
 from made_up_cityscapes import CAR, PERSON, SIZE, instance_ids, label_ids, picture, save, write_cityscapes, write_labels
 from PIL import Image
 
-from pipeline.config import CityscapesDataset, LabelDataset, LabelSplit
+from pipeline.config.datasets import CityscapesDataset, LabelDataset, LabelSplit
 from pipeline.data.coco import DatasetError
 from pipeline.data.labels import CITYSCAPES
 from pipeline.data.manifest import read_prepared

@@ -7,9 +7,10 @@ import pytest
 import torch
 from made_up_labels import OWN, label_ids, prepared_labels
 
-from pipeline.config import Scales, SemanticModelConfig
+from pipeline.config.labels import LabelTable
+from pipeline.config.models import Scales, SemanticModelConfig
 from pipeline.data.coco import DatasetError
-from pipeline.data.labels import CITYSCAPES, LabelTable
+from pipeline.data.labels import CITYSCAPES
 from pipeline.data.samplers import Draw, TrainingBatches
 from pipeline.data.semantic_dataset import SemanticEvaluationImages, SemanticTrainingImages
 

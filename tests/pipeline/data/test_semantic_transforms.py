@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from pipeline.config import Scales, SemanticModelConfig
+from pipeline.config.models import Scales, SemanticModelConfig
 from pipeline.data.semantic_transforms import (
     Window,
     augment,

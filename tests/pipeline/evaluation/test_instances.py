@@ -9,7 +9,7 @@ import torch
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
-from pipeline.config import RenderingConfig
+from pipeline.config.evaluations import RenderingConfig
 from pipeline.data.coco import Category
 from pipeline.evaluation.instances import ResultsWriter, encode_regions, predict_image
 from pointrend import build_model

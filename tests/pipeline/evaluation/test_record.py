@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from pipeline.config import EvaluationConfig, Project
+from pipeline.config.evaluations import EvaluationConfig
+from pipeline.config.project import Project
 from pipeline.evaluation.record import EvaluationRecord, leave_unevaluated
 from pipeline.training.record import TrainingRecord
 

@@ -9,15 +9,19 @@ from made_up_labels import OWN, label_ids, prepared_labels
 from PIL import Image
 from torch import Tensor
 
-from pipeline.config import ClusterConfig, EvaluationConfig, Project, RunConfig, SemanticRenderingConfig
+from pipeline.config.clusters import ClusterConfig
+from pipeline.config.evaluations import EvaluationConfig, SemanticRenderingConfig
+from pipeline.config.experiments import RunConfig
+from pipeline.config.labels import LabelTable
+from pipeline.config.project import Project
 from pipeline.data.coco import DatasetError
-from pipeline.data.labels import CITYSCAPES, LabelTable, read_ids
+from pipeline.data.labels import CITYSCAPES, read_ids
 from pipeline.evaluation.instances import IncompletePredictionsError
 from pipeline.evaluation.outputs import labels_folder, prediction_names
 from pipeline.evaluation.run import predict, score
 from pipeline.evaluation.semantics import gather_predictions, predict_classes, write_ids
 from pipeline.evaluation.trained_run import TrainedRun
-from pipeline.run_model import build_run_model
+from pipeline.training.model import build_run_model
 from pointrend import save_weights
 from pointrend.semantic import SemanticSegmenter
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
-from pipeline.data.labels import CITYSCAPES, LabelTable, plain
+from pipeline.config.labels import LabelTable
+from pipeline.data.labels import CITYSCAPES, plain
 from pipeline.errors import UserError
 from pipeline.metrics.errors import GroundTruthError, PredictionError
 from pipeline.metrics.segmentation_iou import boundary_distance, miou

@@ -12,18 +12,21 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from pipeline.config import EvaluationConfig, Params, Project, RenderingConfig, RunParams, TableConfig
+from pipeline.config.evaluations import EvaluationConfig, RenderingConfig
+from pipeline.config.params import Params, RunParams
+from pipeline.config.project import Project
+from pipeline.config.tables import TableConfig
 from pipeline.data.coco import Annotation, Category, DatasetError, ImageRecord
 from pipeline.data.manifest import PreparedDataset, SplitManifest, read_prepared, write_prepared
+from pipeline.data.storage import Storage
 from pipeline.evaluation.trained_run import TrainedRun
 from pipeline.files import write_json
-from pipeline.report.build import build_report, duration, render_page
-from pipeline.report.figure import Figure
-from pipeline.report.gallery import ReportedDataset, ReportedRun
+from pipeline.report.figures.figure import Figure
+from pipeline.report.figures.gallery import ReportedDataset, ReportedRun
+from pipeline.report.page import build_report, duration, render_page
 from pipeline.report.results import RunResult
-from pipeline.report.tables import STAND_INS, build_table
-from pipeline.run_model import build_run_model
-from pipeline.storage import Storage
+from pipeline.report.tables.table import STAND_INS, build_table
+from pipeline.training.model import build_run_model
 from pointrend import save_weights
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}

@@ -10,14 +10,17 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
-from pipeline.config import EvaluationConfig, Params, Project, RenderingConfig, RunConfig
+from pipeline.config.evaluations import EvaluationConfig, RenderingConfig
+from pipeline.config.experiments import RunConfig
+from pipeline.config.params import Params
+from pipeline.config.project import Project
 from pipeline.evaluation.record import EvaluationRecord
-from pipeline.logged_runs import log_evaluation, training_run
 from pipeline.report.results import Results, RunResult, read_results
 from pipeline.stage import Outputs
-from pipeline.tracking import KEY_TAG, Tracker, TrackingError, run_parameters
-from pipeline.tracking_store import RELOGGED_TAG
-from pipeline.training.metric_spool import MetricSpool, send
+from pipeline.tracking.client import KEY_TAG, Tracker, TrackingError, run_parameters
+from pipeline.tracking.runs import log_evaluation, training_run
+from pipeline.tracking.spool import MetricSpool, send
+from pipeline.tracking.store import RELOGGED_TAG
 from pipeline.training.record import METRICS, RECORD, WEIGHTS, TrainingRecord, data_digest, training_key, write_record
 
 CODE = "a hash of the code"

@@ -3,7 +3,7 @@
 import statistics
 from typing import Any
 
-from pipeline.sweep.config import Point, RandomSearch, Range, Space
+from pipeline.config.sweeps import Point, RandomSearch, Range, Space
 from pipeline.sweep.search import POINT, OptunaPoints, grid_points, point_name, random_points
 
 SPACE = Space(num_points=Range(low=16, high=1024, log=True), importance=Range(low=0.0, high=1.0))

@@ -6,11 +6,14 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.config import ExperimentConfig, Project, RunParams, load
+from pipeline.config.experiments import ExperimentConfig
+from pipeline.config.params import RunParams
+from pipeline.config.project import Project
+from pipeline.config.reader import load
+from pipeline.config.sweep_tasks import resolve_sweep
 from pipeline.data.coco import Annotation, Category, ImageRecord
 from pipeline.data.manifest import SplitManifest, read_prepared, write_prepared
 from pipeline.errors import UserError
-from pipeline.sweep.config import resolve_sweep
 from pipeline.sweep.costs import multiply_adds
 from pipeline.sweep.records import Rung, Status, TrialRecord, TrialRecords
 from pipeline.sweep.results import best_trial, to_table, write_results

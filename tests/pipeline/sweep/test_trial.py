@@ -8,17 +8,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.config import ClusterConfig, Phase, Project, RunParams, ScheduleConfig, Warmup
+from pipeline.config.clusters import ClusterConfig
+from pipeline.config.params import RunParams
+from pipeline.config.project import Project
+from pipeline.config.schedules import Phase, ScheduleConfig, Warmup
+from pipeline.config.sweep_tasks import TrainingTask, resolve_sweep
 from pipeline.data.prepare import expected_images, prepare
-from pipeline.data.synthetic import ShapesSpec, generate_shapes
+from pipeline.data.storage import Storage
 from pipeline.progress import progress
-from pipeline.run_model import build_run_model
-from pipeline.storage import Storage
 from pipeline.sweep import trial as trial_module
-from pipeline.sweep.config import TrainingTask, resolve_sweep
 from pipeline.sweep.records import TrialRecords
 from pipeline.sweep.trial import UPDATE, SweepError, Trials, run_trial
-from pipeline.tracking import Tracker
+from pipeline.synthetic import ShapesSpec, generate_shapes
+from pipeline.tracking.client import Tracker
+from pipeline.training.model import build_run_model
 from pointrend import save_weights
 
 POINT = {"oversample": 3.0, "importance": 0.75}

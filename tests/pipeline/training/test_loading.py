@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 
 from pipeline.data.dataset import Example
 from pipeline.data.samplers import Draw, TrainingBatches
-from pipeline.storage import Storage
+from pipeline.data.storage import Storage
 from pipeline.training.loading import TrainingDataError, load_batches
 
 CPU = torch.device("cpu")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.config import ScheduleConfig
+from pipeline.config.schedules import ScheduleConfig
 from pipeline.data.dataset import Example
 from pipeline.data.samplers import ALONE, Share
 from pipeline.training.checkpoint import CheckpointStore

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import Project, RunConfig
-from pipeline.storage import Storage
+from pipeline.config.experiments import RunConfig
+from pipeline.config.project import Project
+from pipeline.data.storage import Storage
 from pipeline.training.record import METRICS, RECORD, WEIGHTS, data_digest, file_digest, training_key
 from pipeline.training.training import Training
 

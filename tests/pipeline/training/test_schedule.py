@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import Project, ScheduleConfig
+from pipeline.config.project import Project
+from pipeline.config.schedules import ScheduleConfig
 from pipeline.training.schedule import learning_rate
 
 # Appendix A, typed in.

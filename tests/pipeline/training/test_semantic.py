@@ -9,13 +9,16 @@ from made_up_labels import OWN, prepared_labels
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from pipeline.config import Poly, Project, RunConfig, SamplingConfig, ScheduleConfig, Warmup
+from pipeline.config.experiments import RunConfig
+from pipeline.config.models import SamplingConfig
+from pipeline.config.project import Project
+from pipeline.config.schedules import Poly, ScheduleConfig, Warmup
 from pipeline.data.samplers import ALONE, TrainingBatches
+from pipeline.data.storage import Storage
 from pipeline.errors import UserError
-from pipeline.run_model import build_run_model
-from pipeline.storage import Storage
 from pipeline.training.checkpoint import CheckpointStore
 from pipeline.training.loop import Update, build_optimizer, train
+from pipeline.training.model import build_run_model
 from pipeline.training.worker import synchronised, training_images
 from pointrend.semantic import SemanticSegmenter
 

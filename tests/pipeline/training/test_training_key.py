@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import Project, RunParams
+from pipeline.config.params import RunParams
+from pipeline.config.project import Project
+from pipeline.data.storage import Storage
 from pipeline.errors import UserError
-from pipeline.storage import Storage
 from pipeline.training.training import Training
 
 

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from pipeline.config import Phase, ScheduleConfig, Warmup
+from pipeline.config.schedules import Phase, ScheduleConfig, Warmup
 from pipeline.data.dataset import Example
 from pipeline.data.samplers import Draw, Share, TrainingBatches
 from pipeline.training.loop import build_optimizer, distribute, train

@@ -1,0 +1,89 @@
+"""Ray: the connection to the cluster of a configuration."""
+
+import functools
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import NamedTuple
+
+import psutil
+import ray
+from ray._private.parameter import RayParams
+
+from pipeline.config.clusters import ClusterConfig
+
+SHUTDOWN_SECONDS = 10.0
+
+
+@contextmanager
+def connected(cluster: ClusterConfig) -> Iterator[None]:
+    """A connection to the cluster of ``RAY_ADDRESS``, or to a Ray on this machine that ends with the block.
+
+    Without workers there is nothing to connect to.
+    """
+    if cluster.workers == 0 or ray.is_initialized():
+        yield
+        return
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
+        ray.init(address=address, log_to_driver=True)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+    else:
+        with local_ray(cluster.workers * cluster.cpus_per_worker):
+            yield
+
+
+@contextmanager
+def free_agent_port() -> Iterator[None]:
+    """Within, Ray starts with any free port for what runs its jobs.
+
+    `ray.init` always takes the same one, so that of two Rays on a machine the second would accept no jobs.
+    """
+    original = RayParams.__init__
+    RayParams.__init__ = functools.partialmethod(original, dashboard_agent_listen_port=None)
+    try:
+        yield
+    finally:
+        RayParams.__init__ = original
+
+
+class Addresses(NamedTuple):
+    """Where a Ray is reached: its dashboard, for jobs, as a URL; its head, for drivers, as host and port."""
+
+    dashboard: str
+    head: str
+
+
+@contextmanager
+def local_ray(cpus: int) -> Iterator[Addresses]:
+    """A Ray of this machine; none of its processes outlives the block.
+
+    Args:
+        cpus: that it must have; it has those of the machine if they are more.
+    """
+    process = psutil.Process()
+    others = set(process.children(recursive=True))
+    with free_agent_port():
+        # The dashboard, on loopback, is also what answers Ray Train's questions about its own actors.
+        context = ray.init(
+            address="local",
+            num_cpus=max(os.cpu_count() or 1, cpus),
+            include_dashboard=True,
+            dashboard_host="127.0.0.1",
+            _node_ip_address="127.0.0.1",
+            log_to_driver=True,
+        )
+    try:
+        yield Addresses(f"http://{context.dashboard_url}", context.address_info["gcs_address"])
+    finally:
+        # Actors end by themselves once their node is gone, but only after `shutdown` has returned.
+        started = set(process.children(recursive=True)) - others
+        ray.shutdown()
+        _, left = psutil.wait_procs(started, timeout=SHUTDOWN_SECONDS)
+        for straggler in left:
+            with suppress(psutil.NoSuchProcess):
+                straggler.kill()
+        psutil.wait_procs(left)

@@ -1,0 +1,123 @@
+"""A Ray on this machine for a project's jobs: it outlives the stage that started it, and ends when they are done.
+
+A keeper process, which is this module as a program, starts Ray and stops it: no process of it stays behind.
+"""
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from pipeline.cluster.connection import local_ray
+from pipeline.cluster.jobs import Jobs, RayUnreachableError
+from pipeline.errors import UserError
+from pipeline.files import write_json
+
+START_SECONDS = 120.0
+#: How long it stays when no job waits or runs.
+IDLE_SECONDS = 5.0
+
+# Jobs wait for as long as it takes, and one that is stopped has time for a checkpoint.
+ENVIRONMENT = {"RAY_JOB_START_TIMEOUT_SECONDS": "1e9", "RAY_JOB_STOP_WAIT_TIME_S": "60"}
+
+
+class LocalRayError(UserError):
+    """The Ray on this machine did not start."""
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """The right to start Ray, to stop it, or to submit jobs to it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def running(folder: Path) -> Jobs | None:
+    """The jobs of the project's Ray, if it runs.
+
+    Args:
+        folder: of the project's Ray.
+    """
+    try:
+        state = json.loads((folder / "ray.json").read_text())
+        keeper = psutil.Process(state["pid"])
+        if keeper.create_time() != state["created"] or keeper.status() == psutil.STATUS_ZOMBIE:
+            return None
+        return Jobs(state["dashboard"], state["head"])
+    except (FileNotFoundError, psutil.NoSuchProcess, RayUnreachableError):
+        return None
+
+
+@contextmanager
+def reached(folder: Path, cpus: int) -> Iterator[Jobs]:
+    """The jobs of the project's Ray, which is started if it does not run, and does not stop during the block.
+
+    Args:
+        folder: of the project's Ray.
+        cpus: that it must have; it has those of the machine if they are more.
+
+    Raises:
+        LocalRayError: if it does not start.
+    """
+    with _locked(folder):
+        yield running(folder) or _start(folder, cpus)
+
+
+def _start(folder: Path, cpus: int) -> Jobs:
+    log = folder / "ray.log"
+    (folder / "ray.json").unlink(missing_ok=True)
+    with log.open("w") as stream:
+        keeper = subprocess.Popen(
+            [sys.executable, "-m", "pipeline.cluster.local_head", str(folder), str(cpus)],
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **ENVIRONMENT},
+            start_new_session=True,  # Ctrl-C is for the stage, not for the jobs
+        )
+    end = time.monotonic() + START_SECONDS
+    while keeper.poll() is None and time.monotonic() < end:
+        if (jobs := running(folder)) is not None:
+            return jobs
+        time.sleep(0.1)
+    keeper.terminate()
+    keeper.wait()
+    raise LocalRayError(f"Ray did not start on this machine; {log} says why:\n{log.read_text()[-2000:]}")
+
+
+def keep(folder: Path, cpus: int) -> None:
+    """Runs Ray for as long as it has jobs that wait or run.
+
+    Args:
+        folder: of the project's Ray.
+        cpus: that it must have.
+    """
+    state = folder / "ray.json"
+    with local_ray(cpus) as addresses:
+        jobs = Jobs(*addresses)
+        me = psutil.Process()
+        write_json(state, {**addresses._asdict(), "pid": me.pid, "created": me.create_time()})
+        idle_since = time.monotonic()
+        while True:
+            time.sleep(0.5)
+            if any(not job.status.is_terminal() for job in jobs.list()):
+                idle_since = time.monotonic()
+            elif time.monotonic() > idle_since + IDLE_SECONDS:
+                with _locked(folder):
+                    # One may have come while we waited for the lock.
+                    if all(job.status.is_terminal() for job in jobs.list()):
+                        state.unlink()
+                        break
+
+
+if __name__ == "__main__":
+    keep(Path(sys.argv[1]), int(sys.argv[2]))

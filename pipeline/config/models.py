@@ -1,0 +1,184 @@
+"""The schema of ``configs/models``: a network, the sizes of its images, its point head and training points."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    Discriminator,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    Tag,
+    TypeAdapter,
+    field_validator,
+    model_validator,
+)
+
+from pipeline.config.evaluations import RenderingConfig, SemanticRenderingConfig
+from pipeline.config.reader import Strict, _validate
+from pointrend.specs import (
+    FOUR_CONV_SIDE,
+    MODELS,
+    DeepLabV3Spec,
+    PointSampling,
+    SemanticFPNSpec,
+    Task,
+    list_models,
+    task_of,
+)
+
+
+class SamplingConfig(Strict):
+    """Training-point selection of PointRend (Section 3.1, Table 4)."""
+
+    strategy: Literal["biased", "grid"]
+    num_points: PositiveInt
+    oversample: PositiveFloat = Field(3.0, description="k")
+    importance: float = Field(0.75, ge=0, le=1, description="beta")
+
+    def build(self) -> PointSampling:
+        return PointSampling(self.strategy, self.num_points, self.oversample, self.importance)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        self.build()
+        return self
+
+
+class PointHeadConfig(Strict):
+    """The size of PointRend's point head (Section 3.2)."""
+
+    layers: PositiveInt = Field(3, description="hidden layers")
+    channels: PositiveInt | None = Field(None, description="of each; by default the model's own")
+
+
+class _Network(Strict):
+    """One of :func:`pointrend.list_models`."""
+
+    name: str
+
+    @field_validator("name")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        if name not in MODELS:
+            raise ValueError(f"expected one of {', '.join(list_models())}")
+        return name
+
+    @property
+    def task(self) -> Task:
+        return task_of(MODELS[self.name])
+
+    @property
+    def has_point_head(self) -> bool:
+        return MODELS[self.name].has_pointrend
+
+
+class InstanceModelConfig(_Network):
+    """An instance model and the sizes of the images it sees."""
+
+    pretrained_backbone: bool
+    norm: Literal["frozen_batch", "group"]
+    train_min_sizes: Annotated[list[PositiveInt], Field(min_length=1)] = Field(
+        description="shorter edges to choose from in training, in pixels"
+    )
+    test_min_size: PositiveInt
+    max_size: PositiveInt
+    rois_per_image: PositiveInt | None = None
+    detections_per_image: PositiveInt | None = Field(None, description="the most that are kept at inference; or 100")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.pretrained_backbone != (self.norm == "frozen_batch"):
+            raise ValueError(
+                f"pretrained_backbone is {self.pretrained_backbone} and norm {self.norm!r}; ImageNet weights go with "
+                "'frozen_batch', training from scratch with 'group'"
+            )
+        return self
+
+
+class Scales(Strict):
+    """The sizes that a training image is resized to, from one multiple of its own to another in steps of pixels."""
+
+    smallest: PositiveFloat
+    largest: PositiveFloat
+    step: PositiveInt = Field(description="from one shorter edge to the next, in pixels")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.smallest > self.largest:
+            raise ValueError(f"smallest is {self.smallest}, above largest, which is {self.largest}")
+        return self
+
+
+class SemanticModelConfig(_Network):
+    """A semantic model and the crops that it trains on (Appendix B). At inference images keep their size."""
+
+    pretrained_backbone: Literal["torchvision", "R-103"] | None = Field(
+        description="whose ImageNet weights, torchvision's or Detectron2's ResNet-103; null to train from scratch"
+    )
+    norm: Literal["frozen_batch", "batch", "group"]
+    levels: list[str] | None = Field(None, description="the pyramid levels of SemanticFPN, by default P2 to P5")
+    crop_size: Annotated[list[PositiveInt], Field(min_length=2, max_length=2)] = Field(description="[H, W] in pixels")
+    scales: Scales
+    color_augmentation: bool = Field(description="SSD's: brightness, contrast, saturation and hue")
+    max_class_share: float | None = Field(
+        gt=0, lt=1, description="crop bootstrapping: draw a crop again while one class covers more of it; null for none"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        spec = MODELS[self.name]
+        if self.norm == ("frozen_batch" if self.pretrained_backbone is None else "group"):
+            raise ValueError(
+                f"pretrained_backbone is {self.pretrained_backbone!r} and norm {self.norm!r}; ImageNet weights go with "
+                "'frozen_batch' or 'batch', training from scratch with 'group' or 'batch'"
+            )
+        if self.levels is not None:
+            if not isinstance(spec, SemanticFPNSpec):
+                raise ValueError(f"levels is for SemanticFPN; model {self.name!r} has no pyramid")
+            replace(spec, levels=tuple(self.levels))
+        return self
+
+    @property
+    def architecture(self) -> Literal["DeepLabV3", "SemanticFPN"]:
+        return "DeepLabV3" if isinstance(MODELS[self.name], DeepLabV3Spec) else "SemanticFPN"
+
+
+def _model_task(value: Any) -> Task | None:
+    """A name that no model has is reported by the first of the two."""
+    if isinstance(value, dict):
+        name = value.get("name")
+        return task_of(MODELS[name]) if isinstance(name, str) and name in MODELS else "instance"
+    return value.task if isinstance(value, _Network) else None
+
+
+ModelConfig = Annotated[
+    Annotated[InstanceModelConfig, Tag("instance")] | Annotated[SemanticModelConfig, Tag("semantic")],
+    Discriminator(_model_task),
+]
+
+
+def load_model(path: Path) -> InstanceModelConfig | SemanticModelConfig:
+    """As :func:`load`, for a model's file: its ``name`` says which of the two it is."""
+    return _validate(TypeAdapter(ModelConfig), path)
+
+
+def setting_problem(
+    setting: RenderingConfig | SemanticRenderingConfig, model: InstanceModelConfig | SemanticModelConfig
+) -> str | None:
+    """Why a model cannot be evaluated so."""
+    if isinstance(model, InstanceModelConfig):
+        if not isinstance(setting, RenderingConfig):
+            return "needs a resolution"
+        if not model.has_point_head and setting != RenderingConfig(resolution=FOUR_CONV_SIDE):
+            return f"renders at resolution {FOUR_CONV_SIDE}, without points"
+        return None
+    if not isinstance(setting, SemanticRenderingConfig):
+        return "is a semantic one: it renders at the image's resolution and takes none"
+    if model.has_point_head != (setting.num_points is not None):
+        return "has a point head and needs num_points" if model.has_point_head else "has no point head for num_points"
+    is_deeplab = model.architecture == "DeepLabV3"
+    if is_deeplab != (setting.output_stride is not None):
+        return "needs an output_stride" if is_deeplab else "has no output_stride to set"
+    return None

@@ -1,0 +1,72 @@
+"""The schema of ``configs/schedules``: SGD, its learning rates, the batch and the precision."""
+
+from collections.abc import Sequence
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+from pipeline.config.reader import Strict
+
+
+class Phase(Strict):
+    """A stretch of training at one learning rate."""
+
+    updates: PositiveInt
+    learning_rate: PositiveFloat
+
+
+class Warmup(Strict):
+    """A linear rise of the learning rate from this one to the first phase's."""
+
+    updates: PositiveInt
+    learning_rate: PositiveFloat
+
+
+class Poly(Strict):
+    """A learning rate that falls to zero as (1 - share of the updates done) to a power (Appendix B)."""
+
+    updates: PositiveInt
+    learning_rate: PositiveFloat
+    power: PositiveFloat
+
+
+class ScheduleConfig(Strict):
+    """SGD and its learning rates, in steps (Appendix A) or falling all the time (Appendix B)."""
+
+    batch_size: PositiveInt = Field(description="images per update, over all workers")
+    warmup: Warmup
+    phases: Annotated[list[Phase], Field(min_length=1)] | None = None
+    poly: Poly | None = None
+    head_multiplier: PositiveFloat = Field(
+        1.0, description="of the learning rate of a semantic model's head: DeepLabV3's ASPP and prediction layer"
+    )
+    momentum: NonNegativeFloat = 0.9
+    weight_decay: NonNegativeFloat = 0.0001
+    precision: Literal["float32", "bfloat16"] = "float32"
+    checkpoint_every: PositiveInt = 1000
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.phases is None) == (self.poly is None):
+            raise ValueError("expected either phases or poly")
+        return self
+
+    @property
+    def parts(self) -> Sequence[Phase | Poly]:
+        """The stretches of training, one after the other."""
+        return self.phases or [self.poly]  # type: ignore[list-item]
+
+    @property
+    def updates(self) -> int:
+        return sum(part.updates for part in self.parts)
+
+    @property
+    def learning_rate(self) -> float:
+        """The one that the warm-up leads to."""
+        return self.parts[0].learning_rate

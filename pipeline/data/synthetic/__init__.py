@@ -1,6 +1,0 @@
-"""Seeded stand-ins for the datasets of the paper, drawn in seconds."""
-
-from pipeline.data.synthetic.shapes import ShapesSpec, generate_shapes
-from pipeline.data.synthetic.streets import StreetsSpec, generate_streets
-
-__all__ = ["ShapesSpec", "StreetsSpec", "generate_shapes", "generate_streets"]

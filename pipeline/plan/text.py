@@ -1,0 +1,126 @@
+"""A plan as its reader sees it."""
+
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Column, Table
+
+from pipeline.plan.plan import Plan, PlannedRun, Total
+
+STATES = {True: "cached", False: "to run", None: "not known"}
+UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+
+
+def show(plan: Plan, console: Console) -> None:
+    """Prints a plan: its runs, what they add up to by dataset and table, its sweeps, then time and disk."""
+    console.print(
+        f"{plan.scale} on {plan.nodes} × {plan.cluster}: {plan.runs_at_a_time} "
+        f"training{'s' if plan.runs_at_a_time > 1 else ''} at a time.\n"
+        f"Hours are estimates, of one {plan.gpu}, by configs/throughput.yaml.\n",
+        markup=False,
+    )
+    console.print(_runs(plan.runs))
+    console.print()
+    console.print(_totals(plan))
+    console.print()
+    if plan.sweeps:
+        console.print(_sweeps(plan))
+        console.print()
+    for line in _summary(plan):
+        console.print(escape(line), soft_wrap=True)
+
+
+def _runs(runs: Iterable[PlannedRun]) -> Table:
+    """A line for the runs that differ in their seeds alone, with the GPU-hours of each of them."""
+    table = _table("experiment", "seeds", "updates\n× batch", "GPU-h\neach", "in DVC", text=("experiment", "in DVC"))
+
+    def key(run: PlannedRun) -> tuple[str, str, str]:
+        return run.dataset, run.experiment, STATES[run.cached]
+
+    for (_, experiment, state), group in groupby(sorted(runs, key=key), key):
+        same = list(group)
+        run = same[0]
+        table.add_row(
+            experiment,
+            seeds_text([each.seed for each in same]),
+            f"{run.updates:,} × {run.batch_size}",
+            hours_text(run.gpu_hours),
+            state,
+        )
+    return table
+
+
+def _totals(plan: Plan) -> Table:
+    table = _table("", "runs", "GPU-h", "of these\nto come", text=("",))
+
+    def add(name: str, total: Total) -> None:
+        table.add_row(name, str(total.runs), hours_text(total.gpu_hours), hours_text(total.remaining))
+
+    for name, total in plan.by_dataset.items():
+        add(name, total)
+    table.add_section()
+    for name, total in plan.by_table.items():
+        add(name, total)
+    table.add_section()
+    add("all", plan.total(plan.runs))
+    return table
+
+
+def _sweeps(plan: Plan) -> Table:
+    table = _table("sweep", "trials", "updates\n× batch", "GPU-h\nat most", "in DVC", text=("sweep", "in DVC"))
+    for sweep in plan.sweeps:
+        trains = sweep.kind == "training"
+        table.add_row(
+            sweep.sweep,
+            str(sweep.trials),
+            f"{sweep.updates:,} × {sweep.batch_size}" if trains else "none",
+            hours_text(sweep.gpu_hours) if trains else "",
+            STATES[sweep.cached],
+        )
+    return table
+
+
+def _table(*names: str, text: tuple[str, ...]) -> Table:
+    columns = (Column(name, justify="left" if name in text else "right", no_wrap=True) for name in names)
+    return Table(*columns, box=None, pad_edge=False, padding=(0, 1, 0, 0))
+
+
+def _summary(plan: Plan) -> Iterator[str]:
+    if plan.training_hours is None:
+        yield f"time: not known: cluster {plan.cluster} has no GPUs"
+    else:
+        yield f"time: trainings {hours_text(plan.training_hours)} h, longest first"
+        if plan.sweeps and plan.sweep_hours is not None:
+            yield f"      sweeps {hours_text(plan.sweep_hours)} h at most, one after the other, a GPU for each trial"
+    yield f"evaluations: {plan.evaluations}, not in the hours"
+    predictions = "predictions not known" if plan.predictions is None else f"predictions {bytes_text(plan.predictions)}"
+    yield f"disk: weights {bytes_text(plan.weights)}, {predictions}; as much again in DVC's cache"
+    yield f"      checkpoints {bytes_text(plan.checkpoints)} while trainings run"
+    if plan.unknown is not None:
+        yield f"not known whether cached: {plan.unknown}"
+
+
+def seeds_text(seeds: Iterable[int]) -> str:
+    """Seeds in order, neighbours as a range: "0-2, 5"."""
+    ranges: list[list[int]] = []
+    for seed in sorted(seeds):
+        if ranges and seed == ranges[-1][-1] + 1:
+            ranges[-1].append(seed)
+        else:
+            ranges.append([seed])
+    return ", ".join(f"{part[0]}-{part[-1]}" if len(part) > 1 else str(part[0]) for part in ranges)
+
+
+def hours_text(hours: float) -> str:
+    """Hours with the digits that an estimate deserves."""
+    return f"{hours:,.0f}" if hours >= 10 else f"{hours:.1f}" if hours >= 1 else f"{hours:.2g}"
+
+
+def bytes_text(size: int) -> str:
+    """A size in the largest decimal unit of which it has one."""
+    for unit, name in UNITS:
+        if size >= unit:
+            return f"{size / unit:.3g} {name}"
+    return f"{size} B"

@@ -1,0 +1,255 @@
+"""Pictures of masks: ground truth and each head's predictions side by side (the paper's Figures 2 and 6).
+
+Shape letters: R objects, H W rows and columns.
+"""
+
+import io
+import json
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pyarrow as pa
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from pycocotools import mask as coco_mask
+from torch import Tensor
+
+from pipeline.data.storage import Storage
+from pointrend.drawing import decode_picture, draw_masks
+
+Rle = dict[str, Any]  # COCO's: size (H, W) and counts
+
+MIN_SCORE = 0.5  # of a prediction that is drawn
+MIN_IOU = 0.5  # of a prediction with the object it is said to be
+GAP, CAPTION = 6, 20  # pixels
+
+
+@dataclass(frozen=True)
+class Source:
+    """One column of the picture: a caption and a COCO results file."""
+
+    caption: str
+    predictions: Path
+
+
+def font() -> ImageFont.FreeTypeFont:
+    """The captions' font."""
+    # Pillow's own font lacks signs such as the one in "28×28"; matplotlib brings one that has them.
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", 12)
+
+
+@dataclass(frozen=True)
+class Panels:
+    """A grid of pictures that explain themselves: column captions, and rows of equal-sized images."""
+
+    captions: list[str]
+    rows: list[list[Image.Image]]
+
+    def render(self) -> Image.Image:
+        """All panels in one picture."""
+        widths = [max(row[c].width for row in self.rows) for c in range(len(self.captions))]
+        heights = [max(panel.height for panel in row) for row in self.rows]
+        size = (sum(widths) + GAP * (len(widths) - 1), CAPTION + sum(heights) + GAP * (len(heights) - 1))
+        sheet = Image.new("RGB", size, "white")
+        pen = ImageDraw.Draw(sheet)
+        left = 0
+        for column, (caption, width) in enumerate(zip(self.captions, widths, strict=True)):
+            pen.text((left + width / 2, CAPTION / 2), caption, "black", font(), anchor="mm")
+            top = CAPTION
+            for row, height in zip(self.rows, heights, strict=True):
+                panel = row[column]
+                sheet.paste(panel, (left + (width - panel.width) // 2, top + (height - panel.height) // 2))
+                top += height + GAP
+            left += width + GAP
+        return sheet
+
+
+class Scenes:
+    """The val images, their objects, and what each source predicts for them.
+
+    Args:
+        manifest: the val split's.
+        images: what its file names are relative to.
+        sources: the columns.
+    """
+
+    def __init__(self, manifest: pa.Table, images: Storage, sources: list[Source]) -> None:
+        self._rows = {row["id"]: row for row in manifest.to_pylist()}
+        self._images, self.sources = images, sources
+        self._predictions = [_by_image(source.predictions) for source in sources]
+
+    def choose(self, count: int) -> list[int]:
+        """Ids of up to ``count`` images to show: evenly spread over those with objects, the same every time."""
+        ids = sorted(image_id for image_id in self._rows if self._objects(image_id))
+        spread = np.linspace(0, len(ids) - 1, min(count, len(ids))).round().astype(int)
+        return [ids[i] for i in spread]
+
+    def picture(self, image_id: int) -> Tensor:
+        """The image (3, H, W)."""
+        name = self._rows[image_id]["file_name"]
+        return decode_picture(io.BytesIO(self._images.read(name)), self._images.where(name))
+
+    def truth(self, image_id: int) -> Tensor:
+        """The objects' masks (R, H, W) bool, crowds left out."""
+        return self._decode(self.truth_rles(image_id), image_id)
+
+    def truth_rles(self, image_id: int) -> list[Rle]:
+        """The same, encoded."""
+        size = self._size(image_id)
+        return [{"size": size, "counts": annotation["counts"]} for annotation in self._objects(image_id)]
+
+    def categories(self, image_id: int) -> list[int]:
+        """The category id of each object."""
+        return [annotation["category_id"] for annotation in self._objects(image_id)]
+
+    def _objects(self, image_id: int) -> list[dict[str, Any]]:
+        return [annotation for annotation in self._rows[image_id]["annotations"] if not annotation["iscrowd"]]
+
+    def matched(self, image_id: int, source: int) -> list[Rle | None]:
+        """Each object's best prediction of a source, encoded, or None where none overlaps it enough."""
+        return [None if best is None else best[1] for best in self._best(image_id, source)]
+
+    def predicted(self, image_id: int, source: int) -> Tensor:
+        """All confident predictions (R', H, W): first those of the objects, in their order, then the others.
+
+        An object without a prediction leaves an empty mask, so that an object has the same colour in every column.
+        """
+        best = self._best(image_id, source)
+        taken = {match[0] for match in best if match is not None}
+        others = [rle for number, rle in enumerate(self._confident(image_id, source)) if number not in taken]
+        empty = coco_mask.encode(np.zeros(self._size(image_id), dtype=np.uint8, order="F"))
+        return self._decode([*(empty if match is None else match[1] for match in best), *others], image_id)
+
+    def _confident(self, image_id: int, source: int) -> list[Rle]:
+        found = self._predictions[source].get(image_id, [])
+        return [result["segmentation"] for result in found if result["score"] >= MIN_SCORE]
+
+    def _best(self, image_id: int, source: int) -> list[tuple[int, Rle] | None]:
+        """Each object's best prediction and its number among the confident ones."""
+        truth, found = self.truth_rles(image_id), self._confident(image_id, source)
+        if not found:
+            return [None] * len(truth)
+        overlaps = coco_mask.iou(truth, found, [0] * len(found))
+        return [
+            (number, found[number]) if row[number] >= MIN_IOU else None
+            for row, number in zip(overlaps, overlaps.argmax(axis=1).tolist(), strict=True)
+        ]
+
+    def _size(self, image_id: int) -> tuple[int, int]:
+        image = self._rows[image_id]
+        return image["height"], image["width"]
+
+    def _decode(self, rles: list[Rle], image_id: int) -> Tensor:
+        """Masks (R, H, W) bool."""
+        masks = [coco_mask.decode(rle) for rle in rles]
+        return torch.from_numpy(np.stack(masks)).bool() if masks else torch.zeros(0, *self._size(image_id)).bool()
+
+
+def _by_image(predictions: Path) -> dict[int, list[dict[str, Any]]]:
+    found = defaultdict(list)
+    for result in json.loads(predictions.read_text()):
+        found[result["image_id"]].append(result)
+    return found
+
+
+def to_image(picture: Tensor, scale: int) -> Image.Image:
+    """(3, H, W) in [0, 1] as an image ``scale`` times as large, its pixels kept visible."""
+    pixels = (picture.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+    image = Image.fromarray(pixels)
+    return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+
+
+def scene_panels(scenes: Scenes, count: int) -> Panels:
+    """Whole images: the image, the ground truth, and every source's predictions."""
+    rows = []
+    for image_id in scenes.choose(count):
+        picture = scenes.picture(image_id)
+        masks = [scenes.truth(image_id), *(scenes.predicted(image_id, s) for s in range(len(scenes.sources)))]
+        scale = max(1, round(240 / picture.shape[-1]))
+        rows.append([to_image(p, scale) for p in (picture, *(draw_masks(picture, m) for m in masks))])
+    return Panels(["image", "ground truth", *(source.caption for source in scenes.sources)], rows)
+
+
+@dataclass(frozen=True)
+class FoundObject:
+    """An object that every source has found; masks are encoded."""
+
+    image_id: int
+    category_id: int
+    truth: Rle
+    masks: list[Rle]  # of each source
+    overlaps: list[float]  # the IoU of each of them with the object
+    location: float  # the least IoU of a mask's bounding box with the object's
+
+
+def found_objects(scenes: Scenes, images: int) -> list[FoundObject]:
+    """The objects of up to ``images`` images that every source has found, the best located first.
+
+    Location is a matter of boxes: it tells nothing about the masks inside them, and so favours none.
+    """
+    objects = []
+    for image_id in scenes.choose(images):
+        columns = [scenes.matched(image_id, source) for source in range(len(scenes.sources))]
+        objects_of_image = zip(scenes.categories(image_id), scenes.truth_rles(image_id), *columns, strict=True)
+        for category_id, truth, *found in objects_of_image:
+            masks = [mask for mask in found if mask is not None]
+            if len(masks) == len(found):
+                overlaps = coco_mask.iou(masks, [truth], [0])[:, 0].tolist()
+                boxes = coco_mask.toBbox([truth, *masks])
+                location = float(coco_mask.iou(boxes[1:], boxes[:1], [0]).min())
+                objects.append(FoundObject(image_id, category_id, truth, masks, overlaps, location))
+    return sorted(objects, key=lambda found: -found.location)
+
+
+def varied(objects: list[FoundObject]) -> list[FoundObject]:
+    """The first object of each image; of these the first of every category, then the second, and so on."""
+    first: dict[int, FoundObject] = {}
+    for found in objects:
+        first.setdefault(found.image_id, found)
+    seen: Counter[int] = Counter()
+    ranked: list[tuple[int, FoundObject]] = []
+    for found in first.values():
+        ranked.append((seen[found.category_id], found))
+        seen[found.category_id] += 1
+    return [found for _, found in sorted(ranked, key=lambda item: item[0])]
+
+
+def object_panels(scenes: Scenes, objects: list[FoundObject], count: int, side: int = 260) -> Panels:
+    """The first ``count`` of the :func:`varied` objects, enlarged, each mask with its IoU."""
+    rows: list[list[Image.Image]] = []
+    for found in varied(objects)[:count]:
+        picture = scenes.picture(found.image_id)
+        masks = torch.from_numpy(coco_mask.decode([found.truth, *found.masks])).bool().permute(2, 0, 1)
+        window = (slice(None), *_window(masks[0]))
+        panels = (picture[window], *(draw_masks(picture, mask[None])[window] for mask in masks))
+        notes = ["", "", *(f"IoU {overlap:.2f}" for overlap in found.overlaps)]
+        rows.append([noted(enlarge(panel, side), note) for panel, note in zip(panels, notes, strict=True)])
+    return Panels(["image", "ground truth", *(source.caption for source in scenes.sources)], rows)
+
+
+def _window(mask: Tensor, margin: int = 6) -> tuple[slice, slice]:
+    """Rows and columns around a mask (H, W)."""
+    rows, columns = torch.where(mask.any(1))[0], torch.where(mask.any(0))[0]
+    return (
+        slice(max(0, int(rows[0]) - margin), int(rows[-1]) + margin + 1),
+        slice(max(0, int(columns[0]) - margin), int(columns[-1]) + margin + 1),
+    )
+
+
+def enlarge(crop: Tensor, side: int) -> Image.Image:
+    """A crop (3, h, w) enlarged by a whole factor to at most ``side`` pixels, or shrunk to them."""
+    image = to_image(crop, max(1, side // max(crop.shape[1:])))
+    image.thumbnail((side, side))
+    return image
+
+
+def noted(image: Image.Image, note: str) -> Image.Image:
+    """An image with a line of text below it."""
+    noted = Image.new("RGB", (image.width, image.height + CAPTION), "white")
+    noted.paste(image)
+    ImageDraw.Draw(noted).text((image.width / 2, image.height + CAPTION / 2), note, "black", font(), anchor="mm")
+    return noted

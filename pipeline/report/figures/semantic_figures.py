@@ -1,0 +1,200 @@
+"""The paper's Figure 9 from a run's own model: semantic segmentation, refined step by step.
+
+Shape letters: K classes, P points, H W rows and columns of an image.
+"""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from pipeline.config.labels import LabelTable
+from pipeline.data.labels import read_ids
+from pipeline.data.manifest import PreparedDataset
+from pipeline.data.storage import Storage
+from pipeline.evaluation.trained_run import TrainedRun
+from pipeline.report.figures.cells import draw_points, fill
+from pipeline.report.figures.figure import Figure
+from pipeline.report.figures.overlays import GAP, Panels
+from pipeline.report.figures.semantic_overlays import densest_window, palette, with_legend
+from pipeline.report.figures.steps import Step, subdivision_steps
+from pointrend.drawing import decode_picture
+from pointrend.points import Size, class_uncertainty
+from pointrend.semantic import SAMPLING_STRIDE, SemanticSegmenter
+
+IMAGES = 40  # to take the one that is shown from
+ZOOM = 4  # the enlarged part's edges are that part of the image's
+WIDTH = 1560  # of the picture, in pixels, at most
+PALE = 0.45  # what is left of a colour under points
+
+
+class ShownImage(NamedTuple):
+    """An image (3, H, W) and its classes (H, W), K where they are ignored."""
+
+    picture: Tensor
+    truth: np.ndarray
+
+
+class LabelMap(NamedTuple):
+    """The classes at one resolution: (h, w) over an image of which each cell covers ``stride`` pixels.
+
+    ``points`` (P, 2) are the (x, y) in pixels of the cells that the point head has predicted.
+    """
+
+    classes: np.ndarray
+    stride: int
+    points: Tensor
+
+
+def draw_semantic_figures(run: TrainedRun, folder: Path) -> list[Figure]:
+    """Draws the label maps of all subdivision steps of one image into a folder.
+
+    Args:
+        run: a run with PointRend.
+        folder: where the PNG file goes.
+
+    Returns:
+        Figure 9; none where the model has no PointRend, or the val split no image.
+    """
+    model = run.model(torch.device("cpu"))
+    if not isinstance(model, SemanticSegmenter) or model.pointrend is None:
+        return []
+    prepared = run.dataset()
+    shown = most_varied_image(prepared, run.images)
+    if shown is None:
+        return []
+    height, width = shown.truth.shape
+    num_points = min(model.pointrend.points_per_step, height * width // SAMPLING_STRIDE**2)
+    maps = label_maps(model, shown.picture, num_points)
+    sheet = map_panels(shown, maps, prepared.labels).render()
+    figure = Figure(
+        f"Semantic refinement: {run.config.run}",
+        "The classes at each subdivision step, of the highest score at that resolution, without interpolation (the "
+        f"paper's Figure 9). Each step predicts the N = {num_points} cells (dots) whose two best classes are closest. "
+        "Below, enlarged, where the points of all steps are densest. Shown is the val image with the most classes.",
+        f"semantic_subdivision_{run.config.run}.png",
+    )
+    with_legend(sheet, prepared.labels).save(folder / figure.file, optimize=True)
+    return [figure]
+
+
+def most_varied_image(prepared: PreparedDataset, images: Storage) -> ShownImage | None:
+    """The first image with the most classes of up to 40 val images, evenly spread; None where there are none."""
+    val = prepared.manifest("val").select(["file_name", "label_file"]).to_pylist()
+    best, most = None, -1
+    for index in np.linspace(0, len(val) - 1, min(IMAGES, len(val))).round().astype(int):
+        truth = prepared.labels.classes(read_ids(io.BytesIO(images.read(val[index]["label_file"]))))
+        found = len(np.unique(truth[truth < len(prepared.labels.names)]))
+        if found > most:
+            best, most = (val[index]["file_name"], truth), found
+    if best is None:
+        return None
+    name, truth = best
+    return ShownImage(decode_picture(io.BytesIO(images.read(name)), images.where(name)), truth)
+
+
+@torch.inference_mode()
+def label_maps(model: SemanticSegmenter, picture: Tensor, num_points: int) -> list[LabelMap]:
+    """The coarse prediction of an image (3, H, W) and what each subdivision step makes of it, cut to the image.
+
+    Args:
+        model: with PointRend.
+        picture: the image.
+        num_points: N, the most points of a step.
+    """
+    refiner = model.pointrend
+    assert refiner is not None
+    coarse = model.coarse_prediction([picture])
+    rows, columns = coarse.logits.shape[-2:]
+    sizes = [(rows * 2**step, columns * 2**step) for step in range(1, coarse.stride.bit_length())]
+    steps = subdivision_steps(
+        coarse.logits,
+        lambda points: refiner.point_logits(coarse.features, coarse.logits, coarse.stride, points),
+        class_uncertainty,
+        sizes,
+        num_points,
+    )
+    extent = torch.tensor([columns, rows]) * coarse.stride
+    start = Step(coarse.logits, coarse.logits.new_zeros(1, 0, 2), coarse.logits)
+    maps = []
+    for number, step in enumerate([start, *steps]):
+        stride = coarse.stride >> number
+        height, width = (-(-side // stride) for side in coarse.size)
+        classes = step.refined[0].argmax(0)[:height, :width].numpy()
+        maps.append(LabelMap(classes, stride, step.points[0] * extent))
+    return maps
+
+
+def map_panels(shown: ShownImage, maps: Sequence[LabelMap], table: LabelTable) -> Panels:
+    """The image and its truth, then a column for each label map: whole, with its points, and a part of it enlarged."""
+    colors = palette(table)
+    height, width = shown.truth.shape
+    side = WIDTH // (len(maps) + 1) - GAP
+    whole = (slice(0, height), slice(0, width))
+    part = densest_window(_point_counts(maps, (height, width)), max(1, height // ZOOM), max(1, width // ZOOM))
+
+    def panel(colored: Tensor, window: tuple[slice, slice]) -> Image.Image:
+        return fill(colored[:, window[0], window[1]], side)
+
+    def dotted(label_map: LabelMap, colored: Tensor, window: tuple[slice, slice]) -> Image.Image:
+        drawn = panel(1 - PALE * (1 - colored), window)
+        scale = drawn.width / (window[1].stop - window[1].start)
+        origin = torch.tensor([window[1].start, window[0].start])
+        places = (label_map.points - origin) * scale / torch.tensor([drawn.width, drawn.height])
+        return draw_points(drawn, places, max(0.8, label_map.stride * scale / 4))
+
+    truth = _colored(shown.truth, colors)
+    grid = [
+        [_framed(panel(shown.picture, whole), part, width)],
+        [panel(truth, whole)],
+        [panel(shown.picture, part)],
+        [panel(truth, part)],
+    ]
+    captions = ["image and ground truth"]
+    for number, label_map in enumerate(maps):
+        pixels = label_map.classes.repeat(label_map.stride, 0).repeat(label_map.stride, 1)[:height, :width]
+        colored = _colored(pixels, colors)
+        name = f"step {number}" if number else "coarse prediction"
+        captions.append(f"{name}: {label_map.classes.shape[0]}×{label_map.classes.shape[1]}")
+        for line, drawn in zip(
+            grid,
+            (
+                panel(colored, whole),
+                dotted(label_map, colored, whole),
+                panel(colored, part),
+                dotted(label_map, colored, part),
+            ),
+            strict=True,
+        ):
+            line.append(drawn)
+    return Panels(captions, grid)
+
+
+def _colored(classes: np.ndarray, colors: np.ndarray) -> Tensor:
+    """Classes (H, W) in their colours (K + 1, 3): (3, H, W)."""
+    return torch.from_numpy(colors[classes]).permute(2, 0, 1)
+
+
+def _point_counts(maps: Sequence[LabelMap], size: Size) -> np.ndarray:
+    """How many of the maps' points lie in each pixel (H, W)."""
+    columns, rows = torch.cat([label_map.points for label_map in maps]).long().unbind(1)
+    inside = (rows < size[0]) & (columns < size[1])  # those beyond are of padding
+    counts = np.zeros(size, dtype=np.int64)
+    np.add.at(counts, (rows[inside].numpy(), columns[inside].numpy()), 1)
+    return counts
+
+
+def _framed(drawn: Image.Image, part: tuple[slice, slice], width: int) -> Image.Image:
+    """A panel of a whole image, ``width`` pixels wide, with a frame around a part of it."""
+    rows, columns = part
+    scale = drawn.width / width
+    edges = tuple(edge * scale for edge in (columns.start, rows.start, columns.stop, rows.stop))
+    pen = ImageDraw.Draw(drawn)
+    pen.rectangle(edges, outline="black", width=3)
+    pen.rectangle(tuple(e + s for e, s in zip(edges, (1, 1, -1, -1), strict=True)), outline="white", width=1)
+    return drawn

@@ -1,0 +1,109 @@
+"""Pictures of semantic labels: ground truth and each model's prediction side by side (the paper's Figure 8).
+
+Shape letters: K classes, H W rows and columns.
+"""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from cityscapesscripts.helpers.labels import name2label
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from pipeline.config.labels import LabelTable
+from pipeline.data.labels import read_ids
+from pipeline.data.manifest import PreparedDataset
+from pipeline.data.storage import Storage
+from pipeline.evaluation.outputs import prediction_names
+from pipeline.metrics.segmentation_iou import boundary_distance
+from pipeline.report.figures.overlays import CAPTION, GAP, Panels, enlarge, font
+from pointrend.drawing import color, decode_picture
+
+OPACITY = 0.6
+PANEL = 320  # pixels of a panel's longer edge
+MAGNIFIED = 5  # the enlarged square's side is that part of the image's shorter edge
+
+
+@dataclass(frozen=True)
+class LabelSource:
+    """One column of the picture: a caption and a folder of label PNGs."""
+
+    caption: str
+    predictions: Path
+
+
+def palette(table: LabelTable) -> np.ndarray:
+    """The colour of each class and of what is ignored, black: (K + 1, 3) in [0, 1]; Cityscapes' for its classes."""
+    if all(name in name2label for name in table.names):
+        colors = [tuple(value / 255 for value in name2label[name].color) for name in table.names]
+    else:
+        colors = [color(number) for number in range(len(table.names))]
+    return np.array([*colors, (0.0, 0.0, 0.0)], dtype=np.float32)
+
+
+def paint(image: Tensor, classes: np.ndarray, colors: np.ndarray) -> Tensor:
+    """Classes (H, W) in their colours (K + 1, 3) over an image (3, H, W)."""
+    painted = torch.from_numpy(colors[classes]).permute(2, 0, 1)
+    return (1 - OPACITY) * image + OPACITY * painted
+
+
+def busiest_square(classes: np.ndarray, side: int) -> tuple[slice, slice]:
+    """Rows and columns of the square with the most boundary pixels of the ground truth, classes (H, W)."""
+    return densest_window(boundary_distance(classes) == 0, side, side)
+
+
+def densest_window(values: np.ndarray, height: int, width: int) -> tuple[slice, slice]:
+    """Rows and columns of the window of that many rows and columns with the largest sum of values (H, W)."""
+    sums = np.pad(values, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
+    inside = sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width] + sums[:-height, :-width]
+    row, column = np.unravel_index(inside.argmax(), inside.shape)
+    return slice(int(row), int(row) + height), slice(int(column), int(column) + width)
+
+
+def label_panels(prepared: PreparedDataset, images: Storage, sources: Sequence[LabelSource], count: int) -> Panels:
+    """Up to ``count`` val images, evenly spread: each whole, and below it its :func:`busiest_square` enlarged.
+
+    Args:
+        prepared: the dataset.
+        images: what its file names are relative to.
+        sources: the columns after image and ground truth.
+        count: how many images.
+    """
+    table, names = prepared.labels, prediction_names(prepared)
+    val = prepared.manifest("val").select(["file_name", "label_file"]).to_pylist()
+    colors = palette(table)
+    rows: list[list[Image.Image]] = []
+    for index in np.linspace(0, len(val) - 1, min(count, len(val))).round().astype(int):
+        file_name, label_file = val[index].values()
+        picture = decode_picture(io.BytesIO(images.read(file_name)), images.where(file_name))
+        truth = table.classes(read_ids(io.BytesIO(images.read(label_file))))
+        predicted = [table.classes(read_ids(source.predictions / names[label_file])) for source in sources]
+        panels = [picture, *(paint(picture, classes, colors) for classes in (truth, *predicted))]
+        square = busiest_square(truth, max(1, min(truth.shape) // MAGNIFIED))
+        rows.append([enlarge(panel, PANEL) for panel in panels])
+        rows.append([enlarge(panel[:, square[0], square[1]], PANEL) for panel in panels])
+    return Panels(["image", "ground truth", *(source.caption for source in sources)], rows)
+
+
+def with_legend(sheet: Image.Image, table: LabelTable) -> Image.Image:
+    """A picture with the classes' colours and names below it."""
+    entries = [*zip([*table.names, "ignored"], palette(table), strict=True)]
+    places, left, line = [], GAP, 0
+    for name, _ in entries:
+        width = CAPTION + int(font().getlength(name)) + GAP * 2
+        if left + width > sheet.width and left > GAP:
+            left, line = GAP, line + 1
+        places.append((left, line))
+        left += width
+    extended = Image.new("RGB", (sheet.width, sheet.height + GAP + (line + 1) * CAPTION), "white")
+    extended.paste(sheet)
+    pen = ImageDraw.Draw(extended)
+    for (name, rgb), (left, line) in zip(entries, places, strict=True):
+        top = sheet.height + GAP + line * CAPTION
+        pen.rectangle((left, top + 4, left + 12, top + 16), fill=tuple((rgb * 255).astype(int).tolist()))
+        pen.text((left + CAPTION, top + CAPTION / 2), name, "black", font(), anchor="lm")
+    return extended

@@ -1,0 +1,108 @@
+"""Which of a run's objects its pictures show: chosen by boxes and scores, never by how good a mask looks."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+
+import torch
+from pycocotools import mask as coco_mask
+from torch import Tensor
+from torchvision.ops import box_convert, box_iou
+
+from pipeline.data.coco import Category
+from pipeline.report.figures.overlays import Scenes
+from pointrend.instance import Detections, MaskRCNN
+
+LOCATED = 0.75  # least IoU of a box with that of the object
+
+
+@dataclass(frozen=True)
+class LocatedObject:
+    """A detection whose category and box are right."""
+
+    image_id: int
+    number: int  # among the image's detections
+    category_id: int
+    score: float
+    area: float  # of its box, in pixels
+
+
+@dataclass(frozen=True)
+class ShownObject:
+    """An object, and what its mask can be rendered from."""
+
+    category: str
+    image: Tensor  # (3, H, W)
+    box: Tensor  # (4,) xyxy in pixels of the image
+    found: Detections  # of that image, without all others
+
+
+@torch.inference_mode()
+def located_objects(
+    model: MaskRCNN, scenes: Scenes, categories: Sequence[Category], images: int
+) -> list[LocatedObject]:
+    """The detections in up to ``images`` images that have an object's category and its box."""
+    objects = []
+    for image_id in scenes.choose(images):
+        found = model.detect([scenes.picture(image_id)])
+        boxes = found.original_boxes()[0]
+        truth = box_convert(torch.from_numpy(coco_mask.toBbox(scenes.truth_rles(image_id))).float(), "xywh", "xyxy")
+        category_ids = [categories[label - 1].id for label in found.labels[0].tolist()]
+        alike = torch.tensor(category_ids)[:, None] == torch.tensor(scenes.categories(image_id))
+        located = (alike & (box_iou(boxes, truth) >= LOCATED)).any(1)
+        for number in located.nonzero()[:, 0].tolist():
+            x0, y0, x1, y1 = boxes[number].tolist()
+            score = float(found.scores[0][number])
+            objects.append(LocatedObject(image_id, number, category_ids[number], score, (x1 - x0) * (y1 - y0)))
+    return objects
+
+
+def to_show(objects: Sequence[LocatedObject], count: int) -> list[LocatedObject]:
+    """Up to ``count`` objects, of different images and, as far as there are enough, of different categories.
+
+    Of the objects whose box is at least as large as the median one, the highest scores come first.
+    """
+    if not objects:
+        return []
+    smallest = median(found.area for found in objects)
+    large = sorted((o for o in objects if o.area >= smallest), key=lambda o: (-o.score, o.image_id, o.number))
+    chosen: list[LocatedObject] = []
+    seen: Counter[int] = Counter()
+    while len(chosen) < count:
+        images = {found.image_id for found in chosen}
+        left = [found for found in large if found.image_id not in images]
+        if not left:
+            break
+        # The first of the category that was taken least often.
+        chosen.append(min(left, key=lambda found: seen[found.category_id]))
+        seen[chosen[-1].category_id] += 1
+    return chosen
+
+
+def shown_objects(
+    model: MaskRCNN, scenes: Scenes, categories: Sequence[Category], images: int, count: int
+) -> list[ShownObject]:
+    """The objects :func:`to_show` from up to ``images`` images; none where the model has located none."""
+    names = {category.id: category.name for category in categories}
+    shown = []
+    for chosen in to_show(located_objects(model, scenes, categories, images), count):
+        image = scenes.picture(chosen.image_id)
+        # Detected once more: to keep the features of all images would take gigabytes.
+        with torch.inference_mode():
+            found = model.detect([image])
+        own = slice(chosen.number, chosen.number + 1)
+        shown.append(
+            ShownObject(
+                names[chosen.category_id],
+                image,
+                found.original_boxes()[0][chosen.number],
+                replace(
+                    found,
+                    boxes=[found.boxes[0][own]],
+                    labels=[found.labels[0][own]],
+                    scores=[found.scores[0][own]],
+                ),
+            )
+        )
+    return shown

@@ -1,0 +1,312 @@
+"""Sweeps: heat maps of two parameters and accuracy against cost, from the sweeps' own files."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pyarrow.parquet as pq
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
+from pipeline.config.reader import load
+from pipeline.config.sweep_tasks import rendering
+from pipeline.config.sweeps import PARAMETERS, ShownSweep, ShownSweeps
+
+COST_LABELS = {
+    ("training", "seconds"): "time of a training update",
+    ("subdivision", "seconds"): "time of the mask head for an image",
+    ("training", "multiply_adds"): "multiply-adds of the mask head per region",
+    ("subdivision", "multiply_adds"): "multiply-adds of the mask head per region",
+}
+LOG_FROM = 5.0  # a cost axis is logarithmic from this ratio of its ends on
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """A sweep as its files have it: what it was, and a row for each trial."""
+
+    name: str
+    shown: ShownSweep
+    about: dict[str, Any]
+    trials: list[Row]
+
+    @property
+    def metric(self) -> str:
+        return self.about["metric"]
+
+    @property
+    def parameters(self) -> list[str]:
+        """Those that were swept."""
+        return [name for name in PARAMETERS if name in self.trials[0]]
+
+    @property
+    def best(self) -> Row:
+        return next(trial for trial in self.trials if trial["trial"] == self.about["best"])
+
+    @property
+    def cost_label(self) -> str:
+        return COST_LABELS[self.about["kind"], self.shown.cost]
+
+
+def read_sweeps(shown: Path, folder: Path) -> list[SweepResult]:
+    """The selected sweeps.
+
+    Args:
+        shown: the file of what is selected.
+        folder: of the sweeps' outputs.
+    """
+    results = []
+    for name, sweep in load(ShownSweeps, shown).root.items():
+        about = json.loads((folder / name / "sweep.json").read_text())
+        results.append(SweepResult(name, sweep, about, pq.read_table(folder / name / "results.parquet").to_pylist()))
+    return results
+
+
+class Cell(NamedTuple):
+    """The best trial of two values, whatever its other parameters."""
+
+    value: float
+    status: str
+    updates: int
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """A metric over two parameters; a cell is missing where no trial was, or none with a score."""
+
+    row_name: str
+    column_name: str
+    rows: list[float]
+    columns: list[float]
+    cells: dict[tuple[float, float], Cell]
+
+
+def heat_map(sweep: SweepResult) -> HeatMap | None:
+    """The heat map that a sweep's file asks for, if it does.
+
+    Trials that were stopped early count only where no other is: their scores are those of fewer updates.
+    """
+    if sweep.shown.heat_map is None:
+        return None
+    row_name, column_name = sweep.shown.heat_map
+    cells: dict[tuple[float, float], Cell] = {}
+    ends = {
+        name: sorted({trial[name] for trial in sweep.trials if trial[name] is not None})
+        for name in (row_name, column_name)
+    }
+    for trial in sweep.trials:
+        value = trial.get(sweep.metric)
+        if value is None:
+            continue
+        place, cell = (trial[row_name], trial[column_name]), Cell(value, trial["status"], trial["updates"])
+        if place not in cells or _rank(cell) > _rank(cells[place]):
+            cells[place] = cell
+    return HeatMap(row_name, column_name, ends[row_name], ends[column_name], cells)
+
+
+def _rank(cell: Cell) -> tuple[bool, float]:
+    return cell.status == "finished", cell.value
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """The indices of the (cost, value) points that no other beats: none as cheap is better, none as good is cheaper."""
+    front: list[int] = []
+    for index in sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1])):
+        if not front or points[index][1] > points[front[-1]][1]:
+            front.append(index)
+    return front
+
+
+def draw_heat_map(sweep: SweepResult, heat: HeatMap, path: Path) -> None:
+    """Cells with their scores; the best is framed, those of stopped trials are hatched, missing ones say so."""
+    figure, axes = plt.subplots(
+        figsize=(2.6 + 1.15 * len(heat.columns), 1.5 + 0.75 * len(heat.rows)), layout="constrained"
+    )
+    values = [[cell.value if (cell := heat.cells.get((r, c))) else math.nan for c in heat.columns] for r in heat.rows]
+    image = axes.imshow(values, cmap="viridis", aspect="auto")
+    best = sweep.best
+    low, high = image.get_clim()
+    for i, row in enumerate(heat.rows):
+        for j, column in enumerate(heat.columns):
+            cell = heat.cells.get((row, column))
+            if cell is None:
+                axes.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, facecolor="0.93", edgecolor="white"))
+                axes.text(j, i, "no\nscore", ha="center", va="center", color="0.45", fontsize=9)
+                continue
+            dark = high == low or (cell.value - low) / (high - low) < 0.6
+            text = f"{cell.value:.1f}"
+            if cell.status == "stopped":
+                axes.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, hatch="//", edgecolor="white", lw=0))
+                text += f"\nstopped\nat {cell.updates}"
+            axes.text(
+                j,
+                i,
+                text,
+                ha="center",
+                va="center",
+                color="white" if dark else "black",
+                fontsize=11 if cell.status == "finished" else 9,
+                bbox=None
+                if cell.status == "finished"
+                else {"facecolor": tuple(image.to_rgba(np.asarray(cell.value))), "lw": 0, "pad": 1},
+            )
+            if (row, column) == (best[heat.row_name], best[heat.column_name]):
+                axes.add_patch(Rectangle((j - 0.47, i - 0.47), 0.94, 0.94, fill=False, edgecolor="#e4572e", lw=3))
+    axes.set_xticks(range(len(heat.columns)), [_tick(heat.column_name, value) for value in heat.columns])
+    axes.set_yticks(range(len(heat.rows)), [_tick(heat.row_name, value) for value in heat.rows])
+    axes.set_xlabel(PARAMETERS[heat.column_name].label)
+    axes.set_ylabel(PARAMETERS[heat.row_name].label)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    figure.colorbar(image, ax=axes, label=sweep.metric, shrink=0.9)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def _tick(name: str, value: float) -> str:
+    if name != "steps":
+        return f"{value:g}"
+    side = rendering({"steps": value, "num_points": 1}).resolution
+    return f"{value:g}\n({side}×{side})"
+
+
+def draw_pareto(sweep: SweepResult, path: Path) -> None:
+    """Accuracy over cost, a colour per value of the heat map's first parameter; the front of all trials is drawn."""
+    trials = [t for t in sweep.trials if t.get(sweep.metric) is not None and t[sweep.shown.cost] is not None]
+    points = [(trial[sweep.shown.cost], trial[sweep.metric]) for trial in trials]
+    finished = [index for index, trial in enumerate(trials) if trial["status"] == "finished"]
+    front = [finished[i] for i in pareto_front([points[i] for i in finished])]
+    series = sweep.shown.heat_map[0] if sweep.shown.heat_map else None
+    groups = sorted({trial[series] for trial in trials}) if series else [None]
+    named = [name for name in sweep.parameters if name != series]
+
+    figure, axes = plt.subplots(figsize=(7.6, 4.3), layout="constrained")
+    axes.plot(
+        *zip(*(points[i] for i in front), strict=True), color="0.35", lw=1.4, ls="--", zorder=1, label="Pareto front"
+    )
+    for number, group in enumerate(groups):
+        members = [i for i, trial in enumerate(trials) if series is None or trial[series] == group]
+        label = f"{PARAMETERS[series].symbol} = {group:g}" if series else "trial"
+        for hollow in (False, True):
+            chosen = [i for i in members if (trials[i]["status"] != "finished") == hollow]
+            axes.scatter(
+                [points[i][0] for i in chosen],
+                [points[i][1] for i in chosen],
+                s=52,
+                facecolor="none" if hollow else f"C{number}",
+                edgecolor=f"C{number}",
+                label=None if hollow else label,
+                zorder=2,
+            )
+    if len(finished) < len(trials):
+        axes.scatter([], [], s=52, facecolor="none", edgecolor="0.35", label="stopped early")
+    for i in front if series is None or len(trials) > 30 else range(len(trials)):
+        on_front = i in front
+        axes.annotate(
+            # The legend says what a lone number is.
+            f"{trials[i][named[0]]:g}"
+            if len(named) == 1
+            else ", ".join(f"{PARAMETERS[name].symbol} {trials[i][name]:g}" for name in named),
+            points[i],
+            xytext=(-5, 5) if on_front else (7, 0),
+            textcoords="offset points",
+            ha="right" if on_front else "left",
+            va="bottom" if on_front else "center",
+            fontsize=8,
+            fontweight="bold" if on_front else "normal",
+        )
+    costs = [cost for cost, _ in points]
+    if min(costs) > 0 and max(costs) / min(costs) >= LOG_FROM:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_major_formatter(EngFormatter(unit="s" if sweep.shown.cost == "seconds" else ""))
+    axes.margins(0.1, 0.16)
+    axes.set_xlabel(sweep.cost_label)
+    axes.set_ylabel(sweep.metric)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    title = f"at the points: {PARAMETERS[named[0]].symbol}" if len(named) == 1 else None
+    axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5), title=title)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+@dataclass(frozen=True)
+class SweepSection:
+    """What the page shows of a sweep; files are PNGs of the report's folder."""
+
+    name: str
+    title: str
+    notes: list[str]
+    columns: list[str]
+    rows: list[list[str]]  # of text, the best trial first
+    files: list[str]
+
+
+def sweep_section(sweep: SweepResult, folder: Path) -> SweepSection:
+    """Draws a sweep's pictures into a folder and says what they show."""
+    files = []
+    heat = heat_map(sweep)
+    if heat is not None:
+        files.append(f"sweep_{sweep.name}_heat_map.png")
+        draw_heat_map(sweep, heat, folder / files[-1])
+    files.append(f"sweep_{sweep.name}_pareto.png")
+    draw_pareto(sweep, folder / files[-1])
+    order = sorted(sweep.trials, key=lambda t: (t["status"] != "finished", -(t.get(sweep.metric) or 0)))
+    columns = [PARAMETERS[name].symbol for name in sweep.parameters]
+    columns += [sweep.metric, *(["updates"] if sweep.about["kind"] == "training" else [])]
+    columns += ["seconds", "multiply-adds", "status"]
+    return SweepSection(sweep.name, sweep.shown.title, _notes(sweep), columns, [_cells(sweep, t) for t in order], files)
+
+
+def _cells(sweep: SweepResult, trial: Row) -> list[str]:
+    value, adds, seconds = (trial.get(name) for name in (sweep.metric, "multiply_adds", "seconds"))
+    return [
+        *(f"{trial[name]:g}" for name in sweep.parameters),
+        "–" if value is None else f"{value:.2f}",
+        *([str(trial["updates"])] if sweep.about["kind"] == "training" else []),
+        "–" if seconds is None else f"{seconds:.3g}",
+        "–" if adds is None else f"{adds / 1e6:,.1f} M",
+        trial["status"],
+    ]
+
+
+def _notes(sweep: SweepResult) -> list[str]:
+    """What a reader must know to read the numbers."""
+    about, best = sweep.about, sweep.best
+    setting = ", ".join(f"{PARAMETERS[name].symbol} = {best[name]:g}" for name in sweep.parameters)
+    notes = [f"Best: {setting}, with {sweep.metric} {best[sweep.metric]:.2f}."]
+    if about["kind"] == "subdivision":
+        notes.append(
+            f"All settings are rendered from one detector pass over the val images of run {about['run']}; nothing was "
+            f"trained. Seconds are the mask head's for an image, the median of up to {about['timed_images']} images, "
+            f"on {about['hardware']}."
+        )
+        return notes
+    start = f"the weights of {about['starts_from']}, its point head drawn anew" if about["starts_from"] else "nothing"
+    judged = f"{about['val_images']} val images" if about["val_images"] else "all val images"
+    notes.append(
+        f"Each trial trains {about['updates']} updates of {about['batch_size']} images from {start}, one seed, and is "
+        f"judged by {judged}. Small differences are noise."
+    )
+    if about["early_stopping"]:
+        notes.append(
+            "ASHA stops trials that are behind others after as many updates; their scores (hatched, hollow) are those "
+            "of fewer updates."
+        )
+    if lost := [trial["trial"] for trial in sweep.trials if trial["status"] == "diverged"]:
+        notes.append(f"Diverged, and without a score: {'; '.join(lost)}.")
+    notes.append(f"Seconds are of an update, the median of a trial's, with trials side by side on {about['hardware']}.")
+    return notes

@@ -1,0 +1,140 @@
+"""The `report` step: tables, pictures and one self-contained page."""
+
+import base64
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from pipeline.config.params import Params
+from pipeline.config.tables import TableConfig
+from pipeline.files import atomic_folder
+from pipeline.report.figures.figure import Figure
+from pipeline.report.figures.gallery import ReportedDataset, ReportedRun, draw_figures
+from pipeline.report.figures.sweeps import SweepResult, SweepSection, sweep_section
+from pipeline.report.results import RunResult
+from pipeline.report.tables.table import (
+    Table,
+    build_table,
+    format_difference,
+    format_number,
+    format_spread,
+    notes,
+    to_arrow,
+    to_csv,
+    to_latex,
+    to_markdown,
+)
+
+LOCAL_MLFLOW = "http://127.0.0.1:5000"  # where `mlflow ui` shows a database
+PAPER_SCALE = "paper"  # the one whose numbers are to be the paper's
+
+
+def duration(seconds: float) -> str:
+    """Seconds as "1 h 05 min", "12 min" or "40 s"."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def build_report(
+    params: Params,
+    tables: dict[str, TableConfig],
+    results: Sequence[RunResult],
+    datasets: dict[str, ReportedDataset],
+    trained: Mapping[str, ReportedRun],
+    predictions: Path,
+    output: Path,
+    tracking_uri: str,
+    sweeps: Sequence[SweepResult] = (),
+    lost: Mapping[str, str] | None = None,
+) -> None:
+    """Writes the report's folder, whole or not at all.
+
+    It has ``index.html``, ``tables/``, ``results.parquet`` with the numbers of all tables, and the pictures.
+
+    Args:
+        params: what was selected.
+        tables: the tables' configurations by name.
+        results: of the selected runs.
+        datasets: by name.
+        trained: the runs' own networks and settings, by name.
+        predictions: the folder of all runs' predictions.
+        output: the folder to write.
+        tracking_uri: for the page's hint on `mlflow ui`.
+        sweeps: the selected ones.
+        lost: why runs that were selected have no results.
+    """
+    with atomic_folder(output) as folder:
+        selected = {run.experiment for run in params.runs.values()}
+        filled = [
+            build_table(name, table, results, lost, stand_ins=params.scale != PAPER_SCALE)
+            for name, table in tables.items()
+            if not table.experiments or selected & table.experiments
+        ]
+        write_tables(filled, folder)
+        figures = draw_figures(tables, results, datasets, trained, predictions, folder)
+        sections = [sweep_section(sweep, folder) for sweep in sweeps]
+        page = render_page(params, filled, figures, results, folder, tracking_uri, sections, lost)
+        (folder / "index.html").write_text(page, encoding="utf-8")
+
+
+def write_tables(tables: Sequence[Table], folder: Path) -> None:
+    """Writes ``tables/<name>.{md,csv,tex}`` and ``results.parquet`` into an existing folder."""
+    (folder / "tables").mkdir()
+    for table in tables:
+        for suffix, text in (("md", to_markdown(table)), ("csv", to_csv(table)), ("tex", to_latex(table))):
+            (folder / "tables" / f"{table.name}.{suffix}").write_text(text, encoding="utf-8")
+    pq.write_table(to_arrow(tables), folder / "results.parquet")
+
+
+def render_page(
+    params: Params,
+    tables: Sequence[Table],
+    figures: Sequence[Figure],
+    results: Sequence[RunResult],
+    folder: Path,
+    tracking_uri: str,
+    sweeps: Sequence[SweepSection] = (),
+    lost: Mapping[str, str] | None = None,
+) -> str:
+    """The HTML page, pictures included."""
+    environment = Environment(loader=PackageLoader("pipeline.report", "."), autoescape=True, undefined=StrictUndefined)
+    environment.globals.update(number=format_number, signed=format_difference, spread=format_spread, duration=duration)
+    # Without the password that a server's address may hold.
+    shown_uri = re.sub(r"(?<=://)[^/@]*@", "", tracking_uri)
+    return environment.get_template("page.html.j2").render(
+        scale=params.scale,
+        notice=(
+            "This is not the paper's setting: the data, the backbones and the schedules are stand-ins that fit a small "
+            "machine. Compare the differences between rows with the paper's, not the numbers themselves."
+            if params.scale != PAPER_SCALE
+            else ""
+        ),
+        tables=[(table, notes(table)) for table in tables],
+        signs=[
+            value.agrees
+            for table in tables
+            for _, values in table.rows
+            for value in values.values()
+            if value.agrees is not None
+        ],
+        figures=[{**asdict(figure), "data": _encoded(folder / figure.file)} for figure in figures],
+        sweeps=[{**asdict(sweep), "pictures": [_encoded(folder / file) for file in sweep.files]} for sweep in sweeps],
+        runs=results,
+        lost=lost or {},
+        configuration=lambda run: yaml.safe_dump(
+            run.config.model_dump(mode="json", exclude_none=True), sort_keys=False
+        ),
+        tracking_uri=shown_uri,
+        mlflow_url=shown_uri if shown_uri.startswith(("http://", "https://")) else LOCAL_MLFLOW,
+    )
+
+
+def _encoded(picture: Path) -> str:
+    return base64.b64encode(picture.read_bytes()).decode()

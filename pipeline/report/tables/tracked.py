@@ -1,0 +1,116 @@
+"""The tables in MLflow: an experiment for each, with a run for each row and seed, to compare in ``mlflow ui``."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+from mlflow.entities import Metric
+
+from pipeline.config.tables import Row, TableConfig
+from pipeline.report.results import EvaluationResult, RunResult
+from pipeline.tracking.client import KEY_TAG, Tracker, content_key, now
+
+KIND = "table row"
+
+
+@dataclass(frozen=True)
+class RowRun:
+    """What MLflow gets to know of one row and seed.
+
+    Args:
+        name: the row's labels.
+        parameters: of the evaluations behind it; where they differ, all of them.
+        metrics: by the keys of the columns, in their units.
+        tags: what to filter by, and the MLflow runs that it is from.
+    """
+
+    name: str
+    parameters: dict[str, str]
+    metrics: dict[str, float]
+    tags: dict[str, str]
+
+    @property
+    def key(self) -> str:
+        return content_key(asdict(self))
+
+
+def log_tables(tables: Mapping[str, TableConfig], results: Sequence[RunResult], tracker: Tracker) -> None:
+    """Makes the experiment ``<tracker's experiment>-<table>`` of each table hold its rows as they are now.
+
+    What is there already stays; rows that are not, or no longer, in a table are deleted, as MLflow does it.
+
+    Args:
+        tables: by name.
+        results: of the runs; a row has a run for each seed that has any of its numbers.
+        tracker: of the scale's experiment.
+
+    Raises:
+        TrackingError: if MLflow does not answer.
+    """
+    for name, table in tables.items():
+        rows = [run for row in table.rows for run in row_runs(name, table, row, results)]
+        experiment = f"{tracker.experiment}-{name}"
+        if not rows and not tracker.has_experiment(experiment):
+            continue
+        own = tracker.of_experiment(experiment)
+        kept = {_log(row, own) for row in rows}
+        for run in own.runs({"kind": KIND}):
+            if run.info.run_id not in kept:
+                own.delete(run.info.run_id)
+
+
+def _log(row: RowRun, tracker: Tracker) -> str:
+    time = now()
+    metrics = [Metric(key, value, time, 0) for key, value in row.metrics.items()]
+    return tracker.record({KEY_TAG: row.key}, row.name, row.parameters, row.tags, metrics, (time, time))
+
+
+def row_runs(name: str, table: TableConfig, row: Row, results: Sequence[RunResult]) -> list[RowRun]:
+    """A run for each seed that has any of a row's measured numbers.
+
+    Args:
+        name: the table's.
+        table: the table.
+        row: one of its rows.
+        results: of the runs.
+    """
+    runs = {(result.experiment, result.seed): result for result in results}
+    found = []
+    for seed in sorted({result.seed for result in results}):
+        metrics: dict[str, float] = {}
+        sources: dict[str, tuple[RunResult, EvaluationResult]] = {}
+        for column in table.columns:
+            cell = row.measured.get(column.key)
+            run = runs.get((cell.experiment, seed)) if cell else None
+            evaluation = run.evaluations.get(cell.evaluation) if cell and run else None
+            if cell is None or run is None or evaluation is None:
+                continue
+            value = evaluation.metrics.get(cell.metric, math.nan)
+            if not math.isnan(value):
+                metrics[column.key] = value / column.unit
+                sources[evaluation.mlflow_run_id] = (run, evaluation)
+        if metrics:
+            parameters = _joined([evaluation.parameters for _, evaluation in sources.values()])
+            labels = " ".join(row.labels)
+            tags = {
+                "kind": KIND,
+                "table": name,
+                "row": labels,
+                "head": parameters["head"],
+                "backbone": parameters["backbone"],
+                "sampler": parameters["sampling"],
+                "trainings": _list(run.mlflow_run_id for run, _ in sources.values()),
+                "evaluations": _list(sources),
+            }
+            found.append(RowRun(labels, parameters, metrics, tags))
+    return found
+
+
+def _joined(parameters: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Several runs' parameters as one's; each of the values where they differ."""
+    keys = dict.fromkeys(key for of_run in parameters for key in of_run)
+    return {key: _list(of_run[key] for of_run in parameters if key in of_run) for key in keys}
+
+
+def _list(values: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(values))

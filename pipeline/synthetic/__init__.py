@@ -1,0 +1,6 @@
+"""Seeded stand-ins for the datasets of the paper, drawn in seconds."""
+
+from pipeline.synthetic.shapes import ShapesSpec, generate_shapes
+from pipeline.synthetic.streets import StreetsSpec, generate_streets
+
+__all__ = ["ShapesSpec", "StreetsSpec", "generate_shapes", "generate_streets"]

@@ -1,0 +1,67 @@
+"""What a run tells MLflow while it trains."""
+
+import statistics
+from pathlib import Path
+from typing import Self
+
+from pipeline.tracking.spool import MetricSender, MetricSpool
+from pipeline.training.loop import Update
+
+UPDATES_PER_LOG = 10
+
+
+class RunLog:
+    """Losses, learning rate and speed of a run, to MLflow while it trains, by way of a spool.
+
+    Each entry is the mean over :data:`UPDATES_PER_LOG` updates. Steps that a run logged before it was interrupted are
+    not logged twice.
+
+    Args:
+        file: the run's spool.
+        uri: the tracking server.
+        experiment: the MLflow experiment.
+        run_id: the MLflow run.
+        logged: the last step that MLflow has.
+    """
+
+    def __init__(self, file: Path, uri: str, experiment: str, run_id: str, logged: int) -> None:
+        self._spool = MetricSpool(file)
+        self._sender = MetricSender(self._spool, uri, experiment, run_id)
+        # A spool may be ahead of the server; the server has steps of a spool that was deleted.
+        self._logged = max(logged, self._spool.last_step())
+        self._window: list[Update] = []
+        self.last_losses: dict[str, float] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._sender.close()
+
+    def started(self, update: int, workers: int, passes: int) -> None:
+        """Logs how the batch is split up from an update on: it may be another way after a restart."""
+        self._spool.append(update, {"workers": workers, "passes": passes})
+
+    def add(self, update: Update) -> None:
+        self._window.append(update)
+        if update.number % UPDATES_PER_LOG == 0:
+            self.flush()
+
+    def flush(self) -> None:
+        """Logs the updates since the last entry."""
+        if not self._window:
+            return
+        window, self._window = self._window, []
+        step = window[-1].number
+        mean = {name: statistics.fmean(u.losses[name] for u in window) for name in window[0].losses}
+        self.last_losses = mean
+        if step > self._logged:
+            values = {
+                **mean,
+                "loss": sum(mean.values()),
+                "learning_rate": window[-1].learning_rate,
+                "gradient_norm": statistics.fmean(u.gradient_norm for u in window),
+                "updates_per_second": len(window) / sum(u.seconds for u in window),
+            }
+            self._spool.append(step, values)
+        self._sender.notify()

@@ -1,0 +1,168 @@
+"""Sweeps' files: what is refused, and what they resolve to."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pipeline.config.params import RunParams
+from pipeline.config.project import Project
+from pipeline.config.reader import ConfigError
+from pipeline.config.sweep_tasks import SubdivisionTask, TrainingTask, resolve_sweep, select_sweeps
+from pipeline.config.sweeps import load_sweep
+
+RUNS = {
+    "coco_pointrend_r50-0": RunParams(
+        dataset="shapes", experiment="coco_pointrend_r50", seed=0, starts_from="train/shapes_detector-0"
+    ),
+    "coco_4xconv_r50-0": RunParams(
+        dataset="shapes", experiment="coco_4xconv_r50", seed=0, starts_from="train/shapes_detector-0"
+    ),
+    "cityscapes_pointrend_r50-0": RunParams(
+        dataset="streets_instance", experiment="cityscapes_pointrend_r50", seed=0, starts_from="train/shapes_detector-0"
+    ),
+}
+TRAINING = """\
+kind: training
+title: k and beta
+experiment: coco_pointrend_r50
+space:
+  oversample: [1.0, 3.0]
+  importance: [0.0, 0.75]
+search: {method: grid}
+early_stopping: {grace: 10, reduction: 3}
+evaluation: 224x224
+heat_map: [oversample, importance]
+"""
+SUBDIVISION = """\
+kind: subdivision
+title: steps and N
+run: coco_pointrend_r50-0
+steps: [2, 5]
+num_points: [196, 784]
+"""
+
+
+@pytest.fixture
+def project(repository: Path, tmp_path: Path) -> Project:
+    shutil.copytree(repository / "configs", tmp_path / "configs")
+    return Project(tmp_path)
+
+
+def write(project: Project, text: str) -> Path:
+    path = project.root / "mine.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "old", "new", "expected"),
+    [
+        (TRAINING, "oversample:", "oversampel:", "space.oversampel: unknown key"),
+        (TRAINING, "[1.0, 3.0]", "[1.0, 1.0]", "oversample has a value twice"),
+        (TRAINING, "[1.0, 3.0]", "[]", "space.oversample"),
+        (TRAINING, "[1.0, 3.0]", "three", "space.oversample"),
+        (TRAINING, "oversample: [1.0, 3.0]", "num_points: [14.5]", "num_points is a count"),
+        (TRAINING, "[0.0, 0.75]", "{low: 0.9, high: 0.1}", "low is 0.9, expected less than high"),
+        (TRAINING, "[0.0, 0.75]", "{low: 0.0, high: 0.1, log: true}", "no logarithm"),
+        (TRAINING, "[0.0, 0.75]", "{low: 0.0, high: 1.0}", "space.importance is a range, which has no grid"),
+        (TRAINING, "method: grid", "method: bayes", "search"),
+        (TRAINING, "method: grid", "method: optuna", "search.trials: missing"),
+        (TRAINING, "[oversample, importance]", "[oversample, num_points]", "heat_map: num_points has no list"),
+        (TRAINING, "  oversample: [1.0, 3.0]\n  importance: [0.0, 0.75]\n", "  {}\n", "no parameter"),
+        (TRAINING, "kind: training", "kind: retraining", "kind"),
+        (SUBDIVISION, "[2, 5]", "[0]", "steps.0"),
+        (SUBDIVISION, "steps: [2, 5]\n", "", "steps: missing"),
+        (
+            SUBDIVISION,
+            "title:",
+            "heat_map: [steps, oversample]\ntitle:",
+            "'oversample' is neither steps nor num_points",
+        ),
+    ],
+)
+def test_a_wrong_file_is_an_error_that_names_it_and_the_key(
+    project: Project, text: str, old: str, new: str, expected: str
+) -> None:
+    assert old in text
+    path = write(project, text.replace(old, new))
+    with pytest.raises(ConfigError) as raised:
+        load_sweep(path)
+    assert str(path) in str(raised.value)
+    assert expected in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "old", "new", "expected"),
+    [
+        (TRAINING, "224x224", "448x448", "evaluation: 'coco_pointrend_r50' has 28x28, 56x56, 112x112, 224x224, "),
+        (TRAINING, "coco_pointrend_r50", "coco_4xconv_r50", "experiment: 'coco_4xconv_r50' has no point head"),
+        (TRAINING, "coco_pointrend_r50", "coco_pointrent_r50", "no such configuration file"),
+        (TRAINING, "grace: 10", "grace: 100", "early_stopping.grace: 100, but trials end at 70"),
+        (TRAINING, "[1.0, 3.0]", "[0.5, 3.0]", "space.oversample: 0.5: oversample (k) is 0.5, expected at least 1"),
+        (TRAINING, "[0.0, 0.75]", "[0.0, 1.5]", "space.importance: 1.5"),
+        (TRAINING, "title:", "starts_from: nothing-0\ntitle:", "starts_from: no run 'nothing-0' in params.yaml"),
+        (TRAINING, "title:", "starts_from: cityscapes_pointrend_r50-0\ntitle:", "has another dataset or model"),
+        (SUBDIVISION, "coco_pointrend_r50-0", "coco_pointrend_r50-7", "run: no run 'coco_pointrend_r50-7'"),
+        (SUBDIVISION, "coco_pointrend_r50-0", "coco_4xconv_r50-0", "run: 'coco_4xconv_r50-0' has no masks that"),
+    ],
+)
+def test_what_does_not_go_with_the_rest_is_an_error(
+    project: Project, text: str, old: str, new: str, expected: str
+) -> None:
+    assert old in text
+    path = write(project, text.replace(old, new))
+    with pytest.raises(ConfigError) as raised:
+        resolve_sweep(project, "demo", path, RUNS)
+    assert expected in str(raised.value)
+
+
+def test_a_limit_of_val_images_is_for_coco_datasets(project: Project) -> None:
+    text = TRAINING.replace("coco_pointrend_r50", "cityscapes_pointrend_r50") + "val_images: 4\n"
+    with pytest.raises(ConfigError, match="val_images: 'streets_instance' is no COCO dataset"):
+        resolve_sweep(project, "demo", write(project, text), RUNS)
+
+
+def test_a_training_sweep_resolves_to_runs_of_its_points(project: Project) -> None:
+    task, read = resolve_sweep(project, "demo", write(project, TRAINING), RUNS)
+    assert isinstance(task, TrainingTask)
+    assert read.starts_from == "data/shapes"
+    assert task.rungs == [10, 30, 70]
+    run = task.trial({"oversample": 8.0, "importance": 0.5, "num_points": 49, "point_layers": 2, "point_channels": 32})
+    assert run.sampling is not None
+    assert (run.sampling.num_points, run.sampling.oversample, run.sampling.importance) == (49, 8.0, 0.5)
+    assert run.point_head_size == (2, 32)
+    assert task.trial({"oversample": 8.0}).point_head_size == (3, 64), "the model's own"
+    best = task.best({"oversample": 8.0})
+    assert best.sampling is not None
+    assert (best.sampling.oversample, best.sampling.importance) == (8.0, 0.75)
+
+
+def test_other_evaluations_seeds_and_titles_run_no_sweep_again(project: Project) -> None:
+    path = write(project, TRAINING)
+    before = resolve_sweep(project, "demo", path, RUNS)[0].model_dump_json()
+    experiment = project.configs / "experiments/demo/coco_pointrend_r50.yaml"
+    experiment.write_text(experiment.read_text().replace("seeds: [0]", "seeds: [0, 1]") + "  7x7: {resolution: 7}\n")
+    path.write_text(TRAINING.replace("k and beta", "beta and k").replace("heat_map", "cost: multiply_adds\nheat_map"))
+    assert resolve_sweep(project, "demo", path, RUNS)[0].model_dump_json() == before
+    path.write_text(TRAINING.replace("[1.0, 3.0]", "[1.0, 4.0]"))
+    assert resolve_sweep(project, "demo", path, RUNS)[0].model_dump_json() != before
+
+
+def test_a_subdivision_sweep_reads_its_runs_training(project: Project) -> None:
+    task, read = resolve_sweep(project, "demo", write(project, SUBDIVISION), RUNS)
+    assert isinstance(task, SubdivisionTask)
+    assert read.starts_from == "train/coco_pointrend_r50-0"
+    assert [(point["steps"], point["num_points"]) for point in task.points] == [(2, 196), (2, 784), (5, 196), (5, 784)]
+    assert task.best({"steps": 5, "num_points": 196}).evaluations["best"].model_dump() == {
+        "resolution": 224,
+        "num_points": 196,
+    }
+
+
+@pytest.mark.parametrize("scale", ["demo", "paper"])
+def test_every_sweep_of_the_repository_resolves(repository: Path, scale: str) -> None:
+    project = Project(repository)
+    runs = project.select(scale, "data", "laptop").runs
+    sweeps = select_sweeps(project, scale, runs)
+    assert {"oversampling_importance", "subdivision"} <= sweeps.keys()

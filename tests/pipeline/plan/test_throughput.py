@@ -1,0 +1,112 @@
+"""What a training takes, counted on the meta device, against counts by hand."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline.config.experiments import RunConfig
+from pipeline.config.project import Project
+from pipeline.config.reader import load
+from pipeline.plan.throughput import Cost, Counter, Throughput, ThroughputError, operations_counter, training_size
+
+PROJECT = Project(Path(__file__).parents[3])
+PAPER = PROJECT.select("paper", "data", "laptop")
+
+STATED = Throughput(
+    gpu="a GPU",
+    peak_tflops={"float32": 2.0},
+    utilisation={"r50": 0.5},
+    foreground=0.125,
+    image_sizes={"photos": [480, 640]},
+    prediction_bytes={"instance": 10, "semantic": 20},
+)
+
+
+def run(experiment: str) -> RunConfig:
+    return PROJECT.run("paper", f"{experiment}-0", PAPER.runs[f"{experiment}-0"])[0]
+
+
+def cost(experiment: str, foreground: float = 0.125) -> Cost:
+    config = run(experiment)
+    return Counter().cost(config, training_size(config, lambda dataset: (480, 640)), foreground)
+
+
+class TestStatedFigures:
+    def test_images_per_second(self) -> None:
+        # 10^12 operations a second, 4 x 10^9 an image.
+        assert STATED.images_per_second(4_000_000_000, "r50", "float32") == 250
+
+    @pytest.mark.parametrize(
+        ("ask", "words"),
+        [
+            (lambda: STATED.images_per_second(1, "r50", "bfloat16"), "peak_tflops has no 'bfloat16'"),
+            (lambda: STATED.images_per_second(1, "r101", "float32"), "utilisation has no 'r101'"),
+            (lambda: STATED.image_size("mine"), "image_sizes has no 'mine'"),
+        ],
+    )
+    def test_what_is_not_stated_is_named(self, ask, words: str) -> None:
+        with pytest.raises(ThroughputError, match=f"throughput.yaml: {words}; state it there"):
+            ask()
+
+    def test_the_projects_own(self) -> None:
+        """The R50 that its utilisation was derived from: 16 images in 0.261 s on 8 GPUs, to a percent."""
+        stated = load(Throughput, PROJECT.configs / "throughput.yaml")
+        flops = cost("coco_4xconv_r50", stated.foreground).flops
+        assert stated.images_per_second(flops, "r50", "float32") == pytest.approx(16 / 0.261 / 8, rel=0.01)
+
+
+class TestTrainingSize:
+    def test_of_instances_is_at_the_mean_edge_and_padded(self) -> None:
+        # Edges of 640 to 800: 720, so 720 x 960; the pyramid needs multiples of 32.
+        assert training_size(run("coco_4xconv_r50"), lambda dataset: (480, 640)) == (736, 960)
+
+    def test_of_a_long_image_is_limited(self) -> None:
+        # 1333 for the longer edge: 133 x 1333.
+        assert training_size(run("coco_4xconv_r50"), lambda dataset: (100, 1000)) == (160, 1344)
+
+    def test_of_semantic_models_is_their_crop(self) -> None:
+        def never(dataset: str) -> tuple[int, int]:
+            raise AssertionError("asked for the size of an image that is cropped")
+
+        assert training_size(run("cityscapes_semantic_fpn_r101"), never) == (512, 1024)
+
+
+class TestCost:
+    def test_of_a_grouped_convolution(self) -> None:
+        """Four groups of 2 -> 2 channels, 3x3, on 5x5: 3600 multiply-adds for the output and for each gradient."""
+        with torch.device("meta"), operations_counter() as counter:
+            nn.Conv2d(8, 8, 3, padding=1, groups=4)(torch.empty(1, 8, 5, 5, requires_grad=True)).sum().backward()
+        assert counter.get_total_flops() == 3 * 2 * 25 * 8 * 2 * 9
+
+    def test_of_the_point_head_of_a_semantic_model(self) -> None:
+        """2048 points, three layers of 256 channels and a prediction of 19, each with 256 + 19 inputs."""
+        with_points, without = cost("cityscapes_semantic_fpn_pointrend_r101"), cost("cityscapes_semantic_fpn_r101")
+        multiply_adds = 2048 * 275 * (3 * 256 + 19)
+        assert with_points.flops - without.flops == 3 * 2 * multiply_adds
+        parameters = 3 * (275 * 256 + 256) + 275 * 19 + 19
+        assert with_points.weights - without.weights == 4 * parameters
+
+    def test_of_the_4xconv_head_grows_with_its_regions(self) -> None:
+        """64 more regions: four convolutions on 14x14, a deconvolution to 28x28, and the prediction of one class."""
+        more, fewer = cost("coco_4xconv_r50", 0.25), cost("coco_4xconv_r50", 0.125)
+        of_one = 4 * 9 * 256 * 256 * 14 * 14 + 4 * 256 * 256 * 14 * 14 + 256 * 28 * 28
+        assert more.flops - fewer.flops == 3 * 2 * 64 * of_one
+
+    def test_levels_that_a_head_does_not_read_send_nothing_back(self) -> None:
+        """P3 to P5 without points: P2's 3x3 output convolution is not trained."""
+        seldom, always = cost("cityscapes_semantic_fpn_p3_r101"), cost("cityscapes_semantic_fpn_p3_pointrend_r101")
+        points = 3 * 2 * 2048 * 275 * (3 * 256 + 19)
+        output = 2 * 2 * 9 * 256 * 256 * 128 * 256  # both gradients
+        # P2 = what res2 gives, 1x1, and P3: its lateral convolution has both gradients too.
+        lateral = 2 * 2 * 256 * 256 * 128 * 256
+        assert always.flops - seldom.flops == points + output + lateral
+
+    def test_frozen_layers_have_no_momentum(self) -> None:
+        """A checkpoint is two sets of weights, but for the stem and res2, and batch norm's four statistics."""
+        found = cost("coco_4xconv_r50")
+        stem = 3 * 64 * 49
+        res2 = 64 * 64 + 9 * 64 * 64 + 2 * 64 * 256 + 2 * (256 * 64 + 9 * 64 * 64 + 64 * 256)
+        statistics = 4 * 26560  # a ResNet-50 has 26,560 normalised channels
+        assert 2 * found.weights - found.checkpoint == 4 * (stem + res2 + statistics)
