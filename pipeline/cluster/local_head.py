@@ -5,6 +5,7 @@ A keeper process, which is this module as a program, starts Ray and stops it: no
 
 import fcntl
 import json
+import math
 import os
 import subprocess
 import sys
@@ -58,7 +59,7 @@ def running(folder: Path) -> Jobs | None:
 
 
 @contextmanager
-def reached(folder: Path, cpus: int) -> Iterator[Jobs]:
+def reached(folder: Path, cpus: float) -> Iterator[Jobs]:
     """The jobs of the project's Ray, which is started if it does not run, and does not stop during the block.
 
     Args:
@@ -72,12 +73,12 @@ def reached(folder: Path, cpus: int) -> Iterator[Jobs]:
         yield running(folder) or _start(folder, cpus)
 
 
-def _start(folder: Path, cpus: int) -> Jobs:
+def _start(folder: Path, cpus: float) -> Jobs:
     log = folder / "ray.log"
     (folder / "ray.json").unlink(missing_ok=True)
     with log.open("w") as stream:
         keeper = subprocess.Popen(
-            [sys.executable, "-m", "pipeline.cluster.local_head", str(folder), str(cpus)],
+            [sys.executable, "-m", "pipeline.cluster.local_head", str(folder), str(math.ceil(cpus))],
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=subprocess.STDOUT,

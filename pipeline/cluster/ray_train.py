@@ -1,4 +1,4 @@
-"""Ray Train: running a training function on as many workers as a cluster configuration says."""
+"""Ray Train: runs a function on as many workers as a cluster configuration says."""
 
 import logging
 import signal
@@ -24,26 +24,35 @@ def for_batch(cluster: ClusterConfig, batch_size: int) -> ClusterConfig:
     Raises:
         BatchShareError: if the batch cannot be shared out.
     """
+    return cluster.model_copy(update={"workers": workers_for_batch(cluster, batch_size)})
+
+
+def workers_for_batch(cluster: ClusterConfig, batch_size: int) -> int:
+    """How many workers a training has at most; 0 where its job trains by itself.
+
+    Raises:
+        BatchShareError: if the batch cannot be shared out.
+    """
     if cluster.min_workers is None:
         Share.of_batch(batch_size, cluster.images_per_worker, world_size=max(cluster.workers, 1))
-        return cluster
-    parts = Share.of_batch(batch_size, cluster.images_per_worker, world_size=cluster.min_workers).parts
-    return cluster.model_copy(update={"workers": min(cluster.workers, parts)})
+        return cluster.workers
+    return min(cluster.workers, Share.of_batch(batch_size, cluster.images_per_worker, world_size=cluster.min_workers).parts)
 
 
 def fit(
-    train_worker: Callable[[dict[str, Any]], None],
+    function: Callable[[dict[str, Any]], None],
     arguments: dict[str, Any],
     cluster: ClusterConfig,
     name: str,
     storage: Path,
 ) -> None:
-    """Runs ``train_worker(arguments)`` on every worker of the cluster under Ray Train and waits.
+    """Runs ``function(arguments)`` on every worker of the cluster under Ray Train and waits.
 
-    With no workers it runs here, in Ray Train's local mode: the same function, without the latency of actors.
+    With no workers it runs in this process, in Ray Train's local mode: the same function, without the latency of
+    actors.
 
     Args:
-        train_worker: the function of each worker.
+        function: of each worker.
         arguments: its argument; must be picklable.
         cluster: how many workers, and what each gets.
         name: of the run.
@@ -57,7 +66,7 @@ def fit(
         # Local mode announces itself and every report, beside our own progress.
         logging.getLogger("ray.train").setLevel(logging.WARNING)
     trainer = TorchTrainer(
-        train_worker,
+        function,
         train_loop_config=arguments,
         torch_config=TorchConfig(backend="nccl" if cluster.gpus_per_worker else "gloo"),
         scaling_config=ScalingConfig(
@@ -75,10 +84,10 @@ def fit(
         try:
             trainer.fit()
         except WorkerGroupError as error:
-            # The workers' own message, where it is meant for the reader; Ray wraps it in its tracebacks.
+            # A worker's own message, where it is meant for the user; Ray wraps it in its tracebacks.
             for failure in error.worker_failures.values():
                 cause = getattr(failure, "cause", failure)
-                if isinstance(cause, UserError):
+                if isinstance(cause, UserError | OSError):
                     raise cause from None
             for rank, failure in sorted(error.worker_failures.items()):
                 death = getattr(failure, "health_check_failure", failure)

@@ -1,60 +1,88 @@
-"""Trainings as Ray jobs: all that are stale are submitted at once, and waited for one by one."""
+"""Runs and sweeps as Ray jobs: as many as the cluster has room for, and waited for one by one.
+
+Each waiting stage of a `dvc repro` tops the cluster up while it waits. Nothing of that is kept in memory alone: what is
+submitted is on the cluster, what is done is on disk, so that a killed stage loses nothing.
+"""
 
 import os
-import sys
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.cluster.jobs import Job, Jobs, RayUnreachableError
+from ray.job_submission import JobDetails, JobStatus
+
+from pipeline.cluster.jobs import Job, Jobs, RayUnreachableError, job_name, job_needs, job_parts
 from pipeline.cluster.local_head import reached, running
+from pipeline.cluster.needs import Needs, check_fits, count_to_submit
 from pipeline.config.clusters import ClusterConfig
 from pipeline.errors import UserError
-from pipeline.training.training import Training
 
 #: What a job takes over from the stage that submits it.
 ENVIRONMENT = ("MLFLOW_TRACKING_URI",)
+#: How often a waiting stage looks whether there is room for more jobs.
+TOP_UP_SECONDS = 3.0
 
 
 class JobFailedError(UserError):
-    """A training's job ended without a result."""
+    """A job ended without a result."""
 
 
-def training_job(training: Training, cluster: ClusterConfig, root: Path) -> Job:
-    """The job of a training: the `train` stage's own program, which refuses if the inputs have changed by then.
+@dataclass(frozen=True)
+class Request:
+    """Work that is to be done by one job.
 
-    Args:
-        training: the run.
-        cluster: what it needs: with workers, Ray Train asks for it, and the job itself takes nothing.
-        root: of the project; every node must have it.
+    Attributes:
+        name: of the run or sweep.
+        job: which does it.
+        work: how long it takes, in any unit: the longest is submitted first.
+        is_done: whether the result is there.
+        urgent: whether other work begins with its result.
+        least: what it needs at least, where its number of workers may vary.
     """
-    alone = cluster.workers == 0
-    environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
-    return Job(
-        id=training.id,
-        command=[sys.executable, "-m", "stages.train", "--run", training.config.run, "--here", training.key],
-        folder=root.resolve(),
-        cpus=cluster.cpus_per_worker if alone else 0,
-        gpus=cluster.gpus_per_worker if alone else 0,
-        environment=environment | {"OMP_NUM_THREADS": str(cluster.cpus_per_worker)},
-    )
+
+    name: str
+    job: Job
+    work: float
+    is_done: Callable[[], bool]
+    urgent: bool = False
+    least: Needs | None = None
 
 
-@contextmanager
-def cluster_jobs(root: Path, cluster: ClusterConfig) -> Iterator[Jobs]:
-    """The jobs of the cluster of ``RAY_ADDRESS``, or of the project's own Ray on this machine."""
-    if address := os.environ.get("RAY_ADDRESS"):
-        yield Jobs(address)
-    else:
-        with reached(ray_folder(root), max(cluster.workers, 1) * cluster.cpus_per_worker) as jobs:
-            yield jobs
+@dataclass(frozen=True)
+class Place:
+    """Where jobs are submitted.
+
+    Attributes:
+        root: the project's home.
+        cluster: the selected configuration.
+        alternatives: names the cluster configurations that a job of these nodes fits, for messages.
+    """
+
+    root: Path
+    cluster: ClusterConfig
+    alternatives: Callable[[Request, Jobs], Sequence[str]] = lambda request, jobs: ()
+
+    @contextmanager
+    def jobs(self, needs: Needs) -> Iterator[Jobs]:
+        """The jobs of the cluster of ``RAY_ADDRESS``, or of the project's own Ray on this machine.
+
+        Args:
+            needs: what that Ray must have CPU cores for, if it is started here.
+        """
+        if address := os.environ.get("RAY_ADDRESS"):
+            yield Jobs(address)
+        else:
+            with reached(ray_folder(self.root), needs.total.cpus) as jobs:
+                yield jobs
 
 
 def running_jobs(root: Path) -> Jobs:
-    """As :func:`cluster_jobs`, where Ray runs already.
+    """The jobs of the cluster of ``RAY_ADDRESS``, or of the project's own Ray if that runs.
 
     Raises:
-        RayUnreachableError: if it does not.
+        RayUnreachableError: if there is none.
     """
     if address := os.environ.get("RAY_ADDRESS"):
         return Jobs(address)
@@ -69,55 +97,98 @@ def ray_folder(root: Path) -> Path:
     return root / ".pointrend" / "ray"
 
 
-def jobs_are_elsewhere() -> bool:
-    """Whether trainings run on a cluster, rather than on this machine beside what waits for them."""
-    return "RAY_ADDRESS" in os.environ
+def in_order(requests: Sequence[Request]) -> list[Request]:
+    """Requests in the order of their submission: what others begin with, then the longest."""
+    return sorted(requests, key=lambda request: (not request.urgent, -request.work))
 
 
-def in_order(trainings: Iterable[Training], *, shared: bool) -> list[Training]:
-    """Trainings in the order in which to submit them.
+def submit_what_fits(jobs: Jobs, requests: Sequence[Request], place: Place) -> list[Request]:
+    """Submits requests, in their order, for as long as the cluster has room, and returns those that are left.
 
-    Args:
-        trainings: in the order in which they are collected.
-        shared: on a cluster the longest go first, so that its nodes have all to do until the end. On one's own machine
-            the first go first: what is trained is evaluated while others still train.
-    """
-    if not shared:
-        return list(trainings)
-    return sorted(
-        trainings, key=lambda each: each.config.schedule.updates * each.config.schedule.batch_size, reverse=True
-    )
-
-
-def train_as_job(
-    training: Training, others: Callable[[set[str]], Iterable[Training]], cluster: ClusterConfig, root: Path
-) -> None:
-    """Has a run trained by a Ray job and waits for it, showing its output.
-
-    A job that waits or runs already is joined; one that was killed is submitted again, and goes on from its last
-    checkpoint.
-
-    Args:
-        training: the run.
-        others: tells what else can be trained, given the names of the jobs that wait or run. They are submitted after
-            the run; they are not waited for.
-        cluster: where.
-        root: of the project.
+    What is done, or what a job that runs is doing already, is not submitted. A job that still waits, and asks for
+    something else than today's, is replaced.
 
     Raises:
+        ClusterTooSmallError: for a request that the cluster could never run; nothing is submitted then.
+    """
+    todo = [request for request in requests if not request.is_done()]
+    if not todo:
+        return []
+    nodes = [] if place.cluster.runs_at_once else jobs.nodes()
+    if not place.cluster.runs_at_once:
+        for request in todo:
+            needs = request.least or request.job.needs
+            try:
+                check_fits(request.name, nodes, needs)
+            except UserError:
+                check_fits(request.name, nodes, needs, place.alternatives(request, jobs))
+    live = jobs.live()
+    waiting = []
+    for request in todo:
+        twin = _twin(live, request.job)
+        if twin is None:
+            waiting.append(request)
+        elif twin.status == JobStatus.PENDING and job_name(twin) != request.job.id:
+            jobs.stop(twin.submission_id or "")
+            live = [job for job in live if job is not twin]
+            waiting.append(request)
+    count = count_to_submit(
+        nodes, map(job_needs, live), (r.job.needs for r in waiting), place.cluster.runs_at_once
+    )
+    for request in waiting[:count]:
+        jobs.submit(request.job)
+    return waiting[count:]
+
+
+def _twin(live: Sequence[JobDetails], job: Job) -> JobDetails | None:
+    """The job that makes what another would make, or a part of it."""
+    own = set(job.parts)
+    return next((each for each in live if job_name(each) == job.id or own & job_parts(each)), None)
+
+
+def wait_for(request: Request, others: Callable[[], Sequence[Request]], place: Place, *, all_: bool = True) -> None:
+    """Has a request done by a job and waits for it, showing its output, while the cluster is kept full with others.
+
+    A job that waits or runs already is joined; one that was killed is submitted again, and goes on from what is there.
+
+    Args:
+        request: what is waited for. It is submitted in its turn.
+        others: tells what else is to be done and can be done now. It is asked once.
+        place: where.
+        all_: whether to show what a job that is joined has written before now, too.
+
+    Raises:
+        ClusterTooSmallError: if the cluster could never run it.
         JobFailedError: if the job fails, is stopped, or is killed once too often.
         KeyboardInterrupt: after Ctrl-C; the jobs go on.
     """
-    lost = 0
-    while not training.is_done:
-        with cluster_jobs(root, cluster) as jobs:
-            jobs.submit(training_job(training, cluster, root))
-            if not lost:
-                waiting = [other for other in others(jobs.on_their_way()) if not other.is_done]
-                for each in in_order(waiting, shared=jobs_are_elsewhere()):
-                    jobs.submit(training_job(each, cluster, root))
+    lost, queue = 0, [request]
+    first, seen = True, False
+    while not request.is_done():
+        with place.jobs(request.job.needs) as jobs:
+            if first:
+                queue = in_order([request, *others()])
+                first = False
+            queue = submit_what_fits(jobs, queue, place)
+        twin = _twin(jobs.live(), request.job)
+        if twin is None and request in queue:
+            time.sleep(TOP_UP_SECONDS)  # its turn has not come
+            continue
+        if request.is_done():
+            return
+        topped_up = time.monotonic()
+
+        def until() -> bool:
+            nonlocal queue, topped_up
+            if queue and time.monotonic() > topped_up + TOP_UP_SECONDS:
+                queue = submit_what_fits(jobs, queue, place)
+                topped_up = time.monotonic()
+            return request.is_done()
+
         try:
-            job = jobs.follow(training.id, lambda text: print(text, end="", flush=True))
+            name = job_name(twin) if twin else request.job.id
+            job = jobs.follow(name, lambda text: print(text, end="", flush=True), until, all_=all_ or seen)
+            seen = True
         except KeyboardInterrupt:
             print(
                 "\nThe jobs go on: `pointrend jobs list` shows them, `pointrend jobs stop` stops them, and `dvc repro` "
@@ -125,23 +196,35 @@ def train_as_job(
                 flush=True,
             )
             raise
-        if training.is_done:
+        if request.is_done():
             return
-        if job is not None and job.status == "SUCCEEDED":
-            raise JobFailedError(
-                f"{training.storage}: not here, but job {job.submission_id} has written it; all nodes must share it "
-                "(storage in the cluster configuration)"
-            )
-        if job is not None and job.status == "STOPPED":
-            raise JobFailedError(f"job {training.id} was stopped; `dvc repro` goes on from its last checkpoint")
-        if job is not None and (job.driver_exit_code or 0) > 0:
-            raise JobFailedError(f"training of {training.config.run} failed; it says above why, and what to do")
+        _check_end(request, job, place.cluster, twin)
+        if twin is not None and job_name(twin) != request.job.id and job is not None and job.status == "SUCCEEDED":
+            queue = [request, *queue]  # that one made only a part of it
+            continue
         # Killed by a signal, lost with its node, or with Ray itself.
         lost += 1
-        if lost > cluster.max_failures >= 0:
+        if lost > place.cluster.max_failures >= 0:
             raise JobFailedError(
-                f"job {training.id} was killed, and its restarts are used up (max_failures: {cluster.max_failures} in "
+                f"job {name} was killed, and its restarts are used up (max_failures: {place.cluster.max_failures} in "
                 f"the cluster configuration); `dvc repro` goes on from its last checkpoint"
                 + (f". Ray says: {job.message}" if job is not None else "")
             )
-        print(f"job {training.id} was lost; it is submitted again", flush=True)
+        queue = [request, *queue]
+        print(f"job {name} was lost; it is submitted again", flush=True)
+
+
+def _check_end(request: Request, job: JobDetails | None, cluster: ClusterConfig, twin: JobDetails | None) -> None:
+    """Raises the error of a job that has ended by itself without the result."""
+    if job is None:
+        return
+    own = twin is None or job_name(twin) == request.job.id
+    if job.status == "SUCCEEDED" and own:
+        raise JobFailedError(
+            f"{request.name}: its result is not here, but job {job.submission_id} has written it; all nodes must share "
+            "its folder (storage in the cluster configuration)"
+        )
+    if job.status == "STOPPED":
+        raise JobFailedError(f"job {job_name(job)} was stopped; `dvc repro` goes on from its last checkpoint")
+    if (job.driver_exit_code or 0) > 0:
+        raise JobFailedError(f"{request.name} failed; it says above why, and what to do")

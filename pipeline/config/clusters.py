@@ -2,7 +2,7 @@
 
 from typing import Self
 
-from pydantic import (
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -25,6 +25,12 @@ class ClusterConfig(Strict):
     )
     cpus_per_worker: PositiveInt = 1
     gpus_per_worker: NonNegativeFloat = 0
+    driver_memory_gb: PositiveFloat = Field(
+        2.0, description="memory that the process of a job asks for where it has workers, in 10^9 bytes"
+    )
+    runs_at_once: PositiveInt | None = Field(
+        None, description="how many runs a cluster that grows is given at a time; else what its nodes have room for"
+    )
     loader_processes: NonNegativeInt = Field(0, description="image-loading processes of each worker")
     max_failures: int = Field(0, ge=-1, description="restarts after a lost worker or job; -1 for no limit")
     storage: str | None = Field(None, description="folder that all nodes share, for the trainings; else the project's")

@@ -1,58 +1,87 @@
-"""The `evaluate` step: predictions of every setting of a run, then their scores."""
+"""Predictions of every evaluation setting of a run, then their scores."""
 
-import functools
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.cluster.prediction import predict_in_chunks
-from pipeline.config.clusters import ClusterConfig
+import torch
+
 from pipeline.config.evaluations import EvaluationConfig
-from pipeline.config.experiments import RunConfig
 from pipeline.data.manifest import PreparedDataset
-from pipeline.data.storage import Storage
+from pipeline.evaluation.chunks import Predict, chunk_folder, image_chunks, predict_chunks
 from pipeline.evaluation.instances import InstancePredictor, merge_predictions
 from pipeline.evaluation.outputs import labels_folder, prediction_names, predictions_file
-from pipeline.evaluation.record import EvaluationRecord
 from pipeline.evaluation.scoring import score_instances, score_labels
 from pipeline.evaluation.semantics import SemanticPredictor, gather_predictions
 from pipeline.evaluation.trained_run import TrainedRun
-from pipeline.files import atomic_folder
-from pipeline.tracking.client import Tracker, now
-from pipeline.tracking.runs import log_evaluation, training_run
-from pipeline.training.record import WEIGHTS, TrainingRecord
+from pipeline.progress import progress
 
 
-def predict(run: TrainedRun, settings: EvaluationConfig, cluster: ClusterConfig, output: Path) -> None:
-    """Writes the predictions of every setting of a run into an existing folder.
+def predict_share(
+    run: TrainedRun,
+    settings: EvaluationConfig,
+    chunks: Path,
+    device: torch.device,
+    rank: int = 0,
+    world_size: int = 1,
+) -> None:
+    """Predicts one worker's share of the val images under every setting.
 
-    They are the same however many workers there are. Without workers this process uses all its CPU threads instead of
-    ``cpus_per_worker``, and the last digits of sums may differ.
-
-    Of instances a COCO results file for each setting, of semantic labels a folder of PNGs.
+    The predictions are the same however many workers there are, given that each has as many CPU threads.
 
     Args:
-        run: the run.
+        run: the run, with absolute paths that every worker can reach.
         settings: how to evaluate it.
-        cluster: where. Every worker must be able to reach the run's files and ``output``.
-        output: the folder.
+        chunks: a folder that all workers share; what it has already is not predicted again.
+        device: where to predict.
+        rank: the worker's number, from 0.
+        world_size: how many workers there are.
 
     Raises:
-        LostWorkerError: when a worker's restarts are used up.
         OSError: for an image that cannot be read.
     """
     dataset = run.dataset()
+    every = image_chunks(dataset.manifest("val").num_rows)
+    share = every[rank::world_size]
+
+    def build() -> Predict:
+        predictor = SemanticPredictor if dataset.task == "semantic" else InstancePredictor
+        return predictor(run, settings, device)
+
+    if rank:
+        predict_chunks(build, share, chunks)
+        return
+    with progress(f"evaluate {run.config.run}", sum(map(len, share))) as bar:
+        predict_chunks(build, share, chunks, bar)
+
+
+def gather(run: TrainedRun, settings: EvaluationConfig, chunks: Path, output: Path) -> None:
+    """Joins the chunks of all workers: a COCO results file for each setting, or a folder of label PNGs.
+
+    Args:
+        run: the run.
+        settings: its evaluation settings.
+        chunks: the folder that :func:`predict_share` has filled; label PNGs are moved out of it.
+        output: an existing folder.
+
+    Raises:
+        IncompletePredictionsError: unless every image is there exactly once.
+    """
+    dataset = run.dataset()
     image_ids = dataset.manifest("val")["id"].to_pylist()
+    parts = [chunk_folder(chunks, chunk) for chunk in image_chunks(len(image_ids))]
+    for name in settings.root:
+        if dataset.task == "semantic":
+            gather_predictions(parts, name, prediction_names(dataset).values(), labels_folder(output, name))
+        else:
+            merge_predictions(parts, name, image_ids, predictions_file(output, name))
+
+
+def predict(run: TrainedRun, settings: EvaluationConfig, device: torch.device, chunks: Path, output: Path) -> None:
+    """Predicts all val images in this process, see :func:`predict_share` and :func:`gather`."""
     run = replace(run, prepared=run.prepared.resolve(), weights=run.weights.resolve())
-    build = functools.partial(SemanticPredictor if dataset.task == "semantic" else InstancePredictor, run, settings)
-    with tempfile.TemporaryDirectory(dir=output, prefix=".chunks-") as chunks:
-        parts = predict_in_chunks(build, len(image_ids), Path(chunks), cluster, f"evaluate {run.config.run}")
-        for name in settings.root:
-            if dataset.task == "semantic":
-                gather_predictions(parts, name, prediction_names(dataset).values(), labels_folder(output, name))
-            else:
-                merge_predictions(parts, name, image_ids, predictions_file(output, name))
+    predict_share(run, settings, chunks, device)
+    gather(run, settings, chunks, output)
 
 
 def score(dataset: PreparedDataset, predictions: Path, setting: str) -> tuple[dict[str, float], dict[str, Any]]:
@@ -60,57 +89,3 @@ def score(dataset: PreparedDataset, predictions: Path, setting: str) -> tuple[di
     if dataset.task == "semantic":
         return score_labels(dataset.truth, labels_folder(predictions, setting), dataset.labels)
     return score_instances(dataset, predictions_file(predictions, setting)), {}
-
-
-def evaluate_run(
-    config: RunConfig,
-    settings: EvaluationConfig,
-    cluster: ClusterConfig,
-    *,
-    prepared: Path,
-    images: Storage,
-    trained: Path,
-    output: Path,
-    metrics: Path,
-    tracker: Tracker,
-) -> None:
-    """Predicts, scores and logs every setting of a run.
-
-    Args:
-        config: the run.
-        settings: how to evaluate it.
-        cluster: where to predict.
-        prepared: the prepared dataset.
-        images: what its file names are relative to.
-        trained: the output of the run's training.
-        output: the folder of predictions to write.
-        metrics: the JSON file to write, see :class:`EvaluationRecord`.
-        tracker: where the evaluations are logged, nested in the training's run.
-
-    Raises:
-        UnreadableRecordError: if the training's record cannot be used.
-    """
-    training = TrainingRecord.read(trained)
-    run = TrainedRun(config, prepared, images, trained / WEIGHTS)
-    dataset = run.dataset()
-    evaluations: dict[str, dict[str, Any]] = {}
-    started = now()
-    with atomic_folder(output) as folder:
-        predict(run, settings, cluster, folder)
-        scores = {name: score(dataset, folder, name) for name in settings.root}
-        ended = now()
-        # Nothing is logged before all is well.
-        parent = training_run(training, trained, tracker)
-        for name, setting in settings.root.items():
-            values, details = scores[name]
-            run_id = log_evaluation(config, name, setting, values, (started, ended), parent, tracker)
-            evaluations[name] = {"mlflow_run_id": run_id, **values, **details}
-    EvaluationRecord(
-        run=config.run,
-        mlflow_run_id=parent,
-        training=training.key,
-        settings=settings,
-        evaluations=evaluations,
-        started=started,
-        ended=ended,
-    ).write(metrics)

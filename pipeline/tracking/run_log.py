@@ -1,10 +1,10 @@
 """What a run tells MLflow while it trains."""
 
 import statistics
+from collections.abc import Callable
 from pathlib import Path
-from typing import Self
 
-from pipeline.tracking.spool import MetricSender, MetricSpool
+from pipeline.tracking.spool import MetricSpool
 from pipeline.training.loop import Update
 
 UPDATES_PER_LOG = 10
@@ -18,25 +18,17 @@ class RunLog:
 
     Args:
         file: the run's spool.
-        uri: the tracking server.
-        experiment: the MLflow experiment.
-        run_id: the MLflow run.
-        logged: the last step that MLflow has.
+        logged: the last step that was logged before.
+        notify: called when the file has grown.
     """
 
-    def __init__(self, file: Path, uri: str, experiment: str, run_id: str, logged: int) -> None:
+    def __init__(self, file: Path, logged: int, notify: Callable[[], None]) -> None:
         self._spool = MetricSpool(file)
-        self._sender = MetricSender(self._spool, uri, experiment, run_id)
+        self._notify = notify
         # A spool may be ahead of the server; the server has steps of a spool that was deleted.
         self._logged = max(logged, self._spool.last_step())
         self._window: list[Update] = []
         self.last_losses: dict[str, float] = {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._sender.close()
 
     def started(self, update: int, workers: int, passes: int) -> None:
         """Logs how the batch is split up from an update on: it may be another way after a restart."""
@@ -64,4 +56,4 @@ class RunLog:
                 "updates_per_second": len(window) / sum(u.seconds for u in window),
             }
             self._spool.append(step, values)
-        self._sender.notify()
+        self._notify()

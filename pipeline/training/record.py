@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 RECORD = "train.json"  # the last thing that a training writes
 WEIGHTS = "model.safetensors"
 METRICS = "metrics.jsonl"  # all that was logged
+SUMMARY = "summary.json"  # of the workers, written after the weights
 
 
 class UnreadableRecordError(UserError, ValueError):

@@ -1,18 +1,14 @@
-"""What each worker of a run does; also a whole run by itself, on one worker."""
+"""A training from its first update to its weights, as every worker of a run does it."""
 
 import platform
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from pathlib import Path
+from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
-from typing import Any
 
-import ray.train
-import ray.train.collective
-import ray.train.torch
 import torch
 from torch import nn
 
@@ -31,28 +27,75 @@ from pipeline.training.checkpoint import CheckpointStore, CheckpointWriter
 from pipeline.training.loading import load_batches
 from pipeline.training.loop import Update, build_optimizer, distribute, train
 from pipeline.training.model import begin_with, build_run_model
-from pipeline.training.record import METRICS, WEIGHTS
+from pipeline.training.record import METRICS, SUMMARY, WEIGHTS
+from pipeline.training.training import Training
 from pointrend import save_weights
 
-SUMMARY = "summary.json"  # of the workers
-# Ray looks for nodes that are to go every 5 seconds. Asking takes all workers some milliseconds.
+# Asking whether a node is about to leave takes all workers some milliseconds.
 UPDATES_PER_PREEMPTION_CHECK = 10
 
 
 class InterruptedTrainingError(UserError):
-    """Training stopped at the user's wish, after a checkpoint."""
+    """Training was stopped by the user, after a checkpoint."""
 
 
-def train_worker(arguments: dict[str, Any]) -> None:
-    """What every worker of a run does; also a whole run by itself, on one worker."""
-    context = ray.train.get_context()
-    rank, world_size = context.get_world_rank(), context.get_world_size()
-    config = RunConfig.model_validate(arguments["config"])
-    storage = Path(arguments["storage"])
-    device = worker_device(arguments["use_gpu"])
-    prepared = read_prepared(Path(arguments["prepared"]))
+@dataclass(frozen=True)
+class Workers:
+    """The processes that train a run together, as one of them sees them.
+
+    Attributes:
+        rank: this worker's number, from 0.
+        world_size: how many there are.
+        device: this worker's device.
+        broadcast: gives every worker the value that worker 0 passes; all must call it.
+        report: tells whoever started the workers how far they are; all must call it.
+        node_is_leaving: whether there is news of a node that is about to be taken away; all must call it and get the
+            same answer.
+    """
+
+    rank: int
+    world_size: int
+    device: torch.device
+    broadcast: Callable[[int], int]
+    report: Callable[[dict[str, float]], None]
+    node_is_leaving: Callable[[], bool]
+
+
+def alone(device: torch.device) -> Workers:
+    """One worker by itself."""
+    return Workers(0, 1, device, lambda value: value, lambda metrics: None, lambda: False)
+
+
+def train_run(
+    training: Training,
+    workers: Workers,
+    *,
+    images_per_worker: int | None,
+    loader_processes: int,
+    logged: int,
+    notify: Callable[[], None],
+) -> None:
+    """Trains a run, or goes on from its newest checkpoint, and leaves weights, metrics and a summary in its storage.
+
+    Args:
+        training: the run, with absolute paths that every worker can reach.
+        workers: those of the run.
+        images_per_worker: the most images of one pass of a worker; see :class:`pipeline.data.samplers.Share`.
+        loader_processes: image-loading processes of each worker.
+        logged: the last step that was logged before.
+        notify: called in worker 0 when the metrics file has grown.
+
+    Raises:
+        InterruptedTrainingError: after Ctrl-C or SIGTERM, once a checkpoint is written.
+        DivergedTrainingError: if a loss or gradient is no longer finite.
+        TrainingDataError: if an image cannot be read.
+    """
+    config, storage = training.config, training.storage
+    rank, world_size, device = workers.rank, workers.world_size, workers.device
+    prepared = read_prepared(training.prepared)
     schedule = config.schedule
-    share = Share.of_batch(schedule.batch_size, arguments["images_per_worker"], rank, world_size)
+    share = Share.of_batch(schedule.batch_size, images_per_worker, rank, world_size)
+
     if config.model.norm == "batch" and share.parts > world_size:
         raise UserError(
             f"run {config.run}: norm 'batch' needs statistics of the whole batch in one pass; have {share.parts} "
@@ -62,16 +105,16 @@ def train_worker(arguments: dict[str, Any]) -> None:
     # Every worker draws the same initial weights; DistributedDataParallel makes sure of it.
     torch.manual_seed(draw_seed(config.seed))
     network = build_run_model(config, prepared.num_classes, pretrained=True)
-    if arguments["starts_from"] is not None:
-        begin_with(network, Path(arguments["starts_from"]))
+    if training.starts_from is not None:
+        begin_with(network, training.starts_from)
     model: nn.Module = network.to(device)
     if world_size > 1:
         model = synchronised(model, config, device)
     optimizer = build_optimizer(model, schedule)
     store = CheckpointStore(storage / "checkpoints")
-    start = resume(store, model, optimizer, device, rank)
+    start = resume(store, model, optimizer, workers)
 
-    dataset = training_images(config, prepared, Storage(arguments["images"]))
+    dataset = training_images(config, prepared, training.images)
     batches = TrainingBatches(
         dataset.groups,
         batch_size=schedule.batch_size,
@@ -81,28 +124,25 @@ def train_worker(arguments: dict[str, Any]) -> None:
         share=share,
     )
     begun = time.monotonic()
-    with (
-        RunLog(storage / METRICS, **arguments["tracking"]) if rank == 0 else nullcontext() as log,
-        CheckpointWriter(store) as checkpoints,
-    ):
+    log = RunLog(storage / METRICS, logged, notify) if rank == 0 else None
+    with CheckpointWriter(store) as checkpoints:
         if log is not None:
             log.started(start, workers=world_size, passes=len(share.own))
         with progress(f"train {config.run}", schedule.updates, start) as bar, stop_on_interrupt() as stop_requested:
-            notice = Notice()
 
             def on_update(update: Update) -> None:
                 if log is not None:
                     log.add(update)
                     bar.advance(note=f"loss {update.loss:.3f}")
                 stopping = stop_requested()
-                leaving = notice.is_new() if update.number % UPDATES_PER_PREEMPTION_CHECK == 0 else False
+                leaving = update.number % UPDATES_PER_PREEMPTION_CHECK == 0 and workers.node_is_leaving()
                 if stopping or leaving or update.number % schedule.checkpoint_every == 0:
                     if rank == 0:
                         checkpoints.save(update.number, model, optimizer)
                         if stopping or leaving:
                             checkpoints.wait()
                             print(f"checkpoint of update {update.number} written before time", flush=True)
-                    ray.train.report({"update": update.number, "loss": update.loss})
+                    workers.report({"update": update.number, "loss": update.loss})
                 if stopping:
                     raise InterruptedTrainingError(
                         f"interrupted after update {update.number} of {schedule.updates}; the checkpoint is safe, "
@@ -112,7 +152,7 @@ def train_worker(arguments: dict[str, Any]) -> None:
             train(
                 distribute(model, world_size, device),
                 optimizer,
-                load_batches(dataset, batches, arguments["loader_processes"], device),
+                load_batches(dataset, batches, loader_processes, device),
                 schedule,
                 start=start,
                 seed=config.seed,
@@ -162,45 +202,16 @@ def synchronised(model: nn.Module, config: RunConfig, device: torch.device) -> n
     return nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
 
-def resume(
-    store: CheckpointStore, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device, rank: int
-) -> int:
+def resume(store: CheckpointStore, model: nn.Module, optimizer: torch.optim.Optimizer, workers: Workers) -> int:
     """Restores the newest whole checkpoint on every worker and returns its number of updates; 0 where there is none.
 
-    The first worker chooses it for all: others might see one that a run still dying has just written.
+    Worker 0 chooses it for all: others might see one that a run still dying has just written.
     """
-    start = store.load_latest(model, optimizer, device) if rank == 0 else 0
-    start = ray.train.collective.broadcast_from_rank_zero(start)
-    if rank > 0 and start > 0:
-        store.load(start, model, optimizer, device)
+    start = store.load_latest(model, optimizer, workers.device) if workers.rank == 0 else 0
+    start = workers.broadcast(start)
+    if workers.rank > 0 and start > 0:
+        store.load(start, model, optimizer, workers.device)
     return start
-
-
-class Notice:
-    """What Ray announces of nodes that are to go, such as a spot machine that is taken back."""
-
-    def __init__(self) -> None:
-        self._seen: Any = None
-
-    def is_new(self) -> bool:
-        """Whether there is news since the last call. All workers get the same answer, and must ask as often."""
-        info = ray.train.get_preemption_info()
-        new = info is not None and info != self._seen
-        self._seen = info
-        return new
-
-
-def worker_device(use_gpu: bool) -> torch.device:
-    """This worker's device.
-
-    Raises:
-        RuntimeError: if the cluster configuration asks for a GPU and there is none.
-    """
-    if not use_gpu:
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise RuntimeError("the cluster configuration has gpus_per_worker > 0, but this worker sees no CUDA device")
-    return ray.train.torch.get_device()
 
 
 @contextmanager

@@ -1,0 +1,204 @@
+"""The runs and sweeps of a project as requests for jobs: which are to be done, and what each job is told to do."""
+
+import hashlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.cluster.jobs import Job, Jobs
+from pipeline.cluster.needs import ClusterTooSmallError, Needs, check_fits, needs_of_run, needs_of_sweep
+from pipeline.cluster.ray_train import workers_for_batch
+from pipeline.cluster.submission import ENVIRONMENT, Place, Request
+from pipeline.config.clusters import ClusterConfig
+from pipeline.config.reader import load
+from pipeline.config.sweep_tasks import SubdivisionTask, SweepTask, TrainingTask
+from pipeline.data.samplers import BatchShareError
+from pipeline.evaluation.evaluation import Evaluation
+from pipeline.evaluation.trained_run import TrainedRun
+from pipeline.graph import stages_in_scope, stages_to_run
+from pipeline.stage import Stage
+from pipeline.sweep.place import SweepPlace, sweep_key
+from pipeline.training.record import WEIGHTS, TrainingRecord
+from pipeline.training.training import Training
+
+
+def training_of(stage: Stage, name: str) -> Training:
+    """The training of a run of the project."""
+    config = stage.run(name)
+    return Training(
+        config,
+        stage.outputs.prepared(config.dataset).resolve(),
+        stage.images(config.dataset),
+        stage.code("train", config.model.task),
+        Path(stage.cluster.storage or stage.home / ".pointrend" / "runs").resolve(),
+        (stage.outputs.trained(config.starts_from) / WEIGHTS).resolve() if config.starts_from else None,
+    )
+
+
+def evaluation_of(stage: Stage, name: str, training: Training, key: str) -> Evaluation | None:
+    """The evaluation of a run of the project; None if it has no evaluation settings.
+
+    Args:
+        stage: of the project.
+        name: the run.
+        training: its training as it would be today.
+        key: of the training that is evaluated, which may have been made with earlier code.
+    """
+    settings = stage.evaluation(name)
+    if not settings.root:
+        return None
+    root = training.root / f"{name}-{key}"
+    code = stage.code("evaluate", training.config.model.task)
+    return Evaluation(name, key, settings, training.prepared, code, root)
+
+
+def trained_run(stage: Stage, name: str, training: Training, evaluation: Evaluation) -> TrainedRun:
+    """The weights that an evaluation is of: those in the training's storage, or else those that were collected."""
+    weights = evaluation.root / WEIGHTS
+    collected = stage.outputs.trained(name) / WEIGHTS
+    if not weights.is_file() and evaluation.training != training.key or not training.is_done:
+        weights = weights if weights.is_file() or not collected.is_file() else collected
+    return TrainedRun(training.config, training.prepared, training.images, weights.resolve())
+
+
+def run_request(stage: Stage, name: str, *, train: bool, evaluate: bool) -> Request:
+    """A run's request.
+
+    Args:
+        stage: of the project.
+        name: the run.
+        train: whether it is to be trained.
+        evaluate: whether it is to be evaluated.
+    """
+    training = training_of(stage, name)
+    key = training.key if train else TrainingRecord.read(stage.outputs.trained(name)).key
+    evaluation = evaluation_of(stage, name, training, key) if evaluate else None
+    cluster, schedule = stage.cluster, training.config.schedule
+    needs = needs_of_run(cluster, workers_for_batch(cluster, schedule.batch_size))
+    parts = [*([f"train:{training.key}"] if train else []), *([f"evaluate:{evaluation.key}"] if evaluation else [])]
+    options = [*(["--train", training.key] if train else []), *(["--evaluate", evaluation.key] if evaluation else [])]
+    dependents = {run.starts_from for run in stage.params.runs.values()}
+    awaited = training if train else evaluation
+    assert awaited is not None
+    return Request(
+        name=name,
+        job=_job(stage, name, needs, parts, ["run_job", "--run", name, *options]),
+        work=schedule.updates * schedule.batch_size * (1.0 if train else 0.01),
+        is_done=lambda: awaited.is_done,
+        urgent=f"train/{name}" in dependents,
+        least=needs.with_workers(cluster.min_workers) if cluster.min_workers else None,
+    )
+
+
+def sweep_request(stage: Stage, task: TrainingTask | SubdivisionTask, place: SweepPlace) -> Request:
+    """A sweep's request."""
+    key = sweep_key(task, place)
+    cluster = stage.cluster
+    if isinstance(task, SubdivisionTask):
+        needs, work = needs_of_run(cluster, cluster.workers), 0.0
+    else:
+        needs = needs_of_sweep(cluster, 1)  # as many trials at a time as there is room for
+        work = float(task.base.schedule.updates * task.base.schedule.batch_size)
+    result = place.result(task.name, key)
+    return Request(
+        name=task.name,
+        job=_job(stage, task.name, needs, [f"sweep:{key}"], ["run_sweep", "--task", str(_written(stage, task)), "--key", key]),
+        work=work,
+        is_done=lambda: (result / "sweep.json").is_file(),
+    )
+
+
+def _written(stage: Stage, task: TrainingTask | SubdivisionTask) -> Path:
+    """The file of a resolved sweep, for its job; `dvc repro` has written it for the selected ones."""
+    selected = stage.outputs.config("sweep", task.name)
+    if selected.is_file() and load(SweepTask, selected).root == task:
+        return selected
+    path = stage.root / ".pointrend" / "sweeps" / f"{task.name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(task.model_dump_json(indent=1))
+    return path
+
+
+def _job(stage: Stage, name: str, needs: Needs, parts: Sequence[str], command: Sequence[str]) -> Job:
+    """A job of this project. Its id holds what it makes and what it asks for: with either it is another job."""
+    digest = hashlib.sha256(f"{sorted(parts)} {needs.to_json()}".encode()).hexdigest()[:16]
+    environment = {key: os.environ[key] for key in ENVIRONMENT if key in os.environ}
+    return Job(
+        id=f"{name}-{digest}",
+        command=[sys.executable, "-m", f"stages.{command[0]}", *command[1:]],
+        folder=stage.root.resolve(),
+        needs=needs,
+        parts=tuple(parts),
+        environment=environment | {"OMP_NUM_THREADS": str(stage.cluster.cpus_per_worker)},
+    )
+
+
+def ready_requests(stage: Stage, current: str) -> list[Request]:
+    """What else the running DVC command is about to do by jobs, and can be done now.
+
+    Args:
+        stage: of the project.
+        current: the stage that DVC is at, ``train@run``. Of what depends on it, which it has locked, DVC does not tell.
+    """
+    runs, sweeps = stage.params.runs, stage.params.sweeps
+    kind, _, name = current.partition("@")
+    blocked = f"train/{name}" if kind == "train" else ""
+    names = [f"{part}@{run}" for run in runs for part in ("train", "evaluate") if run != name]
+    names = [n for n in names if runs[n.partition("@")[2]].starts_from != blocked]
+    names += [f"sweep@{each}" for each in sweeps if sweeps[each].starts_from != blocked and f"sweep@{each}" != current]
+    stale = set(stages_to_run(stage.root, stages_in_scope(stage.root, names)))
+    found = []
+    for run in runs:
+        start = runs[run].starts_from.removeprefix("train/")
+        train, evaluate = f"train@{run}" in stale, f"evaluate@{run}" in stale
+        if train and runs[run].starts_from.startswith("train/"):
+            weights = stage.outputs.trained(start) / WEIGHTS
+            if f"train@{start}" in stale or not weights.is_file():
+                continue
+        if not train and not (stage.outputs.trained(run) / WEIGHTS).is_file():
+            continue  # in DVC's cache alone
+        if train or (evaluate and stage.evaluation(run).root):
+            found.append(run_request(stage, run, train=train, evaluate=evaluate))
+    for sweep, selected in sweeps.items():
+        if f"sweep@{sweep}" in stale:
+            start = selected.starts_from.removeprefix("train/")
+            if f"train@{start}" in stale:
+                continue
+            task = load(SweepTask, stage.outputs.config("sweep", sweep)).root
+            place = sweep_place(stage, task)
+            if place.weights is None or place.weights.is_file():
+                found.append(sweep_request(stage, task, place))
+    return [request for request in found if not request.is_done()]
+
+
+def sweep_place(stage: Stage, task: TrainingTask | SubdivisionTask) -> SweepPlace:
+    """Where a sweep of the project finds what it needs and leaves what it makes."""
+    weights_of = task.run if isinstance(task, SubdivisionTask) else task.starts_from
+    return SweepPlace(
+        prepared=stage.outputs.prepared(task.dataset),
+        images=stage.images(task.dataset),
+        starts_from=stage.outputs.trained(weights_of.run) if weights_of else None,
+        storage=Path(stage.cluster.storage or stage.home / ".pointrend") / "sweeps",
+        code=stage.code("sweep", task.task),
+    )
+
+
+def place_of(stage: Stage) -> Place:
+    """Where the project submits its jobs."""
+    return Place(stage.home, stage.cluster, lambda request, jobs: _that_would_do(stage, request, jobs))
+
+
+def _that_would_do(stage: Stage, request: Request, jobs: Jobs) -> list[str]:
+    """The names of the cluster configurations that a Ray has room for."""
+    nodes, found = jobs.nodes(), []
+    batch = stage.run(request.name).schedule.batch_size if request.name in stage.params.runs else None
+    for path in sorted((stage.project.configs / "clusters").glob("*.yaml")):
+        cluster: ClusterConfig = stage.project.cluster(path.stem)
+        try:
+            workers = workers_for_batch(cluster, batch) if batch else cluster.workers
+            check_fits(request.name, nodes, needs_of_run(cluster, cluster.min_workers or workers))
+        except (ClusterTooSmallError, BatchShareError):
+            continue
+        found.append(path.stem)
+    return found

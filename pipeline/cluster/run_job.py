@@ -1,0 +1,183 @@
+"""What the job of a run does: it trains, then evaluates on the same devices, and leaves the results in its storage."""
+
+import json
+import shutil
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from mlflow.entities import Run
+
+from pipeline.cluster.ray_train import fit, for_batch
+from pipeline.cluster.worker import RunWork, Tracking, is_trained, run_worker
+from pipeline.config.clusters import ClusterConfig
+from pipeline.config.experiments import RunConfig
+from pipeline.evaluation.evaluation import Evaluation
+from pipeline.evaluation.record import EvaluationRecord
+from pipeline.evaluation.run import gather, score
+from pipeline.evaluation.trained_run import TrainedRun
+from pipeline.files import atomic_folder
+from pipeline.tracking.client import Tracker, TrackingError, now, run_parameters
+from pipeline.tracking.runs import log_evaluation, training_run
+from pipeline.tracking.spool import MetricSpool, send
+from pipeline.training.record import METRICS, RECORD, SUMMARY, WEIGHTS, TrainingRecord, write_record
+from pipeline.training.run import InterruptedTrainingError, hardware
+from pipeline.training.training import Training
+
+UNFINISHED_SECONDS = 10.0
+
+
+def run_job(
+    config: RunConfig,
+    training: Training | None,
+    evaluation: Evaluation | None,
+    evaluated: TrainedRun | None,
+    cluster: ClusterConfig,
+    tracker: Tracker,
+    version: str,
+) -> None:
+    """Trains and evaluates a run, or does one of the two, in one allocation of the cluster.
+
+    A run that was interrupted goes on: from its last checkpoint, in its MLflow run, with the chunks of predictions that
+    are there. The workers' devices are free again while the predictions are scored.
+
+    Args:
+        config: the run.
+        training: what to train; None where it is trained.
+        evaluation: how to evaluate it; None where it is not to be evaluated.
+        evaluated: the weights to evaluate, with absolute paths; needed with ``evaluation``.
+        cluster: where it runs.
+        tracker: where it is logged.
+        version: of the code, for the record.
+
+    Raises:
+        InterruptedTrainingError: after Ctrl-C, once a checkpoint is written.
+        DivergedTrainingError: if a loss is no longer finite.
+        LostWorkerError: when a worker's restarts are used up.
+        TrackingError: if MLflow does not answer at the start, or at the end, when all else is done.
+    """
+    cluster = for_batch(cluster, config.schedule.batch_size)
+    work = RunWork(cluster)
+    run_id = ""
+    if training is not None and not training.is_done:
+        run_id = _begin(training, tracker, version)
+        logged = tracker.last_step(run_id, "loss")
+        work = replace(work, training=training, tracking=Tracking(tracker.uri, tracker.experiment, run_id, logged))
+    started = now()
+    if evaluation is not None and not evaluation.is_done:
+        evaluation.chunks.mkdir(parents=True, exist_ok=True)
+        work = replace(work, evaluated=evaluated, settings=evaluation.settings, chunks=evaluation.chunks)
+    if work.evaluated is not None or (training is not None and not is_trained(training.storage)):
+        storage = (training.storage if training else evaluation.storage) / "ray"  # type: ignore[union-attr]
+        try:
+            fit(run_worker, {"work": work}, cluster, config.run, storage)
+        except BaseException as error:
+            interrupted = isinstance(error, InterruptedTrainingError | KeyboardInterrupt)
+            if run_id:
+                mark_unfinished(tracker, [run_id], "KILLED" if interrupted else "FAILED")
+            raise
+        shutil.rmtree(storage, ignore_errors=True)
+    if run_id:
+        assert training is not None
+        _finish_training(training, cluster, tracker, run_id, version)
+    if work.evaluated is not None:
+        assert evaluation is not None
+        _finish_evaluation(config, evaluation, work.evaluated, tracker, started)
+
+
+def _begin(training: Training, tracker: Tracker, version: str) -> str:
+    """The training's MLflow run, new or the one that was interrupted."""
+    config = training.config
+    parameters = run_parameters(config)
+    tags = {"kind": "training", "experiment": config.experiment, "code": version, "hardware": hardware()}
+    tags |= {name: parameters[name] for name in ("dataset", "head", "backbone", "sampling") if name in parameters}
+    run_id = tracker.start(training.key, config.run, parameters, tags)
+    tracker.log_config(run_id, config.model_dump(mode="json"))
+    spool = MetricSpool(training.storage / METRICS)
+    if not spool.file.exists():
+        # A run that was interrupted, and lost its storage, has metrics in MLflow alone.
+        spool.restore(run_id, tracker.entries(run_id))
+    return run_id
+
+
+def _finish_training(training: Training, cluster: ClusterConfig, tracker: Tracker, run_id: str, version: str) -> None:
+    """Ends the MLflow run and writes the training's record, which says that it is done."""
+    config, storage = training.config, training.storage
+    run = finish(config.run, storage, tracker.with_patience(cluster.tracking_patience), run_id)
+    summary = json.loads((storage / SUMMARY).read_text())
+    shutil.rmtree(storage / "checkpoints", ignore_errors=True)
+    write_record(storage, config, training.key, training.data, version, run, summary)
+
+
+def _finish_evaluation(
+    config: RunConfig, evaluation: Evaluation, run: TrainedRun, tracker: Tracker, started: int
+) -> None:
+    """Joins, scores and logs the predictions, and writes the evaluation's record, which says that it is done."""
+    dataset = run.dataset()
+    with atomic_folder(evaluation.predictions) as folder:
+        gather(run, evaluation.settings, evaluation.chunks, folder)
+    scores = {name: score(dataset, evaluation.predictions, name) for name in evaluation.settings.root}
+    ended = now()
+    # Nothing is logged before all is well.
+    trained = run.weights.parent
+    record = TrainingRecord.read(trained)
+    parent = training_run(record, trained, tracker)
+    entries = {}
+    for name, setting in evaluation.settings.root.items():
+        values, details = scores[name]
+        run_id = log_evaluation(config, name, setting, values, (started, ended), parent, tracker)
+        entries[name] = {"mlflow_run_id": run_id, **values, **details}
+    EvaluationRecord(
+        run=config.run,
+        mlflow_run_id=parent,
+        training=record.key,
+        settings=evaluation.settings,
+        evaluations=entries,
+        started=started,
+        ended=ended,
+    ).write(evaluation.record)
+    shutil.rmtree(evaluation.chunks, ignore_errors=True)
+
+
+def mark_unfinished(tracker: Tracker, run_ids: Sequence[str], status: str) -> None:
+    """Ends runs in MLflow as FAILED or KILLED if it answers soon; the error that ended them is the one to see.
+
+    A request to a server that hangs would keep the user who pressed Ctrl-C waiting, hence the thread.
+    """
+    said = ["no answer"]
+
+    def mark() -> None:
+        try:
+            for run_id in run_ids:
+                tracker.with_patience(UNFINISHED_SECONDS / 2).finish(run_id, status)
+            said.clear()
+        except TrackingError as error:
+            said[:] = [str(error)]
+
+    thread = threading.Thread(target=mark, daemon=True)
+    thread.start()
+    thread.join(UNFINISHED_SECONDS)
+    if said:
+        print(f"what was interrupted still counts as running in MLflow at {tracker.uri} ({said[0]})", flush=True)
+
+
+def finish(run: str, storage: Path, tracker: Tracker, run_id: str) -> Run:
+    """Sends MLflow the metrics that it does not have yet, ends the run there, and returns it.
+
+    Raises:
+        TrackingError: if MLflow does not answer for as long as the tracker is patient.
+        InterruptedTrainingError: after Ctrl-C.
+    """
+    safe = (
+        f"run {run}: the training is complete and nothing is lost; its weights and metrics are in {storage}. "
+        "`dvc repro` sends the rest without training again"
+    )
+    try:
+        send(MetricSpool(storage / METRICS), tracker, run_id)
+        tracker.finish(run_id, "FINISHED")
+        return tracker.get(run_id)
+    except TrackingError as error:
+        raise TrackingError(f"{safe} once MLflow answers ({error})") from error
+    except KeyboardInterrupt:
+        raise InterruptedTrainingError(f"interrupted while MLflow did not answer; {safe}") from None

@@ -1,0 +1,139 @@
+"""What every worker of a run's job does under Ray Train: its part of the training, then of the evaluation."""
+
+from collections.abc import Callable
+from contextlib import closing, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import ray.train.collective
+import ray.train.torch
+import torch
+
+from pipeline.config.clusters import ClusterConfig
+from pipeline.config.evaluations import EvaluationConfig
+from pipeline.errors import UserError
+from pipeline.evaluation.run import predict_share
+from pipeline.evaluation.trained_run import TrainedRun
+from pipeline.tracking.spool import MetricSender, MetricSpool
+from pipeline.training.record import METRICS, SUMMARY, WEIGHTS
+from pipeline.training.run import Workers, train_run
+from pipeline.training.training import Training
+
+
+@dataclass(frozen=True)
+class Tracking:
+    """The MLflow run that a training sends its metrics to, and the last step that it has already."""
+
+    uri: str
+    experiment: str
+    run_id: str
+    logged: int
+
+
+@dataclass(frozen=True)
+class RunWork:
+    """What the workers of a run do; every path is absolute, and every worker can reach it.
+
+    Attributes:
+        cluster: what each worker gets.
+        training: what to train; None where only evaluation is to be done.
+        tracking: of the training.
+        evaluated: what to evaluate once it is trained; None for nothing.
+        settings: of the evaluation.
+        chunks: where its predictions go.
+    """
+
+    cluster: ClusterConfig
+    training: Training | None = None
+    tracking: Tracking | None = None
+    evaluated: TrainedRun | None = None
+    settings: EvaluationConfig | None = None
+    chunks: Path | None = None
+
+
+def is_trained(storage: Path) -> bool:
+    """Whether a training's weights are written; the summary is written after them."""
+    return all((storage / name).exists() for name in (WEIGHTS, SUMMARY))
+
+
+def run_worker(arguments: dict[str, Any]) -> None:
+    """Does one worker's part of ``arguments["work"]``, a :class:`RunWork`.
+
+    Workers that Ray has started again find what was done before: checkpoints, weights, predicted chunks.
+    """
+    work: RunWork = arguments["work"]
+    workers = ray_workers(work.cluster.gpus_per_worker > 0)
+    training, tracking = work.training, work.tracking
+    # Worker 0 decides for all: another might see the file a moment later.
+    if training is not None and not workers.broadcast(is_trained(training.storage)):
+        assert tracking is not None
+        metrics = training.storage / METRICS
+        sender = MetricSender(MetricSpool(metrics), tracking.uri, tracking.experiment, tracking.run_id)
+        with closing(sender) if workers.rank == 0 else nullcontext():
+            train_run(
+                training,
+                workers,
+                images_per_worker=work.cluster.images_per_worker,
+                loader_processes=work.cluster.loader_processes,
+                logged=tracking.logged,
+                notify=sender.notify,
+            )
+        workers.broadcast(0)  # until worker 0 has written the weights
+    if work.evaluated is not None:
+        assert work.settings is not None
+        assert work.chunks is not None
+        if workers.device.type == "cuda":
+            torch.cuda.empty_cache()  # of the training
+        predict_share(
+            work.evaluated, work.settings, work.chunks, workers.device, workers.rank, workers.world_size
+        )
+
+
+def call_worker(arguments: dict[str, Any]) -> None:
+    """Calls ``arguments["function"]`` with this process's device in worker 0; the others have nothing to do."""
+    workers = ray_workers(arguments["use_gpu"])
+    function: Callable[[torch.device], None] = arguments["function"]
+    if workers.rank == 0:
+        function(workers.device)
+
+
+def ray_workers(use_gpu: bool) -> Workers:
+    """The workers of this process's Ray Train group."""
+    context = ray.train.get_context()
+    return Workers(
+        rank=context.get_world_rank(),
+        world_size=context.get_world_size(),
+        device=worker_device(use_gpu),
+        broadcast=ray.train.collective.broadcast_from_rank_zero,
+        report=ray.train.report,
+        node_is_leaving=PreemptionWatcher().has_news,
+    )
+
+
+class PreemptionWatcher:
+    """What Ray announces of nodes that are about to be taken away, such as spot machines."""
+
+    def __init__(self) -> None:
+        self._seen: Any = None
+
+    def has_news(self) -> bool:
+        """Whether there is news since the last call. All workers get the same answer, and must ask as often."""
+        info = ray.train.get_preemption_info()
+        news = info is not None and info != self._seen
+        self._seen = info
+        return news
+
+
+def worker_device(use_gpu: bool) -> torch.device:
+    """This worker's device.
+
+    Raises:
+        UserError: if the cluster configuration asks for a GPU and there is none.
+    """
+    if not use_gpu:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise UserError("the cluster configuration has gpus_per_worker > 0, but this worker sees no CUDA device")
+    return ray.train.torch.get_device()

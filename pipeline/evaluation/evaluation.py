@@ -1,0 +1,79 @@
+"""The evaluation of a training, before and after it runs: its key, and where its result is. It needs no torch."""
+
+import hashlib
+import shutil
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from pipeline.config.evaluations import EvaluationConfig
+from pipeline.evaluation.record import EvaluationRecord, summary
+from pipeline.files import atomic_folder, write_json
+from pipeline.training.record import file_digest
+
+RECORD = "evaluation.json"  # the last thing that an evaluation writes
+PREDICTIONS = "predictions"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All evaluation settings of a run, and where their predictions and scores are left.
+
+    Args:
+        run: the run's name.
+        training: the key of the training whose weights are evaluated.
+        settings: by name.
+        prepared: the prepared dataset.
+        code: a hash of the code that evaluates.
+        root: the folder of the training's own storage; every worker can reach it.
+    """
+
+    run: str
+    training: str
+    settings: EvaluationConfig
+    prepared: Path
+    code: str
+    root: Path
+
+    @cached_property
+    def key(self) -> str:
+        """A hash of all that the result depends on."""
+        digest = hashlib.sha256(f"{self.training} {self.settings.model_dump_json()} {self.code}".encode())
+        for file in sorted(path for path in self.prepared.rglob("*") if path.is_file()):
+            digest.update(f"{file.relative_to(self.prepared)} {file_digest(file)}".encode())
+        return digest.hexdigest()[:16]
+
+    @property
+    def storage(self) -> Path:
+        """The evaluation's own folder: its chunks while it predicts, then predictions and their record."""
+        return self.root / f"evaluation-{self.key}"
+
+    @property
+    def chunks(self) -> Path:
+        return self.storage / "chunks"
+
+    @property
+    def predictions(self) -> Path:
+        return self.storage / PREDICTIONS
+
+    @property
+    def record(self) -> Path:
+        return self.storage / RECORD
+
+    @property
+    def is_done(self) -> bool:
+        return self.record.is_file()
+
+    def collect(self, predictions: Path, record: Path, metrics: Path) -> None:
+        """Copies the result to the outputs of the `evaluate` stage, each whole or not at all.
+
+        Args:
+            predictions: the folder of predictions.
+            record: the JSON file of :class:`EvaluationRecord`.
+            metrics: the JSON file with the few metrics that DVC compares.
+        """
+        found = EvaluationRecord.read(self.record)
+        with atomic_folder(predictions) as folder:
+            shutil.copytree(self.predictions, folder, dirs_exist_ok=True)
+        found.write(record)
+        write_json(metrics, summary(found))
