@@ -9,9 +9,9 @@ from pipeline.config import RunConfig
 from pipeline.data.manifest import PreparedDataset, read_prepared
 from pipeline.run_model import build_run_model
 from pipeline.storage import Storage
-from pointrend import load_weights
 from pointrend.instance import MaskRCNN
 from pointrend.semantic import SemanticSegmenter
+from pointrend.weights import load_weights
 
 
 @dataclass(frozen=True)

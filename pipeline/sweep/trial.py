@@ -29,8 +29,7 @@ from pipeline.training.checkpoint import CheckpointStore
 from pipeline.training.loading import load_batches
 from pipeline.training.loop import DivergedTrainingError, Update, build_optimizer, train
 from pipeline.training.worker import training_images
-from pointrend import save_weights
-from pointrend.weights import read_state_dict
+from pointrend.weights import read_state_dict, save_weights
 
 SETTING = "sweep"  # the name of a trial's one evaluation
 CHECKPOINTS = "checkpoints"  # a trial's folder of them

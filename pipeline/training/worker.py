@@ -31,7 +31,7 @@ from pipeline.training.loading import load_batches
 from pipeline.training.loop import Update, build_optimizer, distribute, train
 from pipeline.training.record import METRICS, WEIGHTS
 from pipeline.training.run_log import RunLog
-from pointrend import save_weights
+from pointrend.weights import save_weights
 
 SUMMARY = "summary.json"  # of the workers
 # Ray looks for nodes that are to go every 5 seconds. Asking takes all workers some milliseconds.
