@@ -68,15 +68,16 @@ def plan(
 
 def sweep(file: Annotated[Path, typer.Argument(help="a file of configs/sweeps")]) -> None:
     """Run a sweep of the selected scale on its prepared data, as `dvc repro` does. Interrupted, it goes on."""
-    # Imported here: the other commands answer without loading torch and Ray.
-    from pipeline.sweep.stage import run_in
+    # Imported here: the other commands answer without loading it.
+    from pipeline.cluster.sweeps import collect_sweep
 
     def run() -> None:
         stage = Stage()
         task, _ = resolve_sweep(stage.project, stage.params.scale, file, stage.params.runs)
-        best = run_in(stage, task)
-        value = best.metrics[task.metric]
-        typer.echo(f"{stage.outputs.sweep(task.name)}: best is {best.name}, {task.metric} {value:.2f}; see best.yaml")
+        collect_sweep(stage, task)
+        output = stage.outputs.sweep(task.name)
+        about = json.loads((output / "sweep.json").read_text(encoding="utf-8"))
+        typer.echo(f"{output}: best is {about['best']} ({about['metric']}); see best.yaml")
 
     run_stage(run)
 
@@ -122,9 +123,18 @@ def follow(name: Annotated[str, typer.Argument(help="a run, or a job's id")]) ->
 
 
 @jobs.command()
-def stop(names: Annotated[list[str], typer.Argument(help="runs, or job ids")]) -> None:
-    """Stop jobs, each after a checkpoint: `dvc repro` goes on from there."""
+def stop(
+    names: Annotated[list[str] | None, typer.Argument(help="runs, or job ids")] = None,
+    all_: Annotated[bool, typer.Option("--all", help="stop every job that waits or runs")] = False,
+) -> None:
+    """Stop jobs: one that waits at once, one that runs after a checkpoint. `dvc repro` goes on from there."""
+    from pipeline.cluster.jobs import job_name
+
+    if all_ == bool(names):
+        fail(UserError("name the runs or jobs to stop, or say --all"))
     jobs = _jobs()
-    for name in names:
-        job_id = _job_id(jobs, name)
-        typer.echo(f"{job_id}: {'is being stopped' if jobs.stop(job_id) else 'has ended already'}")
+    ids = [job_name(job) for job in jobs.live()] if all_ else [_job_id(jobs, name) for name in names or ()]
+    for job_id in ids:
+        typer.echo(f"{job_id}: {'stopped' if jobs.stop(job_id) else 'has ended already'}")
+    if not ids:
+        typer.echo("no job waits or runs")

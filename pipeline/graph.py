@@ -1,15 +1,22 @@
-"""The graph of ``dvc.yaml``: which of its stages are to run, and which code each depends on."""
+"""The graph of ``dvc.yaml``: which of its stages are to run, and which of them the DVC above this process works on."""
 
-import hashlib
+import contextlib
+import io
+import json
 import logging
+import pickle
+import subprocess
+from argparse import Namespace
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import psutil
-import yaml
 
 from pipeline.errors import UserError
+
+PACKED = ".dvc/tmp/repro.dat"  # what `dvc exp run --queue` was asked to run, in the stash commit of the experiment
+SELECTING = ("targets", "single_item", "pipeline", "all_pipelines", "downstream", "recursive", "glob")
 
 
 class GraphError(UserError):
@@ -91,27 +98,78 @@ def _runs(stage: Any) -> bool:
     return False
 
 
-def runs_everything() -> bool:
-    """Whether this process is a stage of a `dvc repro` without targets."""
-    for parent in psutil.Process().parents():
-        words = parent.cmdline()
-        if "repro" in words:
-            return all(word.startswith("-") for word in words[words.index("repro") + 1 :])
-    return False
+def stages_in_scope(names: Iterable[str]) -> list[str]:
+    """Those of some stages that the DVC command above this process works on, whether stale or not.
 
+    All of them where there is no such command.
 
-def code_digest(root: Path, stage: str) -> str:
-    """A hash of the code that a stage of ``dvc.yaml`` depends on.
-
-    Raises:
-        UserError: if a file of it is missing.
+    Args:
+        names: of stages, ``train@run``.
     """
-    graph = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))
-    digest = hashlib.sha256()
-    for dependency in sorted(d for d in graph["stages"][stage]["do"]["deps"] if "${" not in d):
-        path = root / dependency
-        if not path.exists():
-            raise UserError(f"{path}: missing; dvc.yaml says that {stage} depends on it")
-        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-            digest.update(f"{file.relative_to(root)}\0".encode() + file.read_bytes() + b"\0")
-    return digest.hexdigest()
+    under_way = stages_under_way()
+    return [name for name in names if under_way is None or name in under_way]
+
+
+class _Plain(pickle.Unpickler):
+    """Reads dicts, lists, strings and numbers, and refuses everything else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        raise pickle.UnpicklingError(f"{PACKED}: holds a {module}.{name}; expected plain values")
+
+
+def stages_under_way() -> list[str] | None:
+    """Names of the stages that the DVC process above this one works through, in its order, this stage's included.
+
+    All that it looks at, stale or not. None if no `dvc repro` or `dvc exp run` is among the parents.
+    """
+    found = _dvc_above()
+    if found is None:
+        return None
+    process, args = found
+    options = _packed_options(Path(args.infofile)) if args.func.__name__ == "CmdExecutorRun" else vars(args)
+    return _plan({key: options.get(key) for key in SELECTING}, Path(process.cwd()))
+
+
+def _dvc_above() -> tuple[psutil.Process, Namespace] | None:
+    from dvc.cli import parse_args
+
+    for process in psutil.Process().parents():
+        try:
+            words = process.cmdline()
+        except psutil.Error:  # ended, or not ours to read
+            return None
+        for at, word in enumerate(words[:4]):
+            if Path(word).name in ("dvc", "dvc.exe") or Path(word).parts[-2:] == ("dvc", "__main__.py"):
+                args = parse_args(words[at + 1 :])
+                if args.func.__name__ in ("CmdRepro", "CmdExperimentsRun", "CmdExecutorRun"):
+                    return process, args
+    return None
+
+
+def _packed_options(infofile: Path) -> dict[str, Any]:
+    """The options of a queued experiment. DVC removes their file before the first stage; the stash commit keeps it."""
+    info = json.loads(infofile.read_text())
+    dvc_dir = Path(info["dvc_dir"]).parent  # of a DVC project in a subfolder of the Git repository
+    packed = (dvc_dir / PACKED).as_posix()
+    show = ["git", "-C", info["root_dir"], "show", f"{infofile.stem}:{packed}"]
+    return _Plain(io.BytesIO(subprocess.run(show, check=True, capture_output=True).stdout)).load()["kwargs"]
+
+
+def _plan(options: dict[str, Any], folder: Path) -> list[str]:
+    """As `dvc.repo.reproduce.reproduce` finds its steps. Targets are relative to the folder that DVC was called in."""
+    from dvc.repo import Repo
+    from dvc.repo.reproduce import collect_stages, get_active_graph, plan_repro
+
+    whole = options["all_pipelines"] or options["pipeline"]
+    with contextlib.chdir(folder), Repo() as repo:
+        stages = []
+        if not options["all_pipelines"]:
+            # `exp run` has no --glob
+            targets = options["targets"] or ["dvc.yaml"]
+            stages = collect_stages(repo, targets, recursive=options["recursive"], glob=options["glob"] or False)
+        if not (options["single_item"] and not whole):
+            downstream = options["downstream"] and not whole
+            graph = get_active_graph(repo.index.graph)
+            stages = plan_repro(graph, stages, pipeline=options["pipeline"], downstream=downstream)
+        # `addressing` begins with ../dvc.yaml: if DVC was called in a subfolder. Files of `dvc add` have no command.
+        return [stage.name for stage in stages if stage.cmd]

@@ -1,5 +1,6 @@
 """What every DVC stage shares: its project, its folders, and how its errors are shown."""
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from pipeline.config.clusters import ClusterConfig
+from pipeline.config.code import digest
 from pipeline.config.datasets import DatasetConfig, load_dataset
 from pipeline.config.evaluations import EvaluationConfig
 from pipeline.config.experiments import RunConfig
@@ -33,6 +35,10 @@ class Outputs:
     def config(self, kind: str, name: str) -> Path:
         return self.root / "config" / kind / f"{name}.json"
 
+    def code(self, kind: str, task: str) -> Path:
+        """The code that a kind of stage computes with, as `configure` has found it."""
+        return self.root / "config" / "code" / f"{kind}-{task}.json"
+
     def prepared(self, dataset: str) -> Path:
         return self.root / "data" / dataset
 
@@ -49,8 +55,24 @@ class Outputs:
     def shown_sweeps(self) -> Path:
         return self.root / "sweeps" / "shown.json"
 
+    def evaluation_record(self, run: str) -> Path:
+        """What the evaluations of a run came to, all of it."""
+        return self.root / "evaluations" / f"{run}.json"
+
     def metrics(self, run: str) -> Path:
         return self.root / "metrics" / f"{run}.json"
+
+
+def home(root: Path) -> Path:
+    """The folder of the project itself, where DVC works in a temporary copy of it (`dvc exp run --temp` or `--queue`).
+
+    What all copies share is there: the runs under way, the Ray of this machine, MLflow's database.
+    """
+    parts = root.resolve().parts
+    for place in range(len(parts) - 2):
+        if parts[place : place + 3] == (".dvc", "tmp", "exps"):
+            return Path(*parts[:place])
+    return root
 
 
 class Stage:
@@ -58,6 +80,7 @@ class Stage:
 
     def __init__(self) -> None:
         self.root = Path.cwd()
+        self.home = home(self.root)
         self.project = Project(self.root)
         self.params: Params = self.project.params()
         self.outputs = Outputs(self.root, self.params.scale)
@@ -80,6 +103,10 @@ class Stage:
 
     def dataset(self, name: str) -> DatasetConfig:
         return load_dataset(self.outputs.config("datasets", name))
+
+    def code(self, kind: str, task: str) -> str:
+        """A hash of the code that a kind of stage computes with."""
+        return digest(json.loads(self.outputs.code(kind, task).read_text(encoding="utf-8")))
 
     @property
     def data_root(self) -> str:

@@ -1,5 +1,6 @@
-"""Resolves the configuration into one file per dataset, run and sweep: each stage depends on its own part only."""
+"""Resolves the configuration into one file per dataset, run, evaluation and sweep, and the code into one per kind."""
 
+from pipeline.config.code import KINDS, code_of
 from pipeline.config.sweep_tasks import resolve_selected, sweep_file
 from pipeline.config.sweeps import ShownSweeps, load_sweep
 from pipeline.files import atomic_folder, write_json
@@ -11,8 +12,10 @@ def main() -> None:
     project, params = stage.project, stage.params
     files = {name: sweep_file(project, params.scale, name) for name in params.sweeps}
     with atomic_folder(stage.outputs.root / "config") as folder:
-        for kind in ("synthetic", "datasets", "train", "evaluate", "sweep"):
+        for kind in ("synthetic", "datasets", "train", "evaluate", "sweep", "code"):
             (folder / kind).mkdir()
+        for kind in KINDS:
+            write_json(folder / "code" / f"{'-'.join(kind)}.json", code_of(stage.root, *kind))
         for name in params.synthetic:
             (folder / "synthetic" / f"{name}.json").write_text(project.synthetic(name).model_dump_json(indent=1))
         for name in params.datasets:
@@ -24,9 +27,8 @@ def main() -> None:
         for name, file in files.items():
             task = resolve_selected(project, params, file, params.sweeps[name])
             (folder / "sweep" / f"{name}.json").write_text(task.model_dump_json(indent=1))
-    # Beside the sweeps' own outputs, whose folder is then there for the report even where none is selected.
-    shown = ShownSweeps({name: load_sweep(file).shown() for name, file in files.items()})
-    write_json(stage.outputs.shown_sweeps, shown.model_dump())
+        shown = ShownSweeps({name: load_sweep(file).shown() for name, file in files.items()})
+        write_json(folder / "shown_sweeps.json", shown.model_dump())
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""Predicts and scores every evaluation setting of one run."""
+"""Predicts and scores every evaluation setting of one run: collects what its job has made, or has a job make it."""
 
 import argparse
+import shutil
 
-from pipeline.evaluation.record import leave_unevaluated
+from pipeline.cluster.parts import evaluation_of, training_of
+from pipeline.evaluation.evaluation import leave_unevaluated
 from pipeline.stage import Stage, run_stage
 from pipeline.training.record import TrainingRecord
 
@@ -12,25 +14,23 @@ def main() -> None:
     parser.add_argument("--run", required=True)
     name = parser.parse_args().run
     stage = Stage()
-    config, settings = stage.run(name), stage.evaluation(name)
-    if not settings.root:
-        record = TrainingRecord.read(stage.outputs.trained(name))
-        leave_unevaluated(record, stage.outputs.predictions(name), stage.outputs.metrics(name))
+    outputs = stage.outputs
+    collected = outputs.predictions(name), outputs.evaluation_record(name), outputs.metrics(name)
+    record = TrainingRecord.read(outputs.trained(name))
+    evaluation = evaluation_of(stage, name, training_of(stage, name), record.key)
+    if evaluation is None:
+        leave_unevaluated(record, *collected)
         return
+    if not evaluation.is_done:
+        # Ray takes seconds to import, and what only collects does not need it.
+        from pipeline.cluster.requests import place_of, ready_requests, run_request
+        from pipeline.cluster.submission import wait_for
 
-    from pipeline.evaluation.run import evaluate_run  # seconds to import
-
-    evaluate_run(
-        config,
-        settings,
-        stage.cluster,
-        prepared=stage.outputs.prepared(config.dataset),
-        images=stage.images(config.dataset),
-        trained=stage.outputs.trained(name),
-        output=stage.outputs.predictions(name),
-        metrics=stage.outputs.metrics(name),
-        tracker=stage.tracker(),
-    )
+        request = run_request(stage, name, train=False, evaluate=True)
+        wait_for(request, lambda: ready_requests(stage, f"evaluate@{name}"), place_of(stage), all_=False)
+    evaluation.collect(*collected)
+    if stage.cluster.storage is None:
+        shutil.rmtree(evaluation.root)  # nobody else can be waiting for it
 
 
 if __name__ == "__main__":

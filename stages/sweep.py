@@ -1,11 +1,11 @@
-"""Runs one sweep."""
+"""Runs one sweep: has a Ray job do it and collects the result."""
 
 import argparse
 
+from pipeline.cluster.sweeps import collect_sweep
 from pipeline.config.reader import load
 from pipeline.config.sweep_tasks import SweepTask
 from pipeline.stage import Stage, run_stage
-from pipeline.sweep.stage import run_in
 
 
 def main() -> None:
@@ -13,7 +13,7 @@ def main() -> None:
     parser.add_argument("--sweep", required=True)
     name = parser.parse_args().sweep
     stage = Stage()
-    run_in(stage, load(SweepTask, stage.outputs.config("sweep", name)).root)
+    collect_sweep(stage, load(SweepTask, stage.outputs.config("sweep", name)).root)
 
 
 if __name__ == "__main__":

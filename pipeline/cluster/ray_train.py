@@ -36,7 +36,9 @@ def workers_for_batch(cluster: ClusterConfig, batch_size: int) -> int:
     if cluster.min_workers is None:
         Share.of_batch(batch_size, cluster.images_per_worker, world_size=max(cluster.workers, 1))
         return cluster.workers
-    return min(cluster.workers, Share.of_batch(batch_size, cluster.images_per_worker, world_size=cluster.min_workers).parts)
+    return min(
+        cluster.workers, Share.of_batch(batch_size, cluster.images_per_worker, world_size=cluster.min_workers).parts
+    )
 
 
 def fit(

@@ -8,58 +8,17 @@ from pathlib import Path
 
 from pipeline.cluster.jobs import Job, Jobs
 from pipeline.cluster.needs import ClusterTooSmallError, Needs, check_fits, needs_of_run, needs_of_sweep
+from pipeline.cluster.parts import evaluation_of, sweep_place, training_of
 from pipeline.cluster.ray_train import workers_for_batch
 from pipeline.cluster.submission import ENVIRONMENT, Place, Request
 from pipeline.config.clusters import ClusterConfig
 from pipeline.config.reader import load
 from pipeline.config.sweep_tasks import SubdivisionTask, SweepTask, TrainingTask
 from pipeline.data.samplers import BatchShareError
-from pipeline.evaluation.evaluation import Evaluation
-from pipeline.evaluation.trained_run import TrainedRun
 from pipeline.graph import stages_in_scope, stages_to_run
 from pipeline.stage import Stage
 from pipeline.sweep.place import SweepPlace, sweep_key
 from pipeline.training.record import WEIGHTS, TrainingRecord
-from pipeline.training.training import Training
-
-
-def training_of(stage: Stage, name: str) -> Training:
-    """The training of a run of the project."""
-    config = stage.run(name)
-    return Training(
-        config,
-        stage.outputs.prepared(config.dataset).resolve(),
-        stage.images(config.dataset),
-        stage.code("train", config.model.task),
-        Path(stage.cluster.storage or stage.home / ".pointrend" / "runs").resolve(),
-        (stage.outputs.trained(config.starts_from) / WEIGHTS).resolve() if config.starts_from else None,
-    )
-
-
-def evaluation_of(stage: Stage, name: str, training: Training, key: str) -> Evaluation | None:
-    """The evaluation of a run of the project; None if it has no evaluation settings.
-
-    Args:
-        stage: of the project.
-        name: the run.
-        training: its training as it would be today.
-        key: of the training that is evaluated, which may have been made with earlier code.
-    """
-    settings = stage.evaluation(name)
-    if not settings.root:
-        return None
-    root = training.root / f"{name}-{key}"
-    code = stage.code("evaluate", training.config.model.task)
-    return Evaluation(name, key, settings, training.prepared, code, root)
-
-
-def trained_run(stage: Stage, name: str, training: Training, evaluation: Evaluation) -> TrainedRun:
-    """The weights that an evaluation is of: those in the training's storage, or else those that were collected."""
-    weights = evaluation.root / WEIGHTS
-    collected = stage.outputs.trained(name) / WEIGHTS
-    if not weights.is_file() and evaluation.training != training.key or not training.is_done:
-        weights = weights if weights.is_file() or not collected.is_file() else collected
-    return TrainedRun(training.config, training.prepared, training.images, weights.resolve())
 
 
 def run_request(stage: Stage, name: str, *, train: bool, evaluate: bool) -> Request:
@@ -101,9 +60,10 @@ def sweep_request(stage: Stage, task: TrainingTask | SubdivisionTask, place: Swe
         needs = needs_of_sweep(cluster, 1)  # as many trials at a time as there is room for
         work = float(task.base.schedule.updates * task.base.schedule.batch_size)
     result = place.result(task.name, key)
+    command = ["run_sweep", "--task", str(_written(stage, task)), "--key", key]
     return Request(
         name=task.name,
-        job=_job(stage, task.name, needs, [f"sweep:{key}"], ["run_sweep", "--task", str(_written(stage, task)), "--key", key]),
+        job=_job(stage, task.name, needs, [f"sweep:{key}"], command),
         work=work,
         is_done=lambda: (result / "sweep.json").is_file(),
     )
@@ -147,7 +107,7 @@ def ready_requests(stage: Stage, current: str) -> list[Request]:
     names = [f"{part}@{run}" for run in runs for part in ("train", "evaluate") if run != name]
     names = [n for n in names if runs[n.partition("@")[2]].starts_from != blocked]
     names += [f"sweep@{each}" for each in sweeps if sweeps[each].starts_from != blocked and f"sweep@{each}" != current]
-    stale = set(stages_to_run(stage.root, stages_in_scope(stage.root, names)))
+    stale = set(stages_to_run(stage.root, stages_in_scope(names)))
     found = []
     for run in runs:
         start = runs[run].starts_from.removeprefix("train/")
@@ -170,18 +130,6 @@ def ready_requests(stage: Stage, current: str) -> list[Request]:
             if place.weights is None or place.weights.is_file():
                 found.append(sweep_request(stage, task, place))
     return [request for request in found if not request.is_done()]
-
-
-def sweep_place(stage: Stage, task: TrainingTask | SubdivisionTask) -> SweepPlace:
-    """Where a sweep of the project finds what it needs and leaves what it makes."""
-    weights_of = task.run if isinstance(task, SubdivisionTask) else task.starts_from
-    return SweepPlace(
-        prepared=stage.outputs.prepared(task.dataset),
-        images=stage.images(task.dataset),
-        starts_from=stage.outputs.trained(weights_of.run) if weights_of else None,
-        storage=Path(stage.cluster.storage or stage.home / ".pointrend") / "sweeps",
-        code=stage.code("sweep", task.task),
-    )
 
 
 def place_of(stage: Stage) -> Place:

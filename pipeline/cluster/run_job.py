@@ -21,7 +21,7 @@ from pipeline.files import atomic_folder
 from pipeline.tracking.client import Tracker, TrackingError, now, run_parameters
 from pipeline.tracking.runs import log_evaluation, training_run
 from pipeline.tracking.spool import MetricSpool, send
-from pipeline.training.record import METRICS, RECORD, SUMMARY, WEIGHTS, TrainingRecord, write_record
+from pipeline.training.record import METRICS, SUMMARY, TrainingRecord, write_record
 from pipeline.training.run import InterruptedTrainingError, hardware
 from pipeline.training.training import Training
 

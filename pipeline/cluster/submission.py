@@ -132,9 +132,7 @@ def submit_what_fits(jobs: Jobs, requests: Sequence[Request], place: Place) -> l
             jobs.stop(twin.submission_id or "")
             live = [job for job in live if job is not twin]
             waiting.append(request)
-    count = count_to_submit(
-        nodes, map(job_needs, live), (r.job.needs for r in waiting), place.cluster.runs_at_once
-    )
+    count = count_to_submit(nodes, map(job_needs, live), (r.job.needs for r in waiting), place.cluster.runs_at_once)
     for request in waiting[:count]:
         jobs.submit(request.job)
     return waiting[count:]

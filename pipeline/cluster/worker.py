@@ -1,6 +1,5 @@
 """What every worker of a run's job does under Ray Train: its part of the training, then of the evaluation."""
 
-from collections.abc import Callable
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,7 @@ import torch
 
 from pipeline.config.clusters import ClusterConfig
 from pipeline.config.evaluations import EvaluationConfig
-from pipeline.errors import UserError
-from pipeline.evaluation.run import predict_share
+from pipeline.evaluation.run import own_device, predict_share
 from pipeline.evaluation.trained_run import TrainedRun
 from pipeline.tracking.spool import MetricSender, MetricSpool
 from pipeline.training.record import METRICS, SUMMARY, WEIGHTS
@@ -86,17 +84,7 @@ def run_worker(arguments: dict[str, Any]) -> None:
         assert work.chunks is not None
         if workers.device.type == "cuda":
             torch.cuda.empty_cache()  # of the training
-        predict_share(
-            work.evaluated, work.settings, work.chunks, workers.device, workers.rank, workers.world_size
-        )
-
-
-def call_worker(arguments: dict[str, Any]) -> None:
-    """Calls ``arguments["function"]`` with this process's device in worker 0; the others have nothing to do."""
-    workers = ray_workers(arguments["use_gpu"])
-    function: Callable[[torch.device], None] = arguments["function"]
-    if workers.rank == 0:
-        function(workers.device)
+        predict_share(work.evaluated, work.settings, work.chunks, workers.device, workers.rank, workers.world_size)
 
 
 def ray_workers(use_gpu: bool) -> Workers:
@@ -105,7 +93,7 @@ def ray_workers(use_gpu: bool) -> Workers:
     return Workers(
         rank=context.get_world_rank(),
         world_size=context.get_world_size(),
-        device=worker_device(use_gpu),
+        device=ray.train.torch.get_device() if own_device(use_gpu).type == "cuda" else torch.device("cpu"),
         broadcast=ray.train.collective.broadcast_from_rank_zero,
         report=ray.train.report,
         node_is_leaving=PreemptionWatcher().has_news,
@@ -124,16 +112,3 @@ class PreemptionWatcher:
         news = info is not None and info != self._seen
         self._seen = info
         return news
-
-
-def worker_device(use_gpu: bool) -> torch.device:
-    """This worker's device.
-
-    Raises:
-        UserError: if the cluster configuration asks for a GPU and there is none.
-    """
-    if not use_gpu:
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise UserError("the cluster configuration has gpus_per_worker > 0, but this worker sees no CUDA device")
-    return ray.train.torch.get_device()

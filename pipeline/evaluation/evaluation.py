@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+import time
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from pipeline.config.evaluations import EvaluationConfig
 from pipeline.evaluation.record import EvaluationRecord, summary
 from pipeline.files import atomic_folder, write_json
-from pipeline.training.record import file_digest
+from pipeline.training.record import TrainingRecord, file_digest
 
 RECORD = "evaluation.json"  # the last thing that an evaluation writes
 PREDICTIONS = "predictions"
@@ -77,3 +78,26 @@ class Evaluation:
             shutil.copytree(self.predictions, folder, dirs_exist_ok=True)
         found.write(record)
         write_json(metrics, summary(found))
+
+
+def leave_unevaluated(training: TrainingRecord, predictions: Path, record: Path, metrics: Path) -> None:
+    """Writes the outputs of an evaluation without settings, of a run that is there for others to begin with.
+
+    Args:
+        training: of the run.
+        predictions: the folder of predictions, of which there are none.
+        record: the JSON file of :class:`EvaluationRecord`.
+        metrics: the JSON file with the metrics that DVC compares, of which there are none.
+    """
+    with atomic_folder(predictions):
+        now = int(time.time() * 1000)
+    EvaluationRecord(
+        run=training.run,
+        mlflow_run_id=training.mlflow_run_id,
+        training=training.key,
+        settings=EvaluationConfig({}),
+        evaluations={},
+        started=now,
+        ended=now,
+    ).write(record)
+    write_json(metrics, {})

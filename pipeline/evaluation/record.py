@@ -1,7 +1,6 @@
 """The metrics file of a run: what its evaluations came to, and what they were made from."""
 
 import json
-import time
 from pathlib import Path
 from typing import Any, Self
 
@@ -9,8 +8,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from pipeline.config.evaluations import EvaluationConfig
 from pipeline.errors import UserError
-from pipeline.files import atomic_folder, write_json
-from pipeline.training.record import TrainingRecord
+from pipeline.files import write_json
+
+MAIN_METRICS = ("AP", "AP_star", "boundary_AP")
 
 
 class UnreadableMetricsError(UserError, ValueError):
@@ -79,22 +79,10 @@ class EvaluationRecord(BaseModel):
             raise UnreadableMetricsError(f"{path}: damaged; `dvc repro` makes it anew ({error})") from error
 
 
-def leave_unevaluated(training: TrainingRecord, output: Path, metrics: Path) -> None:
-    """Writes the outputs of an evaluation without settings, of a run that is there for others to begin with.
-
-    Args:
-        training: of the run.
-        output: the folder of predictions, of which there are none.
-        metrics: the JSON file to write.
-    """
-    with atomic_folder(output):
-        now = int(time.time() * 1000)
-    EvaluationRecord(
-        run=training.run,
-        mlflow_run_id=training.mlflow_run_id,
-        training=training.key,
-        settings=EvaluationConfig({}),
-        evaluations={},
-        started=now,
-        ended=now,
-    ).write(metrics)
+def summary(record: EvaluationRecord) -> dict[str, float]:
+    """The few metrics that DVC shows and compares: those of the run's main setting, the last one, in percent."""
+    if not record.evaluations:
+        return {}
+    found = record.metrics(list(record.settings.root)[-1])
+    chosen = [name for name in found if name in MAIN_METRICS or name.endswith("mIoU")]
+    return {name: round(found[name], 2) for name in chosen}

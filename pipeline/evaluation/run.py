@@ -8,6 +8,7 @@ import torch
 
 from pipeline.config.evaluations import EvaluationConfig
 from pipeline.data.manifest import PreparedDataset
+from pipeline.errors import UserError
 from pipeline.evaluation.chunks import Predict, chunk_folder, image_chunks, predict_chunks
 from pipeline.evaluation.instances import InstancePredictor, merge_predictions
 from pipeline.evaluation.outputs import labels_folder, prediction_names, predictions_file
@@ -89,3 +90,16 @@ def score(dataset: PreparedDataset, predictions: Path, setting: str) -> tuple[di
     if dataset.task == "semantic":
         return score_labels(dataset.truth, labels_folder(predictions, setting), dataset.labels)
     return score_instances(dataset, predictions_file(predictions, setting)), {}
+
+
+def own_device(use_gpu: bool) -> torch.device:
+    """This process's device.
+
+    Raises:
+        UserError: if the cluster configuration asks for a GPU and there is none.
+    """
+    if not use_gpu:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise UserError("the cluster configuration has gpus_per_worker > 0, but this process sees no CUDA device")
+    return torch.device("cuda")

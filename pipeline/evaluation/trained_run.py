@@ -9,9 +9,9 @@ from pipeline.config.experiments import RunConfig
 from pipeline.data.manifest import PreparedDataset, read_prepared
 from pipeline.data.storage import Storage
 from pipeline.training.model import build_run_model
-from pointrend import load_weights
 from pointrend.instance import MaskRCNN
 from pointrend.semantic import SemanticSegmenter
+from pointrend.weights import load_weights
 
 
 @dataclass(frozen=True)

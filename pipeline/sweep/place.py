@@ -6,7 +6,12 @@ from pathlib import Path
 
 from pipeline.config.sweep_tasks import SubdivisionTask, TrainingTask
 from pipeline.data.storage import Storage
+from pipeline.errors import UserError
 from pipeline.training.record import WEIGHTS, file_digest
+
+
+class SweepError(UserError):
+    """A sweep that cannot go on."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,18 @@ class SweepPlace:
     @property
     def weights(self) -> Path | None:
         return self.starts_from / WEIGHTS if self.starts_from else None
+
+    def check(self) -> None:
+        """Checks that the run whose weights the sweep takes is trained.
+
+        Raises:
+            SweepError: if not.
+        """
+        if self.weights and not self.weights.is_file():
+            raise SweepError(
+                f"{self.weights}: no such weights; the sweep does not train them, "
+                f"`dvc repro train@{self.weights.parent.name}` does"
+            )
 
     def records(self, name: str, key: str) -> Path:
         """The folder of a sweep's trials while it is under way."""

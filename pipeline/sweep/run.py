@@ -1,71 +1,36 @@
 """The `sweep` step: trials, then their results; one MLflow run with the trials nested in it."""
 
 import fcntl
-import hashlib
 import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mlflow.entities import Metric
 
-from pipeline.cluster.run import mark_unfinished
+from pipeline.cluster.run_job import mark_unfinished
 from pipeline.config.clusters import ClusterConfig
 from pipeline.config.sweep_tasks import SubdivisionTask, TrainingTask
 from pipeline.data.manifest import read_prepared
-from pipeline.data.storage import Storage
 from pipeline.errors import UserError
 from pipeline.evaluation.trained_run import TrainedRun
 from pipeline.files import atomic_folder
+from pipeline.sweep.place import SweepError, SweepPlace, sweep_key
 from pipeline.sweep.records import TrialRecord, TrialRecords
 from pipeline.sweep.results import best_trial, write_results
 from pipeline.sweep.subdivision import evaluate_settings
 from pipeline.sweep.subset import with_fewer_val_images
 from pipeline.sweep.training import close, run_trials
-from pipeline.sweep.trial import SweepError, Trials
+from pipeline.sweep.trial import Trials
 from pipeline.tracking.client import Tracker
 from pipeline.tracking.sweeps import keep_runs
-from pipeline.training.worker import hardware
-
-
-@dataclass(frozen=True)
-class SweepPlace:
-    """Where a sweep finds what it needs and leaves what it makes; every worker can reach all of it.
-
-    Attributes:
-        prepared: the prepared dataset.
-        images: what its file names are relative to.
-        starts_from: the output of the training whose weights it takes, if any.
-        storage: the folder of all unfinished sweeps.
-        output: the folder to write.
-    """
-
-    prepared: Path
-    images: Storage
-    starts_from: Path | None
-    storage: Path
-    output: Path
-
-    @property
-    def weights(self) -> Path | None:
-        return self.starts_from / "model.safetensors" if self.starts_from else None
+from pipeline.training.run import hardware
 
 
 class InterruptedSweepError(UserError):
     """A sweep stopped at the user's wish."""
-
-
-def sweep_key(task: TrainingTask | SubdivisionTask, place: SweepPlace) -> str:
-    """A hash of all that a sweep's result depends on: its configuration, its data and the weights that it takes."""
-    digest = hashlib.sha256(task.model_dump_json().encode())
-    files = [place.prepared / name for name in ("dataset.json", "train.parquet", "val.parquet")]
-    for file in [*files, *([place.weights] if place.weights else [])]:
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()[:16]
 
 
 def run_sweep(
@@ -89,14 +54,10 @@ def run_sweep(
         InterruptedSweepError: after Ctrl-C.
         SweepError: if it needs a run that is not trained, runs already, or has a trial that fails.
     """
-    if place.weights and not place.weights.is_file():
-        raise SweepError(
-            f"{place.weights}: no such weights; the sweep does not train them, "
-            f"`dvc repro train@{place.weights.parent.name}` does"
-        )
+    place.check()
     read_prepared(place.prepared)  # says so where there is none
     key = sweep_key(task, place)
-    records = TrialRecords(place.storage.resolve() / f"{task.name}-{key}")
+    records = TrialRecords(place.records(task.name, key))
     with _alone(records.folder, task.name):
         tags = {"code": code, "hardware": hardware(), "dataset": task.dataset}
         run_id = tracker.start(key, task.name, _parameters(task), {"kind": "sweep", "sweep": task.name, **tags})
@@ -110,7 +71,7 @@ def run_sweep(
             logged = {f"best_{task.metric}": best.metrics[task.metric], "trials": float(len(found))}
             tracker.send_metrics(run_id, [Metric(name, value, ended, 0) for name, value in logged.items()])
             tracker.set_tags(run_id, {"best": best.name})
-            with atomic_folder(place.output) as folder:
+            with atomic_folder(place.result(task.name, key)) as folder:
                 about = {
                     "sweep": task.name,
                     "kind": task.kind,

@@ -1,19 +1,26 @@
 """A subdivision sweep: every setting rendered from one detector pass over a run's val images. Nothing is trained."""
 
+import json
 import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
+from pipeline.cluster.ray_train import fit
+from pipeline.cluster.worker import ray_workers
 from pipeline.config.clusters import ClusterConfig
-from pipeline.config.evaluations import EvaluationConfig
+from pipeline.config.evaluations import EvaluationConfig, RenderingConfig
 from pipeline.config.sweep_tasks import SubdivisionTask, rendering
 from pipeline.config.sweeps import Point
-from pipeline.evaluation.run import predict, score
+from pipeline.evaluation.run import gather, predict_share, score
 from pipeline.evaluation.trained_run import TrainedRun
+from pipeline.files import write_json
 from pipeline.sweep.costs import multiply_adds, rendering_seconds
+from pipeline.sweep.place import SweepError
 from pipeline.sweep.records import Rung, TrialRecord, TrialRecords
-from pipeline.sweep.trial import SweepError
 from pipeline.tracking.client import Tracker, run_parameters
 
 
@@ -21,6 +28,37 @@ def setting_name(point: Point) -> str:
     """A setting's name among the evaluations of the run."""
     setting = rendering(point)
     return f"{setting.resolution}x{setting.resolution}-{setting.num_points}"
+
+
+@dataclass(frozen=True)
+class SettingsWork:
+    """What the workers of a subdivision sweep do; every path is absolute, and every worker can reach it."""
+
+    run: TrainedRun
+    settings: Mapping[str, RenderingConfig]
+    timed_images: int
+    folder: Path
+    use_gpu: bool
+
+    @property
+    def chunks(self) -> Path:
+        return self.folder / "chunks"
+
+    @property
+    def seconds(self) -> Path:
+        return self.folder / "seconds.json"
+
+
+def predict_and_time(arguments: dict[str, Any]) -> None:
+    """Predicts one worker's share; then, while the others are idle, worker 0 times the settings."""
+    work: SettingsWork = arguments["work"]
+    workers = ray_workers(work.use_gpu)
+    settings = EvaluationConfig(dict(work.settings))
+    predict_share(work.run, settings, work.chunks, workers.device, workers.rank, workers.world_size)
+    workers.broadcast(0)  # until all have come here
+    if workers.rank == 0:
+        write_json(work.seconds, rendering_seconds(work.run, work.settings, work.timed_images, workers.device))
+    workers.broadcast(0)
 
 
 def evaluate_settings(
@@ -54,8 +92,10 @@ def evaluate_settings(
         records.folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=records.folder, prefix=".predictions-") as name:
             folder = Path(name)
-            predict(run, EvaluationConfig(settings), cluster, folder)
-            seconds = rendering_seconds(run, settings, task.timed_images, cluster, folder)
+            work = SettingsWork(run, settings, task.timed_images, folder, cluster.gpus_per_worker > 0)
+            fit(predict_and_time, {"work": work}, cluster, run.config.run, folder / "ray")
+            gather(run, EvaluationConfig(settings), work.chunks, folder)
+            seconds = json.loads(work.seconds.read_text())
             for name, point in missing.items():
                 metrics = score(dataset, folder, name)[0]
                 if task.metric not in metrics:

@@ -19,9 +19,10 @@ from pipeline.cluster.connection import connected
 from pipeline.config.sweeps import GridSearch, RandomSearch
 from pipeline.errors import UserError
 from pipeline.progress import Progress, progress
+from pipeline.sweep.place import SweepError
 from pipeline.sweep.records import TrialRecord, TrialRecords
 from pipeline.sweep.search import POINT, OptunaPoints, grid_points, random_points
-from pipeline.sweep.trial import CHECKPOINTS, UPDATE, SweepError, Trials, run_trial
+from pipeline.sweep.trial import CHECKPOINTS, UPDATE, Trials, run_trial
 from pipeline.tracking.client import Tracker
 
 # Ctrl-C ends the sweep as it ends all else, results are kept by us, an error is shown once, and so is progress.

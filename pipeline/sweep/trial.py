@@ -19,11 +19,10 @@ from pipeline.config.sweeps import Point
 from pipeline.data.manifest import read_prepared
 from pipeline.data.samplers import Share, TrainingBatches, draw_seed
 from pipeline.data.storage import Storage
-from pipeline.errors import UserError
-from pipeline.evaluation.chunks import own_device
-from pipeline.evaluation.run import predict, score
+from pipeline.evaluation.run import own_device, predict, score
 from pipeline.evaluation.trained_run import TrainedRun
 from pipeline.sweep.costs import multiply_adds
+from pipeline.sweep.place import SweepError
 from pipeline.sweep.records import Rung, TrialRecord, TrialRecords
 from pipeline.sweep.search import point_name
 from pipeline.tracking.client import Tracker, run_parameters
@@ -31,18 +30,13 @@ from pipeline.training.checkpoint import CheckpointStore
 from pipeline.training.loading import load_batches
 from pipeline.training.loop import DivergedTrainingError, Update, build_optimizer, train
 from pipeline.training.model import build_run_model
-from pipeline.training.worker import training_images
-from pointrend import save_weights
-from pointrend.weights import read_state_dict
+from pipeline.training.run import training_images
+from pointrend.weights import read_state_dict, save_weights
 
 SETTING = "sweep"  # the name of a trial's one evaluation
 CHECKPOINTS = "checkpoints"  # a trial's folder of them
 UPDATE = "update"  # the key of their number in a report
 POINT_HEADS = ("mask_head.point_head.", "pointrend.point_head.")
-
-
-class SweepError(UserError):
-    """A sweep that cannot go on."""
 
 
 @dataclass(frozen=True)
@@ -198,8 +192,6 @@ class _Training:
 
     def _evaluate(self) -> dict[str, float]:
         settings = EvaluationConfig({SETTING: self.trials.task.setting})
-        # In this process: the trial has its share of the cluster already.
-        here = self.trials.cluster.model_copy(update={"workers": 0})
         self.folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self.folder, prefix=".evaluation-") as name:
             folder = Path(name)
@@ -208,7 +200,7 @@ class _Training:
             # Named for its progress messages.
             named = self.config.model_copy(update={"run": f"{self.config.run} {self.record.name}"})
             run = TrainedRun(named, self.trials.judged, self.trials.images, weights)
-            predict(run, settings, here, folder)
+            predict(run, settings, self.device, folder / "chunks", folder)
             return score(run.dataset(), folder, SETTING)[0]
 
     def _log(self, update: int, metrics: dict[str, float]) -> None:

@@ -5,10 +5,10 @@ from pathlib import Path
 from pipeline.config.experiments import RunConfig
 from pipeline.config.models import InstanceModelConfig
 from pipeline.errors import UserError
-from pointrend import build_model, load_backbone
 from pointrend.instance import MaskRCNN
+from pointrend.registry import build_model
 from pointrend.semantic import SemanticSegmenter
-from pointrend.weights import read_state_dict
+from pointrend.weights import load_backbone, read_state_dict
 
 #: What a run learns anew that begins with another's weights, because runs are compared by it: mask heads, and a
 #: semantic model's heads.

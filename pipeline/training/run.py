@@ -29,7 +29,7 @@ from pipeline.training.loop import Update, build_optimizer, distribute, train
 from pipeline.training.model import begin_with, build_run_model
 from pipeline.training.record import METRICS, SUMMARY, WEIGHTS
 from pipeline.training.training import Training
-from pointrend import save_weights
+from pointrend.weights import save_weights
 
 # Asking whether a node is about to leave takes all workers some milliseconds.
 UPDATES_PER_PREEMPTION_CHECK = 10

@@ -7,14 +7,11 @@ from pathlib import Path
 
 from pipeline.config.experiments import RunConfig
 from pipeline.data.storage import Storage
-from pipeline.errors import UserError
 from pipeline.files import atomic_folder
 from pipeline.training.record import (
     METRICS,
     RECORD,
     WEIGHTS,
-    TrainingRecord,
-    UnreadableRecordError,
     data_digest,
     training_key,
 )
@@ -60,24 +57,12 @@ class Training:
         return self.root.resolve() / self.id
 
     @property
+    def weights(self) -> Path:
+        return self.storage / WEIGHTS
+
+    @property
     def is_done(self) -> bool:
         return (self.storage / RECORD).is_file()
-
-    def is_collected(self, output: Path) -> bool:
-        """Whether a folder has this training's result already."""
-        try:
-            return TrainingRecord.read(output).key == self.key
-        except (FileNotFoundError, UnreadableRecordError):
-            return False
-
-    def expect(self, key: str) -> None:
-        """Checks that the inputs are those of a key.
-
-        Raises:
-            UserError: if they have changed since.
-        """
-        if key != self.key:
-            raise UserError(f"the inputs of {self.config.run} have changed since this job was submitted; it is void")
 
     def collect(self, output: Path) -> None:
         """Copies the weights, their record and all logged metrics to a folder, whole or not at all."""

@@ -1,0 +1,58 @@
+"""What the jobs of a project make: trainings, evaluations and sweeps, and where each has its files. It needs no Ray."""
+
+from pathlib import Path
+
+from pipeline.config.sweep_tasks import SubdivisionTask, TrainingTask
+from pipeline.evaluation.evaluation import Evaluation
+from pipeline.stage import Stage
+from pipeline.sweep.place import SweepPlace
+from pipeline.training.record import WEIGHTS
+from pipeline.training.training import Training
+
+
+def training_of(stage: Stage, name: str) -> Training:
+    """The training of a run of the project."""
+    config = stage.run(name)
+    return Training(
+        config,
+        stage.outputs.prepared(config.dataset).resolve(),
+        stage.images(config.dataset),
+        stage.code("train", config.model.task),
+        Path(stage.cluster.storage or stage.home / ".pointrend" / "runs").resolve(),
+        (stage.outputs.trained(config.starts_from) / WEIGHTS).resolve() if config.starts_from else None,
+    )
+
+
+def evaluation_of(stage: Stage, name: str, training: Training, key: str) -> Evaluation | None:
+    """The evaluation of a run of the project; None if it has no evaluation settings.
+
+    Args:
+        stage: of the project.
+        name: the run.
+        training: its training as it would be today.
+        key: of the training that is evaluated, which may have been made with earlier code.
+    """
+    settings = stage.evaluation(name)
+    if not settings.root:
+        return None
+    root = training.root / f"{name}-{key}"
+    code = stage.code("evaluate", training.config.model.task)
+    return Evaluation(name, key, settings, training.prepared, code, root)
+
+
+def weights_to_evaluate(stage: Stage, name: str, evaluation: Evaluation) -> Path:
+    """The weights that an evaluation is of: what `train` has collected, or what the job's own training leaves."""
+    own, collected = evaluation.root / WEIGHTS, stage.outputs.trained(name) / WEIGHTS
+    return collected.resolve() if not own.is_file() and collected.is_file() else own
+
+
+def sweep_place(stage: Stage, task: TrainingTask | SubdivisionTask) -> SweepPlace:
+    """Where a sweep of the project finds what it needs and leaves what it makes."""
+    weights_of = task.run if isinstance(task, SubdivisionTask) else task.starts_from
+    return SweepPlace(
+        prepared=stage.outputs.prepared(task.dataset),
+        images=stage.images(task.dataset),
+        starts_from=stage.outputs.trained(weights_of.run) if weights_of else None,
+        storage=Path(stage.cluster.storage or stage.home / ".pointrend") / "sweeps",
+        code=stage.code("sweep", (task.run if isinstance(task, SubdivisionTask) else task.base).model.task),
+    )

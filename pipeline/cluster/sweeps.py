@@ -1,0 +1,35 @@
+"""A sweep of a project, run by a job and collected."""
+
+import shutil
+
+from pipeline.cluster.parts import sweep_place
+from pipeline.config.sweep_tasks import SubdivisionTask, TrainingTask
+from pipeline.files import atomic_folder
+from pipeline.stage import Stage
+from pipeline.sweep.place import sweep_key
+
+
+def collect_sweep(stage: Stage, task: TrainingTask | SubdivisionTask) -> None:
+    """Has a job run a sweep, unless it is done, and copies the result to the outputs of the `sweep` stage.
+
+    Args:
+        stage: of the project.
+        task: the resolved sweep.
+
+    Raises:
+        UserError: as :func:`pipeline.cluster.submission.wait_for` does, or if the run that it begins with is missing.
+    """
+    place = sweep_place(stage, task)
+    place.check()
+    result = place.result(task.name, sweep_key(task, place))
+    if not (result / "sweep.json").is_file():
+        # Ray takes seconds to import, and what only collects does not need it.
+        from pipeline.cluster.requests import place_of, ready_requests, sweep_request
+        from pipeline.cluster.submission import wait_for
+
+        request = sweep_request(stage, task, place)
+        wait_for(request, lambda: ready_requests(stage, f"sweep@{task.name}"), place_of(stage))
+    with atomic_folder(stage.outputs.sweep(task.name)) as folder:
+        shutil.copytree(result, folder, dirs_exist_ok=True)
+    if stage.cluster.storage is None:
+        shutil.rmtree(result)

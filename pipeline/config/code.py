@@ -1,0 +1,345 @@
+"""Which code a kind of stage computes with: its modules, each with a digest, and the versions of its libraries.
+
+`configure` writes one file per kind of stage and DVC's stages depend on those files, so an edit re-runs what it can
+change and nothing else. The modules are found from the imports in the source files; nothing of them is executed.
+"""
+
+import ast
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("pointrend", "pipeline", "stages")
+_DYNAMIC = {"import_module", "__import__"}
+
+
+class CodeError(Exception):
+    """An import that cannot be followed, or a module or library that is missing. The message names file and line."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a kind of stage computes with.
+
+    Attributes:
+        roots: dotted names of the modules in which its computation begins.
+        libraries: distributions whose version can change its numbers.
+        without: modules and packages that schedule, log or show progress, and so cannot change its numbers. They are
+            neither listed nor followed.
+        lazy: whether imports inside functions are followed. Not for training: models import what only inference needs
+            inside the functions that infer, and a test checks with a profiler that a training executes no function
+            outside the listed modules.
+    """
+
+    roots: tuple[str, ...]
+    libraries: tuple[str, ...]
+    without: tuple[str, ...] = ()
+    lazy: bool = True
+
+
+# What schedules, logs, stores or shows. What the configuration says is in the files that `configure` writes.
+_WITHOUT = ("pipeline.config", "pipeline.errors", "pipeline.files", "pipeline.progress", "pipeline.training.run_log")
+_NETWORK = ("numpy", "pillow", "safetensors", "torch", "torchvision")
+_SCORES = ("cityscapesscripts", "lvis", "pycocotools", "scipy")
+
+_TRAIN = {
+    "instance": ("pipeline.training.run", "pipeline.training.instance"),
+    "semantic": ("pipeline.training.run", "pipeline.training.semantic"),
+}
+_EVALUATE = {
+    "instance": ("pipeline.evaluation.run", "pipeline.evaluation.instances", "pipeline.evaluation.instance_scores"),
+    "semantic": ("pipeline.evaluation.run", "pipeline.evaluation.semantics", "pipeline.evaluation.semantic_scores"),
+}
+_SWEEP = ("pipeline.sweep.trial", "pipeline.sweep.subdivision", "pipeline.sweep.subset", "pipeline.sweep.search")
+
+
+def _kinds() -> dict[tuple[str, ...], Kind]:
+    """Every kind of stage, by its name and task."""
+    kinds: dict[tuple[str, ...], Kind] = {
+        ("generate",): Kind(
+            ("pipeline.synthetic.shapes", "pipeline.synthetic.streets"), ("numpy", "pillow", "pycocotools"), _WITHOUT
+        ),
+        ("prepare",): Kind(("pipeline.data.prepare",), ("numpy", "pillow", "pyarrow", "pycocotools"), _WITHOUT),
+        ("report",): Kind(
+            ("stages.report",), (*_NETWORK, "jinja2", "matplotlib", "pyarrow", "scipy"), ("pipeline.tracking",)
+        ),
+    }
+    for task in ("instance", "semantic"):
+        train, evaluate = _TRAIN[task], _EVALUATE[task]
+        kinds["train", task] = Kind(train, _NETWORK, _WITHOUT, lazy=False)
+        kinds["evaluate", task] = Kind(evaluate, (*_NETWORK, *_SCORES), _WITHOUT, lazy=False)
+        without = (*_WITHOUT, "pipeline.cluster", "pipeline.tracking")
+        kinds["sweep", task] = Kind(
+            (*train, *evaluate, *_SWEEP), (*_NETWORK, *_SCORES, "optuna", "ray"), without, lazy=False
+        )
+    return kinds
+
+
+KINDS = _kinds()
+
+
+def code_of(root: Path, *kind: str) -> dict[str, dict[str, str]]:
+    """The code that a kind of stage computes with.
+
+    Args:
+        root: folder of the project, in which the packages lie.
+        kind: stage, and task where the stage's code differs by task, such as ``"train", "instance"``.
+
+    Returns:
+        ``{"modules": {name: digest}, "libraries": {name: version}}``. Python's own version is not part of it.
+
+    Raises:
+        CodeError: see `modules` and `library_versions`.
+        KeyError: if there is no such kind.
+    """
+    entry = KINDS[kind]
+    return {
+        "modules": modules(root, entry.roots, lazy=entry.lazy, without=entry.without),
+        "libraries": library_versions(entry.libraries),
+    }
+
+
+def digest(code: dict[str, Any]) -> str:
+    """One hash (16 hex digits) of what `code_of` returned, whatever the order of its keys."""
+    return _hash(json.dumps(code, sort_keys=True).encode())
+
+
+def library_versions(names: Iterable[str]) -> dict[str, str]:
+    """The installed versions of distributions, without local suffixes such as ``+cu128``.
+
+    The CPU and the CUDA build of one release hold the same algorithms. With the suffix, a machine without a GPU would
+    find everything stale that a cluster with GPUs has trained, and could neither evaluate nor report it.
+
+    Raises:
+        CodeError: if one is not installed.
+    """
+    versions = {}
+    for name in sorted(names):
+        try:
+            versions[name] = metadata.version(name).partition("+")[0]
+        except metadata.PackageNotFoundError:
+            raise CodeError(f"{name}: not installed; results depend on its version, so install it") from None
+    return versions
+
+
+def modules(root: Path, roots: Iterable[str], *, lazy: bool, without: Iterable[str] = ()) -> dict[str, str]:
+    """The project's modules that can be reached by imports, and the data files that they read, with their digests.
+
+    - Imports at module level are followed, also inside ``if``, ``try`` and class bodies; those inside functions only
+      with ``lazy``. Imports under ``if TYPE_CHECKING:`` are never followed.
+    - ``from package import name`` means the module ``package.name`` where there is one, otherwise ``package``.
+    - A package's ``__init__`` counts if it is imported by name, not if only a module inside the package is imported.
+    - A package whose ``__init__`` defines ``__getattr__``, as `pointrend` does, loads names from modules that its
+      imports do not show. Modules that compute import from the module that defines the name.
+    - A data file is a file beside a module whose name is a string in that module.
+    - The digest of a module (16 hex digits) is that of its syntax tree without docstrings, so it ignores comments,
+      docstrings and formatting. That of a data file is of its bytes.
+
+    Args:
+        root: folder of the project, in which the packages lie.
+        roots: dotted names of the modules to begin with.
+        lazy: whether to follow imports inside functions.
+        without: modules and packages neither to list nor to follow.
+
+    Returns:
+        Digests by dotted module name, or by path below ``root`` for data files, sorted.
+
+    Raises:
+        CodeError: if a root, an imported module or one of ``without`` does not exist; for a relative or a star import,
+            a call of ``import_module`` or ``__import__``, and a name that is imported from a package with
+            ``__getattr__``.
+    """
+    left_out = tuple(without)
+    for name in left_out:
+        if _file_of(root, name) is None:
+            raise CodeError(f"{name}: left out of the code's digest, but there is no such module below {root}")
+    found: dict[str, str] = {}
+    waiting: list[str] = []
+    for name in roots:
+        if _file_of(root, name) is None:
+            raise CodeError(f"{name}: no such module below {root}")
+        if _lies_in(name, left_out):
+            raise CodeError(f"{name}: is to be followed and to be left out")
+        waiting.append(name)
+    while waiting:
+        name = waiting.pop()
+        if name in found:
+            continue
+        file = _file_of(root, name)
+        assert file is not None  # it was there when the name was put on the list
+        module = _read(root, file)
+        if module.problem:
+            raise CodeError(module.problem)
+        found[name] = module.digest
+        found |= _data_files(root, file, module)
+        for imported in module.imports:
+            if lazy or not imported.lazy:
+                waiting.extend(_targets(root, file, imported, left_out))
+    return dict(sorted(found.items()))
+
+
+@dataclass(frozen=True)
+class _Import:
+    """One name of an import statement: ``import module``, or ``from module import name``."""
+
+    line: int
+    module: str
+    name: str | None
+    lazy: bool
+
+
+@dataclass(frozen=True)
+class _Module:
+    digest: str
+    imports: tuple[_Import, ...]
+    strings: frozenset[str]
+    loads_lazily: bool
+    problem: str | None
+
+
+def _targets(root: Path, importer: Path, imported: _Import, without: tuple[str, ...]) -> Iterator[str]:
+    """The module that an import means; none if it is not the project's or is left out."""
+    at = f"{importer}:{imported.line}"
+    submodule = f"{imported.module}.{imported.name}"
+    if imported.module.partition(".")[0] not in PACKAGES or _lies_in(imported.module, without):
+        return
+    if imported.name is not None and _file_of(root, submodule) is not None:
+        if not _lies_in(submodule, without):
+            yield submodule
+        return
+    file = _file_of(root, imported.module)
+    if file is None:
+        raise CodeError(f"{at}: imports {imported.module}, but there is no such module below {root}")
+    if file.name == "__init__.py" and _read(root, file).loads_lazily:
+        what = "the package" if imported.name is None else imported.name
+        raise CodeError(
+            f"{at}: imports {what} from {imported.module}, which loads names on first use, so its imports do not show "
+            f"what is computed with; import it from the module that defines it, {imported.module}.<module>"
+        )
+    yield imported.module
+
+
+def _file_of(root: Path, name: str) -> Path | None:
+    path = root.joinpath(*name.split("."))
+    for file in (path / "__init__.py", path.with_name(f"{path.name}.py")):
+        if file.is_file():
+            return file
+    return None
+
+
+def _lies_in(name: str, packages: tuple[str, ...]) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+def _data_files(root: Path, file: Path, module: _Module) -> dict[str, str]:
+    return {
+        path.relative_to(root).as_posix(): _hash(path.read_bytes())
+        for path in file.parent.iterdir()
+        if path.name in module.strings and path.suffix != ".py" and path.is_file()
+    }
+
+
+def _read(root: Path, file: Path) -> _Module:
+    return _parse(file, file.read_bytes())
+
+
+@cache
+def _parse(file: Path, source: bytes) -> _Module:
+    """Cached by content, so that all kinds of stages together parse a file once."""
+    tree = ast.parse(source, filename=file)
+    _drop_docstrings(tree)
+    strings, problems = set(), []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant):
+            if isinstance(node.value, str):
+                strings.add(node.value)
+        elif isinstance(node, ast.ImportFrom | ast.Attribute | ast.Name) and (problem := _problem(node)):
+            problems.append(f"{file}:{node.lineno}: {problem}")
+    return _Module(
+        _hash(_syntax(tree).encode()),
+        tuple(_imports(tree.body, lazy=False)),
+        frozenset(strings),
+        any(isinstance(node, ast.FunctionDef) and node.name == "__getattr__" for node in tree.body),
+        problems[0] if problems else None,
+    )
+
+
+def _drop_docstrings(node: ast.AST) -> None:
+    """Drop the statements that do nothing, in place: docstrings, other bare strings, and ``pass``.
+
+    ``pass`` goes as well because a docstring may stand in its place.
+    """
+    for field in ("body", "orelse", "finalbody"):
+        statements = getattr(node, field, None)
+        if statements:
+            statements[:] = [s for s in statements if not (isinstance(s, ast.Pass) or _is_bare_string(s))]
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, ast.expr):
+            _drop_docstrings(child)
+
+
+def _is_bare_string(node: ast.AST) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def _syntax(node: Any) -> str:
+    """A syntax tree as text, without positions.
+
+    `ast.dump` is not used because its text differs between Python versions: newer ones have more fields, and leave out
+    empty lists. Here every empty field is left out. ``ctx`` follows from where a node stands, ``kind`` is the ``u`` of
+    ``u""``.
+    """
+    if isinstance(node, ast.Constant):
+        return f"{type(node.value).__name__} {node.value!a}"
+    if isinstance(node, ast.AST):
+        fields = [
+            f"{field}={_syntax(value)}"
+            for field in node._fields
+            if field not in ("ctx", "kind") and (value := getattr(node, field, None)) is not None and value != []
+        ]
+        return f"{type(node).__name__}({','.join(fields)})"
+    if isinstance(node, list):
+        return f"[{','.join([_syntax(item) for item in node])}]"
+    return ascii(node)
+
+
+def _imports(nodes: Iterable[ast.AST], *, lazy: bool) -> Iterator[_Import]:
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (_Import(node.lineno, alias.name, None, lazy) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (_Import(node.lineno, node.module or "", alias.name, lazy) for alias in node.names)
+        elif isinstance(node, ast.If) and _is_type_checking(node.test):
+            yield from _imports(node.orelse, lazy=lazy)
+        elif not isinstance(node, ast.expr):
+            inside_function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+            yield from _imports(ast.iter_child_nodes(node), lazy=lazy or inside_function)
+
+
+def _is_type_checking(test: ast.expr) -> bool:
+    name = test.attr if isinstance(test, ast.Attribute) else getattr(test, "id", None)
+    return name == "TYPE_CHECKING"
+
+
+def _problem(node: ast.ImportFrom | ast.Attribute | ast.Name) -> str | None:
+    """Why this is an import that cannot be followed, if it is one."""
+    if isinstance(node, ast.ImportFrom):
+        if node.level:
+            return "a relative import; import the module by its full name"
+        if node.names[0].name == "*":
+            return f"imports * from {node.module}; import the names that are used"
+        names = {alias.name for alias in node.names}
+    else:
+        names = {node.attr if isinstance(node, ast.Attribute) else node.id}
+    if names & _DYNAMIC:
+        return "imports a module by a name known only at run time; use an import statement"
+    return None
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]

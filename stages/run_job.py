@@ -1,0 +1,43 @@
+"""The job of a run on the Ray cluster: trains it, evaluates it, or both. Submitted by the stages that wait for it."""
+
+import argparse
+
+from pipeline.cluster.parts import evaluation_of, training_of, weights_to_evaluate
+from pipeline.cluster.run_job import run_job
+from pipeline.errors import UserError
+from pipeline.evaluation.trained_run import TrainedRun
+from pipeline.stage import Stage, run_stage
+from pipeline.tracking.client import code_version
+from pipeline.training.record import TrainingRecord
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run", required=True)
+    parser.add_argument("--train", metavar="KEY", help="train, if the run's inputs have this hash")
+    parser.add_argument("--evaluate", metavar="KEY", help="evaluate, if the evaluation's inputs have this hash")
+    arguments = parser.parse_args()
+    stage, name = Stage(), arguments.run
+    training = training_of(stage, name)
+    key = training.key if arguments.train else TrainingRecord.read(stage.outputs.trained(name)).key
+    evaluation = evaluation_of(stage, name, training, key) if arguments.evaluate else None
+    asked, found = (arguments.train, arguments.evaluate), (arguments.train and key, evaluation and evaluation.key)
+    if asked != found:
+        raise UserError(f"the inputs of {name} have changed since this job was submitted; `dvc repro` submits another")
+    evaluated = None
+    if evaluation is not None:
+        weights = training.weights if arguments.train else weights_to_evaluate(stage, name, evaluation)
+        evaluated = TrainedRun(training.config, training.prepared, training.images, weights)
+    run_job(
+        training.config,
+        training if arguments.train else None,
+        evaluation,
+        evaluated,
+        stage.cluster,
+        stage.tracker(),
+        code_version(stage.root),
+    )
+
+
+if __name__ == "__main__":
+    run_stage(main)

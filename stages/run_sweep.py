@@ -1,0 +1,30 @@
+"""The job of a sweep on the Ray cluster. Submitted by what waits for it."""
+
+import argparse
+from pathlib import Path
+
+from pipeline.cluster.parts import sweep_place
+from pipeline.config.reader import load
+from pipeline.config.sweep_tasks import SweepTask
+from pipeline.errors import UserError
+from pipeline.stage import Stage, run_stage
+from pipeline.sweep.place import sweep_key
+from pipeline.sweep.run import run_sweep
+from pipeline.tracking.client import code_version
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--task", type=Path, required=True, help="the resolved sweep")
+    parser.add_argument("--key", required=True, help="the hash that its inputs must have")
+    arguments = parser.parse_args()
+    stage = Stage()
+    task = load(SweepTask, arguments.task).root
+    place = sweep_place(stage, task)
+    if sweep_key(task, place) != arguments.key:
+        raise UserError(f"the inputs of sweep {task.name} have changed since this job was submitted; start it again")
+    run_sweep(task, place, stage.cluster, stage.tracker(), code_version(stage.root))
+
+
+if __name__ == "__main__":
+    run_stage(main)
