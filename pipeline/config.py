@@ -34,6 +34,7 @@ from pipeline.storage import is_remote, join
 from pointrend.specs import (
     FOUR_CONV_SIDE,
     MODELS,
+    PAPER_RENDERING,
     DeepLabV3Spec,
     InstanceSpec,
     PointSampling,
@@ -217,7 +218,7 @@ class RenderingConfig(Strict):
     num_points: PositiveInt | None = Field(None, description="N, the most points per subdivision step")
 
     def build(self) -> Rendering:
-        return Rendering(self.resolution, self.num_points or Rendering().num_points)
+        return Rendering(self.resolution, self.num_points or PAPER_RENDERING.num_points)
 
 
 class SemanticRenderingConfig(Strict):

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from pointrend.specs import MODELS, InstanceSpec, Rendering, list_models
+from pointrend.specs import MODELS, PAPER_RENDERING, InstanceSpec, Rendering, list_models
 
 app = typer.Typer(help="PointRend: image segmentation as rendering.", no_args_is_help=True, add_completion=False)
 
@@ -63,8 +63,8 @@ def complexity(
         "pointrend_rcnn_r50_fpn_coco"
     ),
     num_classes: Annotated[int | None, typer.Option(help="if other than the model's own")] = None,
-    resolution: Annotated[int, typer.Option(help="side of PointRend's masks")] = Rendering.resolution,
-    num_points: Annotated[int, typer.Option(help="points per subdivision step")] = Rendering.num_points,
+    resolution: Annotated[int, typer.Option(help="side of PointRend's masks")] = PAPER_RENDERING.resolution,
+    num_points: Annotated[int, typer.Option(help="points per subdivision step")] = PAPER_RENDERING.num_points,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
     """Multiply-adds and activations of the mask heads for one region (Table 2)."""

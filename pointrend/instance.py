@@ -141,15 +141,15 @@ class PointRendMaskHead(nn.Module):
         in_channels: int,
         num_classes: int,
         *,
+        sampling: PointSampling,
+        rendering: Rendering,
         coarse_channels: int = 256,
         coarse_hidden: int = 1024,
         point_channels: int = 256,
         point_layers: int = 3,
-        sampling: PointSampling | None = None,
-        rendering: Rendering | None = None,
     ) -> None:
         super().__init__()
-        self.sampling, self.rendering = sampling or PointSampling(), rendering or Rendering()
+        self.sampling, self.rendering = sampling, rendering
         self.coarse_head = CoarseMaskHead(
             in_channels, num_classes, self.pooled_size // 2, coarse_channels, coarse_hidden
         )

@@ -137,17 +137,18 @@ def select_training_points(
     Returns:
         (R, N, 2) points, N = ``sampling.num_points``.
     """
-    regions, device = coarse_logits.shape[0], coarse_logits.device
+    regions, device, num_points = coarse_logits.shape[0], coarse_logits.device, sampling.num_points
+    assert num_points is not None  # only semantic models leave it open, and they have set it by now
     within = 1 if extent is None else extent[:, None]
     if sampling.strategy == "grid":
-        side = math.isqrt(sampling.num_points)
+        side = math.isqrt(num_points)
         return grid_points((side, side), device).expand(regions, -1, -1) * within
-    num_important = int(sampling.importance * sampling.num_points)
-    num_uniform = sampling.num_points - num_important
+    num_important = int(sampling.importance_sample_ratio * num_points)
+    num_uniform = num_points - num_important
     uniform = torch.rand(regions, num_uniform, 2, device=device) * within
     if num_important == 0:
         return uniform
-    candidates = torch.rand(regions, int(sampling.oversample * sampling.num_points), 2, device=device) * within
+    candidates = torch.rand(regions, int(sampling.oversample_ratio * num_points), 2, device=device) * within
     with torch.no_grad():
         scores = uncertainty(sample_features(coarse_logits, candidates))
         best = scores.topk(num_important, dim=1).indices

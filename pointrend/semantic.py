@@ -5,6 +5,7 @@ covers an extent of (w s, h s) pixels, which may reach beyond the image. Points 
 the coarse prediction.
 """
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -71,11 +72,11 @@ class SemanticPointRend(nn.Module):
         fine_level: "res2" or "p2".
         in_channels: C of that level.
         num_classes: K.
+        sampling: training points; ``num_points`` None for as many as a stride-16 map of the batch has.
+        points_per_step: N, the most points that a subdivision step predicts at inference.
         channels: of the point head.
         num_layers: its hidden layers.
         coarse_each_layer: give the coarse prediction to every layer of the point head, not to the first alone.
-        sampling: training points; by default as many as a stride-16 map of the batch has, mildly biased.
-        points_per_step: N, the most points that a subdivision step predicts at inference.
     """
 
     fine_stride = 4
@@ -86,11 +87,11 @@ class SemanticPointRend(nn.Module):
         in_channels: int,
         num_classes: int,
         *,
+        sampling: PointSampling,
+        points_per_step: int,
         channels: int = 256,
         num_layers: int = 3,
         coarse_each_layer: bool = True,
-        sampling: PointSampling | None = None,
-        points_per_step: int = 8096,
     ) -> None:
         super().__init__()
         self.fine_level, self.sampling, self.points_per_step = fine_level, sampling, points_per_step
@@ -119,9 +120,9 @@ class SemanticPointRend(nn.Module):
             sizes: of the N images; points are drawn within them.
         """
         sampling = self.sampling
-        if sampling is None:
+        if sampling.num_points is None:
             rows, columns = (-(-side // SAMPLING_STRIDE) for side in labels.shape[-2:])
-            sampling = PointSampling(num_points=rows * columns)
+            sampling = replace(sampling, num_points=rows * columns)
         # As (x, y), like the points.
         extent = coarse.new_tensor(extent_of(coarse, stride)[::-1], dtype=torch.float32)
         images = coarse.new_tensor([size[::-1] for size in sizes], dtype=torch.float32) / extent

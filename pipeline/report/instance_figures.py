@@ -4,6 +4,7 @@ Shape letters: K classes, P points, M the side of a region mask, H W rows and co
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from pipeline.report.steps import Step, subdivision_steps
 from pointrend.drawing import boundary, color, draw_masks
 from pointrend.instance import MaskRCNN, PointRendMaskHead, own_class
 from pointrend.points import mask_uncertainty, select_training_points, subdivision_sizes, upsample
-from pointrend.specs import COARSE_SIDE, PointSampling, Rendering
+from pointrend.specs import COARSE_SIDE, PAPER_SAMPLING, Rendering
 
 IMAGES = 40  # to take the objects from
 OBJECTS = 3
@@ -33,10 +34,10 @@ PANEL, MARGIN = 300, 0.1  # pixels of a panel's longer edge; around a box, as a 
 
 #: The strategies of Figure 5, N = 14².
 STRATEGIES = {
-    "regular grid": PointSampling(strategy="grid"),
-    "uniform (k = 1, β = 0)": PointSampling(oversample=1, importance=0),
-    "mildly biased (k = 3, β = 0.75)": PointSampling(oversample=3, importance=0.75),
-    "heavily biased (k = 10, β = 1)": PointSampling(oversample=10, importance=1),
+    "regular grid": replace(PAPER_SAMPLING, strategy="grid"),
+    "uniform (k = 1, β = 0)": replace(PAPER_SAMPLING, oversample_ratio=1, importance_sample_ratio=0),
+    "mildly biased (k = 3, β = 0.75)": PAPER_SAMPLING,
+    "heavily biased (k = 10, β = 1)": replace(PAPER_SAMPLING, oversample_ratio=10, importance_sample_ratio=1),
 }
 
 

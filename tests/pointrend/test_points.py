@@ -1,4 +1,6 @@
 import math
+from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
@@ -23,7 +25,7 @@ from pointrend.points import (
     subdivision_sizes,
     upsample,
 )
-from pointrend.specs import PointSampling
+from pointrend.specs import PAPER_SAMPLING, PointSampling
 
 
 def first_class_uncertainty(logits: Tensor) -> Tensor:
@@ -128,11 +130,11 @@ class TestSelectTrainingPoints:
     @pytest.mark.parametrize(
         "sampling",
         [
-            PointSampling(),
-            PointSampling(num_points=7, oversample=1.0, importance=0.5),
-            PointSampling(num_points=7, oversample=1.3, importance=1.0),
-            PointSampling(num_points=1),
-            PointSampling(strategy="grid", num_points=49),
+            PAPER_SAMPLING,
+            PointSampling("biased", 7, oversample_ratio=1.0, importance_sample_ratio=0.5),
+            PointSampling("biased", 7, oversample_ratio=1.3, importance_sample_ratio=1.0),
+            replace(PAPER_SAMPLING, num_points=1),
+            replace(PAPER_SAMPLING, strategy="grid", num_points=49),
         ],
     )
     def test_gives_n_points_inside_the_region(self, sampling: PointSampling) -> None:
@@ -143,21 +145,21 @@ class TestSelectTrainingPoints:
 
     @pytest.mark.parametrize("strategy", ["biased", "grid"])
     def test_no_regions(self, strategy: str) -> None:
-        points = select_training_points(torch.zeros(0, 1, 7, 7), PointSampling(strategy), first_class_uncertainty)  # type: ignore[arg-type]
+        sampling = replace(PAPER_SAMPLING, strategy=strategy)
+        points = select_training_points(torch.zeros(0, 1, 7, 7), sampling, first_class_uncertainty)
         assert points.shape == (0, 196, 2)
 
     def test_without_importance_it_is_uniform(self) -> None:
         torch.manual_seed(0)
-        points = select_training_points(
-            self.EDGE.repeat(50, 1, 1, 1), PointSampling(oversample=1, importance=0), first_class_uncertainty
-        ).view(-1, 2)
+        uniform = replace(PAPER_SAMPLING, oversample_ratio=1, importance_sample_ratio=0)
+        points = select_training_points(self.EDGE.repeat(50, 1, 1, 1), uniform, first_class_uncertainty).view(-1, 2)
         torch.testing.assert_close(points.mean(dim=0), torch.tensor([0.5, 0.5]), atol=0.01, rtol=0)
         torch.testing.assert_close(points.T.cov(), torch.eye(2) / 12, atol=0.003, rtol=0)
         assert self.share_near_edge(points) == pytest.approx(0.12, abs=0.01)
 
     def test_mild_bias_crowds_at_the_edge_and_covers_the_rest(self) -> None:
         torch.manual_seed(0)
-        points = select_training_points(self.EDGE, PointSampling(), first_class_uncertainty)
+        points = select_training_points(self.EDGE, PAPER_SAMPLING, first_class_uncertainty)
         # Of 3 N candidates 12 % lie there, and all of those are among the 75 % important points: 36 % and more.
         assert self.share_near_edge(points) > 0.3
         quarters = (points * 2).long().clamp(max=1) @ torch.tensor([1, 2])
@@ -165,7 +167,7 @@ class TestSelectTrainingPoints:
 
     def test_heavy_bias_leaves_little_else(self) -> None:
         torch.manual_seed(0)
-        sampling = PointSampling(oversample=10.0, importance=1.0)
+        sampling = replace(PAPER_SAMPLING, oversample_ratio=10.0, importance_sample_ratio=1.0)
         points = select_training_points(self.EDGE, sampling, first_class_uncertainty)
         # Within half a cell of the region's border the prediction fades to zero, which is uncertain too.
         fading = ((points < 0.5 / 7) | (points > 6.5 / 7)).any(dim=2)
@@ -204,14 +206,15 @@ class TestSelectTrainingPoints:
         # Both cells are equally sure; half way between them the prediction is 0.
         torch.manual_seed(0)
         coarse = torch.tensor([[[[-1.0, 1.0]]]])
-        sampling = PointSampling(num_points=10, oversample=100.0, importance=1.0)
+        sampling = PointSampling("biased", 10, oversample_ratio=100.0, importance_sample_ratio=1.0)
         points = select_training_points(coarse, sampling, first_class_uncertainty)
         assert (points[..., 0] - 0.5).abs().max() < 0.02
 
-    @pytest.mark.parametrize("strategy", [PointSampling(num_points=100), PointSampling("grid", num_points=100)])
-    def test_draws_from_the_given_part_of_each_region(self, strategy: PointSampling) -> None:
+    @pytest.mark.parametrize("strategy", ["biased", "grid"])
+    def test_draws_from_the_given_part_of_each_region(self, strategy: Literal["biased", "grid"]) -> None:
+        sampling = replace(PAPER_SAMPLING, strategy=strategy, num_points=100)
         extent = torch.tensor([[1.0, 0.25], [0.5, 1.0]])
-        points = select_training_points(torch.randn(2, 1, 8, 8), strategy, first_class_uncertainty, extent)
+        points = select_training_points(torch.randn(2, 1, 8, 8), sampling, first_class_uncertainty, extent)
         share = (points / extent[:, None]).clamp(min=0)
         assert (share <= 1).all()
         assert share.amax() > 0.9
@@ -219,7 +222,7 @@ class TestSelectTrainingPoints:
 
     def test_grid_strategy_is_the_regular_grid(self) -> None:
         points = select_training_points(
-            torch.randn(2, 1, 7, 7), PointSampling("grid", num_points=9), first_class_uncertainty
+            torch.randn(2, 1, 7, 7), replace(PAPER_SAMPLING, strategy="grid", num_points=9), first_class_uncertainty
         )
         thirds = [1 / 6, 3 / 6, 5 / 6]
         expected = torch.tensor([[x, y] for y in thirds for x in thirds])
@@ -227,7 +230,7 @@ class TestSelectTrainingPoints:
 
     def test_no_gradient_flows(self) -> None:
         coarse = torch.randn(2, 1, 7, 7, requires_grad=True)
-        assert not select_training_points(coarse, PointSampling(), first_class_uncertainty).requires_grad
+        assert not select_training_points(coarse, PAPER_SAMPLING, first_class_uncertainty).requires_grad
 
 
 class TestPointSampling:
@@ -237,21 +240,22 @@ class TestPointSampling:
             ({"strategy": "random"}, "strategy is 'random'"),
             ({"num_points": 0}, "num_points is 0"),
             ({"num_points": -4}, "num_points is -4"),
-            ({"oversample": 0.5}, "oversample .* 0.5"),
-            ({"oversample": math.nan}, "oversample .* nan"),
-            ({"oversample": math.inf}, "oversample .* inf"),
-            ({"importance": -0.1}, "importance .* -0.1"),
-            ({"importance": 1.1}, "importance .* 1.1"),
-            ({"importance": math.nan}, "importance .* nan"),
+            ({"oversample_ratio": 0.5}, "oversample_ratio .* 0.5"),
+            ({"oversample_ratio": math.nan}, "oversample_ratio .* nan"),
+            ({"oversample_ratio": math.inf}, "oversample_ratio .* inf"),
+            ({"importance_sample_ratio": -0.1}, "importance_sample_ratio .* -0.1"),
+            ({"importance_sample_ratio": 1.1}, "importance_sample_ratio .* 1.1"),
+            ({"importance_sample_ratio": math.nan}, "importance_sample_ratio .* nan"),
             ({"strategy": "grid", "num_points": 200}, "200.* square"),
+            ({"strategy": "grid", "num_points": None}, "None.* square"),
         ],
     )
     def test_refuses_values_outside_their_domain(self, options: dict[str, object], message: str) -> None:
         with pytest.raises(ValueError, match=message):
-            PointSampling(**options)  # type: ignore[arg-type]
+            replace(PAPER_SAMPLING, **options)  # type: ignore[arg-type]
 
-    def test_defaults_are_the_papers(self) -> None:
-        assert PointSampling() == PointSampling("biased", 14**2, 3.0, 0.75)
+    def test_the_papers_settings(self) -> None:
+        assert PointSampling("biased", 14**2, 3.0, 0.75) == PAPER_SAMPLING
 
 
 class TestClassUncertainty:

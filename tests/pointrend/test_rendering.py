@@ -10,12 +10,14 @@ from pointrend import Rendering
 from pointrend.instance import FourConvMaskHead, PointRendMaskHead, own_class
 from pointrend.points import grid_points, sample_features, subdivision_sizes
 from pointrend.rendering import POINTS_AT_ONCE, bilinear_rows, interpolate
+from pointrend.specs import PAPER_RENDERING, PAPER_SAMPLING
 
 
 def decided_head(num_classes: int = 3, **options: Any) -> PointRendMaskHead:
     """A small head in double precision whose layers all matter: a fresh one says 0 everywhere."""
     torch.manual_seed(0)
-    head = PointRendMaskHead(4, num_classes, coarse_channels=8, coarse_hidden=16, point_channels=8, **options).double()
+    sizes = {"coarse_channels": 8, "coarse_hidden": 16, "point_channels": 8, **options}
+    head = PointRendMaskHead(4, num_classes, sampling=PAPER_SAMPLING, rendering=PAPER_RENDERING, **sizes).double()
     with torch.no_grad():
         for parameter in head.parameters():
             if parameter.dim() == 1:
