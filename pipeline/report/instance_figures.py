@@ -19,9 +19,10 @@ from pipeline.report.overlays import Panels, Scenes, noted, to_image
 from pipeline.report.shown_objects import LOCATED, ShownObject, shown_objects
 from pipeline.report.steps import Step, subdivision_steps
 from pointrend.drawing import boundary, color, draw_masks
-from pointrend.instance import MaskRCNN, PointRendMaskHead, own_class
-from pointrend.points import mask_uncertainty, select_training_points, subdivision_sizes, upsample
+from pointrend.instance import MaskRCNN, PointRendMaskHead, select_class_logits
+from pointrend.points import mask_uncertainty, select_training_points
 from pointrend.specs import COARSE_SIDE, PAPER_SAMPLING, Rendering
+from pointrend.subdivision import subdivision_sizes, upsample
 
 IMAGES = 40  # to take the objects from
 OBJECTS = 3
@@ -103,7 +104,7 @@ def draw_instance_figures(run: TrainedRun, folder: Path) -> list[Figure]:
 @torch.inference_mode()
 def coarse_mask(head: PointRendMaskHead, shown: ShownObject) -> Tensor:
     """The coarse prediction of an object's own class: logits (1, 1, 7, 7)."""
-    return own_class(head.coarse_logits(shown.found.features, shown.found.boxes), shown.found.labels[0])
+    return select_class_logits(head.coarse_logits(shown.found.features, shown.found.boxes), shown.found.labels[0])
 
 
 @torch.inference_mode()
@@ -114,8 +115,8 @@ def mask_steps(head: PointRendMaskHead, shown: ShownObject, count: int, num_poin
     side = coarse.shape[-1]
     last = side * 2**count
     return subdivision_steps(
-        own_class(coarse, labels),
-        lambda points: own_class(head.point_logits(features, boxes, coarse, points), labels),
+        select_class_logits(coarse, labels),
+        lambda points: select_class_logits(head.point_logits(features, boxes, coarse, points), labels),
         lambda logits: mask_uncertainty(logits[:, 0]),
         subdivision_sizes((side, side), (last, last)),
         num_points,

@@ -9,8 +9,9 @@ from typer.testing import CliRunner, Result
 from pointrend import Rendering
 from pointrend.cli import app
 from pointrend.complexity import Complexity, Row, compare_heads, count, spec_complexity
-from pointrend.points import mask_uncertainty, num_point_predictions, subdivide, subdivision_sizes
+from pointrend.points import mask_uncertainty
 from pointrend.specs import MODELS, PAPER_RENDERING, InstanceSpec
+from pointrend.subdivision import num_point_predictions, subdivide, subdivision_sizes
 
 
 def spec(name: str = "pointrend_rcnn_r50_fpn_coco") -> InstanceSpec:

@@ -31,7 +31,9 @@ def test_names_load_without_the_pipeline() -> None:
 
 def test_the_models_by_name_need_no_torch() -> None:
     loaded = run(
-        "import sys, pointrend; pointrend.list_models(); pointrend.PointSampling('grid', 49, 1, 0); print(*sys.modules)"
+        "import sys, pointrend\n"
+        "pointrend.list_models(), pointrend.PointSampling('grid', 49, 1, 0), pointrend.Rendering(28, 49)\n"
+        "print(*sys.modules)"
     )
     assert "pointrend" in loaded
     assert not {name.partition(".")[0] for name in loaded} & {"torch", "torchvision", "numpy", *PIPELINE}

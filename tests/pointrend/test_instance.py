@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pointrend import Rendering
 from pointrend.detector import Regions
-from pointrend.instance import FourConvMaskHead, PointRendMaskHead, crop_masks, mean_bce, own_class
+from pointrend.instance import FourConvMaskHead, PointRendMaskHead, crop_masks, mean_bce, select_class_logits
 from pointrend.paste import paste_masks
 from pointrend.points import sample_features
 from pointrend.specs import PAPER_RENDERING, PAPER_SAMPLING
@@ -21,13 +21,13 @@ MASK_LOSSES = {"4xconv": {"loss_mask"}, "pointrend": {"loss_mask", "loss_mask_po
 
 def test_one_class_is_every_region_s_own() -> None:
     logits = torch.randn(3, 1, 2, 2)
-    assert torch.equal(own_class(logits, torch.tensor([1, 7, 80])), logits)
+    assert torch.equal(select_class_logits(logits, torch.tensor([1, 7, 80])), logits)
 
 
-def test_own_class_by_hand() -> None:
+def test_select_class_logits_by_hand() -> None:
     logits = torch.arange(12.0).view(2, 3, 2)
-    assert own_class(logits, torch.tensor([3, 1])).tolist() == [[[4.0, 5.0]], [[6.0, 7.0]]]
-    assert own_class(torch.zeros(0, 3, 7, 7), torch.zeros(0, dtype=torch.int64)).shape == (0, 1, 7, 7)
+    assert select_class_logits(logits, torch.tensor([3, 1])).tolist() == [[[4.0, 5.0]], [[6.0, 7.0]]]
+    assert select_class_logits(torch.zeros(0, 3, 7, 7), torch.zeros(0, dtype=torch.int64)).shape == (0, 1, 7, 7)
 
 
 class TestMeanBCE:

@@ -209,7 +209,7 @@ class TestErrors:
             build("pointrend_semantic_fpn_tiny", **option)
 
     def test_instance_models_need_a_number_of_points(self) -> None:
-        with pytest.raises(ValueError, match="sampling.num_points is None, expected a number"):
+        with pytest.raises(ValueError, match=r"sampling\.num_points is None, expected a number"):
             build("pointrend_rcnn_tiny_fpn", sampling=PAPER_SEMANTIC_SAMPLING)
 
     @pytest.mark.parametrize("num_classes", [0, -3])

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from pipeline.report.steps import subdivision_steps
-from pointrend.points import class_uncertainty, mask_uncertainty, sample_features, subdivide, subdivision_sizes
+from pointrend.points import class_uncertainty, mask_uncertainty, sample_features
+from pointrend.subdivision import subdivide, subdivision_sizes
 
 
 def own_uncertainty(logits: Tensor) -> Tensor:
