@@ -104,7 +104,8 @@ def predict(
     # Imported here: the other commands answer without loading torch.
     import torch
 
-    from pointrend.drawing import check_picture_format, draw_masks, read_picture, write_picture
+    from pointrend.drawing import check_picture_format, draw_masks, write_picture
+    from pointrend.pictures import read_picture
     from pointrend.semantic import SemanticSegmenter
     from pointrend.weights import load_model
 
@@ -144,8 +145,8 @@ def export(
     ] = None,
 ) -> None:
     """Write a model as a graph for onnxruntime or torch.export, for images of any size."""
-    from pointrend.drawing import read_picture
     from pointrend.export import export_model
+    from pointrend.pictures import read_picture
     from pointrend.weights import load_model
 
     try:

@@ -22,7 +22,7 @@ from pipeline.report.overlays import GAP, Panels
 from pipeline.report.semantic_overlays import densest_window, palette, with_legend
 from pipeline.report.steps import Step, subdivision_steps
 from pipeline.storage import Storage
-from pointrend.drawing import decode_picture
+from pointrend.pictures import decode_picture
 from pointrend.points import Size, class_uncertainty
 from pointrend.semantic import SAMPLING_STRIDE, SemanticSegmenter
 

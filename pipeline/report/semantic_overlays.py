@@ -20,7 +20,8 @@ from pipeline.evaluation.outputs import prediction_names
 from pipeline.metrics.segmentation_iou import boundary_distance
 from pipeline.report.overlays import CAPTION, GAP, Panels, enlarge, font
 from pipeline.storage import Storage
-from pointrend.drawing import color, decode_picture
+from pointrend.drawing import color
+from pointrend.pictures import decode_picture
 
 OPACITY = 0.6
 PANEL = 320  # pixels of a panel's longer edge

@@ -99,11 +99,14 @@ class TestImports:
         assert not reached("pointrend.weights") & (INFERENCE_ONLY | INSTANCE_ONLY | SEMANTIC_ONLY)
 
     def test_what_training_does_not_reach_is_inference_only(self) -> None:
-        """Every module is of training or listed above, so that a new one has to be put somewhere."""
+        """Every module belongs to training or is listed above, so that a new one has to be put somewhere.
+
+        Pictures are read by whoever feeds a training.
+        """
         trains = reached("pointrend.registry", "pointrend.instance_models", "pointrend.semantic_models")
         weights = reached("pointrend.weights")
         modules = {f"pointrend.{path.stem}" for path in PACKAGE.glob("*.py") if path.stem != "__init__"}
-        assert modules - trains - weights == INFERENCE_ONLY
+        assert modules - trains - weights == INFERENCE_ONLY | {"pointrend.pictures"}
 
 
 def modules_run(call: Callable[[], Any]) -> set[str]:

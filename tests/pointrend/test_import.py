@@ -22,7 +22,7 @@ def test_names_load_without_the_pipeline() -> None:
     loaded = run(
         "import sys, pointrend\n"
         "for name in pointrend.__all__: getattr(pointrend, name)\n"
-        "import pointrend.drawing\n"
+        "import pointrend.drawing, pointrend.pictures\n"
         "print(*sys.modules)"
     )
     assert {"torch", "pointrend.instance", "pointrend.weights"} <= set(loaded)

@@ -26,8 +26,8 @@ from pipeline.report.shown_objects import ShownObject, shown_objects
 from pipeline.run_model import build_run_model
 from pipeline.storage import Storage
 from pointrend import save_weights
-from pointrend.drawing import decode_picture
 from pointrend.instance import MaskRCNN, PointRendMaskHead
+from pointrend.pictures import decode_picture
 from pointrend.specs import Rendering
 
 SIZE = (48, 64)
