@@ -17,6 +17,7 @@ from pointrend.agreement import mask_ious
 from pointrend.heads import PointHead
 from pointrend.instance import FourConvMaskHead, PointRendMaskHead, class_indices
 from pointrend.points import Size
+from pointrend.specs import PAPER_SAMPLING
 
 CHANNELS = 256
 STRIDE = 4
@@ -56,7 +57,8 @@ def scene(arguments: Any) -> tuple[PointRendMaskHead, dict[str, Tensor], list[Te
     """A PointRend head that sees blobs, features, boxes and labels."""
     torch.manual_seed(0)
     size, regions, num_classes = (arguments.height, arguments.width), arguments.regions, arguments.classes
-    head = PointRendMaskHead(CHANNELS, num_classes, rendering=Rendering(arguments.resolution, arguments.points)).eval()
+    rendering = Rendering(arguments.resolution, arguments.points)
+    head = PointRendMaskHead(CHANNELS, num_classes, sampling=PAPER_SAMPLING, rendering=rendering).eval()
     nn.init.normal_(head.coarse_head.predictor.weight, std=0.02)
     nn.init.normal_(head.point_head.predictor.weight, std=0.02)
     boxes = random_boxes(regions, size)

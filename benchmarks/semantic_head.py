@@ -13,6 +13,7 @@ from measure import DETECTRON2, has_detectron2, measure, parser, report
 from torch import Tensor, nn
 
 from pointrend.semantic import SemanticPointRend
+from pointrend.specs import PAPER_SEMANTIC_SAMPLING
 
 CHANNELS = 256
 FINE_STRIDE = 4
@@ -54,7 +55,12 @@ def main() -> None:
     torch.manual_seed(0)
     height, width, stride = arguments.height, arguments.width, arguments.stride
     head = SemanticPointRend(
-        "p2", CHANNELS, arguments.classes, coarse_each_layer=False, points_per_step=arguments.points
+        "p2",
+        CHANNELS,
+        arguments.classes,
+        sampling=PAPER_SEMANTIC_SAMPLING,
+        points_per_step=arguments.points,
+        coarse_each_layer=False,
     ).eval()
     nn.init.normal_(head.point_head.predictor.weight, std=0.05)
     # Regions with edges between them, as labels have: noise of a few cells per edge would be uncertain everywhere.

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from pointrend.specs import MODELS, InstanceSpec, Rendering, list_models
+from pointrend.specs import MODELS, PAPER_RENDERING, InstanceSpec, Rendering, list_models
 
 app = typer.Typer(help="PointRend: image segmentation as rendering.", no_args_is_help=True, add_completion=False)
 
@@ -63,8 +63,8 @@ def complexity(
         "pointrend_rcnn_r50_fpn_coco"
     ),
     num_classes: Annotated[int | None, typer.Option(help="if other than the model's own")] = None,
-    resolution: Annotated[int, typer.Option(help="side of PointRend's masks")] = Rendering.resolution,
-    num_points: Annotated[int, typer.Option(help="points per subdivision step")] = Rendering.num_points,
+    resolution: Annotated[int, typer.Option(help="side of PointRend's masks")] = PAPER_RENDERING.resolution,
+    num_points: Annotated[int, typer.Option(help="points per subdivision step")] = PAPER_RENDERING.num_points,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
     """Multiply-adds and activations of the mask heads for one region (Table 2)."""
@@ -104,7 +104,8 @@ def predict(
     # Imported here: the other commands answer without loading torch.
     import torch
 
-    from pointrend.drawing import check_picture_format, draw_masks, read_picture, write_picture
+    from pointrend.drawing import check_picture_format, draw_masks, write_picture
+    from pointrend.pictures import read_picture
     from pointrend.semantic import SemanticSegmenter
     from pointrend.weights import load_model
 
@@ -144,8 +145,8 @@ def export(
     ] = None,
 ) -> None:
     """Write a model as a graph for onnxruntime or torch.export, for images of any size."""
-    from pointrend.drawing import read_picture
     from pointrend.export import export_model
+    from pointrend.pictures import read_picture
     from pointrend.weights import load_model
 
     try:

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pointrend.heads import CoarseMaskHead, FourConvHead, PointHead
-from pointrend.points import mask_uncertainty, subdivide, subdivision_sizes
+from pointrend.points import mask_uncertainty
 from pointrend.specs import FOUR_CONV_SIDE, InstanceSpec, Rendering
+from pointrend.subdivision import subdivide, subdivision_sizes
 
 
 class Complexity(NamedTuple):
@@ -125,9 +126,13 @@ def compare_heads(spec: InstanceSpec, num_classes: int, rendering: Rendering) ->
         ValueError: for no classes, an odd resolution, or one below the coarse mask's.
     """
     four_conv, pointrend = replace(spec, mask_head="4xconv"), replace(spec, mask_head="pointrend")
-    resolution = rendering.resolution
+    resolution, default = rendering.resolution, replace(rendering, resolution=FOUR_CONV_SIDE)
     return [
-        Row("4xconv", FOUR_CONV_SIDE, spec_complexity(four_conv, num_classes, Rendering(FOUR_CONV_SIDE))),
+        Row(
+            "4xconv",
+            FOUR_CONV_SIDE,
+            spec_complexity(four_conv, num_classes, default),
+        ),
         Row("4xconv", resolution, spec_complexity(four_conv, num_classes, rendering)),
         Row("pointrend", resolution, spec_complexity(pointrend, num_classes, rendering)),
     ]

@@ -178,7 +178,8 @@ class BoxHeads(RoIHeads):
     pooled_size = 7
     sampling_ratio = 0
 
-    def _predict(self, features: Features, proposals: list[Tensor]) -> tuple[Tensor, Tensor]:
+    def predict(self, features: Features, proposals: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Class logits (R, K + 1), background first, and box deltas (R, 4 (K + 1)) of the proposals of all images."""
         pooled = pool_regions(features, proposals, self.pooled_size, self.sampling_ratio)
         return self.box_predictor(self.box_head(pooled))
 
@@ -187,7 +188,7 @@ class BoxHeads(RoIHeads):
     ) -> tuple[Regions, dict[str, Tensor]]:
         """Samples and classifies proposals: their foreground regions, and the two losses of the box head."""
         proposals, matched, labels, deltas = self.select_training_samples(proposals, targets)
-        logits, predicted_deltas = self._predict(features, proposals)
+        logits, predicted_deltas = self.predict(features, proposals)
         flat_labels = torch.cat(labels)
         foreground = torch.where(flat_labels > 0)[0]
         classes = flat_labels[foreground]
@@ -209,29 +210,6 @@ class BoxHeads(RoIHeads):
             targets=[indices[mask] for indices, mask in zip(matched, masks, strict=True)],
         )
         return regions, losses
-
-    def detect(
-        self, features: Features, proposals: list[Tensor], image_sizes: list[Size]
-    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """Boxes (R, 4), scores (R,) and labels (R,) of each image, best first."""
-        logits, deltas = self._predict(features, proposals)
-        boxes = self.box_coder.decode_single(deltas.float(), torch.cat(proposals)).unflatten(1, (-1, 4))
-        decoded = split_like(boxes, proposals)
-        probabilities = split_like(logits.float().softmax(dim=1), proposals)
-        found = [self._select(*each) for each in zip(decoded, probabilities, image_sizes, strict=True)]
-        return [each[0] for each in found], [each[1] for each in found], [each[2] for each in found]
-
-    def _select(self, boxes: Tensor, scores: Tensor, size: Size) -> tuple[Tensor, Tensor, Tensor]:
-        """One image's detections from boxes (R, K + 1, 4) and probabilities (R, K + 1), background first."""
-        finite = boxes.isfinite().all(dim=2).all(dim=1) & scores.isfinite().all(dim=1)
-        scores = torch.where(finite[:, None], scores, 0)
-        region, label = torch.where(scores[:, 1:] > self.score_thresh)
-        label = label + 1
-        boxes, scores = clip_boxes_to_image(boxes[region, label], size), scores[region, label]
-        kept = nms_within(label, boxes, scores, self.nms_thresh)[: self.detections_per_img]
-        # After the best are chosen: a box that clipping left without area counts among them.
-        kept = kept[(boxes[kept, 2:] > boxes[kept, :2]).all(dim=1)]
-        return boxes[kept], scores[kept], label[kept]
 
 
 def proposal_network(

@@ -1,20 +1,21 @@
 """Instance segmentation: Mask R-CNN with the 4xconv or the PointRend mask head (Section 4).
 
+This module defines the networks and their losses. Inference is in :mod:`pointrend.instance_inference` and
+:mod:`pointrend.rendering`, which are imported on use: training does not depend on them.
+
 Shape letters: N images, R regions, G ground-truth objects, C channels, K classes, P points, M the side of a region
 mask, H W rows and columns. Boxes are xyxy in pixels; labels count from 1.
 """
 
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import clip_boxes_to_image, roi_align
+from torchvision.ops import roi_align
 
 from pointrend.detector import BoxHeads, Features, ProposalNetwork, Regions, Target, pool_regions, split_like
-from pointrend.finite import check_finite
 from pointrend.heads import CoarseMaskHead, FourConvHead, PointHead
-from pointrend.paste import paste_masks
 from pointrend.points import (
     Size,
     grid_points,
@@ -23,56 +24,37 @@ from pointrend.points import (
     sample_features,
     sample_masks,
     select_training_points,
-    subdivide,
-    subdivision_sizes,
 )
-from pointrend.rendering import render_regions
 from pointrend.specs import COARSE_SIDE, FOUR_CONV_SIDE, PointSampling, Rendering
 from pointrend.transform import ImageTransform, rescale_boxes
 
-
-@dataclass
-class Detections:
-    """What the detector found in N images, in pixels of the network's input. One list entry per image."""
-
-    features: Features
-    boxes: list[Tensor]  # (R, 4)
-    labels: list[Tensor]  # (R,)
-    scores: list[Tensor]  # (R,)
-    input_sizes: list[Size]
-    original_sizes: list[Size]
-
-    def original_boxes(self) -> list[Tensor]:
-        """The boxes in pixels of the images as they were given, and inside them: N tensors (R, 4)."""
-        return [
-            clip_boxes_to_image(rescale_boxes(boxes, source, target), target)
-            for boxes, source, target in zip(self.boxes, self.input_sizes, self.original_sizes, strict=True)
-        ]
+if TYPE_CHECKING:
+    from pointrend.instance_inference import Detections
 
 
 def class_indices(labels: Tensor, num_classes: int) -> Tensor:
-    """Labels (R,) from 1 to classes (R,) from 0; where there is one mask for all classes (K = 1), it is everyone's."""
+    """Labels (R,) from 1 to classes (R,) from 0; all 0 if there is one mask for all classes (K = 1)."""
     return labels - 1 if num_classes > 1 else torch.zeros_like(labels)
 
 
-def own_class(logits: Tensor, labels: Tensor) -> Tensor:
-    """The logits of each region's own class: (R, K, ...) and labels (R,) from 1 to (R, 1, ...)."""
+def select_class_logits(logits: Tensor, labels: Tensor) -> Tensor:
+    """The logits of each region's class: (R, K, ...) and labels (R,) from 1 to (R, 1, ...)."""
     classes = class_indices(labels, logits.shape[1])
     return logits[torch.arange(labels.shape[0], device=logits.device), classes].unsqueeze(1)
 
 
 def mean_bce(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean binary cross-entropy; zero, still attached to the graph, where there is nothing to average."""
+    """Mean binary cross-entropy; of no elements it is zero, with a gradient of zero."""
     if not logits.numel():
         return logits.sum()
     return F.binary_cross_entropy_with_logits(logits.float(), targets)
 
 
 def crop_masks(masks: Tensor, indices: Tensor, boxes: Tensor, size: Size, side: int) -> Tensor:
-    """Ground truth on each region's own grid: what share of a cell the object covers, thresholded at one half.
+    """Ground-truth masks on the regions' grids: a cell is 1 if the object covers at least half of it.
 
     Args:
-        masks: (G, H, W) bool, at any resolution: ``size`` relates them to the boxes.
+        masks: (G, H, W) bool, at any resolution: they cover the same image as the boxes.
         indices: (R,) the object of each region.
         boxes: (R, 4) in pixels of an image of size ``size``.
         side: M.
@@ -96,7 +78,7 @@ def crop_all_masks(targets: list[Target], regions: Regions, boxes: list[Tensor],
 
 
 class FourConvMaskHead(nn.Module):
-    """Mask R-CNN's default mask branch: RoIAlign 14x14 from the fitting level, 28x28 masks out."""
+    """Mask R-CNN's default mask branch: RoIAlign 14x14 from the pyramid level of a box's size, 28x28 masks out."""
 
     pooled_size = FOUR_CONV_SIDE // 2
 
@@ -106,10 +88,10 @@ class FourConvMaskHead(nn.Module):
         self.head = FourConvHead(in_channels, num_classes, channels)
 
     def losses(self, features: Features, regions: Regions, targets: list[Target]) -> dict[str, Tensor]:
-        """{"loss_mask"}: the average cross-entropy of the mask of each proposal's class."""
+        """{"loss_mask"}: the mean cross-entropy of the masks of the proposals' classes."""
         logits = self.logits(features, regions.proposals, regions.labels, None)
-        wanted = crop_all_masks(targets, regions, regions.proposals, logits.shape[-1])
-        return {"loss_mask": mean_bce(logits[:, 0], wanted)}
+        target_masks = crop_all_masks(targets, regions, regions.proposals, logits.shape[-1])
+        return {"loss_mask": mean_bce(logits[:, 0], target_masks)}
 
     def logits(
         self, features: Features, boxes: list[Tensor], labels: list[Tensor], rendering: Rendering | None
@@ -141,15 +123,15 @@ class PointRendMaskHead(nn.Module):
         in_channels: int,
         num_classes: int,
         *,
+        sampling: PointSampling,
+        rendering: Rendering,
         coarse_channels: int = 256,
         coarse_hidden: int = 1024,
         point_channels: int = 256,
         point_layers: int = 3,
-        sampling: PointSampling | None = None,
-        rendering: Rendering | None = None,
     ) -> None:
         super().__init__()
-        self.sampling, self.rendering = sampling or PointSampling(), rendering or Rendering()
+        self.sampling, self.rendering = sampling, rendering
         self.coarse_head = CoarseMaskHead(
             in_channels, num_classes, self.pooled_size // 2, coarse_channels, coarse_hidden
         )
@@ -163,7 +145,7 @@ class PointRendMaskHead(nn.Module):
         for feature, image_boxes, image_points in zip(fine, boxes, split_like(points, boxes), strict=True):
             columns, rows = points_in_image(image_points, image_boxes).unbind(-1)
             located = torch.stack((columns / width, rows / height), dim=-1)
-            # All regions of an image read the same map: one lookup with R P points, no copy per region.
+            # All regions of an image read the same map: one call with R P points needs no copy of it per region.
             flat = sample_features(feature[None], located.view(1, -1, 2))[0]
             sampled.append(flat.unflatten(1, located.shape[:2]).transpose(0, 1))
         return torch.cat(sampled)
@@ -183,12 +165,14 @@ class PointRendMaskHead(nn.Module):
         """{"loss_mask", "loss_mask_point"}: mean cross-entropy of the coarse mask and of the points, unweighted."""
         boxes, labels = regions.predicted, torch.cat(regions.labels)
         coarse = self.coarse_logits(features, boxes)
-        wanted = crop_all_masks(targets, regions, boxes, coarse.shape[-1])
+        target_masks = crop_all_masks(targets, regions, boxes, coarse.shape[-1])
         points = select_training_points(
-            own_class(coarse, labels).detach().float(), self.sampling, lambda logits: mask_uncertainty(logits[:, 0])
+            select_class_logits(coarse, labels).detach().float(),
+            self.sampling,
+            lambda logits: mask_uncertainty(logits[:, 0]),
         )
         with torch.no_grad():
-            wanted_points = torch.cat(
+            target_points = torch.cat(
                 [
                     sample_masks(
                         target["masks"],
@@ -202,8 +186,8 @@ class PointRendMaskHead(nn.Module):
             )
         logits = self.point_logits(features, boxes, coarse, points)
         return {
-            "loss_mask": mean_bce(own_class(coarse, labels)[:, 0], wanted),
-            "loss_mask_point": mean_bce(own_class(logits, labels)[:, 0], wanted_points),
+            "loss_mask": mean_bce(select_class_logits(coarse, labels)[:, 0], target_masks),
+            "loss_mask_point": mean_bce(select_class_logits(logits, labels)[:, 0], target_points),
         }
 
     def logits(
@@ -211,67 +195,16 @@ class PointRendMaskHead(nn.Module):
     ) -> Tensor:
         """Mask logits of each region's class, rendered by subdivision: (R summed over images, 1, M, M).
 
-        No gradient flows. Under ``torch.autocast`` the heads compute in its type, bfloat16 for one; where the points
-        lie and which are chosen is still decided in the type of the boxes.
+        No gradient flows. Under ``torch.autocast`` the heads compute in its type, such as bfloat16; points are placed
+        and chosen in the type of the boxes.
 
         Raises:
-            ValueError: if the resolution is not the coarse side doubled some number of times, or if P2 or a box holds
-                NaN or infinity.
+            ValueError: if the resolution is not 7, 14, 28, ... (7 doubled any number of times), or if P2 or a box
+                holds NaN or infinity.
         """
-        rendering = rendering or self.rendering
-        side, resolution = self.coarse_head.side, rendering.resolution
-        sizes = subdivision_sizes((side, side), (resolution, resolution))
-        if resolution != side * 2 ** len(sizes):
-            raise ValueError(
-                f"resolution is {resolution}, expected {side} doubled: {side}, {2 * side}, {4 * side}, ..."
-            )
-        if torch.compiler.is_compiling():
-            # A graph has room for any number of regions where there is no loop over them.
-            return self.logits_layer_by_layer(features, boxes, labels, sizes, rendering.num_points)
-        return self._render(features, boxes, labels, sizes, rendering.num_points)
+        from pointrend.rendering import mask_logits
 
-    def logits_layer_by_layer(
-        self, features: Features, boxes: list[Tensor], labels: list[Tensor], sizes: list[Size], num_points: int
-    ) -> Tensor:
-        """The logits (R, 1, M, M) as the layers are defined: what :meth:`logits` computes sooner."""
-        classes = torch.cat(labels)
-        coarse = self.coarse_logits(features, boxes)
-        return subdivide(
-            own_class(coarse, classes),
-            lambda points: own_class(self.point_logits(features, boxes, coarse, points), classes),
-            lambda logits: mask_uncertainty(logits[:, 0]),
-            sizes,
-            num_points,
-        )
-
-    @torch.no_grad()
-    def _render(
-        self, features: Features, boxes: list[Tensor], labels: list[Tensor], sizes: list[Size], num_points: int
-    ) -> Tensor:
-        fine = features[self.fine_level].to(boxes[0].dtype)
-        check_finite(f"feature map {self.fine_level!r}", fine)
-        check_finite("boxes", torch.cat(boxes))
-        device = fine.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else fine.dtype
-        coarse = self.coarse_logits({self.fine_level: fine}, boxes).to(fine.dtype)
-        classes = class_indices(torch.cat(labels), coarse.shape[1])
-        return torch.cat(
-            [
-                render_regions(
-                    self.point_head,
-                    feature,
-                    image_boxes / self.fine_stride,
-                    image_coarse,
-                    image_classes,
-                    sizes,
-                    num_points,
-                    dtype,
-                )
-                for feature, image_boxes, image_coarse, image_classes in zip(
-                    fine, boxes, split_like(coarse, boxes), split_like(classes, boxes), strict=True
-                )
-            ]
-        )
+        return mask_logits(self, features, boxes, labels, rendering or self.rendering)
 
 
 class MaskRCNN(nn.Module):
@@ -279,12 +212,12 @@ class MaskRCNN(nn.Module):
 
     In training, ``model(images, targets)`` returns a dict of losses; images come at their final size, and each
     target has ``boxes`` (G, 4) in pixels of its image, ``labels`` (G,) int64 from 1 and ``masks`` (G, H, W) bool
-    *at any resolution*: the ground truth is sampled where it is needed, never resized.
+    *at any resolution*: the ground truth is sampled, never resized.
 
     In evaluation, ``model(images)`` returns one dict per image: ``boxes`` (R, 4), ``labels`` (R,), ``scores`` (R,),
     ``masks`` (R, 1, H, W) in [0, 1] on the image's pixels, and ``region_masks`` (R, 1, M, M), the same before they
-    are pasted. :meth:`detect` and :meth:`region_masks` are the two halves of it, to render one detector pass at
-    several resolutions.
+    are pasted. :meth:`detect` and :meth:`region_masks` do this in two steps, to render one detector pass at several
+    resolutions.
     """
 
     def __init__(
@@ -306,7 +239,9 @@ class MaskRCNN(nn.Module):
         self, images: list[Tensor], targets: list[Target] | None = None
     ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
         if not self.training:
-            return self._predict(images)
+            from pointrend.instance_inference import predict
+
+            return predict(self, images)
         if targets is None:
             raise ValueError("training needs targets: model(images, targets)")
         return self._losses(images, targets)
@@ -322,47 +257,23 @@ class MaskRCNN(nn.Module):
         regions, box_losses = self.roi_heads.train_step(features, proposals, targets)
         return {**losses, **box_losses, **self.mask_head.losses(features, regions, targets)}
 
-    def detect(self, images: list[Tensor]) -> Detections:
+    def detect(self, images: list[Tensor]) -> "Detections":
         """The detector's pass: boxes, labels and scores of N images (3, H, W), and the features to render from.
 
         Raises:
             ValueError: if an image or a feature map is not finite; the message names it.
         """
-        batch = self.transform(images)
-        features = self.backbone(batch.tensors)
-        for name, feature in features.items():
-            check_finite(f"feature map {name!r}", feature)
-        proposals, _ = self.rpn(batch, features)
-        boxes, scores, labels = self.roi_heads.detect(features, proposals, batch.image_sizes)
-        original_sizes = [(image.shape[-2], image.shape[-1]) for image in images]
-        return Detections(features, boxes, labels, scores, batch.image_sizes, original_sizes)
+        from pointrend.instance_inference import detect
 
-    def region_masks(self, detections: Detections, rendering: Rendering | None = None) -> list[Tensor]:
+        return detect(self, images)
+
+    def region_masks(self, detections: "Detections", rendering: Rendering | None = None) -> list[Tensor]:
         """Mask probabilities inside the detected boxes: N tensors (R, 1, M, M).
 
         Args:
             detections: from :meth:`detect`.
-            rendering: PointRend's output resolution and points per step; the head's own by default.
+            rendering: PointRend's output resolution and points per step; by default those of the model.
         """
-        logits = self.mask_head.logits(detections.features, detections.boxes, detections.labels, rendering)
-        return split_like(logits.float().sigmoid(), detections.boxes)
+        from pointrend.instance_inference import region_masks
 
-    def _predict(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
-        found = self.detect(images)
-        return [
-            {
-                "boxes": boxes,
-                "labels": labels,
-                "scores": scores,
-                "masks": paste_masks(region_masks, boxes, size),
-                "region_masks": region_masks,
-            }
-            for boxes, labels, scores, size, region_masks in zip(
-                found.original_boxes(),
-                found.labels,
-                found.scores,
-                found.original_sizes,
-                self.region_masks(found),
-                strict=True,
-            )
-        ]
+        return region_masks(self, detections, rendering)

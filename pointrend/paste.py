@@ -1,4 +1,4 @@
-"""From region masks on their own grid to masks on the image's pixels, and to runs of pixels.
+"""Pastes region masks into images, as probabilities or as run-length encodings.
 
 Shape letters: R regions, M the side of a region mask, H W rows and columns of the image, h w of a crop of it.
 """
@@ -10,18 +10,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pointrend.interpolation import nearest_two, sum_weighted_rows
 from pointrend.points import Size
-from pointrend.rendering import nearest_two
 
 THRESHOLD = 0.5  # of a mask's probability
 
-# PyTorch compiles, and keeps, a kernel for each length of the rows that `embedding_bag` adds. With one for each height
-# of a crop, what they keep lies scattered between the masks of image after image, and memory grows by hundreds of MB.
+# Heights of crops are rounded up to a multiple of this many rows. `embedding_bag` compiles and keeps a kernel for each
+# row length that it meets, and with one for every possible height the memory of the process grows by hundreds of MB.
 ROWS_MULTIPLE = 32
 
 
 def _lookup(starts: Tensor, ends: Tensor, side: int, pixels: int) -> tuple[Tensor, Tensor]:
-    """Where the centres of pixels lie on the M cells of regions over [start, end].
+    """The cells of region masks that the centres of pixels lie between, along one axis of the image.
+
+    Args:
+        starts: (R,), where the regions begin, in pixels.
+        ends: (R,), where they end.
+        side: M, cells between start and end.
+        pixels: of the axis.
 
     Returns:
         (R, pixels, 2) each: two adjacent cells, and their weights in a zero-padded linear interpolation.
@@ -32,22 +38,10 @@ def _lookup(starts: Tensor, ends: Tensor, side: int, pixels: int) -> tuple[Tenso
     return torch.stack((lower, lower + 1), dim=2), torch.stack((weight, other_weight), dim=2)
 
 
-def _interpolate_rows(cells: Tensor, lookup: Tensor, weights: Tensor) -> Tensor:
-    """Rows (M, C) of cells at the pixels that a part (h, 2) of a lookup and its weights are of: (h, C)."""
-    firsts = torch.arange(0, lookup.numel(), 2, device=cells.device)
-    return torch.embedding_bag(
-        cells,
-        lookup.flatten(),
-        firsts,
-        mode=0,
-        per_sample_weights=weights.flatten(),  # the sum
-    )[0]
-
-
 def _pixel_range(start: float, end: float, side: int, limit: int, multiple: int = 1) -> tuple[int, int]:
-    """Pixels of [0, limit) whose centres a mask over [start, end] can reach, half a cell beyond its box.
+    """The range of pixels in [0, limit) whose centres a mask over [start, end] can reach: half a cell beyond its box.
 
-    With more around them, if need be, to be a multiple of a number, or all.
+    It is widened to a multiple of ``multiple`` pixels, where the axis has as many.
     """
     margin = 0.5 * (end - start) / side
     first = min(limit, max(0, math.floor(start - margin - 0.5)))
@@ -71,12 +65,12 @@ def paste_crops(region_masks: Tensor, boxes: Tensor, size: Size) -> Iterator[tup
         size: (H, W) of the image.
 
     Yields:
-        for each region a crop (h, w) of the image with all that its mask can reach, its columns contiguous, and the
-        (row, column) of its first pixel. The crop is empty for a box outside the image or of no area.
+        for each region a crop (h, w) of the image that covers its whole mask, contiguous in memory along its columns,
+        and the (row, column) of its first pixel. The crop is empty for a box outside the image or without area.
     """
     side = region_masks.shape[-1]
     if side == 1:
-        # Zeros make two cells of one.
+        # Interpolation needs two cells: the second one is padding.
         region_masks = F.pad(region_masks, (0, 1, 0, 1))
     rows, row_weights = _lookup(boxes[:, 1], boxes[:, 3], side, size[0])
     columns, column_weights = _lookup(boxes[:, 0], boxes[:, 2], side, size[1])
@@ -90,8 +84,8 @@ def paste_crops(region_masks: Tensor, boxes: Tensor, size: Size) -> Iterator[tup
         if top == bottom or left == right:
             yield region_masks.new_zeros(0, 0), (0, 0)
             continue
-        crop = _interpolate_rows(region_masks[index], rows[index, top:bottom], row_weights[index, top:bottom])
-        crop = _interpolate_rows(crop.T.contiguous(), columns[index, left:right], column_weights[index, left:right])
+        crop = sum_weighted_rows(region_masks[index], rows[index, top:bottom], row_weights[index, top:bottom])
+        crop = sum_weighted_rows(crop.T.contiguous(), columns[index, left:right], column_weights[index, left:right])
         yield crop.T, (top, left)
 
 
@@ -103,28 +97,28 @@ def paste_masks(region_masks: Tensor, boxes: Tensor, size: Size) -> Tensor:
     return pasted
 
 
-def _reach(starts: Tensor, ends: Tensor, side: int, pixels: int) -> Tensor:
-    """How much each of M cells over [start, end] weighs at each pixel's centre: (R,) and (R,) to (R, pixels, M)."""
+def _weight_matrix(starts: Tensor, ends: Tensor, side: int, pixels: int) -> Tensor:
+    """The weight of each of M cells over [start, end] at each pixel's centre: (R,) and (R,) to (R, pixels, M)."""
     centres = torch.arange(pixels, device=starts.device) + 0.5
     position = (centres - starts[:, None]) / (ends - starts)[:, None] * side - 0.5
     return (1 - (position[:, :, None] - torch.arange(side, device=starts.device)).abs()).clamp(min=0)
 
 
 def paste_masks_densely(region_masks: Tensor, boxes: Tensor, size: Size) -> Tensor:
-    """:func:`paste_masks` as two matrix products per region: more work, but no loop and no branch, for a graph.
+    """:func:`paste_masks` as two matrix products per region: more work, but without loops and branches, for export.
 
-    Boxes must have an area.
+    Every box must have an area.
     """
     side = region_masks.shape[-1]
-    rows = _reach(boxes[:, 1], boxes[:, 3], side, size[0])
-    columns = _reach(boxes[:, 0], boxes[:, 2], side, size[1])
+    rows = _weight_matrix(boxes[:, 1], boxes[:, 3], side, size[0])
+    columns = _weight_matrix(boxes[:, 0], boxes[:, 2], side, size[1])
     return (rows @ region_masks[:, 0] @ columns.transpose(1, 2))[:, None]
 
 
 def mask_runs(region_masks: Tensor, boxes: Tensor, size: Size) -> list[Tensor]:
     """The runs of equal pixels of pasted masks, column after column: COCO's uncompressed RLE.
 
-    The masks never exist on the whole image. It is done on the CPU: many small steps, which no other device is fast at.
+    Masks are never pasted onto the whole image. It runs on the CPU: the steps are many and small.
 
     Args:
         region_masks: (R, M, M) probabilities.
@@ -132,15 +126,15 @@ def mask_runs(region_masks: Tensor, boxes: Tensor, size: Size) -> list[Tensor]:
         size: (H, W) of the image.
 
     Returns:
-        for each region (runs,) int64 on the CPU, the lengths of runs of pixels in turn below and not below 0.5; the
-        first may be 0.
+        for each region (runs,) int64 on the CPU: the lengths of runs of pixels that are alternately below 0.5 and at
+        least 0.5. The first may be 0.
     """
     height, width = size
     found = []
     for crop, (top, left) in paste_crops(region_masks.cpu(), boxes.cpu(), size):
         inside = crop.T >= THRESHOLD  # (w, h)
         if inside.shape[1] < height:
-            # What lies between two columns of the crop is background.
+            # Between two columns of the crop lies background.
             inside = F.pad(inside, (0, 1))
         stride = max(1, inside.shape[1])
         inside = F.pad(inside.flatten(), (1, 1))

@@ -13,7 +13,7 @@ A point is (x, y) in [0, 1] x [0, 1] of its region (or image). Cell (i, j) of an
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -22,9 +22,6 @@ from torch import Tensor
 from pointrend.specs import PointSampling
 
 Size = tuple[int, int]
-
-CACHED_CELLS = 2**23  # of a band of rows that is read more than once
-BLOCK = 32  # values of a row whose maximum stands for them
 
 
 def sample_features(features: Tensor, points: Tensor) -> Tensor:
@@ -137,151 +134,20 @@ def select_training_points(
     Returns:
         (R, N, 2) points, N = ``sampling.num_points``.
     """
-    regions, device = coarse_logits.shape[0], coarse_logits.device
+    regions, device, num_points = coarse_logits.shape[0], coarse_logits.device, sampling.num_points
+    assert num_points is not None  # only semantic models leave it open, and they have set it by now
     within = 1 if extent is None else extent[:, None]
     if sampling.strategy == "grid":
-        side = math.isqrt(sampling.num_points)
+        side = math.isqrt(num_points)
         return grid_points((side, side), device).expand(regions, -1, -1) * within
-    num_important = int(sampling.importance * sampling.num_points)
-    num_uniform = sampling.num_points - num_important
+    num_important = int(sampling.importance_sample_ratio * num_points)
+    num_uniform = num_points - num_important
     uniform = torch.rand(regions, num_uniform, 2, device=device) * within
     if num_important == 0:
         return uniform
-    candidates = torch.rand(regions, int(sampling.oversample * sampling.num_points), 2, device=device) * within
+    candidates = torch.rand(regions, int(sampling.oversample_ratio * num_points), 2, device=device) * within
     with torch.no_grad():
         scores = uncertainty(sample_features(coarse_logits, candidates))
         best = scores.topk(num_important, dim=1).indices
     important = candidates.gather(1, best.unsqueeze(2).expand(-1, -1, 2))
     return torch.cat((important, uniform), dim=1)
-
-
-def largest(values: Tensor, count: int | torch.SymInt) -> Tensor:
-    """The indices of the ``count`` largest values of each row, in no order: (R, P) to (R, count) int64.
-
-    Like ``topk(count, sorted=False)``, but it reads a long row only once: the largest values lie in the blocks of the
-    largest maxima.
-    """
-    cells = values.shape[1]
-    # A graph that is recorded for any size does not know how long a row is.
-    if not isinstance(cells, int) or cells < 2 * BLOCK * count or cells % BLOCK:
-        return values.topk(count, dim=1, sorted=False).indices
-    chosen = values.unflatten(1, (cells // BLOCK, BLOCK)).amax(2).topk(count, dim=1, sorted=False).indices
-    candidates = (chosen.unsqueeze(2) * BLOCK + torch.arange(BLOCK, device=values.device)).flatten(1)
-    return candidates.gather(1, values.gather(1, candidates).topk(count, dim=1, sorted=False).indices)
-
-
-def select_grid_points(uncertainty: Tensor, num_points: int) -> tuple[Tensor, Tensor]:
-    """The most uncertain cells of a grid (Section 3.1, "Inference").
-
-    Args:
-        uncertainty: (R, H, W).
-        num_points: N; all cells where the grid has fewer.
-
-    Returns:
-        indices (R, P) int64 into the flattened grid, and their centres (R, P, 2).
-    """
-    height, width = uncertainty.shape[1:]
-    # In the order of the grid, so that neighbours are looked up together.
-    indices = largest(uncertainty.flatten(1), torch.sym_min(num_points, height * width)).sort(dim=1).values
-    rows = indices // width
-    columns = indices - rows * width
-    return indices, torch.stack(((columns + 0.5) / width, (rows + 0.5) / height), dim=2)
-
-
-def subdivision_sizes(coarse: Size, output: Size) -> list[Size]:
-    """The grids of the subdivision steps from ``coarse`` to ``output``: doubled each time, the last one exact.
-
-    Example:
-        >>> subdivision_sizes((7, 7), (56, 56))
-        [(14, 14), (28, 28), (56, 56)]
-
-    Raises:
-        ValueError: if ``output`` is smaller than ``coarse``.
-    """
-    if output[0] < coarse[0] or output[1] < coarse[1]:
-        raise ValueError(f"cannot subdivide a {coarse[0]}x{coarse[1]} grid to {output[0]}x{output[1]}")
-    sizes = []
-    size = coarse
-    while size != output:
-        size = (min(2 * size[0], output[0]), min(2 * size[1], output[1]))
-        sizes.append(size)
-    return sizes
-
-
-def num_point_predictions(sizes: Sequence[Size], num_points: int) -> int:
-    """How many points the subdivision over ``sizes`` predicts with at most ``num_points`` a step (Section 3.1)."""
-    return sum(min(height * width, num_points) for height, width in sizes)
-
-
-def upsample(logits: Tensor, size: Size) -> Tensor:
-    """Bilinear interpolation, ``align_corners=False``: (R, K, h, w) to (R, K, H, W)."""
-    height, width = logits.shape[-2:]
-    plain = logits.device.type == "cpu" and logits.dtype == torch.float32 and not torch.is_grad_enabled()
-    if plain and size == (2 * height, 2 * width) and not (torch.compiler.is_compiling()):
-        return _double(logits)
-    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
-
-
-def _double(logits: Tensor) -> Tensor:
-    """:func:`upsample` to twice the rows and columns, several times as fast on a CPU.
-
-    Every new cell is three quarters its old cell and one quarter the neighbour that it lies next to. A few rows at a
-    time, so that what the rows leave for the columns is still in the cache.
-    """
-    regions, classes, height, width = logits.shape
-    doubled = logits.new_empty(regions, classes, 2 * height, 2 * width)
-    rows = max(1, CACHED_CELLS // max(1, regions * classes * 4 * width))
-    for top in range(0, height, rows):
-        bottom = min(top + rows, height)
-        # With the row before and the row after; beyond the border lies the border's copy.
-        band = logits[:, :, torch.arange(top - 1, bottom + 1).clamp(0, height - 1)]
-        tall = logits.new_empty(regions, classes, 2 * (bottom - top), width)
-        torch.lerp(band[:, :, 1:-1], band[:, :, :-2], 0.25, out=tall[:, :, 0::2])
-        torch.lerp(band[:, :, 1:-1], band[:, :, 2:], 0.25, out=tall[:, :, 1::2])
-        wide = doubled[:, :, 2 * top : 2 * bottom]
-        torch.lerp(tall[..., 1:], tall[..., :-1], 0.25, out=wide[..., 2::2])
-        torch.lerp(tall[..., :-1], tall[..., 1:], 0.25, out=wide[..., 1:-1:2])
-        wide[..., 0], wide[..., -1] = tall[..., 0], tall[..., -1]
-    return doubled
-
-
-def subdivide(
-    coarse_logits: Tensor,
-    predict: Callable[[Tensor], Tensor],
-    uncertainty: Callable[[Tensor], Tensor],
-    sizes: Sequence[Size],
-    num_points: int,
-) -> Tensor:
-    """Renders a fine prediction from a coarse one (Section 3.1, "Inference", Figure 4).
-
-    Each step upsamples bilinearly to the next size and replaces the ``num_points`` most uncertain cells by point
-    predictions.
-
-    Args:
-        coarse_logits: (R, K, H0, W0).
-        predict: maps points (R, P, 2) to logits (R, K, P).
-        uncertainty: maps logits (R, K, H, W) to uncertainties (R, H, W).
-        sizes: the grid of each step, as from :func:`subdivision_sizes`.
-        num_points: N, the most points that a step predicts.
-
-    Returns:
-        (R, K, H, W) logits at the last size; ``coarse_logits`` itself where ``sizes`` is empty.
-    """
-    logits = coarse_logits
-    # A step whose grid has at most N cells replaces all of them: whatever came before it leaves no trace. In a graph
-    # that is recorded for any size the grids may have more.
-    cells = [height * width for height, width in sizes]
-    dense = sum(isinstance(count, int) and count <= num_points for count in cells)
-    if dense:
-        points = grid_points(sizes[dense - 1], logits.device).expand(logits.shape[0], -1, -1)
-        logits = predict(points).unflatten(2, sizes[dense - 1])
-    for size in sizes[dense:]:
-        logits = upsample(logits, size)
-        indices, points = select_grid_points(uncertainty(logits), num_points)
-        predicted = predict(points).to(logits.dtype)
-        logits = (
-            logits.flatten(2)
-            .scatter_(2, indices.unsqueeze(1).expand(-1, logits.shape[1], -1), predicted)
-            .unflatten(2, size)
-        )
-    return logits

@@ -1,27 +1,23 @@
-"""The models by name: ``build_model("pointrend_rcnn_r50_fpn_coco")``."""
+"""Models by name: ``build_model("pointrend_rcnn_r50_fpn_coco")``."""
 
 from dataclasses import fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pointrend.backbones import dilated_resnet, resnet_fpn
-from pointrend.detector import box_heads, proposal_network
-from pointrend.instance import FourConvMaskHead, MaskRCNN, PointRendMaskHead
-from pointrend.points import Size
-from pointrend.semantic import SemanticPointRend, SemanticSegmenter
-from pointrend.semantic_heads import DeepLabV3Head, SemanticFPNHead
-from pointrend.specs import (
-    MODELS,
-    DeepLabV3Spec,
-    InstanceSpec,
-    Norm,
-    PointSampling,
-    Rendering,
-    SemanticFPNSpec,
-    SemanticSpec,
-    list_models,
-    task_of,
+from pointrend.specs import MODELS, InstanceSpec, Norm, PointSampling, Rendering, list_models, task_of
+
+if TYPE_CHECKING:
+    from pointrend.instance import MaskRCNN
+    from pointrend.semantic import SemanticSegmenter
+
+#: Options that only models with a PointRend head have.
+POINTREND_OPTIONS = (
+    "sampling",
+    "rendering",
+    "points_per_step",
+    "coarse_each_layer",
+    "point_layers",
+    "point_channels",
 )
-from pointrend.transform import ImageTransform
 
 
 def build_model(
@@ -42,11 +38,11 @@ def build_model(
     point_channels: int | None = None,
     levels: tuple[str, ...] | None = None,
     output_stride: int | None = None,
-    pool_window: Size | None = None,
+    pool_window: tuple[int, int] | None = None,
     points_per_step: int | None = None,
     coarse_each_layer: bool | None = None,
-) -> MaskRCNN | SemanticSegmenter:
-    """A model of the paper, randomly initialised. What is left out is as the name says.
+) -> "MaskRCNN | SemanticSegmenter":
+    """A model of the paper, randomly initialised. Options that are not given keep the values that the name stands for.
 
     Args:
         name: one of :func:`list_models`.
@@ -54,24 +50,23 @@ def build_model(
             (Appendix A).
         num_classes: K, without background.
         norm: the backbone's normalisation, and that of DeepLabV3's head: "frozen_batch", "batch" or "group". To train
-            from scratch on small batches, take "group".
+            from scratch on small batches, choose "group".
         sampling: PointRend's training points (Section 3.1).
         point_layers: hidden layers of PointRend's point head.
         point_channels: channels of each of them.
-        stride_in_1x1: the strides of a pyramid's res3 to res5 in their 1x1 convolutions, see
+        stride_in_1x1: put the strides of res3 to res5 into the 1x1 convolutions; models with a pyramid only, see
             :func:`pointrend.backbones.resnet_fpn`.
 
         min_size: shorter edge in pixels that images are resized to at inference. This and the next five are for
             instance models.
-        max_size: limit of the longer edge.
+        max_size: upper limit of the longer edge in pixels, at inference.
         rendering: PointRend's output resolution and points per step (Table 3); can also be given per call.
-        rois_per_image: proposals that each training image contributes to the box loss, at most a quarter of them
-            positive.
-        detections_per_image: the most that are kept of an image, by score.
+        rois_per_image: proposals sampled per training image for the box loss, at most a quarter of them positive.
+        detections_per_image: how many detections are kept per image, by score.
         class_agnostic: predict one mask per region instead of one per class.
 
-        levels: the pyramid levels that SemanticFPN merges, from "p2" or from "p3" to "p5" (Table 7).
-        output_stride: of DeepLabV3, 16 or 8 (Table 6); can be changed with ``model.set_output_stride``.
+        levels: the pyramid levels that SemanticFPN merges, ("p2", ..., "p5") or ("p3", "p4", "p5") (Table 7).
+        output_stride: of DeepLabV3, 16 or 8 (Table 6); can be changed later with ``model.set_output_stride``.
         pool_window: of DeepLabV3, see :class:`pointrend.semantic_heads.ASPP`.
         points_per_step: N of a semantic PointRend at inference.
         coarse_each_layer: of a semantic PointRend, see :class:`pointrend.semantic.SemanticPointRend`.
@@ -80,7 +75,7 @@ def build_model(
         an ``nn.Module`` in training mode.
 
     Raises:
-        ValueError: for an unknown name, a value outside its domain, or an option that the model has not.
+        ValueError: for an unknown name, a value outside its domain, or an option that the model does not have.
     """
     if name not in MODELS:
         raise ValueError(f"unknown model {name!r}, expected one of {', '.join(list_models())}")
@@ -99,103 +94,24 @@ def build_model(
         "levels": levels,
         "output_stride": output_stride,
         "pool_window": pool_window,
-        "points_per_step": points_per_step,
-        "coarse_each_layer": coarse_each_layer,
-    }
-    given = {option: value for option, value in options.items() if value is not None}
-    known = {field.name for field in fields(spec)}
-    strange = sorted(given.keys() - known)
-    if strange:
-        raise ValueError(f"{task_of(spec)} model {name!r} takes no {', '.join(strange)}")
-    pointrend_only = {
         "sampling": sampling,
         "rendering": rendering,
         "points_per_step": points_per_step,
         "coarse_each_layer": coarse_each_layer,
-        "point_layers": point_layers,
-        "point_channels": point_channels,
     }
-    unused = [option for option, value in pointrend_only.items() if value is not None]
-    if unused and not spec.has_pointrend:
+    given = {option: value for option, value in options.items() if value is not None}
+    if not spec.has_pointrend and (unused := [option for option in POINTREND_OPTIONS if option in given]):
         raise ValueError(f"model {name!r} has no PointRend head: it takes no {', '.join(unused)}")
-    spec = replace(spec, **given)
-    if isinstance(spec, InstanceSpec):
-        return _instance_model(spec, pretrained_backbone, sampling, rendering)
-    if rendering is not None:
+    if rendering is not None and task_of(spec) == "semantic":
         raise ValueError(f"semantic model {name!r} renders at the image's size: it takes points_per_step, no rendering")
-    return _semantic_model(spec, pretrained_backbone, sampling)
+    if unknown := sorted(given.keys() - {field.name for field in fields(spec)}):
+        raise ValueError(f"{task_of(spec)} model {name!r} takes no {', '.join(unknown)}")
+    spec = replace(spec, **given)
+    # Imported here, so that neither kind of model depends on the other's code.
+    if isinstance(spec, InstanceSpec):
+        from pointrend.instance_models import build_instance_model
 
+        return build_instance_model(spec, pretrained_backbone)
+    from pointrend.semantic_models import build_semantic_model
 
-def _instance_model(
-    spec: InstanceSpec, pretrained: bool, sampling: PointSampling | None, rendering: Rendering | None
-) -> MaskRCNN:
-    mask_classes = 1 if spec.class_agnostic else spec.num_classes
-    mask_head: FourConvMaskHead | PointRendMaskHead
-    if spec.has_pointrend:
-        mask_head = PointRendMaskHead(
-            spec.fpn_channels,
-            mask_classes,
-            coarse_channels=spec.mask_channels,
-            coarse_hidden=spec.coarse_hidden,
-            point_channels=spec.point_channels or spec.mask_channels,
-            point_layers=spec.point_layers,
-            sampling=sampling,
-            rendering=rendering,
-        )
-    else:
-        mask_head = FourConvMaskHead(spec.fpn_channels, mask_classes, spec.mask_channels, spec.roi_sampling_ratio)
-    return MaskRCNN(
-        ImageTransform(spec.min_size, spec.max_size),
-        resnet_fpn(spec.backbone, spec.norm, spec.fpn_channels, pretrained, stride_in_1x1=spec.stride_in_1x1),
-        proposal_network(spec.fpn_channels, spec.anchor_sizes, spec.proposals_per_level, spec.proposals_per_image),
-        box_heads(
-            spec.fpn_channels,
-            spec.box_hidden,
-            spec.num_classes,
-            spec.rois_per_image,
-            spec.detections_per_image,
-            spec.roi_sampling_ratio,
-        ),
-        mask_head,
-    )
-
-
-def _semantic_model(spec: SemanticSpec, pretrained: bool, sampling: PointSampling | None) -> SemanticSegmenter:
-    head: DeepLabV3Head | SemanticFPNHead
-    match spec:
-        case DeepLabV3Spec():
-            backbone = dilated_resnet(spec.backbone, spec.norm, spec.output_stride, pretrained)
-            head = DeepLabV3Head(
-                backbone.channels["res5"],
-                spec.num_classes,
-                spec.norm,
-                spec.head_channels,
-                spec.output_stride,
-                spec.pool_window,
-            )
-            fine_level, fine_channels, size_divisible = "res2", backbone.channels["res2"], 1
-        case SemanticFPNSpec():
-            backbone = resnet_fpn(
-                spec.backbone,
-                spec.norm,
-                spec.fpn_channels,
-                pretrained,
-                stride_in_1x1=spec.stride_in_1x1,
-                freeze_early=False,
-            )
-            head = SemanticFPNHead(spec.fpn_channels, spec.num_classes, spec.levels, spec.head_channels)
-            fine_level, fine_channels, size_divisible = "p2", spec.fpn_channels, 32
-    pointrend = None
-    if spec.has_pointrend:
-        pointrend = SemanticPointRend(
-            fine_level,
-            fine_channels,
-            spec.num_classes,
-            channels=spec.point_channels,
-            num_layers=spec.point_layers,
-            coarse_each_layer=spec.coarse_each_layer,
-            sampling=sampling,
-            points_per_step=spec.points_per_step,
-        )
-    # Nothing needs padding but the pyramid, whose levels must be exact halves of one another.
-    return SemanticSegmenter(ImageTransform(None, None, size_divisible), backbone, head, spec.num_classes, pointrend)
+    return build_semantic_model(spec, pretrained_backbone)

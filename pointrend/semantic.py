@@ -1,11 +1,15 @@
 """Semantic segmentation: DeepLabV3 or SemanticFPN, alone or with PointRend (Section 5, Appendix B).
 
+This module defines the networks and their losses. Inference is in :mod:`pointrend.semantic_inference`, which is
+imported on use: training does not depend on it.
+
 Shape letters: N images, C channels, K classes, P points, H W rows and columns. A map of stride s has h x w cells and
 covers an extent of (w s, h s) pixels, which may reach beyond the image. Points are (x, y) in [0, 1] of the extent of
 the coarse prediction.
 """
 
-from typing import NamedTuple
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -13,26 +17,21 @@ from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
 from pointrend.backbones import DilatedResNet
-from pointrend.finite import check_finite
 from pointrend.heads import PointHead
-from pointrend.points import (
-    Size,
-    class_uncertainty,
-    sample_features,
-    select_training_points,
-    subdivide,
-    upsample,
-)
+from pointrend.points import Size, class_uncertainty, sample_features, select_training_points
 from pointrend.semantic_heads import DeepLabV3Head, SemanticFPNHead
 from pointrend.specs import IGNORE_LABEL, PointSampling
 from pointrend.transform import ImageTransform
+
+if TYPE_CHECKING:
+    from pointrend.semantic_inference import CoarsePrediction
 
 #: Training samples as many points as a map of this stride has (Section 5).
 SAMPLING_STRIDE = 16
 
 
 def mean_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean over the labels that are not 255; zero, still attached to the graph, where there is none.
+    """Mean cross-entropy over the labels that are not 255; of none it is zero, with a gradient of zero.
 
     Args:
         logits: (N, K, ...).
@@ -54,28 +53,18 @@ def sample_labels(labels: Tensor, points: Tensor) -> Tensor:
     return labels.flatten(1).gather(1, rows * width + columns)
 
 
-def crop(maps: Tensor, size: Size) -> Tensor:
-    """The upper left part of maps (..., H, W)."""
-    height, width = size
-    if not torch.compiler.is_compiling():
-        return maps[..., :height, :width]
-    # Of a slice a graph would note whether it is everything, for the one size it is recorded with.
-    rows, columns = torch.arange(height, device=maps.device), torch.arange(width, device=maps.device)
-    return maps.index_select(-2, rows).index_select(-1, columns)
-
-
 class SemanticPointRend(nn.Module):
-    """PointRend over a semantic model: its output is the coarse prediction, res2 or P2 the fine features (Section 5).
+    """PointRend for a semantic model, whose output is the coarse prediction; fine features are res2 or P2 (Section 5).
 
     Args:
         fine_level: "res2" or "p2".
         in_channels: C of that level.
         num_classes: K.
+        sampling: training points; ``num_points`` None for as many as a stride-16 map of the batch has.
+        points_per_step: N, the most points that a subdivision step predicts at inference.
         channels: of the point head.
         num_layers: its hidden layers.
-        coarse_each_layer: give the coarse prediction to every layer of the point head, not to the first alone.
-        sampling: training points; by default as many as a stride-16 map of the batch has, mildly biased.
-        points_per_step: N, the most points that a subdivision step predicts at inference.
+        coarse_each_layer: give the coarse prediction to every layer of the point head instead of the first only.
     """
 
     fine_stride = 4
@@ -86,11 +75,11 @@ class SemanticPointRend(nn.Module):
         in_channels: int,
         num_classes: int,
         *,
+        sampling: PointSampling,
+        points_per_step: int,
         channels: int = 256,
         num_layers: int = 3,
         coarse_each_layer: bool = True,
-        sampling: PointSampling | None = None,
-        points_per_step: int = 8096,
     ) -> None:
         super().__init__()
         self.fine_level, self.sampling, self.points_per_step = fine_level, sampling, points_per_step
@@ -102,7 +91,7 @@ class SemanticPointRend(nn.Module):
         extent, fine_extent = extent_of(coarse, stride), extent_of(fine, self.fine_stride)
         columns, rows = points.unbind(-1)
         located = torch.stack((columns * (extent[1] / fine_extent[1]), rows * (extent[0] / fine_extent[0])), dim=-1)
-        # Half precision is sampled in single, and handed on as it came.
+        # Half precision features are sampled in float32 and converted back.
         return self.point_head(
             sample_features(fine, located).to(fine.dtype), sample_features(coarse, points).to(coarse.dtype)
         )
@@ -110,7 +99,7 @@ class SemanticPointRend(nn.Module):
     def loss(
         self, features: dict[str, Tensor], coarse: Tensor, stride: int, labels: Tensor, sizes: list[Size]
     ) -> Tensor:
-        """The mean cross-entropy of the training points; those on label 255 do not count.
+        """The mean cross-entropy of the training points, without those on label 255.
 
         Args:
             features: the backbone's.
@@ -119,9 +108,9 @@ class SemanticPointRend(nn.Module):
             sizes: of the N images; points are drawn within them.
         """
         sampling = self.sampling
-        if sampling is None:
+        if sampling.num_points is None:
             rows, columns = (-(-side // SAMPLING_STRIDE) for side in labels.shape[-2:])
-            sampling = PointSampling(num_points=rows * columns)
+            sampling = replace(sampling, num_points=rows * columns)
         # As (x, y), like the points.
         extent = coarse.new_tensor(extent_of(coarse, stride)[::-1], dtype=torch.float32)
         images = coarse.new_tensor([size[::-1] for size in sizes], dtype=torch.float32) / extent
@@ -136,25 +125,9 @@ class SemanticPointRend(nn.Module):
 
         Its stride s is a power of two. ``points_per_step`` is N, by default the module's own.
         """
-        check_finite(f"feature map {self.fine_level!r}", features[self.fine_level])
-        height, width = coarse.shape[-2:]
-        factors = [2**step for step in range(1, stride.bit_length())]
-        return subdivide(
-            coarse,
-            lambda points: self.point_logits(features, coarse, stride, points),
-            class_uncertainty,
-            [(factor * height, factor * width) for factor in factors],
-            points_per_step or self.points_per_step,
-        )
+        from pointrend.semantic_inference import render_coarse
 
-
-class CoarsePrediction(NamedTuple):
-    """What a model's backbone and head make of N images of one size, to be rendered as often as one likes."""
-
-    features: dict[str, Tensor]
-    logits: Tensor  # (N, K, h, w)
-    stride: int
-    size: Size  # (H, W) of the images
+        return render_coarse(self, features, coarse, stride, points_per_step or self.points_per_step)
 
 
 class SemanticSegmenter(nn.Module):
@@ -163,8 +136,8 @@ class SemanticSegmenter(nn.Module):
     In training, ``model(images, targets)`` returns a dict of losses, ``loss_semantic`` and with PointRend
     ``loss_semantic_point``. Each target has ``labels`` (H, W) int64 at its image's size, 255 where unknown.
 
-    In evaluation, ``model(images)`` returns a list of logits (K, H, W), each at its image's size. What an image gets
-    does not depend on the others of the call: only those of equal size run as a batch.
+    In evaluation, ``model(images)`` returns a list of logits (K, H, W), each at its image's size. They do not depend on
+    the other images of the call: images run as one batch only if all have the same size.
 
     Images are float (3, H, W), RGB in [0, 1], of any size; they are never resized.
     """
@@ -188,7 +161,9 @@ class SemanticSegmenter(nn.Module):
         self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None
     ) -> dict[str, Tensor] | list[Tensor]:
         if not self.training:
-            return self._predict(images)
+            from pointrend.semantic_inference import predict
+
+            return predict(self, images)
         if targets is None:
             raise ValueError("training needs targets: model(images, targets)")
         return self._losses(images, targets)
@@ -221,10 +196,10 @@ class SemanticSegmenter(nn.Module):
                     f"the image's size {size}"
                 )
             padded[index, : size[0], : size[1]] = labels
-        strange = padded[((padded < 0) | (padded >= self.num_classes)) & (padded != IGNORE_LABEL)]
-        if len(strange):
+        invalid = padded[((padded < 0) | (padded >= self.num_classes)) & (padded != IGNORE_LABEL)]
+        if len(invalid):
             raise ValueError(
-                f"the labels hold {int(strange[0])}, expected classes 0 to {self.num_classes - 1}, or {IGNORE_LABEL} "
+                f"the labels hold {int(invalid[0])}, expected classes 0 to {self.num_classes - 1}, or {IGNORE_LABEL} "
                 "where unknown"
             )
         return padded
@@ -234,45 +209,32 @@ class SemanticSegmenter(nn.Module):
         labels = self._padded_labels(targets, batch)
         features, coarse = self.coarse_logits(batch)
         height, width = labels.shape[-2:]
-        dense = upsample(coarse.float(), extent_of(coarse, self.head.stride))[..., :height, :width]
-        losses = {"loss_semantic": mean_cross_entropy(dense, labels)}
+        extent = extent_of(coarse, self.head.stride)
+        dense = F.interpolate(coarse.float(), size=extent, mode="bilinear", align_corners=False)
+        losses = {"loss_semantic": mean_cross_entropy(dense[..., :height, :width], labels)}
         if self.pointrend is not None:
             losses["loss_semantic_point"] = self.pointrend.loss(
                 features, coarse, self.head.stride, labels, batch.image_sizes
             )
         return losses
 
-    def _predict(self, images: list[Tensor]) -> list[Tensor]:
-        normalised = self.transform.normalised(images)
-        if any(image.shape != normalised[0].shape for image in normalised[1:]):
-            return [self._render(self.transform.batch([image]))[0] for image in normalised]
-        return self._render(self.transform.batch(normalised))
-
-    def coarse_prediction(self, images: list[Tensor]) -> CoarsePrediction:
-        """What is rendered: of N images (3, H, W) of one size, RGB in [0, 1].
+    def coarse_prediction(self, images: list[Tensor]) -> "CoarsePrediction":
+        """The coarse prediction for N images (3, H, W) of one size, RGB in [0, 1], which :meth:`render` takes.
 
         Raises:
-            ValueError: for images that the model does not take.
+            ValueError: if an image is not a finite float tensor (3, H, W), or the prediction is not finite.
         """
-        return self._coarse_prediction(self.transform(images))
+        from pointrend.semantic_inference import coarse_prediction
 
-    def _coarse_prediction(self, batch: ImageList) -> CoarsePrediction:
-        features, coarse = self.coarse_logits(batch)
-        check_finite("the coarse prediction", coarse)
-        return CoarsePrediction(features, coarse, self.head.stride, batch.image_sizes[0])
+        return coarse_prediction(self, self.transform(images))
 
-    def render(self, coarse: CoarsePrediction, points_per_step: int | None = None) -> Tensor:
+    def render(self, coarse: "CoarsePrediction", points_per_step: int | None = None) -> Tensor:
         """Logits (N, K, H, W) at the images' size.
 
         Args:
             coarse: from :meth:`coarse_prediction`.
             points_per_step: N of PointRend, the most points that a subdivision step predicts; by default the model's.
         """
-        if self.pointrend is None:
-            logits = upsample(coarse.logits, extent_of(coarse.logits, coarse.stride))
-        else:
-            logits = self.pointrend.render(coarse.features, coarse.logits, coarse.stride, points_per_step)
-        return crop(logits, coarse.size)
+        from pointrend.semantic_inference import render
 
-    def _render(self, batch: ImageList) -> list[Tensor]:
-        return list(self.render(self._coarse_prediction(batch)))
+        return render(self, coarse, points_per_step)

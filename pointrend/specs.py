@@ -24,48 +24,63 @@ IGNORE_LABEL = 255
 class PointSampling:
     """How training points are chosen (Section 3.1, Table 4).
 
-    ``strategy="biased"`` over-generates ``oversample * num_points`` uniform candidates (the paper's k), keeps the
-    ``importance * num_points`` most uncertain (its beta) and fills up with uniform points. ``oversample=1,
-    importance=0`` is plain uniform sampling. ``strategy="grid"`` takes a regular grid instead and reads neither.
+    ``strategy="biased"`` draws ``oversample_ratio * num_points`` uniform candidates, keeps the
+    ``importance_sample_ratio * num_points`` most uncertain of them and adds uniform points up to ``num_points``.
+    Ratios of 1 and 0 are plain uniform sampling. ``strategy="grid"`` is a regular grid, which ignores both ratios.
+
+    Args:
+        strategy: "biased" or "grid".
+        num_points: N, points per region or image. None, for semantic models only: as many as a stride-16 map of the
+            training batch has cells (Section 5).
+        oversample_ratio: the paper's k, at least 1.
+        importance_sample_ratio: the paper's beta, in [0, 1].
 
     Raises:
-        ValueError: for values outside their domain.
+        ValueError: for a value outside its domain; the message names the field.
     """
 
-    strategy: Literal["biased", "grid"] = "biased"
-    num_points: int = 14 * 14
-    oversample: float = 3.0
-    importance: float = 0.75
+    strategy: Literal["biased", "grid"]
+    num_points: int | None
+    oversample_ratio: float
+    importance_sample_ratio: float
 
     def __post_init__(self) -> None:
         if self.strategy not in ("biased", "grid"):
             raise ValueError(f"strategy is {self.strategy!r}, expected 'biased' or 'grid'")
-        if self.num_points < 1:
+        if self.num_points is not None and self.num_points < 1:
             raise ValueError(f"num_points is {self.num_points}, expected at least 1")
-        if not 1 <= self.oversample < math.inf:
-            raise ValueError(f"oversample (k) is {self.oversample}, expected at least 1")
-        if not 0 <= self.importance <= 1:
-            raise ValueError(f"importance (beta) is {self.importance}, expected a value in [0, 1]")
-        if self.strategy == "grid" and math.isqrt(self.num_points) ** 2 != self.num_points:
-            raise ValueError(f"num_points is {self.num_points}; a regular grid needs a square number")
+        if not 1 <= self.oversample_ratio < math.inf:
+            raise ValueError(f"oversample_ratio (k) is {self.oversample_ratio}, expected a finite number from 1")
+        if not 0 <= self.importance_sample_ratio <= 1:
+            raise ValueError(
+                f"importance_sample_ratio (beta) is {self.importance_sample_ratio}, expected a number in [0, 1]"
+            )
+        if self.strategy == "grid" and math.isqrt(self.num_points or 0) ** 2 != self.num_points:
+            raise ValueError(f"num_points is {self.num_points}, expected a square number: strategy is 'grid'")
 
 
 @dataclass(frozen=True)
 class Rendering:
-    """How PointRend renders a mask at inference (Table 3): output resolution and points per subdivision step."""
+    """How PointRend renders a mask at inference (Section 3.1, Table 3).
 
-    resolution: int = 224
-    num_points: int = 28 * 28
+    Args:
+        resolution: M, the side of the square mask.
+        num_points: N, the most points that a subdivision step predicts.
+
+    Raises:
+        ValueError: for a value below 1; the message names the field.
+    """
+
+    resolution: int
+    num_points: int
 
     def __post_init__(self) -> None:
-        for name, value in (("resolution", self.resolution), ("num_points", self.num_points)):
-            if value < 1:
-                raise ValueError(f"{name} is {value}, expected at least 1")
+        _check_at_least_one(self, "resolution", "num_points")
 
 
 @dataclass(frozen=True)
 class InstanceSpec:
-    """A Mask R-CNN by numbers: what a model's name stands for."""
+    """The numbers that define a Mask R-CNN. ``sampling`` and ``rendering`` belong to the PointRend head alone."""
 
     mask_head: Literal["4xconv", "pointrend"]
     backbone: str
@@ -79,21 +94,30 @@ class InstanceSpec:
     mask_channels: int = 256  # of the 4xconv, coarse and point heads alike
     coarse_hidden: int = 1024
     point_layers: int = 3  # hidden layers of the point head
-    point_channels: int | None = None  # of the point head, if others than ``mask_channels``
+    point_channels: int | None = None  # of the point head; None for ``mask_channels``
     proposals_per_level: tuple[int, int] = (2000, 1000)  # before NMS, in training and at inference
     proposals_per_image: int = 1000
     rois_per_image: int = 512
-    detections_per_image: int = 100  # the most that are kept at inference
+    detections_per_image: int = 100  # kept at inference, by score
     roi_sampling_ratio: int = 0
     class_agnostic: bool = False  # one mask per region, whatever its class
     stride_in_1x1: bool = False  # as the original ResNets, unlike torchvision's
+    sampling: PointSampling | None = None
+    rendering: Rendering | None = None
 
     def __post_init__(self) -> None:
         _check_at_least_one(
-            self, "num_classes", "min_size", "max_size", "rois_per_image", "detections_per_image", "point_layers"
+            self,
+            "num_classes",
+            "min_size",
+            "max_size",
+            "rois_per_image",
+            "detections_per_image",
+            "point_layers",
+            "point_channels",
         )
-        if self.point_channels is not None:
-            _check_at_least_one(self, "point_channels")
+        if self.sampling is not None and self.sampling.num_points is None:
+            raise ValueError("sampling.num_points is None, expected a number: instance models sample N points a region")
 
     @property
     def has_pointrend(self) -> bool:
@@ -102,17 +126,21 @@ class InstanceSpec:
 
 @dataclass(frozen=True)
 class SemanticSpec:
-    """What the semantic models have in common, by numbers."""
+    """The numbers that both semantic models have. ``sampling`` and ``points_per_step`` belong to PointRend alone."""
 
     backbone: str
     num_classes: int
     norm: Norm
-    has_pointrend: bool
     head_channels: int
     point_channels: int = 256
     point_layers: int = 3
-    points_per_step: int = 8096
     coarse_each_layer: bool = True
+    sampling: PointSampling | None = None
+    points_per_step: int | None = None
+
+    @property
+    def has_pointrend(self) -> bool:
+        return self.sampling is not None
 
     def __post_init__(self) -> None:
         _check_at_least_one(self, "num_classes", "points_per_step", "point_layers", "point_channels")
@@ -144,21 +172,33 @@ class SemanticFPNSpec(SemanticSpec):
 
 def _check_at_least_one(spec: object, *names: str) -> None:
     for name in names:
-        if getattr(spec, name) < 1:
-            raise ValueError(f"{name} is {getattr(spec, name)}, expected at least 1")
+        value = getattr(spec, name)
+        if value is not None and value < 1:
+            raise ValueError(f"{name} is {value}, expected at least 1")
 
 
-def _pair(suffix: str, backbone: str, numbers: dict[str, Any]) -> dict[str, InstanceSpec]:
-    """The two models, one per mask head, that share a detector."""
+#: The paper's settings of PointRend: training points of Section 4, rendering of Section 3.1, and those of Section 5 for
+#: semantic models. Every model below starts from them; all can be overridden.
+PAPER_SAMPLING = PointSampling("biased", num_points=14 * 14, oversample_ratio=3.0, importance_sample_ratio=0.75)
+PAPER_RENDERING = Rendering(resolution=224, num_points=28 * 28)
+PAPER_SEMANTIC_SAMPLING = replace(PAPER_SAMPLING, num_points=None)
+PAPER_POINTS_PER_STEP = 8096
+
+
+def _instance_pair(suffix: str, backbone: str, numbers: dict[str, Any]) -> dict[str, InstanceSpec]:
+    """The 4xconv and the PointRend model over the same detector."""
     return {
         f"maskrcnn_{suffix}": InstanceSpec("4xconv", backbone, **numbers),
-        f"pointrend_rcnn_{suffix}": InstanceSpec("pointrend", backbone, **numbers),
+        f"pointrend_rcnn_{suffix}": InstanceSpec(
+            "pointrend", backbone, **numbers, sampling=PAPER_SAMPLING, rendering=PAPER_RENDERING
+        ),
     }
 
 
-def _semantic(name: str, spec: SemanticSpec) -> dict[str, SemanticSpec]:
-    """The model and the same with PointRend over it."""
-    return {name: spec, f"pointrend_{name}": replace(spec, has_pointrend=True)}
+def _semantic_pair(name: str, spec: SemanticSpec) -> dict[str, SemanticSpec]:
+    """A semantic model, and the same with PointRend."""
+    with_pointrend = replace(spec, sampling=PAPER_SEMANTIC_SAMPLING, points_per_step=PAPER_POINTS_PER_STEP)
+    return {name: spec, f"pointrend_{name}": with_pointrend}
 
 
 _COCO = {"num_classes": 80, "min_size": 800, "max_size": 1333, "norm": "frozen_batch"}
@@ -181,19 +221,19 @@ _TINY = {
 
 #: Every model of the library by name.
 MODELS: dict[str, InstanceSpec | SemanticSpec] = {
-    **_pair("r50_fpn_coco", "r50", _COCO),
-    **_pair("r101_fpn_coco", "r101", _COCO),
-    **_pair("x101_fpn_coco", "x101", _COCO),
-    **_pair("r50_fpn_cityscapes", "r50", _CITYSCAPES),
-    **_pair("tiny_fpn", "tiny", _TINY),
-    **_pair("tiny18_fpn", "tiny18", _TINY),
-    **_pair("tiny26_fpn", "tiny26", _TINY),
-    **_semantic("deeplabv3_r103_cityscapes", DeepLabV3Spec("r103", 19, "batch", False, head_channels=256)),
-    **_semantic("semantic_fpn_r101_cityscapes", SemanticFPNSpec("r101", 19, "frozen_batch", False, head_channels=128)),
-    **_semantic("deeplabv3_tiny", DeepLabV3Spec("tiny", 19, "group", False, head_channels=64, point_channels=64)),
-    **_semantic(
+    **_instance_pair("r50_fpn_coco", "r50", _COCO),
+    **_instance_pair("r101_fpn_coco", "r101", _COCO),
+    **_instance_pair("x101_fpn_coco", "x101", _COCO),
+    **_instance_pair("r50_fpn_cityscapes", "r50", _CITYSCAPES),
+    **_instance_pair("tiny_fpn", "tiny", _TINY),
+    **_instance_pair("tiny18_fpn", "tiny18", _TINY),
+    **_instance_pair("tiny26_fpn", "tiny26", _TINY),
+    **_semantic_pair("deeplabv3_r103_cityscapes", DeepLabV3Spec("r103", 19, "batch", head_channels=256)),
+    **_semantic_pair("semantic_fpn_r101_cityscapes", SemanticFPNSpec("r101", 19, "frozen_batch", head_channels=128)),
+    **_semantic_pair("deeplabv3_tiny", DeepLabV3Spec("tiny", 19, "group", head_channels=64, point_channels=64)),
+    **_semantic_pair(
         "semantic_fpn_tiny",
-        SemanticFPNSpec("tiny", 19, "group", False, head_channels=64, point_channels=64, fpn_channels=64),
+        SemanticFPNSpec("tiny", 19, "group", head_channels=64, point_channels=64, fpn_channels=64),
     ),
 }
 

@@ -7,10 +7,10 @@ files by :mod:`pointrend.unpickle`.
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -26,19 +26,20 @@ from pointrend.detectron2 import (
     from_detectron2_backbone,
     is_detectron2,
 )
-from pointrend.instance import MaskRCNN
 from pointrend.registry import build_model
-from pointrend.semantic import SemanticSegmenter
-from pointrend.semantic_heads import ASPP
 from pointrend.unpickle import UnexpectedContent, unpickle_arrays
 from pointrend.zoo import address, fetch
+
+if TYPE_CHECKING:
+    from pointrend.instance import MaskRCNN
+    from pointrend.semantic import SemanticSegmenter
 
 #: The 80 COCO category ids in use, in order; torchvision's COCO models have an output for each of 0..90.
 COCO_CATEGORY_IDS = tuple(i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
 
 _COUNTER = "num_batches_tracked"
 
-#: torchvision's names of what it has in common with ours.
+#: Prefixes of torchvision's names, and ours for the same weights.
 _TORCHVISION_PREFIXES = {
     "backbone.body.": "backbone.body.",
     "backbone.fpn.": "backbone.fpn.",
@@ -131,7 +132,7 @@ def _from_torchvision(state: Mapping[str, Tensor], num_classes: int) -> dict[str
     classes = torch.cat((torch.tensor([0]), foreground))
     box_rows = (classes[:, None] * 4 + torch.arange(4)).flatten()
     for kind in ("weight", "bias"):
-        # Its mask head has an output for the background, which ours has not.
+        # torchvision's mask head has an output for the background, ours does not.
         for name, rows in zip(needed, (classes, box_rows, foreground), strict=True):
             renamed[name + kind] = renamed[name + kind][rows]
     return renamed
@@ -148,20 +149,24 @@ def _problems(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[st
 
 
 def _structure(model: nn.Module) -> dict[str, Any]:
-    """What weights presume of a model beyond names and shapes: where its strides are, how it pools the image."""
+    """What weights assume about a model beyond names and shapes: where its strides are, and DeepLabV3's pool window."""
     found: dict[str, Any] = {"stride_in_1x1": stride_in_1x1(model)}
-    for module in model.modules():
-        if isinstance(module, ASPP):
-            found["pool_window"] = module.pool_window
+    for module in _pooling_modules(model):
+        found["pool_window"] = module.pool_window
     return {name: value for name, value in found.items() if value is not None}
+
+
+def _pooling_modules(model: nn.Module) -> Iterator[Any]:
+    """The ASPP modules of a model, found by their attribute: their class would bring in the semantic models' code."""
+    return (module for module in model.modules() if hasattr(module, "pool_window"))
 
 
 def _set_structure(model: nn.Module, structure: Mapping[str, Any]) -> None:
     if "stride_in_1x1" in structure:
         set_stride_in_1x1(model, structure["stride_in_1x1"])
-    for module in model.modules():
-        if isinstance(module, ASPP) and "pool_window" in structure:
-            rows, columns = structure["pool_window"]
+    if "pool_window" in structure:
+        rows, columns = structure["pool_window"]
+        for module in _pooling_modules(model):
             module.pool_window = (rows, columns)
 
 
@@ -172,7 +177,7 @@ class _Checkpoint:
     metadata: Mapping[str, str]
 
     def options(self, name: str) -> dict[str, Any]:
-        """What it takes to build a model of that name for these weights."""
+        """The options of :func:`build_model` that these weights need in a model of that name."""
         if is_detectron2(self.state):
             return detectron2_options(name)
         stored = json.loads(self.metadata.get("options", "{}")) if name == self.metadata.get("model") else {}
@@ -186,7 +191,7 @@ def _read(source: str | os.PathLike[str]) -> _Checkpoint:
 
 
 def _load(model: nn.Module, checkpoint: _Checkpoint, given: Mapping[str, Any] | None = None) -> None:
-    """Loads a checkpoint; options that were given stand against what it presumes."""
+    """Loads a checkpoint into a model; options that the caller gave override the structure that it assumes."""
     own = model.state_dict()
     state = checkpoint.state
     structure: dict[str, Any] = json.loads(checkpoint.metadata.get("structure", "{}"))
@@ -197,7 +202,7 @@ def _load(model: nn.Module, checkpoint: _Checkpoint, given: Mapping[str, Any] | 
         if _is_torchvision(state) and "roi_heads.box_predictor.cls_score.bias" in own:
             state = _from_torchvision(state, len(own["roi_heads.box_predictor.cls_score.bias"]) - 1)
             structure = {"stride_in_1x1": False}
-        # torchvision's batch norm counts its batches, which only training needs.
+        # torchvision's batch norm counts its batches; the models here have no such counters.
         state = {name: value for name, value in state.items() if name in own or not name.endswith(_COUNTER)}
         problems = _problems(state, own)
     if problems:
@@ -209,8 +214,8 @@ def _load(model: nn.Module, checkpoint: _Checkpoint, given: Mapping[str, Any] | 
 def load_weights(model: nn.Module, source: str | os.PathLike[str]) -> None:
     """Loads a whole model's weights in place.
 
-    What weights presume of a model beyond names and shapes goes with them: the strides of the ResNet move into its
-    1x1 convolutions, and DeepLabV3 averages the image in windows, where they were trained so, as Detectron2's were.
+    The structure that weights were trained with is restored too: whether the ResNet has its strides in the 1x1
+    convolutions, and whether DeepLabV3 averages the image in windows, as Detectron2's weights assume.
 
     Args:
         model: from :func:`pointrend.build_model`.
@@ -228,13 +233,15 @@ def load_weights(model: nn.Module, source: str | os.PathLike[str]) -> None:
     _load(model, _read(source))
 
 
-def load_model(source: str | os.PathLike[str], name: str | None = None, **options: Any) -> MaskRCNN | SemanticSegmenter:
-    """A model built for the weights of a file, with them, in evaluation mode.
+def load_model(
+    source: str | os.PathLike[str], name: str | None = None, **options: Any
+) -> "MaskRCNN | SemanticSegmenter":
+    """Builds the model that a weight file is for and loads the weights, in evaluation mode.
 
     Args:
         source: as for :func:`load_weights`.
-        name: see :func:`pointrend.list_models`; what the file says by default.
-        options: as for :func:`pointrend.build_model`, where the file does not say or other than it says.
+        name: see :func:`pointrend.list_models`; by default the name stored in the file.
+        options: as for :func:`pointrend.build_model`; they override those stored in the file.
 
     Raises:
         FileNotFoundError, OSError, ValueError: as :func:`load_weights` and :func:`pointrend.build_model`, or if neither
@@ -243,17 +250,17 @@ def load_model(source: str | os.PathLike[str], name: str | None = None, **option
     checkpoint = _read(source)
     name = name or checkpoint.metadata.get("model")
     if name is None:
-        raise ValueError(f"{checkpoint.path}: does not say which model it is for; give its name")
+        raise ValueError(f"{checkpoint.path}: does not say which model it is for; give the model's name")
     model = build_model(name, **{**checkpoint.options(name), **options})
     _load(model, checkpoint, options)
     return model.eval()
 
 
-def load_detectron2(name: str, source: str | os.PathLike[str], **options: Any) -> MaskRCNN | SemanticSegmenter:
-    """A model with the weights of a checkpoint of Detectron2, ready to predict what Detectron2 predicts.
+def load_detectron2(name: str, source: str | os.PathLike[str], **options: Any) -> "MaskRCNN | SemanticSegmenter":
+    """A model with the weights of a Detectron2 checkpoint, which predicts what Detectron2 predicts.
 
-    It takes RGB images in [0, 1]. Images are resized in float, with anti-aliasing; Detectron2's own predictor resizes
-    8-bit images with Pillow, which differs by the rounding to whole grey levels.
+    Its input is RGB images in [0, 1]. Images are resized in float, with anti-aliasing; Detectron2's own predictor
+    resizes 8-bit images with Pillow, which differs by the rounding to whole grey levels.
 
     Args:
         name: see :func:`pointrend.list_models`.
@@ -296,12 +303,12 @@ def load_backbone(model: nn.Module, source: str | os.PathLike[str]) -> None:
         raise ValueError(f"{checkpoint.path}: not a backbone of this model:\n  " + "\n  ".join(problems))
     model.load_state_dict(values, strict=False)
     set_stride_in_1x1(model, convention(own).stride_in_1x1)
-    if isinstance(model, MaskRCNN):
-        freeze_stem_and_res2(model.backbone.get_submodule("body"))
+    if any(name.startswith("roi_heads.") for name in own):  # an instance model
+        freeze_stem_and_res2(model.get_submodule("backbone.body"))
 
 
 def convert_weights(source: str | os.PathLike[str], output: Path, name: str, **options: Any) -> None:
-    """Rewrites any weights that :func:`load_weights` reads as safetensors, with what it takes to build the model.
+    """Rewrites any weights that :func:`load_weights` reads as safetensors, with the model's name and options.
 
     Args:
         source: as for :func:`load_weights`.
@@ -325,8 +332,8 @@ def save_weights(model: nn.Module, path: str | os.PathLike[str], metadata: Mappi
     Args:
         model: any module.
         path: the ``.safetensors`` file.
-        metadata: strings to store beside the tensors, such as the model's name. What :func:`load_weights` needs
-            to know is added.
+        metadata: strings to store beside the tensors, such as the model's name. The structure that
+            :func:`load_weights` restores is added.
 
     Raises:
         ValueError: if the name does not end in ``.safetensors``.

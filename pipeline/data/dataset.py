@@ -19,7 +19,7 @@ from pipeline.data.manifest import PreparedDataset, Split
 from pipeline.data.samplers import Draw
 from pipeline.data.storage import Storage
 from pipeline.data.transforms import Target, augment
-from pointrend.drawing import decode_picture
+from pointrend.pictures import decode_picture
 
 
 class Example(NamedTuple):

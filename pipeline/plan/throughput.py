@@ -216,6 +216,7 @@ def _instance_outputs(model: MaskRCNN, features: dict[str, Tensor], foreground: 
     else:
         coarse = mask_head.coarse_head(regions)
         points = mask_head.sampling.num_points
+        assert points is not None  # an instance model's is a number
         fine = torch.empty(masked, channels, points, requires_grad=True)
         at_points = torch.empty(masked, coarse.shape[1], points, requires_grad=True)
         masks = [coarse, mask_head.point_head(fine, at_points)]
@@ -227,7 +228,7 @@ def _semantic_outputs(model: SemanticSegmenter, features: dict[str, Tensor]) -> 
     coarse = model.head(features)
     if model.pointrend is None:
         return [coarse]
-    sampling = model.pointrend.sampling
-    assert sampling is not None  # an experiment with a point head states it
-    points = torch.empty(1, sampling.num_points, 2)
+    num_points = model.pointrend.sampling.num_points
+    assert num_points is not None  # an experiment with a point head states it
+    points = torch.empty(1, num_points, 2)
     return [coarse, model.pointrend.point_logits(features, coarse, model.head.stride, points)]

@@ -9,8 +9,9 @@ from typer.testing import CliRunner, Result
 from pointrend import Rendering
 from pointrend.cli import app
 from pointrend.complexity import Complexity, Row, compare_heads, count, spec_complexity
-from pointrend.points import mask_uncertainty, num_point_predictions, subdivide, subdivision_sizes
-from pointrend.specs import MODELS, InstanceSpec
+from pointrend.points import mask_uncertainty
+from pointrend.specs import MODELS, PAPER_RENDERING, InstanceSpec
+from pointrend.subdivision import num_point_predictions, subdivide, subdivision_sizes
 
 
 def spec(name: str = "pointrend_rcnn_r50_fpn_coco") -> InstanceSpec:
@@ -73,8 +74,8 @@ class TestOfOneModel:
         rows = compare_heads(spec(of_one), 80, Rendering(224, 28 * 28))
         four_conv, pointrend = spec("maskrcnn_r50_fpn_coco"), spec("pointrend_rcnn_r50_fpn_coco")
         assert rows == [
-            Row("4xconv", 28, spec_complexity(four_conv, 80, Rendering(28))),
-            Row("4xconv", 224, spec_complexity(four_conv, 80, Rendering(224))),
+            Row("4xconv", 28, spec_complexity(four_conv, 80, Rendering(28, 1))),
+            Row("4xconv", 224, spec_complexity(four_conv, 80, Rendering(224, 1))),
             Row("pointrend", 224, spec_complexity(pointrend, 80, Rendering(224, 28 * 28))),
         ]
 
@@ -94,7 +95,7 @@ class TestOfOneModel:
     )
     def test_refuses(self, name: str, classes: int, resolution: int, message: str) -> None:
         with pytest.raises(ValueError, match=message):
-            spec_complexity(spec(name), classes, Rendering(resolution))
+            spec_complexity(spec(name), classes, Rendering(resolution, 28 * 28))
 
 
 def test_predictions_of_section_3_1() -> None:
@@ -135,13 +136,13 @@ class TestCount:
         assert not layer._forward_hooks
 
     def test_more_classes_cost_more(self) -> None:
-        few, many = (compare_heads(spec(), classes, Rendering()) for classes in (1, 80))
+        few, many = (compare_heads(spec(), classes, PAPER_RENDERING) for classes in (1, 80))
         for a, b in zip(few, many, strict=True):
             assert a.cost.multiply_adds < b.cost.multiply_adds
             assert a.cost.activations < b.cost.activations
 
     def test_pointrend_s_activations_do_not_grow_with_the_resolution(self) -> None:
-        coarse, fine = (compare_heads(spec(), 80, Rendering(side))[2].cost for side in (28, 448))
+        coarse, fine = (compare_heads(spec(), 80, Rendering(side, 28 * 28))[2].cost for side in (28, 448))
         assert fine.activations == coarse.activations
         assert fine.multiply_adds - coarse.multiply_adds == pytest.approx(4 * 28**2 * 284_928)
 
@@ -170,7 +171,7 @@ class TestCommand:
             "model": "pointrend_rcnn_tiny_fpn",
             "num_classes": 3,
         }
-        expected = compare_heads(spec("pointrend_rcnn_tiny_fpn"), 3, Rendering(56))
+        expected = compare_heads(spec("pointrend_rcnn_tiny_fpn"), 3, Rendering(56, 28 * 28))
         assert printed["rows"] == [
             {
                 "mask_head": head,

@@ -8,6 +8,7 @@ from torchvision.ops import box_iou
 
 from pointrend.backbones import STRIDES
 from pointrend.detector import Anchors, BoxHeads, box_heads, pool_regions, proposal_network
+from pointrend.instance_inference import detect_boxes
 
 
 def pyramid(height: int, width: int, channels: int = 1, images: int = 1) -> dict[str, Tensor]:
@@ -209,7 +210,7 @@ class TestDetect:
         proposals = [torch.rand(30, 2).repeat(1, 2) * 100 + torch.tensor([0.0, 0.0, 25.0, 40.0]) for _ in range(2)]
         features = {name: torch.randn_like(f) for name, f in pyramid(128, 128, 4, 2).items()}
         with torch.no_grad():
-            found = heads.detect(features, proposals, [(100, 90), (128, 128)])
+            found = detect_boxes(heads, features, proposals, [(100, 90), (128, 128)])
         for boxes, scores, labels, (height, width) in zip(*found, [(100, 90), (128, 128)], strict=True):
             assert len(boxes) == len(scores) == len(labels) > 5
             assert (scores.diff() <= 0).all()

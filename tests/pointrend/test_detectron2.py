@@ -22,7 +22,7 @@ from pointrend.detectron2 import (
     from_detectron2,
     from_detectron2_backbone,
 )
-from pointrend.instance import Detections
+from pointrend.instance_inference import Detections
 from pointrend.paste import paste_masks
 from pointrend.transform import ImageTransform
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from pointrend.drawing import boundary, color, draw_masks, read_picture, write_picture
+from pointrend.drawing import boundary, color, draw_masks, write_picture
+from pointrend.pictures import read_picture
 
 
 class TestPictures:

@@ -22,7 +22,7 @@ def test_names_load_without_the_pipeline() -> None:
     loaded = run(
         "import sys, pointrend\n"
         "for name in pointrend.__all__: getattr(pointrend, name)\n"
-        "import pointrend.drawing\n"
+        "import pointrend.drawing, pointrend.pictures\n"
         "print(*sys.modules)"
     )
     assert {"torch", "pointrend.instance", "pointrend.weights"} <= set(loaded)
@@ -30,7 +30,11 @@ def test_names_load_without_the_pipeline() -> None:
 
 
 def test_the_models_by_name_need_no_torch() -> None:
-    loaded = run("import sys, pointrend; pointrend.list_models(); pointrend.PointSampling(); print(*sys.modules)")
+    loaded = run(
+        "import sys, pointrend\n"
+        "pointrend.list_models(), pointrend.PointSampling('grid', 49, 1, 0), pointrend.Rendering(28, 49)\n"
+        "print(*sys.modules)"
+    )
     assert "pointrend" in loaded
     assert not {name.partition(".")[0] for name in loaded} & {"torch", "torchvision", "numpy", *PIPELINE}
 

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -6,11 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pointrend import PointSampling, Rendering
+from pointrend import Rendering
 from pointrend.detector import Regions
-from pointrend.instance import FourConvMaskHead, PointRendMaskHead, crop_masks, mean_bce, own_class
+from pointrend.instance import FourConvMaskHead, PointRendMaskHead, crop_masks, mean_bce, select_class_logits
 from pointrend.paste import paste_masks
 from pointrend.points import sample_features
+from pointrend.specs import PAPER_RENDERING, PAPER_SAMPLING
 
 HEADS = ("4xconv", "pointrend")
 DETECTOR_LOSSES = {"loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg"}
@@ -19,13 +21,13 @@ MASK_LOSSES = {"4xconv": {"loss_mask"}, "pointrend": {"loss_mask", "loss_mask_po
 
 def test_one_class_is_every_region_s_own() -> None:
     logits = torch.randn(3, 1, 2, 2)
-    assert torch.equal(own_class(logits, torch.tensor([1, 7, 80])), logits)
+    assert torch.equal(select_class_logits(logits, torch.tensor([1, 7, 80])), logits)
 
 
-def test_own_class_by_hand() -> None:
+def test_select_class_logits_by_hand() -> None:
     logits = torch.arange(12.0).view(2, 3, 2)
-    assert own_class(logits, torch.tensor([3, 1])).tolist() == [[[4.0, 5.0]], [[6.0, 7.0]]]
-    assert own_class(torch.zeros(0, 3, 7, 7), torch.zeros(0, dtype=torch.int64)).shape == (0, 1, 7, 7)
+    assert select_class_logits(logits, torch.tensor([3, 1])).tolist() == [[[4.0, 5.0]], [[6.0, 7.0]]]
+    assert select_class_logits(torch.zeros(0, 3, 7, 7), torch.zeros(0, dtype=torch.int64)).shape == (0, 1, 7, 7)
 
 
 class TestMeanBCE:
@@ -99,7 +101,8 @@ def pyramid(images: int = 1, channels: int = 4) -> dict[str, Tensor]:
 
 def pointrend_head(**options: Any) -> PointRendMaskHead:
     torch.manual_seed(0)
-    return PointRendMaskHead(4, 3, coarse_channels=8, coarse_hidden=16, point_channels=8, **options)
+    settings = {"sampling": PAPER_SAMPLING, "rendering": PAPER_RENDERING, **options}
+    return PointRendMaskHead(4, 3, coarse_channels=8, coarse_hidden=16, point_channels=8, **settings)
 
 
 class TestFineFeatures:
@@ -194,7 +197,7 @@ class TestMaskLosses:
     def test_resolution_of_the_ground_truth_does_not_matter(self) -> None:
         # Cells of 7x7 that are 4 pixels each, as those of the ground truth are.
         boxes = torch.tensor([[4.0, 4.0, 32.0, 32.0], [12.0, 24.0, 40.0, 52.0]])
-        head = pointrend_head(sampling=PointSampling("grid", 49))
+        head = pointrend_head(sampling=replace(PAPER_SAMPLING, strategy="grid", num_points=49))
         coarse, fine = (self.losses(head, self.regions(boxes, boxes), self.target(factor)) for factor in (1, 4))
         assert fine == pytest.approx(coarse, abs=1e-6)
 
@@ -491,13 +494,13 @@ class TestRendering:
         model = tiny_model("4xconv").eval()
         with torch.inference_mode():
             found = model.detect([torch.rand(3, 64, 64)])
-            assert torch.equal(model.region_masks(found)[0], model.region_masks(found, Rendering(28))[0])
+            assert torch.equal(model.region_masks(found)[0], model.region_masks(found, Rendering(28, 1))[0])
         with pytest.raises(ValueError, match="28x28 masks, not 56"):
-            model.region_masks(found, Rendering(56))
+            model.region_masks(found, Rendering(56, 1))
 
     @pytest.mark.parametrize(
         ("options", "message"), [({"resolution": 0}, "resolution is 0"), ({"num_points": -1}, "num_points is -1")]
     )
     def test_refuses_values_outside_their_domain(self, options: dict[str, int], message: str) -> None:
         with pytest.raises(ValueError, match=message):
-            Rendering(**options)
+            replace(PAPER_RENDERING, **options)

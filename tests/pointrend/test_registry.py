@@ -7,6 +7,7 @@ from torch import nn
 import pointrend
 from pointrend import PointSampling, Rendering, build_model, list_models
 from pointrend.heads import CoarseMaskHead, FourConvHead, PointHead
+from pointrend.specs import PAPER_RENDERING, PAPER_SAMPLING, PAPER_SEMANTIC_SAMPLING
 
 PAIRS = ("r50_fpn_coco", "r101_fpn_coco", "x101_fpn_coco", "r50_fpn_cityscapes", "tiny_fpn", "tiny18_fpn", "tiny26_fpn")
 
@@ -86,7 +87,8 @@ class TestTheSemanticModelsOfThePaper:
     )
     def test_pointrend(self, name: str, level: str, channels: int) -> None:
         head = build(name).pointrend
-        assert (head.fine_level, head.fine_stride, head.points_per_step, head.sampling) == (level, 4, 8096, None)
+        assert (head.fine_level, head.fine_stride, head.points_per_step) == (level, 4, 8096)
+        assert head.sampling == PointSampling("biased", None, 3, 0.75), "as many points as a stride-16 map has cells"
         layers = (*head.point_head.layers, head.point_head.predictor)
         assert [layer.in_channels for layer in layers] == [channels + 19] * 4
         assert [layer.out_channels for layer in layers] == [256, 256, 256, 19]
@@ -145,7 +147,7 @@ class TestOptions:
         assert (transform.min_size, transform.max_size) == (100, 200)
 
     def test_sampling_and_rendering(self) -> None:
-        sampling, rendering = PointSampling("grid", 49), Rendering(56, 100)
+        sampling, rendering = PointSampling("grid", 49, 1, 0), Rendering(56, 100)
         head = build("pointrend_rcnn_tiny_fpn", sampling=sampling, rendering=rendering).mask_head
         assert (head.sampling, head.rendering) == (sampling, rendering)
 
@@ -164,7 +166,7 @@ class TestErrors:
             build_model("maskrcnn_r18")
         assert all(name in str(raised.value) for name in list_models())
 
-    @pytest.mark.parametrize("option", [{"sampling": PointSampling()}, {"rendering": Rendering()}])
+    @pytest.mark.parametrize("option", [{"sampling": PAPER_SAMPLING}, {"rendering": PAPER_RENDERING}])
     def test_pointrend_options_on_the_other_head(self, option: dict[str, Any]) -> None:
         with pytest.raises(ValueError, match="'maskrcnn_tiny_fpn' has no PointRend head"):
             build_model("maskrcnn_tiny_fpn", **option)
@@ -184,7 +186,7 @@ class TestErrors:
             build(name, **option)
 
     @pytest.mark.parametrize(
-        "option", [{"sampling": PointSampling()}, {"points_per_step": 9}, {"coarse_each_layer": False}]
+        "option", [{"sampling": PAPER_SAMPLING}, {"points_per_step": 9}, {"coarse_each_layer": False}]
     )
     def test_pointrend_options_on_a_plain_semantic_model(self, option: dict[str, Any]) -> None:
         with pytest.raises(ValueError, match="'deeplabv3_tiny' has no PointRend head"):
@@ -192,7 +194,7 @@ class TestErrors:
 
     def test_a_semantic_model_has_no_rendering(self) -> None:
         with pytest.raises(ValueError, match="it takes points_per_step, no rendering"):
-            build("pointrend_deeplabv3_tiny", rendering=Rendering())
+            build("pointrend_deeplabv3_tiny", rendering=PAPER_RENDERING)
 
     @pytest.mark.parametrize(
         ("option", "message"),
@@ -205,6 +207,10 @@ class TestErrors:
     def test_semantic_values(self, option: dict[str, Any], message: str) -> None:
         with pytest.raises(ValueError, match=message):
             build("pointrend_semantic_fpn_tiny", **option)
+
+    def test_instance_models_need_a_number_of_points(self) -> None:
+        with pytest.raises(ValueError, match=r"sampling\.num_points is None, expected a number"):
+            build("pointrend_rcnn_tiny_fpn", sampling=PAPER_SEMANTIC_SAMPLING)
 
     @pytest.mark.parametrize("num_classes", [0, -3])
     def test_num_classes(self, num_classes: int) -> None:

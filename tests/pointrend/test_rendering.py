@@ -7,15 +7,19 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pointrend import Rendering
-from pointrend.instance import FourConvMaskHead, PointRendMaskHead, own_class
-from pointrend.points import grid_points, sample_features, subdivision_sizes
-from pointrend.rendering import POINTS_AT_ONCE, bilinear_rows, interpolate
+from pointrend.instance import FourConvMaskHead, PointRendMaskHead, select_class_logits
+from pointrend.interpolation import bilinear_cells, sum_weighted_rows
+from pointrend.points import grid_points, sample_features
+from pointrend.rendering import POINTS_AT_ONCE, mask_logits_layer_by_layer
+from pointrend.specs import PAPER_RENDERING, PAPER_SAMPLING
+from pointrend.subdivision import subdivision_sizes
 
 
 def decided_head(num_classes: int = 3, **options: Any) -> PointRendMaskHead:
     """A small head in double precision whose layers all matter: a fresh one says 0 everywhere."""
     torch.manual_seed(0)
-    head = PointRendMaskHead(4, num_classes, coarse_channels=8, coarse_hidden=16, point_channels=8, **options).double()
+    sizes = {"coarse_channels": 8, "coarse_hidden": 16, "point_channels": 8, **options}
+    head = PointRendMaskHead(4, num_classes, sampling=PAPER_SAMPLING, rendering=PAPER_RENDERING, **sizes).double()
     with torch.no_grad():
         for parameter in head.parameters():
             if parameter.dim() == 1:
@@ -27,7 +31,7 @@ def decided_head(num_classes: int = 3, **options: Any) -> PointRendMaskHead:
 
 def layer_by_layer(head: PointRendMaskHead, features: Any, boxes: Any, labels: Any, rendering: Rendering) -> Tensor:
     sizes = subdivision_sizes((7, 7), (rendering.resolution, rendering.resolution))
-    return head.logits_layer_by_layer(features, boxes, labels, sizes, rendering.num_points)
+    return mask_logits_layer_by_layer(head, features, boxes, labels, sizes, rendering.num_points)
 
 
 def pyramid(images: int, side: int) -> dict[str, Tensor]:
@@ -148,14 +152,14 @@ class TestBilinearRows:
         torch.manual_seed(seed)
         features = torch.randn(1, 3, *size, dtype=torch.float64)
         points = torch.rand(1, 40, 2, dtype=torch.float64) * (1 + 2 * reach) - reach
-        rows, weights = bilinear_rows(points * torch.tensor([size[1], size[0]]) - 0.5, size)
+        rows, weights = bilinear_cells(points * torch.tensor([size[1], size[0]]) - 0.5, size)
         assert rows.min() >= 0
         assert rows.max() < size[0] * size[1]
-        sampled = interpolate(features[0].flatten(1).T.contiguous(), rows, weights)
+        sampled = sum_weighted_rows(features[0].flatten(1).T.contiguous(), rows[0], weights[0])
         torch.testing.assert_close(sampled.T[None], sample_features(features, points), atol=1e-9, rtol=0)
 
     def test_cell_centres(self) -> None:
-        rows, weights = bilinear_rows(grid_points((3, 4)) * torch.tensor([4, 3]) - 0.5, (3, 4))
+        rows, weights = bilinear_cells(grid_points((3, 4)) * torch.tensor([4, 3]) - 0.5, (3, 4))
         assert (rows * weights).sum(dim=1).tolist() == list(range(12))
         assert weights.sum(dim=1).tolist() == [1] * 12
 
@@ -170,4 +174,4 @@ def test_four_conv_head_of_one_class(num_classes: int, regions: int) -> None:
         head.head[-1].bias.normal_()
     pooled, labels = torch.randn(regions, 4, 14, 14, dtype=torch.float64), torch.randint(1, num_classes + 1, (regions,))
     one = head.head.forward_class(pooled, (labels - 1).clamp(max=num_classes - 1))
-    torch.testing.assert_close(one, own_class(head.head(pooled), labels))
+    torch.testing.assert_close(one, select_class_logits(head.head(pooled), labels))

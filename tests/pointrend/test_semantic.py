@@ -1,5 +1,6 @@
 """DeepLabV3 and SemanticFPN, with and without PointRend: Section 5 and Appendix B of the paper."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,9 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import pointrend.semantic
-from pointrend import PointSampling, SemanticSegmenter, build_model
+from pointrend import SemanticSegmenter, build_model
 from pointrend.points import grid_points
 from pointrend.semantic import SemanticPointRend, mean_cross_entropy, sample_labels
+from pointrend.specs import PAPER_POINTS_PER_STEP, PAPER_SAMPLING, PAPER_SEMANTIC_SAMPLING
 
 PLAIN = ("deeplabv3_tiny", "semantic_fpn_tiny")
 POINTREND = tuple(f"pointrend_{name}" for name in PLAIN)
@@ -26,6 +28,10 @@ def tiny(name: str, seed: int = 0, **options: Any) -> SemanticSegmenter:
         if module.endswith("predictor"):
             nn.init.normal_(layer.weight, std=1 / layer.weight[0].numel() ** 0.5)  # type: ignore[arg-type, index]
     return model
+
+
+def point_rend(*args: Any, points_per_step: int = PAPER_POINTS_PER_STEP) -> SemanticPointRend:
+    return SemanticPointRend(*args, sampling=PAPER_SEMANTIC_SAMPLING, points_per_step=points_per_step)
 
 
 def picture(height: int, width: int, seed: int = 0) -> Tensor:
@@ -135,7 +141,7 @@ class TestSubdivision:
     @torch.inference_mode()
     def test_the_most_uncertain_pixels_are_where_two_classes_meet(self) -> None:
         """Class 0 gives way to class 1 from left to right: of 32 columns the eight in the middle are asked for."""
-        head = SemanticPointRend("p2", 4, 3, points_per_step=32 * 8)
+        head = point_rend("p2", 4, 3, points_per_step=32 * 8)
         coarse = torch.linspace(4, -4, 16).expand(1, 1, 16, 16)
         coarse = torch.cat((coarse, -coarse, torch.full_like(coarse, -9)), dim=1)
         nn.init.zeros_(head.point_head.predictor.weight)  # type: ignore[arg-type]
@@ -146,7 +152,7 @@ class TestSubdivision:
     @torch.inference_mode()
     def test_fine_features_are_read_at_the_same_pixels(self) -> None:
         """With a coarse map that reaches further beyond the image than res2: 20 pixels are 2 cells of 16, 5 of 4."""
-        head = SemanticPointRend("res2", 2, 1)
+        head = point_rend("res2", 2, 1)
         seen = {}
         head.point_head.register_forward_pre_hook(lambda _, args: seen.update(fine=args[0], coarse=args[1]))
         ramp = (torch.arange(5) + 0.5) * 4  # the value is the pixel
@@ -212,14 +218,14 @@ class TestTrainingPoints:
     @pytest.mark.parametrize(("size", "points"), [((768, 768), 2304), ((512, 1024), 2048)])
     def test_as_many_as_a_stride_16_map_has(self, size: tuple[int, int], points: int, asked: list[Tensor]) -> None:
         """The numbers of Section 5, of DeepLabV3's and SemanticFPN's crops."""
-        head = SemanticPointRend("p2", 2, 3)
+        head = point_rend("p2", 2, 3)
         features = {"p2": torch.zeros(1, 2, size[0] // 4, size[1] // 4)}
         coarse = torch.randn(1, 3, size[0] // 16, size[1] // 16)
         head.loss(features, coarse, 16, torch.zeros(1, *size, dtype=torch.int64), [size])
         assert asked[0].shape == (1, points)
 
     def test_sampling_can_be_given(self, asked: list[Tensor]) -> None:
-        tiny(POINTREND[1], sampling=PointSampling(num_points=11))([picture(64, 64)] * 2, [target(64, 64)] * 2)
+        tiny(POINTREND[1], sampling=replace(PAPER_SAMPLING, num_points=11))([picture(64, 64)] * 2, [target(64, 64)] * 2)
         assert asked[1].shape == (2, 11)
 
     @pytest.mark.parametrize("name", POINTREND)
@@ -237,7 +243,7 @@ class TestTrainingPoints:
         assert sample_labels(labels, points).tolist() == [[0, 3, 8, 11]]
 
     def test_two_classes_that_meet_draw_points_to_their_border(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        head = SemanticPointRend("p2", 2, 2)
+        head = point_rend("p2", 2, 2)
         coarse = torch.linspace(9, -9, 32).expand(1, 1, 32, 32)
         seen: list[Tensor] = []
 
@@ -355,6 +361,6 @@ class TestErrors:
             model([picture(40, 40)])
 
     def test_nan_in_fine_features_alone(self) -> None:
-        head = SemanticPointRend("p2", 2, 3)
+        head = point_rend("p2", 2, 3)
         with pytest.raises(ValueError, match="feature map 'p2'"):
             head.render({"p2": torch.full((1, 2, 8, 8), torch.nan)}, torch.randn(1, 3, 8, 8), 4)

@@ -4,6 +4,7 @@ Shape letters: K classes, P points, M the side of a region mask, H W rows and co
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,10 @@ from pipeline.report.figures.overlays import Panels, Scenes, noted, to_image
 from pipeline.report.figures.shown_objects import LOCATED, ShownObject, shown_objects
 from pipeline.report.figures.steps import Step, subdivision_steps
 from pointrend.drawing import boundary, color, draw_masks
-from pointrend.instance import MaskRCNN, PointRendMaskHead, own_class
-from pointrend.points import mask_uncertainty, select_training_points, subdivision_sizes, upsample
-from pointrend.specs import COARSE_SIDE, PointSampling, Rendering
+from pointrend.instance import MaskRCNN, PointRendMaskHead, select_class_logits
+from pointrend.points import mask_uncertainty, select_training_points
+from pointrend.specs import COARSE_SIDE, PAPER_SAMPLING, Rendering
+from pointrend.subdivision import subdivision_sizes, upsample
 
 IMAGES = 40  # to take the objects from
 OBJECTS = 3
@@ -33,10 +35,10 @@ PANEL, MARGIN = 300, 0.1  # pixels of a panel's longer edge; around a box, as a 
 
 #: The strategies of Figure 5, N = 14².
 STRATEGIES = {
-    "regular grid": PointSampling(strategy="grid"),
-    "uniform (k = 1, β = 0)": PointSampling(oversample=1, importance=0),
-    "mildly biased (k = 3, β = 0.75)": PointSampling(oversample=3, importance=0.75),
-    "heavily biased (k = 10, β = 1)": PointSampling(oversample=10, importance=1),
+    "regular grid": replace(PAPER_SAMPLING, strategy="grid"),
+    "uniform (k = 1, β = 0)": replace(PAPER_SAMPLING, oversample_ratio=1, importance_sample_ratio=0),
+    "mildly biased (k = 3, β = 0.75)": PAPER_SAMPLING,
+    "heavily biased (k = 10, β = 1)": replace(PAPER_SAMPLING, oversample_ratio=10, importance_sample_ratio=1),
 }
 
 
@@ -102,7 +104,7 @@ def draw_instance_figures(run: TrainedRun, folder: Path) -> list[Figure]:
 @torch.inference_mode()
 def coarse_mask(head: PointRendMaskHead, shown: ShownObject) -> Tensor:
     """The coarse prediction of an object's own class: logits (1, 1, 7, 7)."""
-    return own_class(head.coarse_logits(shown.found.features, shown.found.boxes), shown.found.labels[0])
+    return select_class_logits(head.coarse_logits(shown.found.features, shown.found.boxes), shown.found.labels[0])
 
 
 @torch.inference_mode()
@@ -113,8 +115,8 @@ def mask_steps(head: PointRendMaskHead, shown: ShownObject, count: int, num_poin
     side = coarse.shape[-1]
     last = side * 2**count
     return subdivision_steps(
-        own_class(coarse, labels),
-        lambda points: own_class(head.point_logits(features, boxes, coarse, points), labels),
+        select_class_logits(coarse, labels),
+        lambda points: select_class_logits(head.point_logits(features, boxes, coarse, points), labels),
         lambda logits: mask_uncertainty(logits[:, 0]),
         subdivision_sizes((side, side), (last, last)),
         num_points,

@@ -19,7 +19,8 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from pipeline.data.storage import Storage
-from pointrend.drawing import decode_picture, draw_masks
+from pointrend.drawing import draw_masks
+from pointrend.pictures import decode_picture
 
 Rle = dict[str, Any]  # COCO's: size (H, W) and counts
 

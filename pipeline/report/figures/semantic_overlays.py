@@ -20,8 +20,9 @@ from pipeline.data.manifest import PreparedDataset
 from pipeline.data.storage import Storage
 from pipeline.evaluation.outputs import prediction_names
 from pipeline.metrics.segmentation_iou import boundary_distance
-from pipeline.report.figures.overlays import CAPTION, GAP, Panels, enlarge, font
-from pointrend.drawing import color, decode_picture
+from pipeline.report.overlays import CAPTION, GAP, Panels, enlarge, font
+from pointrend.drawing import color
+from pointrend.pictures import decode_picture
 
 OPACITY = 0.6
 PANEL = 320  # pixels of a panel's longer edge

@@ -11,8 +11,9 @@ from torch import Tensor
 from torchvision.ops import box_convert, box_iou
 
 from pipeline.data.coco import Category
-from pipeline.report.figures.overlays import Scenes
-from pointrend.instance import Detections, MaskRCNN
+from pipeline.report.overlays import Scenes
+from pointrend.instance import MaskRCNN
+from pointrend.instance_inference import Detections
 
 LOCATED = 0.75  # least IoU of a box with that of the object
 

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pointrend.points import Size, subdivide, upsample
+from pointrend.points import Size
+from pointrend.subdivision import subdivide, upsample
 
 
 class Step(NamedTuple):
@@ -28,7 +29,7 @@ def subdivision_steps(
     sizes: Sequence[Size],
     num_points: int,
 ) -> list[Step]:
-    """The steps of :func:`pointrend.points.subdivide`, whose arguments these are; the last one's logits are its result.
+    """The steps of :func:`pointrend.subdivision.subdivide`, with its arguments; the last one's logits are its result.
 
     It skips what leaves no trace: grids of at most N cells, before the last of them. Here they are predicted like all
     others.

@@ -13,7 +13,7 @@ import pyarrow as pa
 from pipeline.config.tables import Cell, CostCell, TableConfig
 from pipeline.report.results import RunResult
 from pointrend.complexity import spec_complexity
-from pointrend.specs import MODELS, InstanceSpec, Rendering
+from pointrend.specs import MODELS, PAPER_RENDERING, InstanceSpec, Rendering
 
 ROUNDED = 0.05  # what is shown as 0.0
 
@@ -105,7 +105,7 @@ def _count(cell: CostCell) -> dict[str, float]:
     """What a mask head takes: nothing is run for it."""
     spec = MODELS[cell.model]
     assert isinstance(spec, InstanceSpec)  # the schema's promise
-    rendering = Rendering(cell.resolution, cell.num_points or Rendering().num_points)
+    rendering = Rendering(cell.resolution, cell.num_points or PAPER_RENDERING.num_points)
     return {"": float(getattr(spec_complexity(spec, spec.num_classes, rendering), cell.cost))}
 
 

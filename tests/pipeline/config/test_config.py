@@ -305,7 +305,7 @@ def test_an_unknown_cluster_lists_the_clusters(repository: Path) -> None:
         (ExperimentConfig, EXPERIMENT, "seeds: [0, 1]", "seeds: []", "seeds", "at least 1"),
         (ExperimentConfig, EXPERIMENT, "dataset: shapes", "dataset: ../shapes", "dataset", "'../shapes'"),
         (ExperimentConfig, EXPERIMENT, "biased, ", "biased, importance: 1.5, ", "sampling.importance", "1.5"),
-        (ExperimentConfig, EXPERIMENT, "biased, ", "biased, oversample: 0.5, ", "sampling", "oversample (k) is 0.5"),
+        (ExperimentConfig, EXPERIMENT, "biased, ", "biased, oversample: 0.5, ", "sampling", "oversample_ratio (k) is 0.5"),
         (ExperimentConfig, EXPERIMENT, "{strategy: biased, num_points: 196}", "{strategy: grid, num_points: 200}",
          "sampling", "square"),
         (ExperimentConfig, EXPERIMENT, "resolution: 28,", "resolution: 28x28,",

@@ -28,8 +28,8 @@ from pipeline.report.figures.overlays import Scenes
 from pipeline.report.figures.shown_objects import ShownObject, shown_objects
 from pipeline.training.model import build_run_model
 from pointrend import save_weights
-from pointrend.drawing import decode_picture
 from pointrend.instance import MaskRCNN, PointRendMaskHead
+from pointrend.pictures import decode_picture
 from pointrend.specs import Rendering
 
 SIZE = (48, 64)

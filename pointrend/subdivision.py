@@ -1,0 +1,148 @@
+"""Adaptive subdivision, PointRend's inference (Section 3.1, "Inference", Figure 4).
+
+Shape letters: R regions, K classes, P points, H W rows and columns of a grid. Points and cells are as in
+:mod:`pointrend.points`.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pointrend.points import Size, grid_points
+
+CACHED_CELLS = 2**23  # cells of a band of rows that stays in the cache
+BLOCK = 32  # values per block in topk_indices
+
+
+def topk_indices(values: Tensor, count: int | torch.SymInt) -> Tensor:
+    """The indices of the ``count`` largest values of each row, in no order: (R, P) to (R, count) int64.
+
+    Like ``topk(count, sorted=False)``, but a long row is read only once: the largest values lie in the blocks with the
+    largest maxima.
+    """
+    cells = values.shape[1]
+    # In a graph that is recorded for any size, the length of a row is symbolic.
+    if not isinstance(cells, int) or cells < 2 * BLOCK * count or cells % BLOCK:
+        return values.topk(count, dim=1, sorted=False).indices
+    chosen = values.unflatten(1, (cells // BLOCK, BLOCK)).amax(2).topk(count, dim=1, sorted=False).indices
+    candidates = (chosen.unsqueeze(2) * BLOCK + torch.arange(BLOCK, device=values.device)).flatten(1)
+    return candidates.gather(1, values.gather(1, candidates).topk(count, dim=1, sorted=False).indices)
+
+
+def select_grid_points(uncertainty: Tensor, num_points: int) -> tuple[Tensor, Tensor]:
+    """The most uncertain cells of a grid (Section 3.1, "Inference").
+
+    Args:
+        uncertainty: (R, H, W).
+        num_points: N; all cells where the grid has fewer.
+
+    Returns:
+        indices (R, P) int64 into the flattened grid, and their centres (R, P, 2).
+    """
+    height, width = uncertainty.shape[1:]
+    # Sorted into the order of the grid, so that neighbours are looked up together.
+    indices = topk_indices(uncertainty.flatten(1), torch.sym_min(num_points, height * width)).sort(dim=1).values
+    rows = indices // width
+    columns = indices - rows * width
+    return indices, torch.stack(((columns + 0.5) / width, (rows + 0.5) / height), dim=2)
+
+
+def subdivision_sizes(coarse: Size, output: Size) -> list[Size]:
+    """The grids of the subdivision steps from ``coarse`` to ``output``: doubled each time, the last one exact.
+
+    Example:
+        >>> subdivision_sizes((7, 7), (56, 56))
+        [(14, 14), (28, 28), (56, 56)]
+
+    Raises:
+        ValueError: if ``output`` is smaller than ``coarse``.
+    """
+    if output[0] < coarse[0] or output[1] < coarse[1]:
+        raise ValueError(f"cannot subdivide a {coarse[0]}x{coarse[1]} grid to {output[0]}x{output[1]}")
+    sizes = []
+    size = coarse
+    while size != output:
+        size = (min(2 * size[0], output[0]), min(2 * size[1], output[1]))
+        sizes.append(size)
+    return sizes
+
+
+def num_point_predictions(sizes: Sequence[Size], num_points: int) -> int:
+    """How many points the subdivision over ``sizes`` predicts with at most ``num_points`` a step (Section 3.1)."""
+    return sum(min(height * width, num_points) for height, width in sizes)
+
+
+def upsample(logits: Tensor, size: Size) -> Tensor:
+    """Bilinear interpolation, ``align_corners=False``: (R, K, h, w) to (R, K, H, W)."""
+    height, width = logits.shape[-2:]
+    fast = logits.device.type == "cpu" and logits.dtype == torch.float32 and not torch.is_grad_enabled()
+    if fast and size == (2 * height, 2 * width) and not torch.compiler.is_compiling():
+        return _upsample_twofold(logits)
+    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+
+
+def _upsample_twofold(logits: Tensor) -> Tensor:
+    """:func:`upsample` to twice the rows and columns, several times as fast on a CPU.
+
+    Every new cell is three quarters of its old cell plus one quarter of the neighbour on its side. It works on bands of
+    rows that fit the cache: first upsampled along the rows, then along the columns.
+    """
+    regions, classes, height, width = logits.shape
+    doubled = logits.new_empty(regions, classes, 2 * height, 2 * width)
+    rows = max(1, CACHED_CELLS // max(1, regions * classes * 4 * width))
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        # With the row before and the row after; at the border, the border row itself.
+        band = logits[:, :, torch.arange(top - 1, bottom + 1).clamp(0, height - 1)]
+        tall = logits.new_empty(regions, classes, 2 * (bottom - top), width)
+        torch.lerp(band[:, :, 1:-1], band[:, :, :-2], 0.25, out=tall[:, :, 0::2])
+        torch.lerp(band[:, :, 1:-1], band[:, :, 2:], 0.25, out=tall[:, :, 1::2])
+        wide = doubled[:, :, 2 * top : 2 * bottom]
+        torch.lerp(tall[..., 1:], tall[..., :-1], 0.25, out=wide[..., 2::2])
+        torch.lerp(tall[..., :-1], tall[..., 1:], 0.25, out=wide[..., 1:-1:2])
+        wide[..., 0], wide[..., -1] = tall[..., 0], tall[..., -1]
+    return doubled
+
+
+def subdivide(
+    coarse_logits: Tensor,
+    predict: Callable[[Tensor], Tensor],
+    uncertainty: Callable[[Tensor], Tensor],
+    sizes: Sequence[Size],
+    num_points: int,
+) -> Tensor:
+    """Renders a fine prediction from a coarse one (Section 3.1, "Inference", Figure 4).
+
+    Each step upsamples bilinearly to the next size and replaces the ``num_points`` most uncertain cells by point
+    predictions.
+
+    Args:
+        coarse_logits: (R, K, H0, W0).
+        predict: maps points (R, P, 2) to logits (R, K, P).
+        uncertainty: maps logits (R, K, H, W) to uncertainties (R, H, W).
+        sizes: the grid of each step, as from :func:`subdivision_sizes`.
+        num_points: N, the most points that a step predicts.
+
+    Returns:
+        (R, K, H, W) logits at the last size; ``coarse_logits`` itself where ``sizes`` is empty.
+    """
+    logits = coarse_logits
+    # A step whose grid has at most N cells replaces all of them, so everything before it can be skipped. In a graph
+    # that is recorded for any size, the number of cells is symbolic, and no step is skipped.
+    cells = [height * width for height, width in sizes]
+    dense = sum(isinstance(count, int) and count <= num_points for count in cells)
+    if dense:
+        points = grid_points(sizes[dense - 1], logits.device).expand(logits.shape[0], -1, -1)
+        logits = predict(points).unflatten(2, sizes[dense - 1])
+    for size in sizes[dense:]:
+        logits = upsample(logits, size)
+        indices, points = select_grid_points(uncertainty(logits), num_points)
+        predicted = predict(points).to(logits.dtype)
+        logits = (
+            logits.flatten(2)
+            .scatter_(2, indices.unsqueeze(1).expand(-1, logits.shape[1], -1), predicted)
+            .unflatten(2, size)
+        )
+    return logits
