@@ -142,12 +142,12 @@ def select_training_points(
     if sampling.strategy == "grid":
         side = math.isqrt(sampling.num_points)
         return grid_points((side, side), device).expand(regions, -1, -1) * within
-    num_important = int(sampling.importance * sampling.num_points)
+    num_important = int(sampling.importance_sample_ratio * sampling.num_points)
     num_uniform = sampling.num_points - num_important
     uniform = torch.rand(regions, num_uniform, 2, device=device) * within
     if num_important == 0:
         return uniform
-    candidates = torch.rand(regions, int(sampling.oversample * sampling.num_points), 2, device=device) * within
+    candidates = torch.rand(regions, int(sampling.oversample_ratio * sampling.num_points), 2, device=device) * within
     with torch.no_grad():
         scores = uncertainty(sample_features(coarse_logits, candidates))
         best = scores.topk(num_important, dim=1).indices

@@ -24,9 +24,10 @@ IGNORE_LABEL = 255
 class PointSampling:
     """How training points are chosen (Section 3.1, Table 4).
 
-    ``strategy="biased"`` over-generates ``oversample * num_points`` uniform candidates (the paper's k), keeps the
-    ``importance * num_points`` most uncertain (its beta) and fills up with uniform points. ``oversample=1,
-    importance=0`` is plain uniform sampling. ``strategy="grid"`` takes a regular grid instead and reads neither.
+    ``strategy="biased"`` draws ``oversample_ratio * num_points`` uniform candidates (the paper's k), keeps the
+    ``importance_sample_ratio * num_points`` most uncertain of them (its beta) and adds uniform points up to
+    ``num_points``. Ratios of 1 and 0 are plain uniform sampling. ``strategy="grid"`` is a regular grid, which ignores
+    both.
 
     Raises:
         ValueError: for values outside their domain.
@@ -34,20 +35,22 @@ class PointSampling:
 
     strategy: Literal["biased", "grid"] = "biased"
     num_points: int = 14 * 14
-    oversample: float = 3.0
-    importance: float = 0.75
+    oversample_ratio: float = 3.0
+    importance_sample_ratio: float = 0.75
 
     def __post_init__(self) -> None:
         if self.strategy not in ("biased", "grid"):
             raise ValueError(f"strategy is {self.strategy!r}, expected 'biased' or 'grid'")
         if self.num_points < 1:
             raise ValueError(f"num_points is {self.num_points}, expected at least 1")
-        if not 1 <= self.oversample < math.inf:
-            raise ValueError(f"oversample (k) is {self.oversample}, expected at least 1")
-        if not 0 <= self.importance <= 1:
-            raise ValueError(f"importance (beta) is {self.importance}, expected a value in [0, 1]")
+        if not 1 <= self.oversample_ratio < math.inf:
+            raise ValueError(f"oversample_ratio (k) is {self.oversample_ratio}, expected a finite number from 1")
+        if not 0 <= self.importance_sample_ratio <= 1:
+            raise ValueError(
+                f"importance_sample_ratio (beta) is {self.importance_sample_ratio}, expected a number in [0, 1]"
+            )
         if self.strategy == "grid" and math.isqrt(self.num_points) ** 2 != self.num_points:
-            raise ValueError(f"num_points is {self.num_points}; a regular grid needs a square number")
+            raise ValueError(f"num_points is {self.num_points}, expected a square number: strategy is 'grid'")
 
 
 @dataclass(frozen=True)

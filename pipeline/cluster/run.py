@@ -40,7 +40,7 @@ def run_training(training: Training, cluster: ClusterConfig, tracker: Tracker, v
     cluster = for_batch(cluster, config.schedule.batch_size)
     parameters = run_parameters(config)
     tags = {"kind": "training", "experiment": config.experiment, "code": version, "hardware": hardware()}
-    tags |= {name: parameters[name] for name in ("dataset", "head", "backbone", "sampling")}
+    tags |= {name: parameters[name] for name in ("dataset", "head", "backbone", "sampling") if name in parameters}
     run_id = tracker.start(training.key, config.run, parameters, tags)
     tracker.log_config(run_id, config.model_dump(mode="json"))
     arguments = {

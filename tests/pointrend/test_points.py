@@ -129,8 +129,8 @@ class TestSelectTrainingPoints:
         "sampling",
         [
             PointSampling(),
-            PointSampling(num_points=7, oversample=1.0, importance=0.5),
-            PointSampling(num_points=7, oversample=1.3, importance=1.0),
+            PointSampling(num_points=7, oversample_ratio=1.0, importance_sample_ratio=0.5),
+            PointSampling(num_points=7, oversample_ratio=1.3, importance_sample_ratio=1.0),
             PointSampling(num_points=1),
             PointSampling(strategy="grid", num_points=49),
         ],
@@ -149,7 +149,9 @@ class TestSelectTrainingPoints:
     def test_without_importance_it_is_uniform(self) -> None:
         torch.manual_seed(0)
         points = select_training_points(
-            self.EDGE.repeat(50, 1, 1, 1), PointSampling(oversample=1, importance=0), first_class_uncertainty
+            self.EDGE.repeat(50, 1, 1, 1),
+            PointSampling(oversample_ratio=1, importance_sample_ratio=0),
+            first_class_uncertainty,
         ).view(-1, 2)
         torch.testing.assert_close(points.mean(dim=0), torch.tensor([0.5, 0.5]), atol=0.01, rtol=0)
         torch.testing.assert_close(points.T.cov(), torch.eye(2) / 12, atol=0.003, rtol=0)
@@ -165,7 +167,7 @@ class TestSelectTrainingPoints:
 
     def test_heavy_bias_leaves_little_else(self) -> None:
         torch.manual_seed(0)
-        sampling = PointSampling(oversample=10.0, importance=1.0)
+        sampling = PointSampling(oversample_ratio=10.0, importance_sample_ratio=1.0)
         points = select_training_points(self.EDGE, sampling, first_class_uncertainty)
         # Within half a cell of the region's border the prediction fades to zero, which is uncertain too.
         fading = ((points < 0.5 / 7) | (points > 6.5 / 7)).any(dim=2)
@@ -173,11 +175,11 @@ class TestSelectTrainingPoints:
         assert self.share_near_edge(points) > 0.7
 
     @pytest.mark.parametrize(
-        ("num_points", "oversample", "importance", "important"),
+        ("num_points", "oversample_ratio", "importance_sample_ratio", "important"),
         [(196, 3.0, 0.75, 147), (10, 3.0, 0.75, 7), (7, 4.0, 0.5, 3), (5, 10.0, 1.0, 5), (5, 1.0, 1.0, 5)],
     )
     def test_the_important_points_are_the_most_uncertain_candidates(
-        self, num_points: int, oversample: float, importance: float, important: int
+        self, num_points: int, oversample_ratio: float, importance_sample_ratio: float, important: int
     ) -> None:
         torch.manual_seed(0)
         # Two more channels tell every candidate apart.
@@ -189,10 +191,10 @@ class TestSelectTrainingPoints:
             return first_class_uncertainty(logits)
 
         points = select_training_points(
-            coarse, PointSampling("biased", num_points, oversample, importance), uncertainty
+            coarse, PointSampling("biased", num_points, oversample_ratio, importance_sample_ratio), uncertainty
         )
         (candidates,) = seen
-        assert candidates.shape == (2, 3, int(oversample * num_points))
+        assert candidates.shape == (2, 3, int(oversample_ratio * num_points))
         selected = sample_features(coarse, points)
         for region in range(2):
             best = candidates[region, 0].abs().argsort()[:important]
@@ -204,7 +206,7 @@ class TestSelectTrainingPoints:
         # Both cells are equally sure; half way between them the prediction is 0.
         torch.manual_seed(0)
         coarse = torch.tensor([[[[-1.0, 1.0]]]])
-        sampling = PointSampling(num_points=10, oversample=100.0, importance=1.0)
+        sampling = PointSampling(num_points=10, oversample_ratio=100.0, importance_sample_ratio=1.0)
         points = select_training_points(coarse, sampling, first_class_uncertainty)
         assert (points[..., 0] - 0.5).abs().max() < 0.02
 
@@ -237,12 +239,12 @@ class TestPointSampling:
             ({"strategy": "random"}, "strategy is 'random'"),
             ({"num_points": 0}, "num_points is 0"),
             ({"num_points": -4}, "num_points is -4"),
-            ({"oversample": 0.5}, "oversample .* 0.5"),
-            ({"oversample": math.nan}, "oversample .* nan"),
-            ({"oversample": math.inf}, "oversample .* inf"),
-            ({"importance": -0.1}, "importance .* -0.1"),
-            ({"importance": 1.1}, "importance .* 1.1"),
-            ({"importance": math.nan}, "importance .* nan"),
+            ({"oversample_ratio": 0.5}, "oversample_ratio .* 0.5"),
+            ({"oversample_ratio": math.nan}, "oversample_ratio .* nan"),
+            ({"oversample_ratio": math.inf}, "oversample_ratio .* inf"),
+            ({"importance_sample_ratio": -0.1}, "importance_sample_ratio .* -0.1"),
+            ({"importance_sample_ratio": 1.1}, "importance_sample_ratio .* 1.1"),
+            ({"importance_sample_ratio": math.nan}, "importance_sample_ratio .* nan"),
             ({"strategy": "grid", "num_points": 200}, "200.* square"),
         ],
     )

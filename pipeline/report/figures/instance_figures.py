@@ -34,9 +34,9 @@ PANEL, MARGIN = 300, 0.1  # pixels of a panel's longer edge; around a box, as a 
 #: The strategies of Figure 5, N = 14².
 STRATEGIES = {
     "regular grid": PointSampling(strategy="grid"),
-    "uniform (k = 1, β = 0)": PointSampling(oversample=1, importance=0),
-    "mildly biased (k = 3, β = 0.75)": PointSampling(oversample=3, importance=0.75),
-    "heavily biased (k = 10, β = 1)": PointSampling(oversample=10, importance=1),
+    "uniform (k = 1, β = 0)": PointSampling(oversample_ratio=1, importance_sample_ratio=0),
+    "mildly biased (k = 3, β = 0.75)": PointSampling(oversample_ratio=3, importance_sample_ratio=0.75),
+    "heavily biased (k = 10, β = 1)": PointSampling(oversample_ratio=10, importance_sample_ratio=1),
 }
 
 
