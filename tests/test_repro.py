@@ -115,7 +115,11 @@ def test_predictions_are_plain_coco_results(project: MiniProject) -> None:
 
 def test_an_experiment_that_changes_reruns_itself_and_what_follows(project: MiniProject) -> None:
     before = weights(project, "4xconv")
-    project.edit("configs/experiments/demo/coco_pointrend_r50.yaml", "importance: 0.75", "importance: 0.5")
+    project.edit(
+        "configs/experiments/demo/coco_pointrend_r50.yaml",
+        "importance_sample_ratio: 0.75",
+        "importance_sample_ratio: 0.5",
+    )
     assert project.repro() == ["configure", "train@coco_pointrend_r50-0", "evaluate@coco_pointrend_r50-0", "report"]
     assert all((weights(project, "4xconv")[name] == value).all() for name, value in before.items())
 
@@ -137,7 +141,11 @@ def test_a_run_that_begins_with_another_waits_for_it_and_follows_it(project: Min
     project.edit("params.yaml", f"{own}data/shapes", f"{own}train/coco_pointrend_r50-0")
     assert project.repro()[-3:] == ["train@coco_4xconv_r50-0", "evaluate@coco_4xconv_r50-0", "report"]
     # The one that comes later in every list is trained first, and the other one's weights depend on it.
-    project.edit("configs/experiments/demo/coco_pointrend_r50.yaml", "importance: 0.5", "importance: 0.25")
+    project.edit(
+        "configs/experiments/demo/coco_pointrend_r50.yaml",
+        "importance_sample_ratio: 0.5",
+        "importance_sample_ratio: 0.25",
+    )
     ran = [stage for stage in project.repro() if stage.startswith("train")]
     assert ran == ["train@coco_pointrend_r50-0", "train@coco_4xconv_r50-0"]
 

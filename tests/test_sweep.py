@@ -28,13 +28,13 @@ experiment: coco_pointrend_r50
 starts_from: coco_pointrend_r50-0
 schedule: demo_sweep
 space:
-  oversample: [1.0, 3.0, 8.0]
-  importance: [0.0, 0.75]
+  oversample_ratio: [1.0, 3.0, 8.0]
+  importance_sample_ratio: [0.0, 0.75]
 search: {method: grid}
 early_stopping: {grace: 2, reduction: 2}
 evaluation: 28x28
 val_images: 2
-heat_map: [oversample, importance]
+heat_map: [oversample_ratio, importance_sample_ratio]
 """
 SUBDIVISION = """\
 kind: subdivision
@@ -70,7 +70,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> MiniProject:
     mini.edit(
         "pipeline/sweep/trial.py",
         "return score(run.dataset(), folder, SETTING)[0]",
-        'return score(run.dataset(), folder, SETTING)[0] | {"AP": 10.0 - self.record.point["oversample"]}',
+        'return score(run.dataset(), folder, SETTING)[0] | {"AP": 10.0 - self.record.point["oversample_ratio"]}',
     )
     return mini
 
@@ -168,7 +168,10 @@ def test_a_sweep_that_was_killed_goes_on_and_repeats_no_trial(project: MiniProje
         run = trials[row["mlflow_run_id"]]
         assert run.info.status == "FINISHED"
         assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
-        assert (float(run.data.params["k"]), float(run.data.params["beta"])) == (row["oversample"], row["importance"])
+        assert (float(run.data.params["oversample_ratio"]), float(run.data.params["importance_sample_ratio"])) == (
+            row["oversample_ratio"],
+            row["importance_sample_ratio"],
+        )
         # One entry for each rung: nothing was done twice.
         steps = [entry.step for entry in client.get_metric_history(run.info.run_id, "AP")]
         assert steps == [rung["update"] for rung in row["rungs"]]
@@ -181,7 +184,7 @@ def test_a_sweep_that_was_killed_goes_on_and_repeats_no_trial(project: MiniProje
     for row in found.values():
         assert row["updates"] == row["rungs"][-1]["update"]
         assert (row["updates"] == 8) == (row["status"] == "finished")
-    assert all(row["oversample"] > 1 for row in found.values() if row["status"] == "stopped")
+    assert all(row["oversample_ratio"] > 1 for row in found.values() if row["status"] == "stopped")
 
 
 def test_the_best_setting_is_an_experiment_of_the_scale(project: MiniProject) -> None:
@@ -191,7 +194,7 @@ def test_the_best_setting_is_an_experiment_of_the_scale(project: MiniProject) ->
     experiment = Project(project.root).experiment("demo", "best")
     (project.root / "configs/experiments/demo/best.yaml").unlink()
     assert experiment.sampling is not None
-    assert experiment.sampling.oversample == 1.0
+    assert experiment.sampling.oversample_ratio == 1.0
 
 
 def test_the_report_shows_the_sweeps(project: MiniProject) -> None:

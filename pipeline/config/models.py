@@ -30,15 +30,18 @@ from pointrend.specs import (
 
 
 class SamplingConfig(Strict):
-    """Training-point selection of PointRend (Section 3.1, Table 4)."""
+    """How PointRend's training points are chosen (Section 3.1, Table 4); a regular grid ignores both ratios.
+
+    :class:`pointrend.specs.PointSampling` has the domains of the values and checks them.
+    """
 
     strategy: Literal["biased", "grid"]
-    num_points: PositiveInt
-    oversample: PositiveFloat = Field(3.0, description="k")
-    importance: float = Field(0.75, ge=0, le=1, description="beta")
+    num_points: int = Field(description="N, points of a region, or of an image for a semantic model")
+    oversample_ratio: float = Field(3.0, description="k")
+    importance_sample_ratio: float = Field(0.75, description="beta")
 
     def build(self) -> PointSampling:
-        return PointSampling(self.strategy, self.num_points, self.oversample, self.importance)
+        return PointSampling(self.strategy, self.num_points, self.oversample_ratio, self.importance_sample_ratio)
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -118,7 +118,7 @@ def varied(point: Point, sampling: SamplingConfig | None, point_head: PointHeadC
         ValidationError: for a value outside its domain.
     """
     changes: dict[str, Any] = {}
-    if drawn := {k: v for k, v in point.items() if k in ("num_points", "oversample", "importance")}:
+    if drawn := {k: v for k, v in point.items() if k in ("num_points", "oversample_ratio", "importance_sample_ratio")}:
         changes["sampling"] = SamplingConfig.model_validate((sampling.model_dump() if sampling else {}) | drawn)
     if sized := {k.removeprefix("point_"): v for k, v in point.items() if k.startswith("point_")}:
         changes["point_head"] = PointHeadConfig.model_validate((point_head.model_dump() if point_head else {}) | sized)

@@ -30,8 +30,8 @@ class Parameter(NamedTuple):
 #: Every parameter that can be swept, by its name in a space or in the results.
 PARAMETERS = {
     "num_points": Parameter("N", "N, points", True),
-    "oversample": Parameter("k", "k, oversampling", False),
-    "importance": Parameter("β", "β, share of important points", False),
+    "oversample_ratio": Parameter("k", "k, oversampling", False),
+    "importance_sample_ratio": Parameter("β", "β, share of important points", False),
     "point_layers": Parameter("layers", "hidden layers of the point head", True),
     "point_channels": Parameter("channels", "channels of the point head", True),
     "steps": Parameter("steps", "subdivision steps", True),
@@ -71,8 +71,8 @@ class Space(Strict):
     """What is tried for each parameter of training: a list of values or a range of them."""
 
     num_points: Values | None = Field(None, description="N, training points of a region")
-    oversample: Values | None = Field(None, description="k")
-    importance: Values | None = Field(None, description="beta")
+    oversample_ratio: Values | None = Field(None, description="k, candidates per point")
+    importance_sample_ratio: Values | None = Field(None, description="beta, share of points that are most uncertain")
     point_layers: Values | None = Field(None, description="hidden layers of the point head")
     point_channels: Values | None = Field(None, description="channels of each of them")
 

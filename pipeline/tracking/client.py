@@ -62,20 +62,18 @@ class TrackingError(UserError, RuntimeError):
 
 
 def run_parameters(config: RunConfig) -> dict[str, str]:
-    """A run's settings as MLflow parameters: flat, short, and the same keys for every run."""
+    """A run's settings as MLflow parameters, without those that it does not have, such as a grid's ratios."""
     network, sampling = config.model, config.sampling
-    biased = sampling if sampling and sampling.strategy == "biased" else None  # a regular grid has no k and beta
-    point_layers, point_channels = config.point_head_size or ("-", "-")
     if isinstance(network, InstanceModelConfig):
         head = "PointRend" if network.has_point_head else "4xconv"
         _, _, backbone = network.name.partition("_rcnn_" if network.has_point_head else "_")
         train_size = "-".join(map(str, sorted({min(network.train_min_sizes), max(network.train_min_sizes)})))
-        test_size = str(network.test_min_size)
+        sizes = {"train_size": train_size, "test_size": str(network.test_min_size)}
     else:
         head = f"{network.architecture} + PointRend" if network.has_point_head else network.architecture
         backbone = MODELS[network.name].backbone
-        train_size, test_size = "x".join(map(str, network.crop_size)), "-"
-    return {
+        sizes = {"train_size": "x".join(map(str, network.crop_size))}
+    parameters = {
         "dataset": config.dataset,
         "head": head,
         "backbone": backbone,
@@ -85,15 +83,17 @@ def run_parameters(config: RunConfig) -> dict[str, str]:
         "learning_rate": str(config.schedule.learning_rate),
         "precision": config.schedule.precision,
         "norm": network.norm,
-        "train_size": train_size,
-        "test_size": test_size,
-        "sampling": sampling.strategy if sampling else "-",
-        "train_points": str(sampling.num_points) if sampling else "-",
-        "k": f"{biased.oversample:g}" if biased else "-",
-        "beta": f"{biased.importance:g}" if biased else "-",
-        "point_layers": str(point_layers),
-        "point_channels": str(point_channels),
+        **sizes,
     }
+    if sampling is not None:
+        parameters |= {"sampling": sampling.strategy, "train_points": str(sampling.num_points)}
+        if sampling.strategy == "biased":
+            parameters["oversample_ratio"] = f"{sampling.oversample_ratio:g}"
+            parameters["importance_sample_ratio"] = f"{sampling.importance_sample_ratio:g}"
+    if config.point_head_size is not None:
+        layers, channels = config.point_head_size
+        parameters |= {"point_layers": str(layers), "point_channels": str(channels)}
+    return parameters
 
 
 def now() -> int:

@@ -167,11 +167,11 @@ class TestSelectTrainingPoints:
         assert self.share_near_edge(points) > 0.7
 
     @pytest.mark.parametrize(
-        ("num_points", "oversample", "importance", "important"),
+        ("num_points", "oversample_ratio", "importance_sample_ratio", "important"),
         [(196, 3.0, 0.75, 147), (10, 3.0, 0.75, 7), (7, 4.0, 0.5, 3), (5, 10.0, 1.0, 5), (5, 1.0, 1.0, 5)],
     )
     def test_the_important_points_are_the_most_uncertain_candidates(
-        self, num_points: int, oversample: float, importance: float, important: int
+        self, num_points: int, oversample_ratio: float, importance_sample_ratio: float, important: int
     ) -> None:
         torch.manual_seed(0)
         # Two more channels tell every candidate apart.
@@ -183,10 +183,10 @@ class TestSelectTrainingPoints:
             return first_class_uncertainty(logits)
 
         points = select_training_points(
-            coarse, PointSampling("biased", num_points, oversample, importance), uncertainty
+            coarse, PointSampling("biased", num_points, oversample_ratio, importance_sample_ratio), uncertainty
         )
         (candidates,) = seen
-        assert candidates.shape == (2, 3, int(oversample * num_points))
+        assert candidates.shape == (2, 3, int(oversample_ratio * num_points))
         selected = sample_features(coarse, points)
         for region in range(2):
             best = candidates[region, 0].abs().argsort()[:important]

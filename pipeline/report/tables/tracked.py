@@ -98,7 +98,7 @@ def row_runs(name: str, table: TableConfig, row: Row, results: Sequence[RunResul
                 "row": labels,
                 "head": parameters["head"],
                 "backbone": parameters["backbone"],
-                "sampler": parameters["sampling"],
+                **({"sampler": parameters["sampling"]} if "sampling" in parameters else {}),
                 "trainings": _list(run.mlflow_run_id for run, _ in sources.values()),
                 "evaluations": _list(sources),
             }

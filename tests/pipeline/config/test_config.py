@@ -304,8 +304,10 @@ def test_an_unknown_cluster_lists_the_clusters(repository: Path) -> None:
         (ExperimentConfig, EXPERIMENT, "seeds: [0, 1]", "seeds: [0, -1]", "seeds.1", "-1"),
         (ExperimentConfig, EXPERIMENT, "seeds: [0, 1]", "seeds: []", "seeds", "at least 1"),
         (ExperimentConfig, EXPERIMENT, "dataset: shapes", "dataset: ../shapes", "dataset", "'../shapes'"),
-        (ExperimentConfig, EXPERIMENT, "biased, ", "biased, importance: 1.5, ", "sampling.importance", "1.5"),
-        (ExperimentConfig, EXPERIMENT, "biased, ", "biased, oversample: 0.5, ", "sampling", "oversample_ratio (k) is 0.5"),
+        (ExperimentConfig, EXPERIMENT, "biased, ", "biased, importance_sample_ratio: 1.5, ",
+         "sampling", "importance_sample_ratio (beta) is 1.5"),
+        (ExperimentConfig, EXPERIMENT, "biased, ", "biased, oversample_ratio: 0.5, ",
+         "sampling", "oversample_ratio (k) is 0.5"),
         (ExperimentConfig, EXPERIMENT, "{strategy: biased, num_points: 196}", "{strategy: grid, num_points: 200}",
          "sampling", "square"),
         (ExperimentConfig, EXPERIMENT, "resolution: 28,", "resolution: 28x28,",
@@ -625,7 +627,7 @@ def test_sampling_and_rendering_as_the_network_takes_them(written: Callable[[str
     experiment = load(ExperimentConfig, written(EXPERIMENT))
     assert experiment.sampling is not None
     sampling = experiment.sampling.build()
-    assert (sampling.strategy, sampling.num_points, sampling.oversample, sampling.importance) == (
+    assert (sampling.strategy, sampling.num_points, sampling.oversample_ratio, sampling.importance_sample_ratio) == (
         "biased", 196, 3.0, 0.75,
     )  # fmt: skip
     rendering = experiment.evaluations["28x28"].build()
@@ -798,7 +800,7 @@ def test_shapes_are_drawn_on_this_machine_only(project: Project) -> None:
 
 
 def test_finite_values_only_in_sampling(written: Callable[[str], Path]) -> None:
-    text = edited(EXPERIMENT, "num_points: 196}", "num_points: 196, oversample: .inf}")
+    text = edited(EXPERIMENT, "num_points: 196}", "num_points: 196, oversample_ratio: .inf}")
     assert "sampling" in refusal(ExperimentConfig, written(text))
 
 

@@ -88,7 +88,7 @@ def test_the_sampling_of_section_4(runs: dict[str, RunConfig]) -> None:
         if run.experiment == "coco_pointrend_r50":
             assert run.sampling is not None
             assert (run.sampling.strategy, run.sampling.num_points) == ("biased", 14**2)
-            assert (run.sampling.oversample, run.sampling.importance) == (3, 0.75)
+            assert (run.sampling.oversample_ratio, run.sampling.importance_sample_ratio) == (3, 0.75)
         else:
             assert run.sampling is None
 

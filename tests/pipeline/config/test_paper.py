@@ -209,7 +209,7 @@ def test_training_points(experiments: dict[str, ExperimentConfig]) -> None:
         strategy, points, k, beta = changed.get(change, ("biased", number, 3.0, 0.75))
         assert (sampling.strategy, sampling.num_points) == (strategy, points)
         if strategy == "biased":
-            assert (sampling.oversample, sampling.importance) == (k, beta)
+            assert (sampling.oversample_ratio, sampling.importance_sample_ratio) == (k, beta)
 
 
 def test_subdivision(experiments: dict[str, ExperimentConfig]) -> None:

@@ -127,7 +127,11 @@ def test_the_sampling_of_section_5(runs: dict[str, RunConfig]) -> None:
         height, width = network(run).crop_size
         assert run.sampling is not None
         assert run.sampling.num_points == (height // 16) * (width // 16) == (2304 if name in DEEPLAB else 2048)
-        assert (run.sampling.strategy, run.sampling.oversample, run.sampling.importance) == ("biased", 3, 0.75)
+        assert (run.sampling.strategy, run.sampling.oversample_ratio, run.sampling.importance_sample_ratio) == (
+            "biased",
+            3,
+            0.75,
+        )
 
 
 def test_the_rendering_of_section_5(project: Project) -> None:

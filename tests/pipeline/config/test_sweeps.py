@@ -27,12 +27,12 @@ kind: training
 title: k and beta
 experiment: coco_pointrend_r50
 space:
-  oversample: [1.0, 3.0]
-  importance: [0.0, 0.75]
+  oversample_ratio: [1.0, 3.0]
+  importance_sample_ratio: [0.0, 0.75]
 search: {method: grid}
 early_stopping: {grace: 10, reduction: 3}
 evaluation: 224x224
-heat_map: [oversample, importance]
+heat_map: [oversample_ratio, importance_sample_ratio]
 """
 SUBDIVISION = """\
 kind: subdivision
@@ -58,26 +58,41 @@ def write(project: Project, text: str) -> Path:
 @pytest.mark.parametrize(
     ("text", "old", "new", "expected"),
     [
-        (TRAINING, "oversample:", "oversampel:", "space.oversampel: unknown key"),
-        (TRAINING, "[1.0, 3.0]", "[1.0, 1.0]", "oversample has a value twice"),
-        (TRAINING, "[1.0, 3.0]", "[]", "space.oversample"),
-        (TRAINING, "[1.0, 3.0]", "three", "space.oversample"),
-        (TRAINING, "oversample: [1.0, 3.0]", "num_points: [14.5]", "num_points is a count"),
+        (TRAINING, "oversample_ratio:", "oversampel:", "space.oversampel: unknown key"),
+        (TRAINING, "[1.0, 3.0]", "[1.0, 1.0]", "oversample_ratio has a value twice"),
+        (TRAINING, "[1.0, 3.0]", "[]", "space.oversample_ratio"),
+        (TRAINING, "[1.0, 3.0]", "three", "space.oversample_ratio"),
+        (TRAINING, "oversample_ratio: [1.0, 3.0]", "num_points: [14.5]", "num_points is a count"),
         (TRAINING, "[0.0, 0.75]", "{low: 0.9, high: 0.1}", "low is 0.9, expected less than high"),
         (TRAINING, "[0.0, 0.75]", "{low: 0.0, high: 0.1, log: true}", "no logarithm"),
-        (TRAINING, "[0.0, 0.75]", "{low: 0.0, high: 1.0}", "space.importance is a range, which has no grid"),
+        (
+            TRAINING,
+            "[0.0, 0.75]",
+            "{low: 0.0, high: 1.0}",
+            "space.importance_sample_ratio is a range, which has no grid",
+        ),
         (TRAINING, "method: grid", "method: bayes", "search"),
         (TRAINING, "method: grid", "method: optuna", "search.trials: missing"),
-        (TRAINING, "[oversample, importance]", "[oversample, num_points]", "heat_map: num_points has no list"),
-        (TRAINING, "  oversample: [1.0, 3.0]\n  importance: [0.0, 0.75]\n", "  {}\n", "no parameter"),
+        (
+            TRAINING,
+            "[oversample_ratio, importance_sample_ratio]",
+            "[oversample_ratio, num_points]",
+            "heat_map: num_points has no list",
+        ),
+        (
+            TRAINING,
+            "  oversample_ratio: [1.0, 3.0]\n  importance_sample_ratio: [0.0, 0.75]\n",
+            "  {}\n",
+            "no parameter",
+        ),
         (TRAINING, "kind: training", "kind: retraining", "kind"),
         (SUBDIVISION, "[2, 5]", "[0]", "steps.0"),
         (SUBDIVISION, "steps: [2, 5]\n", "", "steps: missing"),
         (
             SUBDIVISION,
             "title:",
-            "heat_map: [steps, oversample]\ntitle:",
-            "'oversample' is neither steps nor num_points",
+            "heat_map: [steps, oversample_ratio]\ntitle:",
+            "'oversample_ratio' is neither steps nor num_points",
         ),
     ],
 )
@@ -99,8 +114,13 @@ def test_a_wrong_file_is_an_error_that_names_it_and_the_key(
         (TRAINING, "coco_pointrend_r50", "coco_4xconv_r50", "experiment: 'coco_4xconv_r50' has no point head"),
         (TRAINING, "coco_pointrend_r50", "coco_pointrent_r50", "no such configuration file"),
         (TRAINING, "grace: 10", "grace: 100", "early_stopping.grace: 100, but trials end at 70"),
-        (TRAINING, "[1.0, 3.0]", "[0.5, 3.0]", "space.oversample: 0.5: oversample_ratio (k) is 0.5, expected a finite number from 1"),
-        (TRAINING, "[0.0, 0.75]", "[0.0, 1.5]", "space.importance: 1.5"),
+        (
+            TRAINING,
+            "[1.0, 3.0]",
+            "[0.5, 3.0]",
+            "space.oversample_ratio: 0.5: oversample_ratio (k) is 0.5, expected a finite number from 1",
+        ),
+        (TRAINING, "[0.0, 0.75]", "[0.0, 1.5]", "space.importance_sample_ratio: 1.5"),
         (TRAINING, "title:", "starts_from: nothing-0\ntitle:", "starts_from: no run 'nothing-0' in params.yaml"),
         (TRAINING, "title:", "starts_from: cityscapes_pointrend_r50-0\ntitle:", "has another dataset or model"),
         (SUBDIVISION, "coco_pointrend_r50-0", "coco_pointrend_r50-7", "run: no run 'coco_pointrend_r50-7'"),
@@ -128,14 +148,26 @@ def test_a_training_sweep_resolves_to_runs_of_its_points(project: Project) -> No
     assert isinstance(task, TrainingTask)
     assert read.starts_from == "data/shapes"
     assert task.rungs == [10, 30, 70]
-    run = task.trial({"oversample": 8.0, "importance": 0.5, "num_points": 49, "point_layers": 2, "point_channels": 32})
+    run = task.trial(
+        {
+            "oversample_ratio": 8.0,
+            "importance_sample_ratio": 0.5,
+            "num_points": 49,
+            "point_layers": 2,
+            "point_channels": 32,
+        }
+    )
     assert run.sampling is not None
-    assert (run.sampling.num_points, run.sampling.oversample, run.sampling.importance) == (49, 8.0, 0.5)
+    assert (run.sampling.num_points, run.sampling.oversample_ratio, run.sampling.importance_sample_ratio) == (
+        49,
+        8.0,
+        0.5,
+    )
     assert run.point_head_size == (2, 32)
-    assert task.trial({"oversample": 8.0}).point_head_size == (3, 64), "the model's own"
-    best = task.best({"oversample": 8.0})
+    assert task.trial({"oversample_ratio": 8.0}).point_head_size == (3, 64), "the model's own"
+    best = task.best({"oversample_ratio": 8.0})
     assert best.sampling is not None
-    assert (best.sampling.oversample, best.sampling.importance) == (8.0, 0.75)
+    assert (best.sampling.oversample_ratio, best.sampling.importance_sample_ratio) == (8.0, 0.75)
 
 
 def test_other_evaluations_seeds_and_titles_run_no_sweep_again(project: Project) -> None:

@@ -6,12 +6,12 @@ from typing import Any
 from pipeline.config.sweeps import Point, RandomSearch, Range, Space
 from pipeline.sweep.search import POINT, OptunaPoints, grid_points, point_name, random_points
 
-SPACE = Space(num_points=Range(low=16, high=1024, log=True), importance=Range(low=0.0, high=1.0))
+SPACE = Space(num_points=Range(low=16, high=1024, log=True), importance_sample_ratio=Range(low=0.0, high=1.0))
 
 
 def value(point: Point) -> float:
     """Best at N = 200, beta = 0.7."""
-    return -abs(point["num_points"] - 200) / 200 - abs(point["importance"] - 0.7)
+    return -abs(point["num_points"] - 200) / 200 - abs(point["importance_sample_ratio"] - 0.7)
 
 
 def search(points: OptunaPoints, trials: int) -> list[Point]:
@@ -26,10 +26,10 @@ def search(points: OptunaPoints, trials: int) -> list[Point]:
 
 
 def test_a_grid_is_every_combination() -> None:
-    space = Space(oversample=[1.0, 3.0, 5.0], importance=[0.0, 0.75], point_layers=[2])
+    space = Space(oversample_ratio=[1.0, 3.0, 5.0], importance_sample_ratio=[0.0, 0.75], point_layers=[2])
     points = grid_points(space)
     assert len({point_name(point) for point in points}) == len(points) == 6
-    assert points[1] == {"oversample": 1.0, "importance": 0.75, "point_layers": 2}
+    assert points[1] == {"oversample_ratio": 1.0, "importance_sample_ratio": 0.75, "point_layers": 2}
     assert isinstance(points[0]["point_layers"], int)
 
 
@@ -43,7 +43,7 @@ def test_random_draws_are_the_same_again_and_distinct() -> None:
 
 
 def test_random_draws_end_with_the_space() -> None:
-    small = Space(oversample=[1.0, 3.0], importance=[0.0, 0.75])
+    small = Space(oversample_ratio=[1.0, 3.0], importance_sample_ratio=[0.0, 0.75])
     assert len(random_points(small, RandomSearch(method="random", trials=20))) == 4
 
 
@@ -55,7 +55,7 @@ def test_optuna_searches_where_it_is_good() -> None:
 
 
 def test_optuna_tries_no_point_twice_and_ends_with_the_space() -> None:
-    small = Space(num_points=[49, 196], importance=[0.0, 0.5, 1.0])
+    small = Space(num_points=[49, 196], importance_sample_ratio=[0.0, 0.5, 1.0])
     found = search(OptunaPoints(small, "AP", seed=0), 20)
     assert sorted(map(point_name, found)) == sorted(map(point_name, grid_points(small)))
 

@@ -22,13 +22,13 @@ from pipeline.sweep.subset import with_fewer_val_images
 
 def trial(k: float, ap: float, status: Status = "finished", seconds: float = 1.0) -> TrialRecord:
     return TrialRecord(
-        {"oversample": k}, f"run-{k:g}", status, [Rung(10, {"AP": ap / 2}), Rung(30, {"AP": ap})], seconds
+        {"oversample_ratio": k}, f"run-{k:g}", status, [Rung(10, {"AP": ap / 2}), Rung(30, {"AP": ap})], seconds
     )
 
 
 def test_the_best_came_to_the_end_and_costs_least_among_equals() -> None:
     trials = [trial(1.0, 5.0), trial(2.0, 9.0, "stopped"), trial(3.0, 6.0), trial(4.0, 6.0, seconds=0.5)]
-    assert best_trial(trials, "AP").point == {"oversample": 4.0}
+    assert best_trial(trials, "AP").point == {"oversample_ratio": 4.0}
 
 
 def test_nothing_is_best_where_all_have_diverged() -> None:
@@ -44,12 +44,12 @@ def test_a_diverged_trial_has_no_score() -> None:
 
 def test_records_are_read_as_they_were_written_in_the_order_of_their_values(tmp_path: Path) -> None:
     records = TrialRecords(tmp_path)
-    trials = [trial(10.0, 5.0), trial(9.0, 6.0, "stopped"), TrialRecord({"oversample": 1.0}, "run-1")]
+    trials = [trial(10.0, 5.0), trial(9.0, 6.0, "stopped"), TrialRecord({"oversample_ratio": 1.0}, "run-1")]
     for record in trials:
         records.write(record)
     assert records.all() == trials[::-1]
-    assert records.read({"oversample": 9.0}) == trials[1]
-    assert records.read({"oversample": 8.0}) is None
+    assert records.read({"oversample_ratio": 9.0}) == trials[1]
+    assert records.read({"oversample_ratio": 8.0}) is None
 
 
 def test_the_best_setting_is_an_experiment(repository: Path, tmp_path: Path) -> None:
@@ -61,13 +61,13 @@ def test_the_best_setting_is_an_experiment(repository: Path, tmp_path: Path) -> 
     }
     file = project.configs / "sweeps/demo/oversampling_importance.yaml"
     task, _ = resolve_sweep(project, "demo", file, runs)
-    point = {"oversample": 3.0, "importance": 0.0, "point_layers": 2}
+    point = {"oversample_ratio": 3.0, "importance_sample_ratio": 0.0, "point_layers": 2}
     best = TrialRecord(point, "run", "finished", [Rung(30, {"AP": 3.0})], 0.1, 1000)
     write_results(tmp_path, [best], "AP", best, task.best(point), {"kind": "training"})
 
     experiment = load(ExperimentConfig, tmp_path / "best.yaml")
     assert experiment.sampling is not None
-    assert (experiment.sampling.oversample, experiment.sampling.importance) == (3.0, 0.0)
+    assert (experiment.sampling.oversample_ratio, experiment.sampling.importance_sample_ratio) == (3.0, 0.0)
     assert experiment.point_head is not None
     assert experiment.point_head.layers == 2
     base = project.experiment("demo", "coco_pointrend_r50")

@@ -24,7 +24,7 @@ from pipeline.tracking.client import Tracker
 from pipeline.training.model import build_run_model
 from pointrend import save_weights
 
-POINT = {"oversample": 3.0, "importance": 0.75}
+POINT = {"oversample_ratio": 3.0, "importance_sample_ratio": 0.75}
 SCHEDULE = ScheduleConfig(
     batch_size=2,
     warmup=Warmup(updates=1, learning_rate=0.001),

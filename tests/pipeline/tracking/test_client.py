@@ -136,25 +136,26 @@ def test_the_parameters_of_pointrend(paper_runs: dict[str, RunConfig]) -> None:
         "test_size": "800",
         "sampling": "biased",
         "train_points": "196",
-        "k": "3",
-        "beta": "0.75",
+        "oversample_ratio": "3",
+        "importance_sample_ratio": "0.75",
         "point_layers": "3",
         "point_channels": "256",
     }
 
 
-def test_both_heads_have_the_same_keys_and_differ_where_they_do(paper_runs: dict[str, RunConfig]) -> None:
+def test_parameters_of_points_are_of_pointrend_alone(paper_runs: dict[str, RunConfig]) -> None:
     point, conv = (run_parameters(paper_runs[f"coco_{head}_r50-0"]) for head in ("pointrend", "4xconv"))
-    assert list(point) == list(conv)
-    of_points = ["sampling", "train_points", "k", "beta", "point_layers", "point_channels"]
-    assert {key for key in point if point[key] != conv[key]} == {"head", *of_points}
+    of_points = ["sampling", "train_points", "oversample_ratio", "importance_sample_ratio"]
+    of_points += ["point_layers", "point_channels"]
+    assert list(point) == [*conv, *of_points]
+    assert {key for key in conv if point[key] != conv[key]} == {"head"}
     assert conv["head"] == "4xconv"
-    assert all(conv[key] == "-" for key in of_points)
 
 
 def test_a_regular_grid_has_no_k_and_beta(paper_runs: dict[str, RunConfig]) -> None:
     grid = run_parameters(paper_runs["coco_pointrend_r50_grid-0"])
-    assert [grid[key] for key in ("sampling", "train_points", "k", "beta")] == ["grid", "196", "-", "-"]
+    assert (grid["sampling"], grid["train_points"]) == ("grid", "196")
+    assert grid.keys().isdisjoint(("oversample_ratio", "importance_sample_ratio"))
 
 
 def test_one_training_size(repository: Path) -> None:

@@ -16,8 +16,8 @@ def trial(k: float, beta: float, ap: float | None, status: str = "finished", poi
     return {
         "trial": f"{k:g} {beta:g} {points}",
         "num_points": points,
-        "oversample": k,
-        "importance": beta,
+        "oversample_ratio": k,
+        "importance_sample_ratio": beta,
         "status": status,
         "updates": 30 if status == "finished" else 10,
         "seconds": 0.1 * k,
@@ -47,7 +47,9 @@ def sweep() -> SweepResult:
         "early_stopping": {"grace": 10, "reduction": 3},
         "hardware": "2 CPU threads",
     }
-    return SweepResult("mine", ShownSweep(title="k by <β>", heat_map=["oversample", "importance"]), about, trials)
+    return SweepResult(
+        "mine", ShownSweep(title="k by <β>", heat_map=["oversample_ratio", "importance_sample_ratio"]), about, trials
+    )
 
 
 def test_a_cell_is_the_best_of_its_trials_that_came_to_the_end(sweep: SweepResult) -> None:
