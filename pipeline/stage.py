@@ -33,6 +33,10 @@ class Outputs:
     def config(self, kind: str, name: str) -> Path:
         return self.root / "config" / kind / f"{name}.json"
 
+    def drawn(self, name: str) -> Path:
+        """A synthetic dataset's files, drawn by the project itself and so never in the user's data root."""
+        return self.root / "drawn" / name
+
     def prepared(self, dataset: str) -> Path:
         return self.root / "data" / dataset
 
@@ -81,15 +85,17 @@ class Stage:
     def dataset(self, name: str) -> DatasetConfig:
         return load_dataset(self.outputs.config("datasets", name))
 
-    @property
-    def data_root(self) -> str:
-        """The folder or URI of all raw data."""
+    def data_root(self, dataset: DatasetConfig) -> str:
+        """The folder or URI that a dataset's ``root`` is relative to: where it was drawn, or the user's data root."""
+        if dataset.synthetic:
+            return str(self.outputs.root / "drawn")
         root = self.params.data_root
         return root if is_remote(root) else str(self.root / root)
 
     def images(self, dataset: str) -> Storage:
-        """What the file names of a dataset's manifests are relative to."""
-        return Storage(join(self.data_root, self.dataset(dataset).root))
+        """The storage that the file names in a dataset's manifests are relative to."""
+        config = self.dataset(dataset)
+        return Storage(join(self.data_root(config), config.root))
 
 
 def run_stage(main: Callable[[], None]) -> None:

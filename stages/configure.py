@@ -10,7 +10,7 @@ def main() -> None:
     stage = Stage()
     project, params = stage.project, stage.params
     files = {name: sweep_file(project, params.scale, name) for name in params.sweeps}
-    with atomic_folder(stage.outputs.root / "config") as folder:
+    with atomic_folder(stage.outputs.root / "config", replace=True) as folder:
         for kind in ("synthetic", "datasets", "train", "evaluate", "sweep"):
             (folder / kind).mkdir()
         for name in params.synthetic:

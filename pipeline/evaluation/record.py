@@ -87,7 +87,7 @@ def leave_unevaluated(training: TrainingRecord, output: Path, metrics: Path) -> 
         output: the folder of predictions, of which there are none.
         metrics: the JSON file to write.
     """
-    with atomic_folder(output):
+    with atomic_folder(output, replace=True):
         now = int(time.time() * 1000)
     EvaluationRecord(
         run=training.run,

@@ -95,7 +95,7 @@ def evaluate_run(
     dataset = run.dataset()
     evaluations: dict[str, dict[str, Any]] = {}
     started = now()
-    with atomic_folder(output) as folder:
+    with atomic_folder(output, replace=True) as folder:
         predict(run, settings, cluster, folder)
         scores = {name: score(dataset, folder, name) for name in settings.root}
         ended = now()
