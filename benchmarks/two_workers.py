@@ -4,7 +4,7 @@ Trains a tiny PointRend R-CNN on a prepared dataset, for several seeds, with one
 the mean loss over stretches of updates, its spread over the seeds beside it. The two columns should overlap: the images
 of every update are the same, but each worker samples proposals and points by itself.
 
-    python benchmarks/two_workers.py --prepared outputs/demo/data/shapes --images data/shapes
+    python benchmarks/two_workers.py --prepared outputs/demo/data/shapes --images outputs/demo/drawn/shapes
 """
 
 import argparse

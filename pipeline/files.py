@@ -1,4 +1,4 @@
-"""Outputs that appear whole or not at all: written aside, then renamed."""
+"""Writes files and folders that appear whole or not at all: under a temporary name first, then renamed."""
 
 import json
 import os
@@ -8,21 +8,37 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from pipeline.errors import UserError
+
+
+class FolderExistsError(UserError, FileExistsError):
+    """A folder to write holds files already."""
+
 
 @contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
-    """A new folder to fill, which takes the place of ``path`` when the block ends without an error.
+def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """A new folder to fill, which is moved to ``path`` when the block ends without an error.
+
+    Args:
+        path: where the folder goes. An empty folder there is replaced.
+        replace: also replace a folder that holds files. For folders that only this project writes, such as those
+            below ``outputs``: whatever is in them is lost.
 
     Raises:
+        FolderExistsError: if ``path`` holds files and is not to be replaced.
         NotADirectoryError: if ``path`` is a file.
     """
     if path.exists() and not path.is_dir():
-        raise NotADirectoryError(f"{path} is a file; expected a folder to replace or a new path")
+        raise NotADirectoryError(f"{path} is a file; expected a folder or a new path")
+    if not replace:
+        _check_empty(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as staging:
         fresh, previous = Path(staging) / "fresh", Path(staging) / "previous"
         fresh.mkdir()
         yield fresh
+        if not replace:
+            _check_empty(path)  # files may have come while the block ran
         if path.exists():
             path.rename(previous)
         try:
@@ -31,6 +47,14 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             if previous.exists():
                 previous.rename(path)
             raise
+
+
+def _check_empty(path: Path) -> None:
+    if path.is_dir() and any(path.iterdir()):
+        raise FolderExistsError(
+            f"{path}: holds files already; expected a new or empty folder. Move it away, or delete it if nothing in it "
+            "is needed"
+        )
 
 
 @contextmanager

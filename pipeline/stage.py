@@ -39,6 +39,10 @@ class Outputs:
         """The code that a kind of stage computes with, as `configure` has found it."""
         return self.root / "config" / "code" / f"{kind}-{task}.json"
 
+    def drawn(self, name: str) -> Path:
+        """A synthetic dataset's files, drawn by the project itself and so never in the user's data root."""
+        return self.root / "drawn" / name
+
     def prepared(self, dataset: str) -> Path:
         return self.root / "data" / dataset
 
@@ -96,7 +100,7 @@ class Stage:
         """The MLflow experiment of the selected scale."""
         from pipeline.tracking.client import Tracker  # MLflow takes seconds to import
 
-        return Tracker(tracking_uri(self.root), f"pointrend-{self.params.scale}", self.root / "mlartifacts")
+        return Tracker(tracking_uri(self.home), f"pointrend-{self.params.scale}", self.home / "mlartifacts")
 
     def evaluation(self, name: str) -> EvaluationConfig:
         return load(EvaluationConfig, self.outputs.config("evaluate", name))
@@ -108,15 +112,17 @@ class Stage:
         """A hash of the code that a kind of stage computes with."""
         return digest(json.loads(self.outputs.code(kind, task).read_text(encoding="utf-8")))
 
-    @property
-    def data_root(self) -> str:
-        """The folder or URI of all raw data."""
+    def data_root(self, dataset: DatasetConfig) -> str:
+        """The folder or URI that a dataset's ``root`` is relative to: where it was drawn, or the user's data root."""
+        if dataset.synthetic:
+            return str(self.outputs.root / "drawn")
         root = self.params.data_root
-        return root if is_remote(root) else str(self.root / root)
+        return root if is_remote(root) else str(self.home / root)
 
     def images(self, dataset: str) -> Storage:
-        """What the file names of a dataset's manifests are relative to."""
-        return Storage(join(self.data_root, self.dataset(dataset).root))
+        """The storage that the file names in a dataset's manifests are relative to."""
+        config = self.dataset(dataset)
+        return Storage(join(self.data_root(config), config.root))
 
 
 def run_stage(main: Callable[[], None]) -> None:

@@ -40,6 +40,13 @@ def _fail(error: Exception) -> NoReturn:
     sys.exit(1)
 
 
+def _check_output(output: Path, *inputs: str | Path) -> None:
+    """Raises ValueError if the file to write is one of the files to read."""
+    for source in map(Path, inputs):
+        if output.exists() and source.exists() and output.samefile(source):
+            raise ValueError(f"{output}: is a file to read and the file to write; name another file to write")
+
+
 @app.command()
 def convert(
     source: Annotated[str, typer.Argument(help="a checkpoint of Detectron2 or torchvision, its URL or its zoo name")],
@@ -51,6 +58,7 @@ def convert(
     from pointrend.weights import convert_weights
 
     try:
+        _check_output(output, source)
         convert_weights(source, output, model, **({} if num_classes is None else {"num_classes": num_classes}))
     except (OSError, ValueError) as error:
         _fail(error)
@@ -95,7 +103,9 @@ def predict(
     image: Annotated[Path, typer.Argument(help="a picture file")],
     weights: Annotated[str, typer.Option(help="trained weights: .safetensors, .pt, .pth, .pkl, a URL or a zoo name")],
     model: Annotated[str | None, typer.Option(help="see `pointrend models`; what the weights say by default")] = None,
-    output: Annotated[Path, typer.Option(help="the overlay to write")] = Path("prediction.png"),
+    output: Annotated[
+        Path | None, typer.Option(help="the overlay to write; by default a new file prediction.png")
+    ] = None,
     num_classes: Annotated[int | None, typer.Option(help="if other than the model's own")] = None,
     min_size: Annotated[int | None, typer.Option(help="shorter edge the image is resized to")] = None,
     score: Annotated[float, typer.Option(help="show objects from this score on")] = 0.5,
@@ -110,7 +120,11 @@ def predict(
     from pointrend.weights import load_model
 
     try:
+        if output is None and Path("prediction.png").exists():
+            raise ValueError("prediction.png: exists already; name the file to write with --output")
+        output = output or Path("prediction.png")
         check_picture_format(output)
+        _check_output(output, image, weights)
         given = {"num_classes": num_classes, "min_size": min_size}
         options = {option: value for option, value in given.items() if value is not None}
         network = load_model(weights, model, **options)
@@ -150,6 +164,7 @@ def export(
     from pointrend.weights import load_model
 
     try:
+        _check_output(output, weights, *(check or []))
         pictures = [read_picture(path) for path in check or []]
         given = {"num_classes": num_classes, "min_size": min_size, "max_size": max_size}
         network = load_model(weights, model, **{option: value for option, value in given.items() if value is not None})

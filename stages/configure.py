@@ -11,7 +11,7 @@ def main() -> None:
     stage = Stage()
     project, params = stage.project, stage.params
     files = {name: sweep_file(project, params.scale, name) for name in params.sweeps}
-    with atomic_folder(stage.outputs.root / "config") as folder:
+    with atomic_folder(stage.outputs.root / "config", replace=True) as folder:
         for kind in ("synthetic", "datasets", "train", "evaluate", "sweep", "code"):
             (folder / kind).mkdir()
         for kind in KINDS:

@@ -15,7 +15,7 @@ def main() -> None:
     stage = Stage()
     config = load_synthetic(stage.outputs.config("synthetic", name))
     options = config.model_dump(exclude={"draws"})
-    folder = stage.root / stage.params.data_root / name
+    folder = stage.outputs.drawn(name)
     with progress(f"generate {name}", config.train_images + config.val_images) as bar:
         if isinstance(config, ShapesConfig):
             generate_shapes(ShapesSpec(**options), folder, on_image=bar.advance)

@@ -15,7 +15,7 @@ def main() -> None:
     dataset = stage.dataset(name)
     prepare(
         dataset,
-        stage.data_root,
+        stage.data_root(dataset),
         stage.outputs.prepared(name),
         stage.root / ".pointrend" / "known_pictures.parquet",
         progress(f"check {name}", expected_images(dataset)),

@@ -229,7 +229,7 @@ def test_a_training_that_is_stopped_and_killed_goes_on_and_ends_with_the_same_we
 
 def test_a_file_that_vanished_is_named(project: MiniProject, tmp_path: Path) -> None:
     assert project.run("dvc", "repro", "configure").returncode == 0
-    victim = next((project.root / "data/shapes/train").iterdir())
+    victim = next((project.root / "outputs/demo/drawn/shapes/train").iterdir())
     content = victim.read_bytes()
     victim.unlink()
     result = project.run("python", "-m", "stages.prepare", "--dataset", "shapes")

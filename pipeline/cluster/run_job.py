@@ -115,7 +115,7 @@ def _finish_evaluation(
 ) -> None:
     """Joins, scores and logs the predictions, and writes the evaluation's record, which says that it is done."""
     dataset = run.dataset()
-    with atomic_folder(evaluation.predictions) as folder:
+    with atomic_folder(evaluation.predictions, replace=True) as folder:
         gather(run, evaluation.settings, evaluation.chunks, folder)
     scores = {name: score(dataset, evaluation.predictions, name) for name in evaluation.settings.root}
     ended = now()

@@ -29,7 +29,7 @@ def collect_sweep(stage: Stage, task: TrainingTask | SubdivisionTask) -> None:
 
         request = sweep_request(stage, task, place)
         wait_for(request, lambda: ready_requests(stage, f"sweep@{task.name}"), place_of(stage))
-    with atomic_folder(stage.outputs.sweep(task.name)) as folder:
+    with atomic_folder(stage.outputs.sweep(task.name), replace=True) as folder:
         shutil.copytree(result, folder, dirs_exist_ok=True)
     if stage.cluster.storage is None:
         shutil.rmtree(result)

@@ -221,7 +221,7 @@ def prepare(
         preparation = _Preparation(
             storage=Storage(join(data_root, dataset.root)),
             known=stack.enter_context(known_pictures(known)),
-            folder=stack.enter_context(atomic_folder(output)),
+            folder=stack.enter_context(atomic_folder(output, replace=True)),
             scratch=Path(stack.enter_context(tempfile.TemporaryDirectory())),
             on_image=bar.advance,
         )

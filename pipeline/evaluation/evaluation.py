@@ -74,7 +74,7 @@ class Evaluation:
             metrics: the JSON file with the few metrics that DVC compares.
         """
         found = EvaluationRecord.read(self.record)
-        with atomic_folder(predictions) as folder:
+        with atomic_folder(predictions, replace=True) as folder:
             shutil.copytree(self.predictions, folder, dirs_exist_ok=True)
         found.write(record)
         write_json(metrics, summary(found))
@@ -89,7 +89,7 @@ def leave_unevaluated(training: TrainingRecord, predictions: Path, record: Path,
         record: the JSON file of :class:`EvaluationRecord`.
         metrics: the JSON file with the metrics that DVC compares, of which there are none.
     """
-    with atomic_folder(predictions):
+    with atomic_folder(predictions, replace=True):
         now = int(time.time() * 1000)
     EvaluationRecord(
         run=training.run,

@@ -70,7 +70,7 @@ def build_report(
         sweeps: the selected ones.
         lost: why runs that were selected have no results.
     """
-    with atomic_folder(output) as folder:
+    with atomic_folder(output, replace=True) as folder:
         selected = {run.experiment for run in params.runs.values()}
         filled = [
             build_table(name, table, results, lost, stand_ins=params.scale != PAPER_SCALE)

@@ -71,7 +71,7 @@ def run_sweep(
             logged = {f"best_{task.metric}": best.metrics[task.metric], "trials": float(len(found))}
             tracker.send_metrics(run_id, [Metric(name, value, ended, 0) for name, value in logged.items()])
             tracker.set_tags(run_id, {"best": best.name})
-            with atomic_folder(place.result(task.name, key)) as folder:
+            with atomic_folder(place.result(task.name, key), replace=True) as folder:
                 about = {
                     "sweep": task.name,
                     "kind": task.kind,

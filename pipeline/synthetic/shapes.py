@@ -294,7 +294,7 @@ def generate_shapes(
     processes: int | None = None,
     on_image: Callable[[], None] | None = None,
 ) -> None:
-    """Writes the dataset that `spec` describes to the folder `root`, replacing one that is there.
+    """Writes the dataset that `spec` describes to the folder `root`, which must be new or empty.
 
     Layout: ``{train,val}/<12-digit id>.png``; ``annotations/instances_{train,val}.json``, COCO instances with polygons
     as coarse as COCO's; ``annotations/lvis_{train,val}.json``, LVIS v1 annotations of the same images with exact masks,
@@ -308,6 +308,7 @@ def generate_shapes(
         on_image: called in this process after each image, as for a progress bar.
 
     Raises:
+        FolderExistsError: if `root` holds files.
         NotADirectoryError: if `root` is a file. Whatever is raised, `root` stays as it was.
     """
     with atomic_folder(Path(root)) as folder:

@@ -320,7 +320,7 @@ def generate_streets(
     processes: int | None = None,
     on_image: Callable[[], None] | None = None,
 ) -> None:
-    """Writes the dataset that `spec` describes to the folder `root`, replacing one that is there.
+    """Writes the dataset that `spec` describes to the folder `root`, which must be new or empty.
 
     Layout, as Cityscapes': ``leftImg8bit/{train,val}/<city>/<city>_<index>_000019_leftImg8bit.png`` and
     ``gtFine/{train,val}/<city>/<city>_<index>_000019_gtFine_{labelIds,instanceIds}.png``, with Cityscapes' label ids.
@@ -335,6 +335,7 @@ def generate_streets(
         on_image: called in this process after each image, as for a progress bar.
 
     Raises:
+        FolderExistsError: if `root` holds files.
         NotADirectoryError: if `root` is a file. Whatever is raised, `root` stays as it was.
     """
     with atomic_folder(Path(root)) as folder:

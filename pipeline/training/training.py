@@ -66,6 +66,6 @@ class Training:
 
     def collect(self, output: Path) -> None:
         """Copies the weights, their record and all logged metrics to a folder, whole or not at all."""
-        with atomic_folder(output) as folder:
+        with atomic_folder(output, replace=True) as folder:
             for name in (WEIGHTS, RECORD, METRICS):
                 shutil.copy(self.storage / name, folder)

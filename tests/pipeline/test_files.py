@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.files import atomic_file, atomic_folder, write_json
+from pipeline.files import FolderExistsError, atomic_file, atomic_folder, write_json
 
 Contents = Callable[[Path], dict[str, bytes]]
 
@@ -28,7 +28,7 @@ def test_a_folder_is_replaced_only_at_the_end_and_wholly(tmp_path: Path, content
     target = tmp_path / "out"
     target.mkdir()
     (target / "old").write_text("old")
-    with atomic_folder(target) as folder:
+    with atomic_folder(target, replace=True) as folder:
         (folder / "new").write_text("new")
         assert contents(target) == {"old": b"old"}
     assert contents(tmp_path) == {"out/new": b"new"}
@@ -44,7 +44,7 @@ def test_an_error_leaves_the_earlier_folder_and_nothing_else(
     if existed:
         target.mkdir()
         (target / "old").write_text("old")
-    with pytest.raises(error), atomic_folder(target) as folder:
+    with pytest.raises(error), atomic_folder(target, replace=True) as folder:
         (folder / "new").write_text("new")
         raise error
     assert contents(tmp_path) == ({"out/old": b"old"} if existed else {})
@@ -65,16 +65,43 @@ def test_a_folder_that_cannot_be_moved_into_place_leaves_the_earlier_one(
         return rename(self, to)
 
     monkeypatch.setattr(Path, "rename", failing_rename)
-    with pytest.raises(OSError, match="cannot move"), atomic_folder(target) as folder:
+    with pytest.raises(OSError, match="cannot move"), atomic_folder(target, replace=True) as folder:
         (folder / "new").write_text("new")
     assert contents(tmp_path) == {"out/old": b"old"}
     assert os.listdir(tmp_path) == ["out"]
 
 
-def test_a_folder_does_not_replace_a_file(tmp_path: Path, contents: Contents) -> None:
+def test_a_folder_with_files_is_replaced_only_on_request(tmp_path: Path, contents: Contents) -> None:
+    target = tmp_path / "out"
+    (target / "deep").mkdir(parents=True)
+    (target / "deep" / "mine").write_text("mine")
+    with pytest.raises(FolderExistsError, match=r"out: holds files already.*Move it away"), atomic_folder(target):
+        pytest.fail("the block must not run")
+    assert contents(tmp_path) == {"out/deep/mine": b"mine"}
+
+
+def test_an_empty_folder_is_replaced(tmp_path: Path, contents: Contents) -> None:
+    (tmp_path / "out").mkdir()
+    with atomic_folder(tmp_path / "out") as folder:
+        (folder / "new").write_text("new")
+    assert contents(tmp_path) == {"out/new": b"new"}
+
+
+def test_files_that_came_while_a_folder_was_written_are_left(tmp_path: Path, contents: Contents) -> None:
+    target = tmp_path / "out"
+    with pytest.raises(FolderExistsError), atomic_folder(target) as folder:
+        (folder / "new").write_text("new")
+        target.mkdir()
+        (target / "mine").write_text("mine")
+    assert contents(tmp_path) == {"out/mine": b"mine"}
+    assert os.listdir(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize("replace", [True, False])
+def test_a_folder_does_not_replace_a_file(tmp_path: Path, contents: Contents, replace: bool) -> None:
     target = tmp_path / "out"
     target.write_text("a file")
-    with pytest.raises(NotADirectoryError, match=r"out is a file"), atomic_folder(target):
+    with pytest.raises(NotADirectoryError, match=r"out is a file"), atomic_folder(target, replace=replace):
         pytest.fail("the block must not run")
     assert contents(tmp_path) == {"out": b"a file"}
 

@@ -75,6 +75,34 @@ class TestPredict:
         assert " classes" in result.output
         assert (np.asarray(Image.open(output).convert("RGB")) != PIXELS).mean() > 0.5
 
+    def test_does_not_write_over_the_picture_or_the_weights(self, picture: Path, weights: Path) -> None:
+        linked = picture.with_name("linked.png")
+        linked.hardlink_to(picture)
+        before = picture.read_bytes()
+        for output in (picture, linked):
+            result = CliRunner().invoke(
+                app, ["predict", str(picture), "--weights", str(weights), "--output", str(output)]
+            )
+            assert result.exit_code == 1
+            assert f"{output.name}: is a file to read and the file to write" in result.output
+        assert picture.read_bytes() == before
+
+    def test_an_earlier_prediction_is_overwritten_only_by_name(
+        self, picture: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(picture.parent)
+        Path("prediction.png").write_text("mine")
+        tiny = ["--model", "pointrend_rcnn_tiny_fpn", "--num-classes", "3", "--min-size", "48"]
+        arguments = ["predict", str(picture), "--weights", str(weights), *tiny]
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == 1
+        assert "prediction.png: exists already; name the file to write with --output" in result.output
+        assert Path("prediction.png").read_text() == "mine"
+        assert CliRunner().invoke(app, [*arguments, "--output", "prediction.png"]).exit_code == 0
+        Path("prediction.png").unlink()
+        assert CliRunner().invoke(app, arguments).exit_code == 0
+        assert Image.open("prediction.png").format == "PNG"
+
     def test_nothing_above_the_score(self, picture: Path, weights: Path) -> None:
         result = predict(picture, weights, "--score", "1")
         assert result.exit_code == 0, result.output
@@ -134,6 +162,15 @@ class TestErrors:
         result = predict(picture, weights, "--num-classes", "4")
         assert result.exit_code == 1
         assert "tiny.safetensors: not a checkpoint of this model" in result.stderr
+
+    @pytest.mark.parametrize("command", ["convert", "export"])
+    def test_a_file_to_read_is_not_written(self, command: str, weights: Path, tmp_path: Path) -> None:
+        source = tmp_path / "weights.safetensors"
+        source.write_bytes(weights.read_bytes())
+        model = ["--model", "pointrend_rcnn_tiny_fpn", "--num-classes", "3"]
+        message = self.message(CliRunner().invoke(app, [command, str(source), str(source), *model]))
+        assert "weights.safetensors: is a file to read and the file to write" in message
+        assert source.read_bytes() == weights.read_bytes()
 
     def test_size_of_zero(self, picture: Path, weights: Path) -> None:
         assert "min_size is 0" in self.message(predict(picture, weights, "--min-size", "0"))

@@ -14,6 +14,7 @@ from pycocotools.coco import COCO
 from pipeline.config.datasets import CocoSynset, SynsetTable
 from pipeline.data.coco import DatasetError
 from pipeline.data.lvis import coco_view
+from pipeline.files import FolderExistsError
 from pipeline.metrics.coco_ap import coco_ap
 from pipeline.metrics.lvis_ap import ap_star
 from pipeline.synthetic import ShapesSpec, generate_shapes, shapes
@@ -296,33 +297,38 @@ def test_seeds_and_splits_differ():
     assert not np.array_equal(image, render_scene(ShapesSpec(30, 6, seed=4), "train", 0).image)
 
 
-def test_a_dataset_is_replaced_whole(tmp_path):
+def test_a_folder_with_files_is_left_as_it_is(tmp_path):
+    root = tmp_path / "shapes"
+    root.mkdir()
+    (root / "mine.txt").write_text("mine")
+    with pytest.raises(FolderExistsError, match=r"shapes: holds files already"):
+        generate_shapes(ShapesSpec(1, 1), root, processes=1)
+    assert files(tmp_path) == {"shapes/mine.txt": b"mine"}
+
+
+def test_an_empty_folder_is_filled(tmp_path):
     root = tmp_path / "deep" / "shapes"
-    generate_shapes(ShapesSpec(3, 1), root, processes=1)
+    root.mkdir(parents=True)
     generate_shapes(ShapesSpec(1, 1), root, processes=1)
     assert len(list((root / "train").iterdir())) == 1
     assert [path.name for path in root.parent.iterdir()] == ["shapes"]
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_a_failure_leaves_the_old_dataset(tmp_path, processes):
+def test_a_failure_leaves_nothing(tmp_path, processes):
     root = tmp_path / "shapes"
-    generate_shapes(ShapesSpec(2, 1), root, processes=1)
-    before = files(root)
 
     def fail():
         raise RuntimeError("stopped")
 
     with pytest.raises(RuntimeError, match="stopped"):
         generate_shapes(ShapesSpec(20, 1, seed=1), root, processes=processes, on_image=fail)
-    assert files(root) == before
-    assert [path.name for path in tmp_path.iterdir()] == ["shapes"]
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_a_failed_move_puts_the_old_dataset_back(tmp_path, monkeypatch):
+def test_a_failed_move_leaves_nothing(tmp_path, monkeypatch):
     root = tmp_path / "shapes"
-    generate_shapes(ShapesSpec(2, 1), root, processes=1)
-    before, rename = files(root), Path.rename
+    rename = Path.rename
 
     def fail_for_the_new_one(source, target):
         if source.name == "fresh":
@@ -332,8 +338,7 @@ def test_a_failed_move_puts_the_old_dataset_back(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "rename", fail_for_the_new_one)
     with pytest.raises(OSError, match="disk on fire"):
         generate_shapes(ShapesSpec(1, 1, seed=1), root, processes=1)
-    assert files(root) == before
-    assert [path.name for path in tmp_path.iterdir()] == ["shapes"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_is_not_replaced(tmp_path):

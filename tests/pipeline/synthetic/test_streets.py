@@ -11,6 +11,7 @@ from masks import dilate
 from PIL import Image
 
 from pipeline.data.labels import CITYSCAPES, read_ids
+from pipeline.files import FolderExistsError
 from pipeline.metrics.cityscapes_ap import cityscapes_ap
 from pipeline.metrics.segmentation_iou import miou
 from pipeline.synthetic import StreetsSpec, generate_streets
@@ -176,7 +177,9 @@ def test_same_bytes_with_other_processes_and_whole_or_not_at_all(tmp_path: Path)
         raise RuntimeError("stopped")
 
     with pytest.raises(RuntimeError, match="stopped"):
-        generate_streets(StreetsSpec(1, 1, height=64, width=64, seed=1), tmp_path / "one", processes=1, on_image=fail)
+        generate_streets(StreetsSpec(1, 1, height=64, width=64, seed=1), tmp_path / "half", processes=1, on_image=fail)
+    with pytest.raises(FolderExistsError, match="one: holds files already"):
+        generate_streets(StreetsSpec(1, 1, height=64, width=64, seed=1), tmp_path / "one", processes=1)
     assert files(tmp_path / "one") == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
 
