@@ -12,6 +12,7 @@ import torch
 
 from pipeline.config import ClusterConfig, EvaluationSetting, RenderingConfig, RunConfig
 from pipeline.data.dataset import EvaluationImages
+from pipeline.data.transforms import to_float
 from pipeline.evaluation.chunks import prefetched
 from pipeline.evaluation.trained_run import TrainedRun
 from pipeline.evaluation.workers import predict_in_chunks
@@ -45,7 +46,7 @@ class RenderingTimer:
     def __call__(self, chunk: range, folder: Path) -> None:
         seconds: dict[str, list[float]] = {name: [] for name in self._settings}
         for _, image in prefetched(self._images, chunk):
-            found = self._model.detect([image.to(self._device)])
+            found = self._model.detect([to_float(image.to(self._device))])
             for _ in range(1 if self._warm else 2):  # the first time also starts things up
                 taken = {name: self._time(found, setting) for name, setting in self._settings.items()}
             self._warm = True

@@ -28,7 +28,7 @@ from pipeline.run_model import begin_with, build_run_model
 from pipeline.storage import Storage
 from pipeline.training.checkpoint import CheckpointStore, CheckpointWriter
 from pipeline.training.loading import load_batches
-from pipeline.training.loop import Update, build_optimizer, distribute, train
+from pipeline.training.loop import Update, apply_layout, build_optimizer, distribute, train
 from pipeline.training.record import METRICS, WEIGHTS
 from pipeline.training.run_log import RunLog
 from pointrend import save_weights
@@ -66,6 +66,7 @@ def train_worker(arguments: dict[str, Any]) -> None:
     model: nn.Module = network.to(device)
     if world_size > 1:
         model = synchronised(model, config, device)
+    apply_layout(model, schedule)
     optimizer = build_optimizer(model, schedule)
     store = CheckpointStore(storage / "checkpoints")
     start = resume(store, model, optimizer, device, rank)
@@ -92,10 +93,11 @@ def train_worker(arguments: dict[str, Any]) -> None:
             def on_update(update: Update) -> None:
                 if log is not None:
                     log.add(update)
-                    bar.advance(note=f"loss {update.loss:.3f}")
+                    bar.advance(note=log.note)
                 stopping = stop_requested()
                 leaving = notice.is_new() if update.number % UPDATES_PER_PREEMPTION_CHECK == 0 else False
                 if stopping or leaving or update.number % schedule.checkpoint_every == 0:
+                    update.check()
                     if rank == 0:
                         checkpoints.save(update.number, model, optimizer)
                         if stopping or leaving:
