@@ -43,17 +43,29 @@ class Kind:
 
 
 # What schedules, logs, stores or shows. What the configuration says is in the files that `configure` writes.
-_WITHOUT = ("pipeline.config", "pipeline.errors", "pipeline.files", "pipeline.progress", "pipeline.training.run_log")
+_WITHOUT = ("pipeline.config", "pipeline.errors", "pipeline.files", "pipeline.progress", "pipeline.tracking")
 _NETWORK = ("numpy", "pillow", "safetensors", "torch", "torchvision")
 _SCORES = ("cityscapesscripts", "lvis", "pycocotools", "scipy")
 
 _TRAIN = {
-    "instance": ("pipeline.training.run", "pipeline.training.instance"),
-    "semantic": ("pipeline.training.run", "pipeline.training.semantic"),
+    "instance": ("pipeline.training.run", "pipeline.data.dataset", "pointrend.instance_models"),
+    "semantic": ("pipeline.training.run", "pipeline.data.semantic_dataset", "pointrend.semantic_models"),
 }
 _EVALUATE = {
-    "instance": ("pipeline.evaluation.run", "pipeline.evaluation.instances", "pipeline.evaluation.instance_scores"),
-    "semantic": ("pipeline.evaluation.run", "pipeline.evaluation.semantics", "pipeline.evaluation.semantic_scores"),
+    "instance": (
+        "pipeline.evaluation.run",
+        "pipeline.evaluation.instances",
+        "pipeline.evaluation.instance_scores",
+        "pointrend.instance_inference",
+        "pointrend.instance_models",
+    ),
+    "semantic": (
+        "pipeline.evaluation.run",
+        "pipeline.evaluation.semantics",
+        "pipeline.evaluation.semantic_scores",
+        "pointrend.semantic_inference",
+        "pointrend.semantic_models",
+    ),
 }
 _SWEEP = ("pipeline.sweep.trial", "pipeline.sweep.subdivision", "pipeline.sweep.subset", "pipeline.sweep.search")
 

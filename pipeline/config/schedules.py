@@ -48,7 +48,13 @@ class ScheduleConfig(Strict):
     )
     momentum: NonNegativeFloat = 0.9
     weight_decay: NonNegativeFloat = 0.0001
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "tf32", "bfloat16"] = Field(
+        "float32",
+        description="float32: strict on GPUs, too; tf32: convolutions and matrix products in TF32; bfloat16: autocast. "
+        "The CPU has no TF32: there tf32 is float32",
+    )
+    channels_last: bool = Field(False, description="keep weights and features channels last in memory (NHWC)")
+    compile: bool = Field(False, description="compile the backbone with torch.compile, for images of any size")
     checkpoint_every: PositiveInt = 1000
 
     @model_validator(mode="after")

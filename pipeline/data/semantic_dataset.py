@@ -1,9 +1,10 @@
 """Torch datasets over a semantic manifest."""
 
 import io
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -15,12 +16,12 @@ from pipeline.data.manifest import PreparedDataset, Split
 from pipeline.data.samplers import Draw
 from pipeline.data.semantic_transforms import augment
 from pipeline.data.storage import Storage
-from pointrend.pictures import decode_picture, decode_pixels
+from pointrend.drawing import decode_pixels
 from pointrend.specs import IGNORE_LABEL
 
 
 class _ManifestImages:
-    """The rows of a split's manifest, kept as Arrow."""
+    """The rows of a split's manifest, kept as an Arrow table."""
 
     def __init__(self, prepared: PreparedDataset, split: Split, storage: Storage) -> None:
         self._table = prepared.manifest(split).combine_chunks()
@@ -32,16 +33,16 @@ class _ManifestImages:
     def row(self, index: int) -> dict[str, Any]:
         return self._table.slice(index, 1).to_pylist()[0]
 
-    def file(self, row: dict[str, Any]) -> tuple[IO[bytes], str]:
-        """An image's file and what to call it."""
+    def pixels(self, row: dict[str, Any]) -> np.ndarray:
+        """An image (H, W, 3) uint8."""
         name = row["file_name"]
-        return io.BytesIO(self._storage.read(name)), self._storage.where(name)
+        return decode_pixels(io.BytesIO(self._storage.read(name)), self._storage.where(name))
 
     def labels(self, row: dict[str, Any]) -> np.ndarray:
-        """(H, W) uint8: a class, or 255 where it is ignored.
+        """(H, W) uint8: a class, or 255 for a pixel to ignore.
 
         Raises:
-            DatasetError: naming the file, if it is not what was prepared.
+            DatasetError: if the file is not what was prepared; the message names it.
         """
         name = row["label_file"]
         try:
@@ -53,12 +54,12 @@ class _ManifestImages:
 
 
 class SemanticTrainingImages(Dataset[Example]):
-    """Augmented training crops: image (3, h, w) and target ``labels`` (h, w).
+    """Augmented training crops: image (3, h, w) uint8 and target ``labels`` (h, w) int64.
 
     Args:
         prepared: the dataset.
         storage: what the manifest's file names are relative to.
-        config: the crops.
+        config: the size of the crops and their augmentation.
     """
 
     def __init__(self, prepared: PreparedDataset, storage: Storage, config: SemanticModelConfig) -> None:
@@ -69,18 +70,17 @@ class SemanticTrainingImages(Dataset[Example]):
 
     @property
     def groups(self) -> np.ndarray:
-        """(D,) all zero: crops are of one size whatever their images' are."""
+        """(D,) all zero: all crops have one size, whatever the sizes of their images."""
         return np.zeros(len(self), dtype=np.int64)
 
     def __getitem__(self, draw: Draw) -> Example:
         row = self._images.row(draw.image)
-        pixels, labels = decode_pixels(*self._images.file(row)), self._images.labels(row)
-        image, target = augment(pixels, labels, self._config, draw.seed)
-        return Example(row["id"], image, {"labels": target})
+        image, labels, colors = augment(self._images.pixels(row), self._images.labels(row), self._config, draw.seed)
+        return Example(row["id"], image, {"labels": labels}, colors=colors)
 
 
 class SemanticEvaluationImages(Dataset[tuple[str, Tensor]]):
-    """Every image of the val split as it is: (file name of its labels, image (3, H, W))."""
+    """Every image of the val split, unchanged: (file name of its labels, image (3, H, W) uint8)."""
 
     def __init__(self, prepared: PreparedDataset, storage: Storage) -> None:
         self._images = _ManifestImages(prepared, "val", storage)
@@ -90,4 +90,4 @@ class SemanticEvaluationImages(Dataset[tuple[str, Tensor]]):
 
     def __getitem__(self, index: int) -> tuple[str, Tensor]:
         row = self._images.row(index)
-        return row["label_file"], decode_picture(*self._images.file(row))
+        return row["label_file"], torch.from_numpy(self._images.pixels(row)).permute(2, 0, 1)

@@ -1,5 +1,8 @@
 """Training augmentation of semantic segmentation (Appendix B): scale, crop, flip and colour.
 
+The loading process scales, crops, flips and draws the change of colours; so crops travel to the device as uint8. The
+device makes them float and changes their colours.
+
 Shape letters: H W rows and columns of the image, h w of the crop.
 """
 
@@ -23,7 +26,7 @@ BRIGHTNESS, CONTRAST, SATURATION, HUE = 32 / 255, 0.5, 0.5, 18 / 180
 
 @dataclass(frozen=True)
 class Window:
-    """Where a crop lies: its upper left corner and size, in pixels of the image resized to ``scaled`` (H, W)."""
+    """The place of a crop: its upper left corner and size, in pixels of the image resized to ``scaled`` (H, W)."""
 
     top: int
     left: int
@@ -39,7 +42,7 @@ def scaled_sizes(size: Size, smallest: float, largest: float, step: int) -> list
 
 
 def draw_window(scaled: Size, crop_size: Size, generator: torch.Generator) -> Window:
-    """A crop anywhere in the resized image; of the whole of an edge that is shorter than the crop's."""
+    """Draws a crop anywhere in the resized image. It has all of an edge that is shorter than the crop's."""
     height, width = (min(side, length) for side, length in zip(crop_size, scaled, strict=True))
     top, left = (
         int(torch.randint(length - side + 1, (), generator=generator))
@@ -49,9 +52,9 @@ def draw_window(scaled: Size, crop_size: Size, generator: torch.Generator) -> Wi
 
 
 def crop_pixels(pixels: np.ndarray, window: Window) -> Tensor:
-    """A crop (3, h, w) in [0, 1] of an image (H, W, 3) uint8 resized bilinearly, anti-aliased when it shrinks.
+    """A crop (3, h, w) uint8 of an image (H, W, 3) uint8 resized bilinearly, anti-aliased when it shrinks.
 
-    The rest of the resized image, up to four times the pixels of the file, is never made.
+    Only the crop is computed, not the rest of the resized image, which may have four times the file's pixels.
     """
     (height, width), (scaled_height, scaled_width) = window.size, window.scaled
     rows, columns = pixels.shape[0] / scaled_height, pixels.shape[1] / scaled_width
@@ -62,11 +65,11 @@ def crop_pixels(pixels: np.ndarray, window: Window) -> Tensor:
         min((window.top + height) * rows, pixels.shape[0]),
     )
     resized = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR, box)
-    return torch.from_numpy(np.array(resized)).permute(2, 0, 1).float() / 255
+    return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
 
 
 def crop_labels(labels: np.ndarray, window: Window) -> np.ndarray:
-    """The same crop (h, w) of labels (H, W): each pixel's is that of the pixel of the file that its centre lies in."""
+    """The same crop (h, w) of labels (H, W): each pixel takes the label of the file's pixel that its centre lies in."""
     rows, columns = (
         ((np.arange(start, start + side) + 0.5) * length / scaled).astype(np.int64)
         for start, side, length, scaled in zip(
@@ -77,36 +80,66 @@ def crop_labels(labels: np.ndarray, window: Window) -> np.ndarray:
 
 
 def is_varied(labels: np.ndarray, max_share: float) -> bool:
-    """Whether no class covers more than a share of the pixels of labels (h, w) that are known, and there are two."""
+    """Whether labels (h, w) have two classes or more, none over ``max_share`` of the pixels that are not ignored."""
     counts = np.bincount(labels[labels != IGNORE_LABEL].ravel())
     return bool(np.count_nonzero(counts) > 1 and counts.max() <= max_share * counts.sum())
 
 
-def augment_colors(image: Tensor, generator: torch.Generator) -> Tensor:
-    """SSD's colour augmentation of an image (3, h, w) in [0, 1], each of its parts with probability one half.
+@dataclass(frozen=True)
+class ColorChange:
+    """One draw of SSD's colour augmentation. A part that is None does not happen.
 
-    Brightness first; contrast before or after saturation and hue.
+    Attributes:
+        brightness: added to the image.
+        contrast: factor of the image.
+        contrast_first: apply the contrast before saturation and hue, not after them.
+        saturation: factor of the saturation of HSV.
+        hue: turn of the hue, of 1 for the whole colour wheel.
     """
 
-    def uniform(low: float, high: float) -> float:
-        return low + (high - low) * float(torch.rand((), generator=generator))
+    brightness: float | None
+    contrast: float | None
+    contrast_first: bool
+    saturation: float | None
+    hue: float | None
+
+
+def draw_color_change(generator: torch.Generator) -> ColorChange:
+    """Draws SSD's colour augmentation: each of its parts happens with probability one half."""
 
     def happens() -> bool:
         return bool(torch.rand((), generator=generator) < 0.5)
 
-    def contrast(image: Tensor) -> Tensor:
-        return (image * uniform(1 - CONTRAST, 1 + CONTRAST)).clamp(0, 1) if happens() else image
+    def maybe(low: float, high: float) -> float | None:
+        return low + (high - low) * float(torch.rand((), generator=generator)) if happens() else None
 
-    if happens():
-        image = (image + uniform(-BRIGHTNESS, BRIGHTNESS)).clamp(0, 1)
+    def contrast() -> float | None:
+        return maybe(1 - CONTRAST, 1 + CONTRAST)
+
+    brightness = maybe(-BRIGHTNESS, BRIGHTNESS)
     contrast_first = happens()
-    if contrast_first:
+    # The order of the draws is that of the changes.
+    first = contrast() if contrast_first else None
+    saturation = maybe(1 - SATURATION, 1 + SATURATION)
+    hue = maybe(-HUE, HUE)
+    return ColorChange(brightness, first if contrast_first else contrast(), contrast_first, saturation, hue)
+
+
+def change_colors(image: Tensor, change: ColorChange) -> Tensor:
+    """Applies a change of colours to an image (3, h, w) in [0, 1], brightness first. The result is in [0, 1], too."""
+
+    def contrast(image: Tensor) -> Tensor:
+        return image if change.contrast is None else (image * change.contrast).clamp(0, 1)
+
+    if change.brightness is not None:
+        image = (image + change.brightness).clamp(0, 1)
+    if change.contrast_first:
         image = contrast(image)
-    if happens():
-        image = scale_saturation(image, uniform(1 - SATURATION, 1 + SATURATION))
-    if happens():
-        image = adjust_hue(image, uniform(-HUE, HUE))
-    return image if contrast_first else contrast(image)
+    if change.saturation is not None:
+        image = scale_saturation(image, change.saturation)
+    if change.hue is not None:
+        image = adjust_hue(image, change.hue)
+    return image if change.contrast_first else contrast(image)
 
 
 def scale_saturation(image: Tensor, factor: float) -> Tensor:
@@ -117,7 +150,9 @@ def scale_saturation(image: Tensor, factor: float) -> Tensor:
     return (value - (value - image) * factors).clamp(0, 1)
 
 
-def augment(pixels: np.ndarray, labels: np.ndarray, config: SemanticModelConfig, seed: int) -> tuple[Tensor, Tensor]:
+def augment(
+    pixels: np.ndarray, labels: np.ndarray, config: SemanticModelConfig, seed: int
+) -> tuple[Tensor, Tensor, ColorChange | None]:
     """A training crop, decided by ``seed`` alone.
 
     Args:
@@ -127,8 +162,9 @@ def augment(pixels: np.ndarray, labels: np.ndarray, config: SemanticModelConfig,
         seed: of this example.
 
     Returns:
-        the crop (3, h, w) in [0, 1] and its labels (h, w) int64. Where the resized image is smaller than the crop, so
-        are they; the model pads its batch with the mean colour and label 255.
+        the crop (3, h, w) uint8, its labels (h, w) int64, and the change of colours to apply to the float crop, if
+        any. If the resized image is smaller than the crop, so are crop and labels; the model pads its batch with the
+        mean colour and label 255.
     """
     generator = torch.Generator().manual_seed(seed)
     scales = config.scales
@@ -141,9 +177,8 @@ def augment(pixels: np.ndarray, labels: np.ndarray, config: SemanticModelConfig,
         if config.max_class_share is None or is_varied(cropped, config.max_class_share):
             break
     image = crop_pixels(pixels, window)
-    if config.color_augmentation:
-        image = augment_colors(image, generator)
+    colors = draw_color_change(generator) if config.color_augmentation else None
     target = torch.from_numpy(cropped.astype(np.int64))
     if torch.rand((), generator=generator) < 0.5:
         image, target = image.flip(-1), target.flip(-1)
-    return image, target
+    return image, target, colors

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import torch
 from pycocotools import mask as coco_mask
@@ -16,10 +16,13 @@ from torch import Tensor
 from pipeline.config.evaluations import EvaluationConfig, RenderingConfig
 from pipeline.data.coco import Category
 from pipeline.data.dataset import EvaluationImages
+from pipeline.data.transforms import to_float
 from pipeline.errors import UserError
+from pipeline.evaluation.background import BackgroundThread
 from pipeline.evaluation.chunks import prefetched
 from pipeline.evaluation.trained_run import TrainedRun
 from pipeline.files import atomic_file
+from pipeline.training.precision import float32_math
 from pointrend.instance import MaskRCNN
 from pointrend.paste import mask_runs
 from pointrend.points import Size
@@ -49,33 +52,41 @@ def coco_results(
     ]
 
 
+class Regions(NamedTuple):
+    """What a model finds in one image of size (H, W), on the CPU: all that its COCO results are made from."""
+
+    boxes: Tensor  # (R, 4) xyxy in pixels of the image
+    scores: Tensor  # (R,)
+    labels: Tensor  # (R,) from 1
+    size: Size
+    masks: dict[str, Tensor]  # (R, M, M) probabilities by setting
+
+
 @torch.inference_mode()
-def predict_image(
-    model: MaskRCNN, image_id: int, image: Tensor, settings: Mapping[str, RenderingConfig], categories: list[Category]
-) -> dict[str, list[dict[str, Any]]]:
-    """COCO results of one image (3, H, W) under each setting, from one detector pass."""
+def predict_regions(model: MaskRCNN, image: Tensor, settings: Mapping[str, RenderingConfig]) -> Regions:
+    """What the model finds in an image (3, H, W), rendered under each setting from one detector pass."""
     found = model.detect([image])
-    boxes, size = found.original_boxes()[0], found.original_sizes[0]
-    category_ids = [categories[label - 1].id for label in found.labels[0].tolist()]
+    masks = {name: model.region_masks(found, setting.build())[0][:, 0].cpu() for name, setting in settings.items()}
+    boxes, scores, labels = found.original_boxes()[0], found.scores[0], found.labels[0]
+    return Regions(boxes.cpu(), scores.cpu(), labels.cpu(), found.original_sizes[0], masks)
+
+
+@torch.inference_mode()
+def encode_results(image_id: int, found: Regions, categories: list[Category]) -> dict[str, list[dict[str, Any]]]:
+    """The COCO results of one image under each setting."""
+    category_ids = [categories[label - 1].id for label in found.labels.tolist()]
     return {
-        name: coco_results(
-            image_id,
-            model.region_masks(found, setting.build())[0][:, 0],
-            boxes,
-            found.scores[0],
-            category_ids,
-            size,
-        )
-        for name, setting in settings.items()
+        name: coco_results(image_id, masks, found.boxes, found.scores, category_ids, found.size)
+        for name, masks in found.masks.items()
     }
 
 
 class IncompletePredictionsError(UserError):
-    """Predictions that lack an image, or have one twice."""
+    """Predictions lack an image or have one twice."""
 
 
 class ResultsWriter:
-    """A COCO results file, written as the results come: memory does not grow with the number of images."""
+    """Writes a COCO results file result by result: memory does not grow with the number of images."""
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream, self._first = stream, True
@@ -96,12 +107,12 @@ def _part_file(folder: Path, setting: str) -> Path:
 
 
 class InstancePredictor:
-    """A run's predictions, a chunk of images at a time, for :func:`pipeline.cluster.prediction.predict_in_chunks`.
+    """Predicts with a run, a chunk of images per call, for :func:`pipeline.evaluation.chunks.predict_chunks`.
 
     Args:
         run: the run.
         settings: its evaluations.
-        device: where to predict.
+        device: where the model runs.
     """
 
     def __init__(self, run: TrainedRun, settings: EvaluationConfig, device: torch.device) -> None:
@@ -109,20 +120,32 @@ class InstancePredictor:
         assert isinstance(model, MaskRCNN)  # the configuration allows no other for these settings
         dataset = run.dataset()
         self._model, self._settings, self._device = model, settings.all_of(RenderingConfig), device
+        self._precision = run.config.schedule.precision
         self._images, self._categories = EvaluationImages(dataset, run.images), dataset.categories
 
     def __call__(self, chunk: range, folder: Path) -> None:
-        """Writes one file for each setting, with a line for each image: its id, then its results, a tab before each."""
-        with ExitStack() as stack:
+        """Writes one file per setting, with a line per image: its id, then its results, a tab before each.
+
+        Masks are encoded and written in a thread, in the order of the images, while the device predicts the next ones.
+        """
+        with (
+            ExitStack() as stack,
+            float32_math(self._precision),
+            BackgroundThread() as background,
+        ):
             files = {
                 name: stack.enter_context(_part_file(folder, name).open("w", encoding="utf-8"))
                 for name in self._settings
             }
-            for image_id, image in prefetched(self._images, chunk):
-                found = predict_image(self._model, image_id, image.to(self._device), self._settings, self._categories)
-                for name, results in found.items():
+
+            def write(image_id: int, found: Regions) -> None:
+                for name, results in encode_results(image_id, found, self._categories).items():
                     # JSON has no tabs of its own.
                     files[name].write("\t".join([str(image_id), *map(json.dumps, results)]) + "\n")
+
+            for image_id, pixels in prefetched(self._images, chunk):
+                found = predict_regions(self._model, to_float(pixels.to(self._device)), self._settings)
+                background.submit(write, image_id, found)
 
 
 def merge_predictions(parts: Iterable[Path], setting: str, image_ids: Iterable[int], path: Path) -> None:

@@ -1,4 +1,7 @@
-"""Predictions of every evaluation setting of a run, then their scores."""
+"""Predictions of every evaluation setting of a run, then their scores.
+
+What instance and semantic runs need is imported on use, so that a change in one does not evaluate the other again.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +13,7 @@ from pipeline.config.evaluations import EvaluationConfig
 from pipeline.data.manifest import PreparedDataset
 from pipeline.errors import UserError
 from pipeline.evaluation.chunks import Predict, chunk_folder, image_chunks, predict_chunks
-from pipeline.evaluation.instances import InstancePredictor, merge_predictions
 from pipeline.evaluation.outputs import labels_folder, prediction_names, predictions_file
-from pipeline.evaluation.scoring import score_instances, score_labels
-from pipeline.evaluation.semantics import SemanticPredictor, gather_predictions
 from pipeline.evaluation.trained_run import TrainedRun
 from pipeline.progress import progress
 
@@ -46,8 +46,13 @@ def predict_share(
     share = every[rank::world_size]
 
     def build() -> Predict:
-        predictor = SemanticPredictor if dataset.task == "semantic" else InstancePredictor
-        return predictor(run, settings, device)
+        if dataset.task == "semantic":
+            from pipeline.evaluation.semantics import SemanticPredictor
+
+            return SemanticPredictor(run, settings, device)
+        from pipeline.evaluation.instances import InstancePredictor
+
+        return InstancePredictor(run, settings, device)
 
     if rank:
         predict_chunks(build, share, chunks)
@@ -73,8 +78,12 @@ def gather(run: TrainedRun, settings: EvaluationConfig, chunks: Path, output: Pa
     parts = [chunk_folder(chunks, chunk) for chunk in image_chunks(len(image_ids))]
     for name in settings.root:
         if dataset.task == "semantic":
+            from pipeline.evaluation.semantics import gather_predictions
+
             gather_predictions(parts, name, prediction_names(dataset).values(), labels_folder(output, name))
         else:
+            from pipeline.evaluation.instances import merge_predictions
+
             merge_predictions(parts, name, image_ids, predictions_file(output, name))
 
 
@@ -88,7 +97,11 @@ def predict(run: TrainedRun, settings: EvaluationConfig, device: torch.device, c
 def score(dataset: PreparedDataset, predictions: Path, setting: str) -> tuple[dict[str, float], dict[str, Any]]:
     """The metrics of a setting, and what else of its scores is kept."""
     if dataset.task == "semantic":
+        from pipeline.evaluation.semantic_scores import score_labels
+
         return score_labels(dataset.truth, labels_folder(predictions, setting), dataset.labels)
+    from pipeline.evaluation.instance_scores import score_instances
+
     return score_instances(dataset, predictions_file(predictions, setting)), {}
 
 

@@ -15,11 +15,14 @@ from torch import Tensor
 from pipeline.config.evaluations import EvaluationConfig, SemanticRenderingConfig
 from pipeline.config.labels import LabelTable
 from pipeline.data.semantic_dataset import SemanticEvaluationImages
+from pipeline.data.transforms import to_float
+from pipeline.evaluation.background import BackgroundThread
 from pipeline.evaluation.chunks import prefetched
 from pipeline.evaluation.instances import IncompletePredictionsError
 from pipeline.evaluation.outputs import prediction_names
 from pipeline.evaluation.trained_run import TrainedRun
 from pipeline.files import atomic_file
+from pipeline.training.precision import float32_math
 from pointrend.semantic import SemanticSegmenter
 
 
@@ -47,12 +50,12 @@ def write_ids(classes: Tensor, table: LabelTable, path: Path) -> None:
 
 
 class SemanticPredictor:
-    """A run's predictions, a chunk of images at a time, for :func:`pipeline.cluster.prediction.predict_in_chunks`.
+    """Predicts with a run, a chunk of images per call, for :func:`pipeline.evaluation.chunks.predict_chunks`.
 
     Args:
         run: the run.
         settings: its evaluations.
-        device: where to predict.
+        device: where the model runs.
     """
 
     def __init__(self, run: TrainedRun, settings: EvaluationConfig, device: torch.device) -> None:
@@ -60,15 +63,24 @@ class SemanticPredictor:
         assert isinstance(model, SemanticSegmenter)  # the configuration allows no other for these settings
         dataset = run.dataset()
         self._model, self._settings, self._device = model, settings.all_of(SemanticRenderingConfig), device
+        self._precision = run.config.schedule.precision
         self._images, self._table = SemanticEvaluationImages(dataset, run.images), dataset.labels
         self._names = prediction_names(dataset)
 
     def __call__(self, chunk: range, folder: Path) -> None:
-        """Writes ``<setting>/<name>``, a PNG of label ids, for each setting and image of the chunk."""
-        for label_file, image in prefetched(self._images, chunk):
-            predicted = predict_classes(self._model, image.to(self._device), self._settings)
+        """Writes ``<setting>/<name>``, a PNG of label ids, for each setting and image of the chunk.
+
+        The PNGs are written in a thread while the device predicts the next images.
+        """
+
+        def write(label_file: str, predicted: dict[str, Tensor]) -> None:
             for setting, classes in predicted.items():
                 write_ids(classes, self._table, folder / setting / self._names[label_file])
+
+        with float32_math(self._precision), BackgroundThread() as background:
+            for label_file, pixels in prefetched(self._images, chunk):
+                predicted = predict_classes(self._model, to_float(pixels.to(self._device)), self._settings)
+                background.submit(write, label_file, {name: classes.cpu() for name, classes in predicted.items()})
 
 
 def gather_predictions(parts: Iterable[Path], setting: str, names: Iterable[str], folder: Path) -> None:
@@ -81,7 +93,7 @@ def gather_predictions(parts: Iterable[Path], setting: str, names: Iterable[str]
         folder: the new folder.
 
     Raises:
-        IncompletePredictionsError: unless every one is there exactly once.
+        IncompletePredictionsError: if a prediction is missing, there twice, or of no image.
     """
     missing = set(names)
     for part in parts:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -9,9 +10,11 @@ from pipeline.config.experiments import RunConfig
 from pipeline.data.manifest import PreparedDataset, read_prepared
 from pipeline.data.storage import Storage
 from pipeline.training.model import build_run_model
-from pointrend.instance import MaskRCNN
-from pointrend.semantic import SemanticSegmenter
 from pointrend.weights import load_weights
+
+if TYPE_CHECKING:
+    from pointrend.instance import MaskRCNN
+    from pointrend.semantic import SemanticSegmenter
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class TrainedRun:
         """
         return read_prepared(self.prepared)
 
-    def model(self, device: torch.device) -> MaskRCNN | SemanticSegmenter:
+    def model(self, device: torch.device) -> "MaskRCNN | SemanticSegmenter":
         """The network with its weights, in evaluation mode."""
         model = build_run_model(self.config, self.dataset().num_classes, pretrained=False)
         load_weights(model, self.weights)

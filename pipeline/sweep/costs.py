@@ -11,6 +11,7 @@ import torch
 from pipeline.config.evaluations import EvaluationSetting, RenderingConfig
 from pipeline.config.experiments import RunConfig
 from pipeline.data.dataset import EvaluationImages
+from pipeline.data.transforms import to_float
 from pipeline.evaluation.chunks import prefetched
 from pipeline.evaluation.trained_run import TrainedRun
 from pointrend.complexity import spec_complexity
@@ -49,7 +50,7 @@ def rendering_seconds(
     indices = range(min(images, dataset.manifest("val").num_rows))
     seconds: dict[str, list[float]] = {name: [] for name in settings}
     for number, (_, image) in enumerate(prefetched(EvaluationImages(dataset, run.images), indices)):
-        found = model.detect([image.to(device)])
+        found = model.detect([to_float(image.to(device))])
         for _ in range(1 if number else 2):  # the first time also starts things up
             taken = {name: _time(model, found, setting, device) for name, setting in settings.items()}
         for name, value in taken.items():

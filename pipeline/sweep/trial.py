@@ -28,10 +28,11 @@ from pipeline.sweep.search import point_name
 from pipeline.tracking.client import Tracker, run_parameters
 from pipeline.training.checkpoint import CheckpointStore
 from pipeline.training.loading import load_batches
-from pipeline.training.loop import DivergedTrainingError, Update, build_optimizer, train
+from pipeline.training.loop import DivergedTrainingError, Update, apply_layout, build_optimizer, train
 from pipeline.training.model import build_run_model
 from pipeline.training.run import training_images
-from pointrend.weights import read_state_dict, save_weights
+from pointrend import save_weights
+from pointrend.weights import read_state_dict
 
 SETTING = "sweep"  # the name of a trial's one evaluation
 CHECKPOINTS = "checkpoints"  # a trial's folder of them
@@ -133,6 +134,7 @@ class _Training:
         self.model: nn.Module = build_run_model(config, classes, pretrained=trials.weights is None).to(self.device)
         if trials.weights is not None:
             _load_all_but_point_head(self.model, trials.weights)
+        apply_layout(self.model, schedule)
         self.optimizer = build_optimizer(self.model, schedule)
         self.store = CheckpointStore(self.folder / CHECKPOINTS)
         self.start = self.store.load_latest(self.model, self.optimizer, self.device)
@@ -171,6 +173,7 @@ class _Training:
         self._seconds.append(update.seconds)
         at_rung = update.number in self.trials.task.rungs
         if at_rung or update.number % self.config.schedule.checkpoint_every == 0:
+            update.check()
             self.store.save(update.number, self.model, self.optimizer)
         if at_rung and self.record.at(update.number) is None:
             self._judge(update.number)

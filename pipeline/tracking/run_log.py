@@ -34,6 +34,11 @@ class RunLog:
         """Logs how the batch is split up from an update on: it may be another way after a restart."""
         self._spool.append(update, {"workers": workers, "passes": passes})
 
+    @property
+    def note(self) -> str:
+        """The last logged loss, for a progress bar: the current one is still on the device."""
+        return f"loss {sum(self.last_losses.values()):.3f}" if self.last_losses else ""
+
     def add(self, update: Update) -> None:
         self._window.append(update)
         if update.number % UPDATES_PER_LOG == 0:

@@ -1,4 +1,4 @@
-"""Checkpoints that a killed run resumes from: whole or not at all, and only ever tensors and numbers."""
+"""Checkpoints that a killed run resumes from: written whole or not at all; only tensors and numbers are ever read."""
 
 import re
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,12 +18,12 @@ from pipeline.files import atomic_file
 _FILE = re.compile(r"update-(\d+)\.pt")
 
 
-# What reading a truncated, overwritten or foreign file may raise.
+# Errors that reading a truncated, overwritten or foreign file may raise.
 UNREADABLE = (OSError, EOFError, RuntimeError, BadZipFile, UnpicklingError)
 
 
 class CheckpointError(UserError, RuntimeError):
-    """A checkpoint that cannot be written or read."""
+    """A checkpoint cannot be written or read."""
 
 
 @dataclass(frozen=True)
@@ -31,15 +31,15 @@ class CheckpointStore:
     """The checkpoints of one run in a folder that all its workers can read.
 
     A checkpoint holds model, optimizer and the number of updates done. The learning rate, the batches and the model's
-    randomness are functions of that number and the seed (see :mod:`pipeline.data.samplers`), so nothing else is
-    needed to go on exactly.
+    randomness are functions of that number and the seed (see :mod:`pipeline.data.samplers`), so nothing else is needed
+    to continue exactly.
     """
 
     folder: Path
     keep: int = 2
 
     def _files(self) -> dict[int, Path]:
-        """Checkpoints by the updates they have behind them, newest first."""
+        """The checkpoint files by their number of updates, newest first."""
         found = {int(m[1]): path for path in self.folder.glob("update-*.pt") if (m := _FILE.fullmatch(path.name))}
         return dict(sorted(found.items(), reverse=True))
 
@@ -55,30 +55,30 @@ class CheckpointStore:
         self.write(update, training_state(update, model, optimizer))
 
     def write(self, update: int, state: dict[str, Any]) -> None:
-        """As :meth:`save`, of a :func:`training_state`."""
+        """As :meth:`save`, for a state from :func:`training_state`."""
         path = self._path(update)
         try:
             with atomic_file(path, "wb") as stream:
                 torch.save(state, stream)
         except (OSError, RuntimeError) as error:
-            # Of a full disk, torch says no more than "unexpected pos".
+            # When the disk is full, torch's own message is only "unexpected pos".
             reason = error.__context__ if isinstance(error.__context__, OSError) else error
             raise CheckpointError(
                 f"{path}: the checkpoint could not be written; free some space and run `dvc repro` again ({reason})"
             ) from error
         files = self._files()
-        # Files of later updates could not be read, or this one would not have been made.
+        # Checkpoints of later updates were unreadable: otherwise training would have resumed from one of them.
         for number in [n for n in files if n > update] + [n for n in files if n <= update][self.keep :]:
             files[number].unlink()
-        # Of writers that were killed: there is one at a time.
+        # Temporary files of killed writers: only one process writes at a time.
         for leftover in self.folder.glob(".update-*.pt.*"):
             leftover.unlink(missing_ok=True)
 
     def load(self, update: int, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
-        """Restores one checkpoint, which another worker has found whole.
+        """Restores the checkpoint of an update, which another worker has already read.
 
         Raises:
-            CheckpointError: if it cannot be read here.
+            CheckpointError: if it cannot be read here, or is for another model.
         """
         path = self._path(update)
         try:
@@ -91,7 +91,7 @@ class CheckpointStore:
         _restore(path, state, model, optimizer)
 
     def load_latest(self, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> int:
-        """Restores the newest checkpoint that is whole and returns its number of updates; 0 where there is none.
+        """Restores the newest readable checkpoint and returns its number of updates; 0 if there is none.
 
         Raises:
             CheckpointError: if the checkpoint is for another model.
@@ -111,22 +111,26 @@ class CheckpointStore:
 
 
 def training_state(update: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """What a checkpoint holds; its tensors are the ones that training goes on with."""
+    """What a checkpoint holds. Its tensors are not copies: training changes them."""
     return {"update": update, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
 
 
 def _restore(path: Path, state: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    # Whether steps are fused depends on the device, which may be another than the checkpoint's.
+    fused = [group.get("fused") for group in optimizer.param_groups]
     try:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
+        for group, value in zip(optimizer.param_groups, fused, strict=True):
+            group["fused"] = value
     except (KeyError, TypeError, RuntimeError, ValueError) as error:
         raise CheckpointError(f"{path}: not a checkpoint of this run; delete it ({error})") from error
 
 
 class CheckpointWriter:
-    """Writes checkpoints while training goes on: one at a time, the next one waits.
+    """Writes checkpoints in a thread while training continues, one at a time.
 
-    The end of a ``with`` block waits for the last one, too.
+    The end of a ``with`` block waits for the last one.
     """
 
     def __init__(self, store: CheckpointStore) -> None:
@@ -150,7 +154,7 @@ class CheckpointWriter:
             self._thread.shutdown()
 
     def save(self, update: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Copies the state after ``update`` updates and has it written.
+        """Copies the state after ``update`` updates to the CPU and writes it in the background.
 
         Raises:
             CheckpointError: if the checkpoint before this one could not be written.
@@ -160,10 +164,10 @@ class CheckpointWriter:
         self._pending = self._thread.submit(self._store.write, update, state)
 
     def wait(self) -> None:
-        """Waits until what was saved is written.
+        """Waits until the last checkpoint is written.
 
         Raises:
-            CheckpointError: if it could not be.
+            CheckpointError: if it could not be written.
         """
         pending, self._pending = self._pending, None
         if pending is not None:
@@ -171,7 +175,7 @@ class CheckpointWriter:
 
 
 def _copied(value: Any) -> Any:
-    """Nested dicts and lists with their tensors copied to the CPU's memory."""
+    """A copy of nested dicts and lists, its tensors in the CPU's memory."""
     if isinstance(value, torch.Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):

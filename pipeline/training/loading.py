@@ -1,4 +1,4 @@
-"""A worker's examples, loaded ahead of training."""
+"""Loads a worker's training examples ahead of their use."""
 
 from collections.abc import Iterator, Sequence
 
@@ -11,11 +11,11 @@ from pipeline.errors import UserError
 
 
 class TrainingDataError(UserError):
-    """An image or its labels that cannot be read any more."""
+    """An image or its labels cannot be read any more."""
 
 
 class _Loaded(Dataset[Example | Exception]):
-    """Examples, or why there is none: an exception raised in a loading process would arrive as a traceback."""
+    """Examples, or the error instead of one: raised in a loading process, it would arrive as a traceback."""
 
     def __init__(self, examples: Dataset[Example]) -> None:
         self._examples = examples
@@ -30,16 +30,16 @@ class _Loaded(Dataset[Example | Exception]):
 def load_batches(
     examples: Dataset[Example], batches: TrainingBatches, processes: int, device: torch.device
 ) -> Iterator[Sequence[Example]]:
-    """The examples of all batches in order.
+    """Yields the examples of all batches in order. For a GPU they are in pinned memory, images as uint8.
 
     Args:
-        examples: by :class:`~pipeline.data.samplers.Draw`.
-        batches: which ones.
-        processes: that load them; 0 loads each batch here when it is asked for.
-        device: that they go to.
+        examples: indexed by :class:`~pipeline.data.samplers.Draw`.
+        batches: which examples to load.
+        processes: how many processes load; with 0, each batch is loaded in this process when it is asked for.
+        device: where the examples will be used.
 
     Raises:
-        TrainingDataError: naming the file, if one cannot be read.
+        TrainingDataError: if a file cannot be read; the message names it.
     """
     loader = DataLoader(
         _Loaded(examples),

@@ -1,21 +1,24 @@
 """The network of a run. Apart from training, so that evaluation starts without what only that needs."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.config.experiments import RunConfig
 from pipeline.config.models import InstanceModelConfig
 from pipeline.errors import UserError
-from pointrend.instance import MaskRCNN
 from pointrend.registry import build_model
-from pointrend.semantic import SemanticSegmenter
 from pointrend.weights import load_backbone, read_state_dict
+
+if TYPE_CHECKING:
+    from pointrend.instance import MaskRCNN
+    from pointrend.semantic import SemanticSegmenter
 
 #: What a run learns anew that begins with another's weights, because runs are compared by it: mask heads, and a
 #: semantic model's heads.
 OWN_HEADS = ("mask_head.", "head.", "pointrend.")
 
 
-def build_run_model(config: RunConfig, num_classes: int, *, pretrained: bool) -> MaskRCNN | SemanticSegmenter:
+def build_run_model(config: RunConfig, num_classes: int, *, pretrained: bool) -> "MaskRCNN | SemanticSegmenter":
     """The network of a run; with its ImageNet weights, where it has some, only if it is to be trained."""
     network = config.model
     sampling = config.sampling.build() if config.sampling else None
@@ -49,7 +52,7 @@ def build_run_model(config: RunConfig, num_classes: int, *, pretrained: bool) ->
     return model
 
 
-def begin_with(model: MaskRCNN | SemanticSegmenter, weights: Path) -> int:
+def begin_with(model: "MaskRCNN | SemanticSegmenter", weights: Path) -> int:
     """Takes over what a model shares with that of another run, in place: all that has the same name and shape.
 
     Of an instance model's it is the detector, of a semantic one's the backbone; the ResNet as a whole, which may be a

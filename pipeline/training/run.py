@@ -8,16 +8,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from pipeline.config.experiments import RunConfig
 from pipeline.config.models import InstanceModelConfig
-from pipeline.data.dataset import TrainingImages
 from pipeline.data.manifest import PreparedDataset, read_prepared
 from pipeline.data.samplers import Share, TrainingBatches, draw_seed
-from pipeline.data.semantic_dataset import SemanticTrainingImages
 from pipeline.data.storage import Storage
 from pipeline.errors import UserError
 from pipeline.files import write_json
@@ -25,11 +24,15 @@ from pipeline.progress import progress
 from pipeline.tracking.run_log import RunLog
 from pipeline.training.checkpoint import CheckpointStore, CheckpointWriter
 from pipeline.training.loading import load_batches
-from pipeline.training.loop import Update, build_optimizer, distribute, train
+from pipeline.training.loop import Update, apply_layout, build_optimizer, distribute, train
 from pipeline.training.model import begin_with, build_run_model
 from pipeline.training.record import METRICS, SUMMARY, WEIGHTS
 from pipeline.training.training import Training
 from pointrend.weights import save_weights
+
+if TYPE_CHECKING:
+    from pipeline.data.dataset import TrainingImages
+    from pipeline.data.semantic_dataset import SemanticTrainingImages
 
 # Asking whether a node is about to leave takes all workers some milliseconds.
 UPDATES_PER_PREEMPTION_CHECK = 10
@@ -110,6 +113,7 @@ def train_run(
     model: nn.Module = network.to(device)
     if world_size > 1:
         model = synchronised(model, config, device)
+    apply_layout(model, schedule)
     optimizer = build_optimizer(model, schedule)
     store = CheckpointStore(storage / "checkpoints")
     start = resume(store, model, optimizer, workers)
@@ -133,10 +137,11 @@ def train_run(
             def on_update(update: Update) -> None:
                 if log is not None:
                     log.add(update)
-                    bar.advance(note=f"loss {update.loss:.3f}")
+                    bar.advance(note=log.note)
                 stopping = stop_requested()
                 leaving = update.number % UPDATES_PER_PREEMPTION_CHECK == 0 and workers.node_is_leaving()
                 if stopping or leaving or update.number % schedule.checkpoint_every == 0:
+                    update.check()
                     if rank == 0:
                         checkpoints.save(update.number, model, optimizer)
                         if stopping or leaving:
@@ -178,11 +183,16 @@ def train_run(
 
 def training_images(
     config: RunConfig, prepared: PreparedDataset, storage: Storage
-) -> TrainingImages | SemanticTrainingImages:
+) -> "TrainingImages | SemanticTrainingImages":
     """The augmented training examples of a run."""
     network = config.model
+    # Imported here, so that a change in one of the two does not retrain runs of the other.
     if isinstance(network, InstanceModelConfig):
+        from pipeline.data.dataset import TrainingImages
+
         return TrainingImages(prepared, storage, network.train_min_sizes, network.max_size)
+    from pipeline.data.semantic_dataset import SemanticTrainingImages
+
     return SemanticTrainingImages(prepared, storage, network)
 
 

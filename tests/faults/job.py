@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 from made_up_labels import OWN, prepared_labels
-
 from pipeline.cluster.run import run_training
+
 from pipeline.config.clusters import ClusterConfig
 from pipeline.config.experiments import RunConfig
 from pipeline.config.models import SamplingConfig

@@ -18,11 +18,11 @@ from pipeline.data.labels import read_ids
 from pipeline.data.manifest import PreparedDataset
 from pipeline.data.storage import Storage
 from pipeline.evaluation.trained_run import TrainedRun
-from pipeline.report.cells import draw_points, fill
-from pipeline.report.figure import Figure
-from pipeline.report.overlays import GAP, Panels
-from pipeline.report.semantic_overlays import densest_window, palette, with_legend
-from pipeline.report.steps import Step, subdivision_steps
+from pipeline.report.figures.cells import draw_points, fill
+from pipeline.report.figures.figure import Figure
+from pipeline.report.figures.overlays import GAP, Panels
+from pipeline.report.figures.semantic_overlays import densest_window, palette, with_legend
+from pipeline.report.figures.steps import Step, subdivision_steps
 from pointrend.pictures import decode_picture
 from pointrend.points import Size, class_uncertainty
 from pointrend.semantic import SAMPLING_STRIDE, SemanticSegmenter

@@ -20,7 +20,7 @@ from pipeline.data.manifest import PreparedDataset
 from pipeline.data.storage import Storage
 from pipeline.evaluation.outputs import prediction_names
 from pipeline.metrics.segmentation_iou import boundary_distance
-from pipeline.report.overlays import CAPTION, GAP, Panels, enlarge, font
+from pipeline.report.figures.overlays import CAPTION, GAP, Panels, enlarge, font
 from pointrend.drawing import color
 from pointrend.pictures import decode_picture
 

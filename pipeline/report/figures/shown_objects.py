@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.ops import box_convert, box_iou
 
 from pipeline.data.coco import Category
-from pipeline.report.overlays import Scenes
+from pipeline.report.figures.overlays import Scenes
 from pointrend.instance import MaskRCNN
 from pointrend.instance_inference import Detections
 

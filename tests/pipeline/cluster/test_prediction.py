@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pipeline.cluster.prediction import LostWorkerError, predict_in_chunks
 
 from pipeline.cluster.connection import connected
-from pipeline.cluster.prediction import LostWorkerError, predict_in_chunks
 from pipeline.config.clusters import ClusterConfig
 from pipeline.config.evaluations import EvaluationConfig, RenderingConfig
 from pipeline.config.experiments import RunConfig

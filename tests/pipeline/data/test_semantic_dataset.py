@@ -36,7 +36,8 @@ def test_label_ids_become_classes_and_255(tmp_path: Path, table: LabelTable, cla
     assert int((labels == 255).sum()) == 4 * 5
     # The picture is of the ids.
     ids = label_ids(1, table)
-    expected = torch.from_numpy(np.stack([ids * 9] * 3)).float() / 255
+    expected = torch.from_numpy(np.stack([ids * 9] * 3))
+    assert example.image.dtype == torch.uint8
     assert torch.equal(example.image, expected) or torch.equal(example.image, expected.flip(-1))
 
 

@@ -14,9 +14,10 @@ from pipeline.config.models import Scales, SemanticModelConfig
 from pipeline.data.semantic_transforms import (
     Window,
     augment,
-    augment_colors,
+    change_colors,
     crop_labels,
     crop_pixels,
+    draw_color_change,
     draw_window,
     is_varied,
     scale_saturation,
@@ -66,7 +67,7 @@ def test_a_crop_is_a_part_of_the_whole_resized_image(
     columns = slice(window.left, window.left + window.size[1])
     pixels = noise(height, width)
     whole = np.array(Image.fromarray(pixels).resize(scaled[::-1], Image.Resampling.BILINEAR))
-    assert np.abs(crop_pixels(pixels, window).permute(1, 2, 0).numpy() * 255 - whole[rows, columns]).max() <= 1.5
+    assert np.abs(crop_pixels(pixels, window).permute(1, 2, 0).int().numpy() - whole[rows, columns]).max() <= 1.5
     labels = np.arange(height * width).reshape(height, width)
     resized = torch.nn.functional.interpolate(
         torch.from_numpy(labels)[None, None].double(), scaled, mode="nearest-exact"
@@ -117,7 +118,7 @@ def test_crop_bootstrapping_draws_dull_crops_again() -> None:
 
 
 def test_an_image_of_one_class_is_still_cropped() -> None:
-    image, labels = augment(noise(48, 60), np.zeros((48, 60), np.uint8), config(max_class_share=0.75), 3)
+    image, labels, _ = augment(noise(48, 60), np.zeros((48, 60), np.uint8), config(max_class_share=0.75), 3)
     assert image.shape[1:] == labels.shape
 
 
@@ -128,8 +129,8 @@ def test_image_and_labels_stay_together() -> None:
     pixels = np.stack([labels * 100] * 3, axis=-1)
     flipped = set()
     for seed in range(20):
-        image, target = augment(pixels, labels, config(), seed)
-        shown = (image[0] * 255 / 100).round()
+        image, target, _ = augment(pixels, labels, config(), seed)
+        shown = (image[0] / 100).round()
         # Only at boundaries does the image blend.
         assert (shown != target).float().mean() < 0.12
         assert target.dtype == torch.int64
@@ -141,7 +142,7 @@ def test_image_and_labels_stay_together() -> None:
 
 
 def test_an_image_smaller_than_the_crop_is_taken_whole() -> None:
-    image, labels = augment(
+    image, labels, _ = augment(
         noise(16, 100), np.ones((16, 100), np.uint8), config(scales=Scales(smallest=1, largest=1, step=1)), 0
     )
     assert image.shape == (3, 16, 40)
@@ -153,7 +154,9 @@ def test_an_example_depends_on_its_seed_alone(color: bool) -> None:
     labels = np.arange(60 * 90).reshape(60, 90) % 7
     options = config(color_augmentation=color, max_class_share=0.75)
     first, again, other = (augment(noise(60, 90), labels, options, seed) for seed in (5, 5, 6))
-    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(first[:2], again[:2], strict=True))
+    assert first[2] == again[2]
+    assert (first[2] is not None) == color
     assert not torch.equal(first[0], other[0])
 
 
@@ -169,7 +172,7 @@ def test_saturation_is_scaled_as_in_hsv() -> None:
 
 
 def colored(image: Tensor, seeds: int = 40) -> list[Tensor]:
-    return [augment_colors(image, torch.Generator().manual_seed(seed)) for seed in range(seeds)]
+    return [change_colors(image, draw_color_change(torch.Generator().manual_seed(seed))) for seed in range(seeds)]
 
 
 def test_colors_vary_within_ssd_s_ranges() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipeline.config.evaluations import RenderingConfig
 from pipeline.data.coco import Category
-from pipeline.evaluation.instances import ResultsWriter, encode_regions, predict_image
+from pipeline.evaluation.instances import ResultsWriter, encode_regions, encode_results, predict_regions
 from pointrend import build_model
 from pointrend.instance import MaskRCNN
 from pointrend.paste import paste_masks
@@ -49,7 +49,7 @@ def test_no_region_is_encoded() -> None:
 
 
 def test_settings_share_boxes_and_scores_and_differ_in_masks(model: MaskRCNN, image: Tensor) -> None:
-    results = predict_image(model, 17, image, SETTINGS, CATEGORIES)
+    results = encode_results(17, predict_regions(model, image, SETTINGS), CATEGORIES)
     coarse, fine = results["28x28"], results["56x56"]
     assert coarse
     for a, b in zip(coarse, fine, strict=True):
@@ -61,7 +61,7 @@ def test_settings_share_boxes_and_scores_and_differ_in_masks(model: MaskRCNN, im
 
 def test_results_are_in_the_image_s_own_pixels_and_the_dataset_s_own_ids(model: MaskRCNN, image: Tensor) -> None:
     expected = model([image])[0]
-    results = predict_image(model, 17, image, SETTINGS, CATEGORIES)["28x28"]
+    results = encode_results(17, predict_regions(model, image, SETTINGS), CATEGORIES)["28x28"]
     assert {r["image_id"] for r in results} == {17}
     assert [r["category_id"] for r in results] == [(4, 9)[label - 1] for label in expected["labels"].tolist()]
     corners = torch.tensor([r["bbox"] for r in results])

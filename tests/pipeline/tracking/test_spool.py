@@ -16,15 +16,15 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Metric
 from mlflow_server import MlflowServer
-
 from pipeline.cluster.run import finish, mark_unfinished
+
 from pipeline.tracking.client import Tracker, TrackingError
 from pipeline.tracking.run_log import RunLog
 from pipeline.tracking.spool import MetricSpool, MetricSpoolError, send
 from pipeline.training import metric_spool
 from pipeline.training.loop import Update
 from pipeline.training.record import METRICS
-from pipeline.training.worker import InterruptedTrainingError
+from pipeline.training.run import InterruptedTrainingError
 
 NAMES = {"loss_mask", "loss", "learning_rate", "gradient_norm", "updates_per_second"}
 

@@ -19,7 +19,7 @@ from pipeline.errors import UserError
 from pipeline.training.checkpoint import CheckpointStore
 from pipeline.training.loop import Update, build_optimizer, train
 from pipeline.training.model import build_run_model
-from pipeline.training.worker import synchronised, training_images
+from pipeline.training.run import synchronised, training_images
 from pointrend.semantic import SemanticSegmenter
 
 CPU = torch.device("cpu")

@@ -1,9 +1,9 @@
 """Subdivision, one step at a time: nothing but what subdivision does."""
 
 import torch
-from pipeline.report.steps import subdivision_steps
 from torch import Tensor
 
+from pipeline.report.figures.steps import subdivision_steps
 from pointrend.points import class_uncertainty, mask_uncertainty, sample_features
 from pointrend.subdivision import subdivide, subdivision_sizes
 

@@ -1,4 +1,4 @@
-"""The scores of one setting's predictions: whatever metrics the prepared dataset has the truth for."""
+"""The scores of one setting's COCO results: AP, boundary AP and AP*, or Cityscapes AP."""
 
 import json
 import math
@@ -11,15 +11,11 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from pipeline.config.labels import LabelTable
 from pipeline.data.manifest import PreparedDataset
 from pipeline.metrics.boundary_ap import boundary_ap
 from pipeline.metrics.cityscapes_ap import cityscapes_ap
 from pipeline.metrics.coco_ap import coco_ap
 from pipeline.metrics.lvis_ap import ap_star
-from pipeline.metrics.segmentation_iou import miou
-
-TRIMAP_WIDTHS = (8, 20)  # pixels (Table 8)
 
 
 def score_instances(prepared: PreparedDataset, predictions: Path) -> dict[str, float]:
@@ -85,18 +81,3 @@ def _picture(rle: dict[str, Any]) -> Image.Image:
     rows = np.zeros((height, width), np.uint8)
     rows[y : y + h, x : x + w] = coco_mask.decode(rle)[y : y + h, x : x + w]
     return Image.frombytes("1", (width, height), np.packbits(rows, axis=1).tobytes())
-
-
-def score_labels(truth: Path, predictions: Path, table: LabelTable) -> tuple[dict[str, float], dict[str, Any]]:
-    """The metrics of a folder of label PNGs, and for each of them the IoU of every class.
-
-    What is not defined is left out: a class that is neither there nor predicted, say.
-    """
-    found = miou(truth, predictions, table=table, trimap_widths=TRIMAP_WIDTHS)
-    means = {key: value for key, value in found.items() if key.endswith("mIoU") and not math.isnan(value)}
-    classes = {
-        key: {name: round(value, 4) for name, value in by_class.items() if not math.isnan(value)}
-        for key, by_class in found.items()
-        if isinstance(by_class, dict)
-    }
-    return means, classes

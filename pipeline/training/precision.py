@@ -1,0 +1,45 @@
+"""How exactly a GPU computes: the ``precision`` of a schedule.
+
+========= ============================================= =====================================
+precision on a GPU                                      on the CPU
+========= ============================================= =====================================
+float32   float32 everywhere, TF32 nowhere              float32
+tf32      convolutions and matrix products round their  float32: the CPU has no TF32
+          factors to TF32 (10 bits of mantissa), sums
+          and all else in float32
+bfloat16  autocast: convolutions and matrix products in autocast to bfloat16 as well (slow on
+          bfloat16; what autocast leaves in float32 is  most CPUs)
+          strict float32
+========= ============================================= =====================================
+
+Weights, their gradients and the optimizer's state are float32 in all three. Evaluation never uses autocast: a run in
+bfloat16 is evaluated in strict float32, a run in tf32 in TF32.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+import torch
+
+
+@contextmanager
+def float32_math(precision: str) -> Iterator[None]:
+    """Has GPUs compute float32 convolutions and matrix products in TF32 or not, as a precision says, in the block.
+
+    The setting is the whole process's; the block's end restores what was set before. torch's own default is neither
+    of ours: TF32 for convolutions only.
+    """
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = precision == "tf32"
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast | nullcontext[None]:
+    """The autocast context of a precision; the forward pass and the losses run in it, the backward pass does not."""
+    if precision != "bfloat16":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
