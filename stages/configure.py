@@ -14,8 +14,8 @@ def main() -> None:
     with atomic_folder(stage.outputs.root / "config", replace=True) as folder:
         for kind in ("synthetic", "datasets", "train", "evaluate", "sweep", "code"):
             (folder / kind).mkdir()
-        for kind in KINDS:
-            write_json(folder / "code" / f"{'-'.join(kind)}.json", code_of(stage.root, *kind))
+        for stage_and_task in KINDS:
+            write_json(folder / "code" / f"{'-'.join(stage_and_task)}.json", code_of(stage.root, *stage_and_task))
         for name in params.synthetic:
             (folder / "synthetic" / f"{name}.json").write_text(project.synthetic(name).model_dump_json(indent=1))
         for name in params.datasets:
@@ -27,8 +27,9 @@ def main() -> None:
         for name, file in files.items():
             task = resolve_selected(project, params, file, params.sweeps[name])
             (folder / "sweep" / f"{name}.json").write_text(task.model_dump_json(indent=1))
-        shown = ShownSweeps({name: load_sweep(file).shown() for name, file in files.items()})
-        write_json(folder / "shown_sweeps.json", shown.model_dump())
+    # Beside the sweeps' own outputs, whose folder is then there for the report even where none is selected.
+    shown = ShownSweeps({name: load_sweep(file).shown() for name, file in files.items()})
+    write_json(stage.outputs.shown_sweeps, shown.model_dump())
 
 
 if __name__ == "__main__":

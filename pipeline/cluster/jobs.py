@@ -191,6 +191,7 @@ class Jobs:
         found = self.find(job_id)
         attempt = found.submission_id or "" if found else ""
         output = _Output(self._client, attempt, show)
+        begun, said = time.monotonic(), False
         if found is not None and not all_ and found.status == JobStatus.RUNNING:
             with suppress(*UNREACHABLE, RuntimeError):
                 output.skip(len(self._client.get_job_logs(attempt)))
@@ -208,6 +209,9 @@ class Jobs:
                     return job
                 if job.status == JobStatus.RUNNING:
                     output.start()
+                elif not said and time.monotonic() > begun + SILENT_SECONDS:
+                    said = True
+                    show(f"job {job_id} waits for room on the cluster\n")
                 time.sleep(POLL_SECONDS)
         finally:
             output.stop()

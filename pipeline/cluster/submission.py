@@ -144,6 +144,30 @@ def _twin(live: Sequence[JobDetails], job: Job) -> JobDetails | None:
     return next((each for each in live if job_name(each) == job.id or own & job_parts(each)), None)
 
 
+class _Queue:
+    """Requests that are still to be submitted, in their order."""
+
+    def __init__(self, requests: Sequence[Request], place: Place) -> None:
+        self._waiting, self._place = in_order(requests), place
+        self._topped_up = 0.0
+
+    def __contains__(self, request: Request) -> bool:
+        return any(each is request for each in self._waiting)
+
+    def put_back(self, request: Request) -> None:
+        """Has a request submitted again, before all others."""
+        self._waiting.insert(0, request)
+
+    def top_up(self, jobs: Jobs) -> None:
+        """Submits what the cluster has room for."""
+        self._waiting = submit_what_fits(jobs, self._waiting, self._place)
+        self._topped_up = time.monotonic()
+
+    def top_up_now_and_then(self, jobs: Jobs) -> None:
+        if self._waiting and time.monotonic() > self._topped_up + TOP_UP_SECONDS:
+            self.top_up(jobs)
+
+
 def wait_for(request: Request, others: Callable[[], Sequence[Request]], place: Place, *, all_: bool = True) -> None:
     """Has a request done by a job and waits for it, showing its output, while the cluster is kept full with others.
 
@@ -160,46 +184,24 @@ def wait_for(request: Request, others: Callable[[], Sequence[Request]], place: P
         JobFailedError: if the job fails, is stopped, or is killed once too often.
         KeyboardInterrupt: after Ctrl-C; the jobs go on.
     """
-    lost, queue = 0, [request]
-    first, seen = True, False
+    lost = 0
+    queue: _Queue | None = None
     while not request.is_done():
         with place.jobs(request.job.needs) as jobs:
-            if first:
-                queue = in_order([request, *others()])
-                first = False
-            queue = submit_what_fits(jobs, queue, place)
+            queue = queue or _Queue([request, *others()], place)
+            queue.top_up(jobs)
         twin = _twin(jobs.live(), request.job)
         if twin is None and request in queue:
             time.sleep(TOP_UP_SECONDS)  # its turn has not come
             continue
+        name = job_name(twin) if twin else request.job.id
+        job = _follow(jobs, name, request, queue, all_ or lost > 0)
         if request.is_done():
             return
-        topped_up = time.monotonic()
-
-        def until() -> bool:
-            nonlocal queue, topped_up
-            if queue and time.monotonic() > topped_up + TOP_UP_SECONDS:
-                queue = submit_what_fits(jobs, queue, place)
-                topped_up = time.monotonic()
-            return request.is_done()
-
-        try:
-            name = job_name(twin) if twin else request.job.id
-            job = jobs.follow(name, lambda text: print(text, end="", flush=True), until, all_=all_ or seen)
-            seen = True
-        except KeyboardInterrupt:
-            print(
-                "\nThe jobs go on: `pointrend jobs list` shows them, `pointrend jobs stop` stops them, and `dvc repro` "
-                "waits for them again.",
-                flush=True,
-            )
-            raise
-        if request.is_done():
-            return
-        _check_end(request, job, place.cluster, twin)
-        if twin is not None and job_name(twin) != request.job.id and job is not None and job.status == "SUCCEEDED":
-            queue = [request, *queue]  # that one made only a part of it
-            continue
+        queue.put_back(request)
+        if job is not None and name != request.job.id and job.status == JobStatus.SUCCEEDED:
+            continue  # it made only a part of what is wanted
+        _check_end(request, job)
         # Killed by a signal, lost with its node, or with Ray itself.
         lost += 1
         if lost > place.cluster.max_failures >= 0:
@@ -208,21 +210,37 @@ def wait_for(request: Request, others: Callable[[], Sequence[Request]], place: P
                 f"the cluster configuration); `dvc repro` goes on from its last checkpoint"
                 + (f". Ray says: {job.message}" if job is not None else "")
             )
-        queue = [request, *queue]
         print(f"job {name} was lost; it is submitted again", flush=True)
 
 
-def _check_end(request: Request, job: JobDetails | None, cluster: ClusterConfig, twin: JobDetails | None) -> None:
+def _follow(jobs: Jobs, name: str, request: Request, queue: _Queue, all_: bool) -> JobDetails | None:
+    """Shows a job's output until it ends or the request is done; meanwhile the cluster is topped up."""
+
+    def is_done() -> bool:
+        queue.top_up_now_and_then(jobs)
+        return request.is_done()
+
+    try:
+        return jobs.follow(name, lambda text: print(text, end="", flush=True), is_done, all_=all_)
+    except KeyboardInterrupt:
+        print(
+            "\nThe jobs go on: `pointrend jobs list` shows them, `pointrend jobs stop` stops them, and `dvc repro` "
+            "waits for them again.",
+            flush=True,
+        )
+        raise
+
+
+def _check_end(request: Request, job: JobDetails | None) -> None:
     """Raises the error of a job that has ended by itself without the result."""
     if job is None:
         return
-    own = twin is None or job_name(twin) == request.job.id
-    if job.status == "SUCCEEDED" and own:
+    if job.status == JobStatus.SUCCEEDED:
         raise JobFailedError(
             f"{request.name}: its result is not here, but job {job.submission_id} has written it; all nodes must share "
             "its folder (storage in the cluster configuration)"
         )
-    if job.status == "STOPPED":
+    if job.status == JobStatus.STOPPED:
         raise JobFailedError(f"job {job_name(job)} was stopped; `dvc repro` goes on from its last checkpoint")
     if (job.driver_exit_code or 0) > 0:
         raise JobFailedError(f"{request.name} failed; it says above why, and what to do")

@@ -11,10 +11,7 @@ from pydantic import (
 )
 
 from pipeline.config.reader import ConfigError, Strict
-from pointrend.specs import (
-    Rendering,
-    Task,
-)
+from pointrend.specs import PAPER_RENDERING, Rendering, Task
 
 
 class RenderingConfig(Strict):
@@ -24,7 +21,7 @@ class RenderingConfig(Strict):
     num_points: PositiveInt | None = Field(None, description="N, the most points per subdivision step")
 
     def build(self) -> Rendering:
-        return Rendering(self.resolution, self.num_points or Rendering().num_points)
+        return Rendering(self.resolution, self.num_points or PAPER_RENDERING.num_points)
 
 
 class SemanticRenderingConfig(Strict):

@@ -20,7 +20,7 @@ from pipeline.data.samplers import Draw
 from pipeline.data.semantic_transforms import ColorChange, change_colors
 from pipeline.data.storage import Storage
 from pipeline.data.transforms import Target, augment, to_float
-from pointrend.drawing import decode_pixels
+from pointrend.pictures import decode_pixels
 from pointrend.points import Size
 from pointrend.transform import resize_image
 

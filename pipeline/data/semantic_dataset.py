@@ -16,7 +16,7 @@ from pipeline.data.manifest import PreparedDataset, Split
 from pipeline.data.samplers import Draw
 from pipeline.data.semantic_transforms import augment
 from pipeline.data.storage import Storage
-from pointrend.drawing import decode_pixels
+from pointrend.pictures import decode_pixels
 from pointrend.specs import IGNORE_LABEL
 
 

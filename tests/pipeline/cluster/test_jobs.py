@@ -7,18 +7,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
 
-from pipeline import submission
 from pipeline.cluster.jobs import Job, Jobs, RayUnreachableError
 from pipeline.cluster.local_head import LocalRayError, reached, running
-from pipeline.cluster.submission import JobFailedError, in_order, running_jobs, train_as_job
+from pipeline.cluster.needs import ClusterTooSmallError, Needs, Resources
+from pipeline.cluster.submission import JobFailedError, Place, Request, in_order, running_jobs
+from pipeline.cluster.submission import wait_for as wait_for_job
 from pipeline.config.clusters import ClusterConfig
 
 SECONDS = 120
@@ -132,12 +131,12 @@ def test_it_runs_in_its_folder_with_its_environment(jobs: Jobs, tmp_path: Path) 
 
 def test_jobs_wait_for_cpus(jobs: Jobs, tmp_path: Path) -> None:
     cpus = max(os.cpu_count() or 1, 2)
-    jobs.submit(Job("all", ["sleep", "600"], tmp_path, cpus=cpus))
-    jobs.submit(Job("waits", ["true"], tmp_path, cpus=1))
+    jobs.submit(Job("all", ["sleep", "600"], tmp_path, Needs(Resources(cpus))))
+    jobs.submit(Job("waits", ["true"], tmp_path, Needs(Resources(1))))
     wait_for(lambda: jobs.find("all").status == "RUNNING")
     time.sleep(1)
     assert jobs.find("waits").status == "PENDING"
-    assert not jobs.submit(Job("waits", ["true"], tmp_path, cpus=1))
+    assert not jobs.submit(Job("waits", ["true"], tmp_path, Needs(Resources(1))))
     assert jobs.stop("all")
     assert ended(jobs, "all")[0].status == "STOPPED"
     assert ended(jobs, "waits")[0].status == "SUCCEEDED"
@@ -188,94 +187,114 @@ def test_it_ends_with_its_keeper(tmp_path: Path) -> None:
     assert running(tmp_path) is None
 
 
-# Trainings as jobs
+def test_what_nodes_have(jobs: Jobs) -> None:
+    (node,) = jobs.nodes()
+    assert node.cpus == max(os.cpu_count() or 1, 2)
+    assert node.memory > 1e8
 
 
-@dataclass
-class Program:
-    """Stands in for a training: a shell command as the job, done when its file is there."""
+def test_a_waiting_job_is_stopped_at_once(jobs: Jobs, tmp_path: Path) -> None:
+    jobs.submit(Job("never", ["touch", "ran"], tmp_path, Needs(Resources(gpus=1000))))
+    assert jobs.find("never").status == "PENDING"
+    assert jobs.stop("never")
+    assert jobs.find("never").status == "STOPPED"
+    assert "never" not in [job.submission_id for job in jobs.live()]
+    time.sleep(2)
+    assert jobs.find("never").status == "STOPPED", "and stays so"
+    assert not (tmp_path / "ran").exists()
 
-    id: str
-    command: str
-    folder: Path
-    updates: int = 10
 
-    @property
-    def config(self) -> Any:
-        return SimpleNamespace(run=self.id, schedule=SimpleNamespace(updates=self.updates, batch_size=1))
+# Requests
 
-    @property
-    def storage(self) -> Path:
-        return self.folder / f"{self.id}.done"
 
-    @property
-    def is_done(self) -> bool:
-        return self.storage.exists()
+def request(
+    name: str, command: str, folder: Path, work: float = 10, needs: Needs | None = None, **more: Any
+) -> Request:
+    """A shell command as a job, done when ``<name>.done`` is there."""
+    job = Job(name, ["bash", "-c", command], folder, needs or Needs(Resources(1)), (f"make:{folder}/{name}",))
+    return Request(name, job, work, (folder / f"{name}.done").exists, **more)
 
 
 @pytest.fixture
-def train(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Trains programs: the first one is waited for."""
-    monkeypatch.setattr(
-        submission, "training_job", lambda t, cluster, root: Job(t.id, ["bash", "-c", t.command], t.folder, cpus=1)
-    )
+def do(folder: Path) -> Callable[..., None]:
+    """Waits for a request."""
 
-    def train(program: Any, others: Any = lambda known: (), max_failures: int = 0) -> None:
-        train_as_job(program, others, ClusterConfig(workers=0, max_failures=max_failures), folder.parents[1])
+    def do(wanted: Request, others: Any = lambda: (), max_failures: int = 0) -> None:
+        place = Place(folder.parents[1], ClusterConfig(workers=0, max_failures=max_failures), lambda *_: ["laptop"])
+        wait_for_job(wanted, others, place)
 
-    return train
+    return do
 
 
-def test_a_training_and_the_others_with_it(train: Callable[..., None], tmp_path: Path, jobs: Jobs) -> None:
+def test_the_cluster_is_kept_full_the_longest_first(do: Callable[..., None], tmp_path: Path, jobs: Jobs) -> None:
     cpus = max(os.cpu_count() or 1, 2)
+    before = {job.submission_id for job in jobs.list()}
+    # Each notes how many run beside it.
+    command = "touch running-{0}; ls running-* | wc -l >> most; sleep 2; rm running-{0}; touch {0}.done"
+    requests = [request(f"run-{work}", command.format(f"run-{work}"), tmp_path, work) for work in range(cpus + 5)]
+    # The shortest is waited for: it comes last.
+    do(requests[0], lambda: requests[1:])
+    assert [each.name for each in requests if not each.is_done()] == []
+    begun = {job.submission_id: job.start_time for job in jobs.list() if job.submission_id not in before}
+    assert sorted(begun, key=begun.get) == [each.name for each in reversed(requests)]
+    assert max(map(int, (tmp_path / "most").read_text().split())) <= cpus
+
+
+def test_what_others_begin_with_goes_first(tmp_path: Path) -> None:
+    requests = [request(f"run-{work}", "true", tmp_path, work) for work in (2, 3, 1)]
+    first = request("detector", "true", tmp_path, 0, urgent=True)
+    assert [each.work for each in in_order([*requests, first])] == [0, 3, 2, 1]
+
+
+def test_a_job_that_asks_for_more_than_there_is(do: Callable[..., None], tmp_path: Path, jobs: Jobs) -> None:
     before = len(jobs.list())
-    programs = [
-        Program(f"run-{updates}", f"touch go-{updates}; sleep 2; touch run-{updates}.done", tmp_path, updates)
-        for updates in range(cpus + 1)
-    ]
-    asked: list[set[str]] = []
-
-    def others(known: set[str]) -> list[Program]:
-        asked.append(known)
-        return [program for program in programs[1:] if program.id not in known]
-
-    train(programs[0], others)
-    assert programs[0].is_done
-    begun = {job.submission_id: job.start_time for job in jobs.list()}
-    order = sorted((begun[program.id], program.updates) for program in programs)
-    assert [updates for _, updates in order] == list(range(cpus + 1)), "as they are waited for"
-    for program in programs[1:]:
-        train(program, others)
-        assert program.is_done
-    # Each time what is not on its way may have become ready; here nothing has.
-    assert asked[0] == {"idle", programs[0].id}
-    assert len(jobs.list()) == before + len(programs)
+    large = request("large", "true", tmp_path, needs=Needs(Resources(1, gpus=1)))
+    small = request("small", "touch small.done", tmp_path)
+    message = r"large needs 1 GPU, this Ray has 0\. Nothing was submitted\. .*--cluster laptop would do"
+    for wanted, other in ((large, small), (small, large)):
+        with pytest.raises(ClusterTooSmallError, match=message):
+            do(wanted, lambda other=other: [other])
+    assert len(jobs.list()) == before
 
 
-def test_on_a_cluster_the_longest_go_first(tmp_path: Path) -> None:
-    programs = [Program(f"run-{updates}", "true", tmp_path, updates) for updates in (2, 3, 1)]
-    assert [each.updates for each in in_order(programs, shared=True)] == [3, 2, 1]  # type: ignore[arg-type]
-    assert [each.updates for each in in_order(programs, shared=False)] == [2, 3, 1]  # type: ignore[arg-type]
+def test_a_job_that_waits_for_something_else_than_today_s_is_replaced(
+    do: Callable[..., None], tmp_path: Path, jobs: Jobs
+) -> None:
+    yesterday = Job("work-1", ["true"], tmp_path, Needs(Resources(1, gpus=1000)), ("make:work",))
+    assert jobs.submit(yesterday)
+    today = Job("work-2", ["bash", "-c", "sleep 2; touch work.done"], tmp_path, Needs(Resources(1)), ("make:work",))
+    do(Request("work", today, 1, (tmp_path / "work.done").exists))
+    assert jobs.find("work-1").status == "STOPPED"
+    assert jobs.find("work-2").metadata["parts"] == "make:work"
 
 
-def test_a_training_that_fails(train: Callable[..., None], tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
-    with pytest.raises(JobFailedError, match="training of wrong failed"):
-        train(Program("wrong", "echo error: the learning rate; exit 1", tmp_path), max_failures=5)
+def test_a_job_that_runs_is_joined_whatever_it_asks_for(do: Callable[..., None], tmp_path: Path, jobs: Jobs) -> None:
+    other = Job("theirs", ["bash", "-c", "sleep 3; touch joined.done"], tmp_path, Needs(Resources()), ("make:joined",))
+    assert jobs.submit(other)
+    wait_for(lambda: jobs.find("theirs").status == "RUNNING")
+    own = Job("ours", ["false"], tmp_path, Needs(Resources(1)), ("make:joined",))
+    do(Request("joined", own, 1, (tmp_path / "joined.done").exists))
+    assert jobs.find("ours") is None
+
+
+def test_a_job_that_fails(do: Callable[..., None], tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    with pytest.raises(JobFailedError, match="wrong failed"):
+        do(request("wrong", "echo error: the learning rate; exit 1", tmp_path), max_failures=5)
     assert capfd.readouterr().out.count("error: the learning rate\n") == 1, "shown, and not tried again"
 
 
-def test_a_training_that_is_killed_is_submitted_again(train: Callable[..., None], tmp_path: Path) -> None:
-    program = Program("killed", "echo >> tries; [ $(wc -l < tries) = 3 ] && touch killed.done || kill -9 $$", tmp_path)
-    train(program, max_failures=2)
-    assert program.is_done
+def test_a_job_that_is_killed_is_submitted_again(do: Callable[..., None], tmp_path: Path) -> None:
+    command = "echo >> tries; [ $(wc -l < tries) = 3 ] && touch killed.done || kill -9 $$"
+    do(request("killed", command, tmp_path), max_failures=2)
+    assert (tmp_path / "killed.done").exists()
 
 
-def test_a_training_that_is_killed_too_often(train: Callable[..., None], tmp_path: Path) -> None:
+def test_a_job_that_is_killed_too_often(do: Callable[..., None], tmp_path: Path) -> None:
     with pytest.raises(JobFailedError, match=r"was killed, and its restarts are used up \(max_failures: 1"):
-        train(Program("doomed", "echo >> tries; kill -9 $$", tmp_path), max_failures=1)
+        do(request("doomed", "echo >> tries; kill -9 $$", tmp_path), max_failures=1)
     assert (tmp_path / "tries").read_text() == "\n\n"
 
 
-def test_a_training_that_left_its_result_elsewhere(train: Callable[..., None], tmp_path: Path) -> None:
+def test_a_job_that_left_its_result_elsewhere(do: Callable[..., None], tmp_path: Path) -> None:
     with pytest.raises(JobFailedError, match=r"not here.*all nodes must share"):
-        train(Program("elsewhere", "true", tmp_path))
+        do(request("elsewhere", "true", tmp_path))
