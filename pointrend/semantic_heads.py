@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pointrend.backbones import NORM_LAYERS, STRIDES
-from pointrend.points import Size
+from pointrend.points import Size, upsample
 from pointrend.specs import Norm
 
 
@@ -101,7 +101,7 @@ class ASPP(nn.Module):
                 pooled = window_means(features, (rows, columns))  # type: ignore[arg-type]
             else:
                 pooled = F.avg_pool2d(features, (rows, columns), stride=1)  # type: ignore[arg-type]
-        return F.interpolate(self.pool(pooled).relu(), size=size, mode="bilinear", align_corners=False)
+        return upsample(self.pool(pooled).relu(), size)
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, in_channels, H, W) to (N, channels, H, W)."""
