@@ -89,7 +89,7 @@ class ASPP(nn.Module):
             conv.dilation = conv.padding = (rate * 16 // output_stride,) * 2
 
     def _image_pool(self, features: Tensor) -> Tensor:
-        size = features.shape[-2:]
+        size = (features.shape[-2], features.shape[-1])
         if self.pool_window is None:
             pooled = features.mean((2, 3), keepdim=True)
         else:
