@@ -18,7 +18,7 @@ from torchvision.models.detection.image_list import ImageList
 
 from pointrend.backbones import DilatedResNet
 from pointrend.heads import PointHead
-from pointrend.points import Size, class_uncertainty, sample_features, select_training_points
+from pointrend.points import Size, class_uncertainty, sample_features, select_training_points, upsample
 from pointrend.semantic_heads import DeepLabV3Head, SemanticFPNHead
 from pointrend.specs import IGNORE_LABEL, PointSampling
 from pointrend.transform import ImageTransform
@@ -210,7 +210,7 @@ class SemanticSegmenter(nn.Module):
         features, coarse = self.coarse_logits(batch)
         height, width = labels.shape[-2:]
         extent = extent_of(coarse, self.head.stride)
-        dense = F.interpolate(coarse.float(), size=extent, mode="bilinear", align_corners=False)
+        dense = upsample(coarse.float(), extent)
         losses = {"loss_semantic": mean_cross_entropy(dense[..., :height, :width], labels)}
         if self.pointrend is not None:
             losses["loss_semantic_point"] = self.pointrend.loss(

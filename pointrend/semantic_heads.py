@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pointrend.backbones import NORM_LAYERS, STRIDES
-from pointrend.points import Size
+from pointrend.points import Size, upsample
 from pointrend.specs import Norm
 
 
@@ -89,7 +89,7 @@ class ASPP(nn.Module):
             conv.dilation = conv.padding = (rate * 16 // output_stride,) * 2
 
     def _image_pool(self, features: Tensor) -> Tensor:
-        size = features.shape[-2:]
+        size = (features.shape[-2], features.shape[-1])
         if self.pool_window is None:
             pooled = features.mean((2, 3), keepdim=True)
         else:
@@ -101,7 +101,7 @@ class ASPP(nn.Module):
                 pooled = window_means(features, (rows, columns))  # type: ignore[arg-type]
             else:
                 pooled = F.avg_pool2d(features, (rows, columns), stride=1)  # type: ignore[arg-type]
-        return F.interpolate(self.pool(pooled).relu(), size=size, mode="bilinear", align_corners=False)
+        return upsample(self.pool(pooled).relu(), size)
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, in_channels, H, W) to (N, channels, H, W)."""

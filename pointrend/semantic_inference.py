@@ -10,9 +10,9 @@ from torch import Tensor
 from torchvision.models.detection.image_list import ImageList
 
 from pointrend.finite import check_finite
-from pointrend.points import Size, class_uncertainty
+from pointrend.points import Size, class_uncertainty, upsample
 from pointrend.semantic import SemanticPointRend, SemanticSegmenter, extent_of
-from pointrend.subdivision import subdivide, upsample
+from pointrend.subdivision import subdivide
 
 
 class CoarsePrediction(NamedTuple):

@@ -7,12 +7,10 @@ Shape letters: R regions, K classes, P points, H W rows and columns of a grid. P
 from collections.abc import Callable, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from pointrend.points import Size, grid_points
+from pointrend.points import Size, grid_points, upsample
 
-CACHED_CELLS = 2**23  # cells of a band of rows that stays in the cache
 BLOCK = 32  # values per block in topk_indices
 
 
@@ -72,38 +70,6 @@ def subdivision_sizes(coarse: Size, output: Size) -> list[Size]:
 def num_point_predictions(sizes: Sequence[Size], num_points: int) -> int:
     """How many points the subdivision over ``sizes`` predicts with at most ``num_points`` a step (Section 3.1)."""
     return sum(min(height * width, num_points) for height, width in sizes)
-
-
-def upsample(logits: Tensor, size: Size) -> Tensor:
-    """Bilinear interpolation, ``align_corners=False``: (R, K, h, w) to (R, K, H, W)."""
-    height, width = logits.shape[-2:]
-    fast = logits.device.type == "cpu" and logits.dtype == torch.float32 and not torch.is_grad_enabled()
-    if fast and size == (2 * height, 2 * width) and not torch.compiler.is_compiling():
-        return _upsample_twofold(logits)
-    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
-
-
-def _upsample_twofold(logits: Tensor) -> Tensor:
-    """:func:`upsample` to twice the rows and columns, several times as fast on a CPU.
-
-    Every new cell is three quarters of its old cell plus one quarter of the neighbour on its side. It works on bands of
-    rows that fit the cache: first upsampled along the rows, then along the columns.
-    """
-    regions, classes, height, width = logits.shape
-    doubled = logits.new_empty(regions, classes, 2 * height, 2 * width)
-    rows = max(1, CACHED_CELLS // max(1, regions * classes * 4 * width))
-    for top in range(0, height, rows):
-        bottom = min(top + rows, height)
-        # With the row before and the row after; at the border, the border row itself.
-        band = logits[:, :, torch.arange(top - 1, bottom + 1).clamp(0, height - 1)]
-        tall = logits.new_empty(regions, classes, 2 * (bottom - top), width)
-        torch.lerp(band[:, :, 1:-1], band[:, :, :-2], 0.25, out=tall[:, :, 0::2])
-        torch.lerp(band[:, :, 1:-1], band[:, :, 2:], 0.25, out=tall[:, :, 1::2])
-        wide = doubled[:, :, 2 * top : 2 * bottom]
-        torch.lerp(tall[..., 1:], tall[..., :-1], 0.25, out=wide[..., 2::2])
-        torch.lerp(tall[..., :-1], tall[..., 1:], 0.25, out=wide[..., 1:-1:2])
-        wide[..., 0], wide[..., -1] = tall[..., 0], tall[..., -1]
-    return doubled
 
 
 def subdivide(

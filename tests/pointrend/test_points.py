@@ -16,6 +16,7 @@ from pointrend.points import (
     sample_features,
     sample_masks,
     select_training_points,
+    upsample,
 )
 from pointrend.specs import PAPER_SAMPLING, PointSampling
 
@@ -102,6 +103,13 @@ class TestSampleMasks:
 def test_grid_points_are_row_major_cell_centres() -> None:
     expected = [[0.25, 1 / 6], [0.75, 1 / 6], [0.25, 0.5], [0.75, 0.5], [0.25, 5 / 6], [0.75, 5 / 6]]
     torch.testing.assert_close(grid_points((3, 2)), torch.tensor(expected))
+
+
+def test_upsample_by_hand() -> None:
+    """Three quarters of a cell and one quarter of its neighbour; beyond the border lies the border's own value."""
+    upsampled = upsample(torch.tensor([[[[0.0, 4.0], [8.0, 12.0]]]]), (4, 4))
+    row = torch.tensor([0.0, 1.0, 3.0, 4.0])
+    torch.testing.assert_close(upsampled[0, 0], row + 2 * row[:, None])
 
 
 def test_points_in_image_by_hand() -> None:

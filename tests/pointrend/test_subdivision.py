@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-import pointrend.subdivision
 from pointrend.points import grid_points, mask_uncertainty
 from pointrend.subdivision import (
     num_point_predictions,
@@ -17,7 +16,6 @@ from pointrend.subdivision import (
     subdivide,
     subdivision_sizes,
     topk_indices,
-    upsample,
 )
 
 
@@ -45,38 +43,6 @@ class TestTopkIndices:
         row = torch.randn(1, 32 * 100)
         row[0, 1234] = math.nan
         assert 1234 in topk_indices(row, 3)[0].tolist()
-
-
-class TestUpsample:
-    @settings(deadline=None, max_examples=60)
-    @given(
-        seed=st.integers(0, 2**31),
-        shape=st.tuples(st.integers(0, 2), st.integers(1, 3), st.integers(1, 9), st.integers(1, 9)),
-        cells=st.sampled_from([1, 100, 2**22]),
-    )
-    def test_doubles_as_interpolate_does(self, seed: int, shape: tuple[int, int, int, int], cells: int) -> None:
-        logits = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-        size = (2 * shape[2], 2 * shape[3])
-        with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
-            patch.setattr(pointrend.subdivision, "CACHED_CELLS", cells)
-            doubled = upsample(logits, size)
-        expected = (
-            logits.new_zeros(0, shape[1], *size)
-            if not shape[0]
-            else F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
-        )
-        torch.testing.assert_close(doubled, expected, atol=1e-5, rtol=0)
-
-    @torch.inference_mode()
-    def test_any_other_size(self) -> None:
-        logits = torch.randn(1, 2, 4, 5)
-        expected = F.interpolate(logits, size=(8, 9), mode="bilinear", align_corners=False)
-        assert torch.equal(upsample(logits, (8, 9)), expected)
-
-    def test_has_a_gradient(self) -> None:
-        logits = torch.randn(1, 1, 3, 3, requires_grad=True)
-        upsample(logits, (6, 6)).sum().backward()
-        torch.testing.assert_close(logits.grad, torch.full((1, 1, 3, 3), 4.0))
 
 
 class TestSelectGridPoints:

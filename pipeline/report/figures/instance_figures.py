@@ -20,9 +20,9 @@ from pipeline.report.figures.shown_objects import LOCATED, ShownObject, shown_ob
 from pipeline.report.figures.steps import Step, subdivision_steps
 from pointrend.drawing import boundary, color, draw_masks
 from pointrend.instance import MaskRCNN, PointRendMaskHead, select_class_logits
-from pointrend.points import mask_uncertainty, select_training_points
+from pointrend.points import mask_uncertainty, select_training_points, upsample
 from pointrend.specs import COARSE_SIDE, PAPER_SAMPLING, Rendering
-from pointrend.subdivision import subdivision_sizes, upsample
+from pointrend.subdivision import subdivision_sizes
 
 IMAGES = 40  # to take the objects from
 OBJECTS = 3

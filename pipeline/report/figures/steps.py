@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pointrend.points import Size
-from pointrend.subdivision import subdivide, upsample
+from pointrend.points import Size, upsample
+from pointrend.subdivision import subdivide
 
 
 class Step(NamedTuple):
