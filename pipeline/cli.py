@@ -15,6 +15,7 @@ from pipeline.config.reader import ConfigError
 from pipeline.config.sweep_tasks import resolve_sweep
 from pipeline.errors import UserError
 from pipeline.files import atomic_file
+from pipeline.graph import match_git
 from pipeline.stage import Stage, fail, run_stage
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ def select(
         typer.echo(f"params.yaml: scale {scale}, {len(params.runs)} runs: {', '.join(params.runs)}")
         if params.sweeps:
             typer.echo(f"and {len(params.sweeps)} sweeps: {', '.join(params.sweeps)}")
+        if note := match_git(project.root):
+            typer.echo(note)
 
 
 def plan(
