@@ -16,7 +16,7 @@ from pipeline.config.sweep_tasks import resolve_sweep
 from pipeline.errors import UserError
 from pipeline.files import atomic_file
 from pipeline.graph import match_git
-from pipeline.stage import Stage, fail, run_stage
+from pipeline.stage import Stage, bypass_proxy_for_loopback, fail, run_stage
 
 if TYPE_CHECKING:
     from pipeline.cluster.jobs import Jobs
@@ -88,6 +88,7 @@ def _jobs() -> "Jobs":
     """Those of the cluster of ``RAY_ADDRESS``, or of this project's Ray on this machine."""
     from pipeline.cluster.submission import running_jobs  # Ray takes seconds to import
 
+    bypass_proxy_for_loopback()
     try:
         return running_jobs(Path.cwd())
     except UserError as error:

@@ -20,6 +20,7 @@ from pipeline.cluster.jobs import Job, Jobs, RayUnreachableError
 from pipeline.cluster.local_head import LocalRayError, reached, running
 from pipeline.cluster.submission import JobFailedError, in_order, running_jobs, train_as_job
 from pipeline.config.clusters import ClusterConfig
+from pipeline.data.cpus import usable_cpus
 
 SECONDS = 120
 
@@ -131,7 +132,7 @@ def test_it_runs_in_its_folder_with_its_environment(jobs: Jobs, tmp_path: Path) 
 
 
 def test_jobs_wait_for_cpus(jobs: Jobs, tmp_path: Path) -> None:
-    cpus = max(os.cpu_count() or 1, 2)
+    cpus = max(usable_cpus(), 2)
     jobs.submit(Job("all", ["sleep", "600"], tmp_path, cpus=cpus))
     jobs.submit(Job("waits", ["true"], tmp_path, cpus=1))
     wait_for(lambda: jobs.find("all").status == "RUNNING")
@@ -227,7 +228,7 @@ def train(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 def test_a_training_and_the_others_with_it(train: Callable[..., None], tmp_path: Path, jobs: Jobs) -> None:
-    cpus = max(os.cpu_count() or 1, 2)
+    cpus = max(usable_cpus(), 2)
     before = len(jobs.list())
     programs = [
         Program(f"run-{updates}", f"touch go-{updates}; sleep 2; touch run-{updates}.done", tmp_path, updates)
