@@ -1,54 +1,69 @@
-# Everything lives in .venv, which each target makes if it is missing.
+# Everything lives in .venv, which each target makes if it is missing. Paths are relative to this folder, whose own
+# path may have spaces in it.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-export PATH := $(CURDIR)/$(BIN):$(PATH)
+# What the stages write below outputs/<scale>.
+KINDS := config data drawn evaluations metrics predictions sweeps train
 # No usage reports, and no waiting for them.
 export DO_NOT_TRACK := 1
 export RAY_USAGE_STATS_ENABLED := 0
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: install demo test test-faults lint clean
+.PHONY: help install demo test test-faults lint clean
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make install  make .venv with everything pinned in requirements.lock"
-	@echo "make demo     run the whole pipeline on synthetic data, to reports/demo/index.html"
-	@echo "make test     run the tests"
-	@echo "make test-faults  kill workers, drivers and nodes of real trainings under Ray (a quarter of an hour on two cores)"
-	@echo "make lint     check style and types"
-	@echo "make clean    remove .venv, data, outputs, reports and tracked runs"
+	@echo "make install      make .venv with everything pinned in requirements.lock"
+	@echo "make demo         run the whole pipeline on synthetic data, up to reports/demo/index.html"
+	@echo "make test         run the tests"
+	@echo "make test-faults  kill workers, drivers and nodes of trainings under Ray (15 minutes on two cores)"
+	@echo "make lint         check style, types and the direction of imports"
+	@echo "make clean        remove what these targets and dvc repro made: .venv, outputs, reports, tracked runs, DVC's"
+	@echo "                  cache, and dvc.lock unless git tracks it; no file of yours"
 
 install: $(VENV)/.installed
 
-# Compiled once, here: without, a stage takes seconds longer to start, each time where PYTHONDONTWRITEBYTECODE is set.
+# Bytecode is compiled once, here. Without it a stage takes seconds longer to start, and does so every time where
+# PYTHONDONTWRITEBYTECODE is set.
 $(VENV)/.installed: requirements.lock pyproject.toml
 	@echo "Installing into $(VENV): about 6 GB, a minute or two."
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version) if sys.version_info < (3, 11) else None'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet "uv>=0.5"
-	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --compile-bytecode -r requirements.lock
-	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --no-deps -e .
+	@$(BIN)/python -m uv pip install --quiet --python $(BIN)/python --compile-bytecode -r requirements.lock
+	@$(BIN)/python -m uv pip install --quiet --python $(BIN)/python --no-deps -e .
 	@touch $@
 
 demo: install
-	pointrend select demo
-	dvc repro
+	$(BIN)/pointrend select demo
+	$(BIN)/dvc repro
 	@echo "Done. Open reports/demo/index.html, or compare the runs with: $(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db"
 
-# Two files at a time, of one thread each; the tests of a file run in order.
+# Two files at a time, each with one thread; the tests of a file run in order.
 test: install
-	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-# One after the other: each has a Ray of its own, or several nodes of one.
+# One after the other: each starts a Ray of its own, some with several nodes.
 test-faults: install
-	OMP_NUM_THREADS=1 python -m pytest -m faults --durations=0
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m faults --durations=0
 
 lint: install
-	ruff check .
-	ruff format --check .
-	mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
 
+# Name by name: outputs and reports may hold other files as well, and .dvc/config.local is the user's.
 clean:
-	rm -rf $(VENV) data outputs reports mlflow.db mlartifacts .pointrend .dvc/cache .dvc/tmp
-	find . -name __pycache__ -prune -exec rm -rf {} +
+	rm -rf $(VENV) mlflow.db mlflow.db-* mlartifacts .pointrend .dvc/cache .dvc/tmp
+	for scale in configs/experiments/*/; do \
+	  scale=$$(basename "$$scale"); \
+	  rm -rf "reports/$$scale"; \
+	  for kind in $(KINDS); do rm -rf "outputs/$$scale/$$kind"; done; \
+	  rmdir "outputs/$$scale" 2>/dev/null || true; \
+	done
+	for folder in outputs reports; do rmdir $$folder 2>/dev/null || true; done
+	git ls-files --error-unmatch dvc.lock >/dev/null 2>&1 || rm -f dvc.lock
+	find benchmarks pipeline pointrend stages tests -name __pycache__ -prune -exec rm -rf {} +
+	rm -rf pointrend.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

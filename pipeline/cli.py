@@ -15,7 +15,8 @@ from pipeline.config.reader import ConfigError
 from pipeline.config.sweep_tasks import resolve_sweep
 from pipeline.errors import UserError
 from pipeline.files import atomic_file
-from pipeline.stage import Stage, fail, run_stage
+from pipeline.graph import match_git
+from pipeline.stage import Stage, bypass_proxy_for_loopback, fail, run_stage
 
 if TYPE_CHECKING:
     from pipeline.cluster.jobs import Jobs
@@ -41,6 +42,8 @@ def select(
         typer.echo(f"params.yaml: scale {scale}, {len(params.runs)} runs: {', '.join(params.runs)}")
         if params.sweeps:
             typer.echo(f"and {len(params.sweeps)} sweeps: {', '.join(params.sweeps)}")
+        if note := match_git(project.root):
+            typer.echo(note)
 
 
 def plan(
@@ -86,6 +89,7 @@ def _jobs() -> "Jobs":
     """Those of the cluster of ``RAY_ADDRESS``, or of this project's Ray on this machine."""
     from pipeline.cluster.submission import running_jobs  # Ray takes seconds to import
 
+    bypass_proxy_for_loopback()
     try:
         return running_jobs(Path.cwd())
     except UserError as error:

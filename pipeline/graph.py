@@ -173,3 +173,47 @@ def _plan(options: dict[str, Any], folder: Path) -> list[str]:
             stages = plan_repro(graph, stages, pipeline=options["pipeline"], downstream=downstream)
         # `addressing` begins with ../dvc.yaml: if DVC was called in a subfolder. Files of `dvc add` have no command.
         return [stage.name for stage in stages if stage.cmd]
+
+
+def match_git(root: Path) -> str | None:
+    """Has DVC work without git where git does not track the project, as in an unpacked archive.
+
+    DVC would refuse to start there, or take the repository of a folder further up for the project's. The setting goes
+    to ``.dvc/config.local``, which is for this checkout alone.
+
+    Args:
+        root: of the project.
+
+    Returns:
+        a sentence for the user if DVC works without git or could work with it, else None.
+    """
+    from dvc.config import Config
+
+    folder = root / ".dvc"
+    if not folder.is_dir():
+        return None
+    without_git = Config(str(folder))["core"].get("no_scm", False)
+    if _is_tracked(root / "dvc.yaml"):
+        return (
+            "DVC works without git here; `dvc config --local --unset core.no_scm` lets `dvc exp` use it"
+            if without_git
+            else None
+        )
+    if not without_git:
+        with Config(str(folder)).edit("local") as settings:
+            settings.setdefault("core", {})["no_scm"] = True
+    return "git does not track this folder: DVC works without it (core.no_scm in .dvc/config.local), `dvc exp` needs it"
+
+
+def _is_tracked(file: Path) -> bool:
+    try:
+        asked = subprocess.run(
+            ["git", "ls-files", "--error-unmatch", file.name],
+            cwd=file.parent,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+    except FileNotFoundError:
+        return False
+    return asked.returncode == 0

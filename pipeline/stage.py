@@ -1,6 +1,7 @@
-"""What every DVC stage shares: its project, its folders, and how its errors are shown."""
+"""What all DVC stages share: the project and its folders, the environment of processes, how errors are shown."""
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,10 @@ from pipeline.tracking.store import tracking_uri
 
 if TYPE_CHECKING:
     from pipeline.tracking.client import Tracker
+
+
+NO_PROXY = ("no_proxy", "NO_PROXY")
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class Outputs:
@@ -80,7 +85,7 @@ def home(root: Path) -> Path:
 
 
 class Stage:
-    """A stage's view of the project it runs in, the working directory."""
+    """The project that a stage runs in, which is the working directory."""
 
     def __init__(self) -> None:
         self.root = Path.cwd()
@@ -125,8 +130,20 @@ class Stage:
         return Storage(join(self.data_root(config), config.root))
 
 
+def bypass_proxy_for_loopback() -> None:
+    """Adds this machine to the hosts that no proxy is used for, in the environment of this and of all child processes.
+
+    Ray and MLflow are reached over HTTP at 127.0.0.1, also where ``http_proxy`` is set for the rest of the network.
+    """
+    listed = [host.strip() for name in NO_PROXY for host in os.environ.get(name, "").split(",")]
+    hosts = ",".join(dict.fromkeys([*filter(None, listed), *LOOPBACK]))
+    # Libraries differ in which of the two they read.
+    os.environ.update(dict.fromkeys(NO_PROXY, hosts))
+
+
 def run_stage(main: Callable[[], None]) -> None:
-    """Runs a stage; what its user can mend is one message instead of a traceback, and exit status 1."""
+    """Runs a stage or command; an error that the user can fix is one message, without traceback, and exit status 1."""
+    bypass_proxy_for_loopback()
     try:
         main()
     except KeyboardInterrupt:

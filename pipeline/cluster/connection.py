@@ -11,6 +11,7 @@ import ray
 from ray._private.parameter import RayParams
 
 from pipeline.config.clusters import ClusterConfig
+from pipeline.data.cpus import usable_cpus
 
 SHUTDOWN_SECONDS = 10.0
 
@@ -70,7 +71,7 @@ def local_ray(cpus: int) -> Iterator[Addresses]:
         # The dashboard, on loopback, is also what answers Ray Train's questions about its own actors.
         context = ray.init(
             address="local",
-            num_cpus=max(os.cpu_count() or 1, cpus),
+            num_cpus=max(usable_cpus(), cpus),
             include_dashboard=True,
             dashboard_host="127.0.0.1",
             _node_ip_address="127.0.0.1",

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.config.locations import is_remote
+from pipeline.data.cpus import usable_cpus
 from pipeline.data.labels import read_picture
 from pipeline.data.storage import Storage, UnreadableFileError
 from pipeline.errors import UserError
@@ -125,4 +125,4 @@ def check_pictures(
 
 def check_threads(storage: Storage) -> int:
     """How many files of a storage to read at once."""
-    return REMOTE_THREADS if is_remote(storage.root) else min(32, (os.cpu_count() or 1) + 4)
+    return REMOTE_THREADS if is_remote(storage.root) else min(32, usable_cpus() + 4)

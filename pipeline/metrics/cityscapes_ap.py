@@ -14,6 +14,7 @@ import numpy as np
 from cityscapesscripts.helpers.labels import id2label
 
 from pipeline.data.cityscapes import INSTANCE_SUFFIX, check_instance_ids
+from pipeline.data.cpus import usable_cpus
 from pipeline.data.labels import read_ids, read_picture
 from pipeline.metrics.errors import GroundTruthError, PredictionError
 from pipeline.metrics.pairs import pairs_by_image
@@ -42,7 +43,7 @@ def cityscapes_ap(truth: Path, predictions: Path) -> dict[str, float]:
     """
     predictions = predictions.resolve()  # cityscapesscripts compares the masks' paths with it
     pairs = pairs_by_image(truth, predictions, INSTANCE_SUFFIX, ".txt")
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(8, usable_cpus())) as pool:
         list(pool.map(lambda pair: _check(pair[0], pair[1], predictions), pairs))
 
     tool = _private_tool()

@@ -1,6 +1,5 @@
 """Semantic segmentation: mIoU by cityscapesscripts' definition and trimap mIoU, from label PNGs alone."""
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt
 
 from pipeline.config.labels import LabelTable
+from pipeline.data.cpus import usable_cpus
 from pipeline.data.labels import CITYSCAPES, read_ids
 from pipeline.metrics.bootstrap import interval, resample_counts
 from pipeline.metrics.errors import GroundTruthError, PredictionError
@@ -69,7 +69,7 @@ def miou(
     else:
         pairs = pairs_by_path(truth, predictions, ".png")
     # A 1024x2048 image takes some 100 MB of memory on its way.
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(8, usable_cpus())) as pool:
         areas = np.stack(list(pool.map(lambda pair: _areas(pair[0], pair[1], table, trimap_widths), pairs)))
 
     # (resamples, images) times (images, ...): sums over the resampled images.

@@ -5,7 +5,6 @@ Hours are estimates by ``configs/throughput.yaml``: of trainings alone, without 
 
 import heapq
 import math
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
@@ -20,6 +19,7 @@ from pipeline.config.reader import load
 from pipeline.config.sweep_tasks import SubdivisionTask, TrainingTask, resolve_selected, sweep_file
 from pipeline.config.sweeps import GridSearch
 from pipeline.config.synthetic import ShapesConfig
+from pipeline.data.cpus import usable_cpus
 from pipeline.data.samplers import Share
 from pipeline.graph import GraphError, stages_to_run, unchanged_stages
 from pipeline.plan.throughput import Cost, Counter, Throughput, training_size
@@ -294,7 +294,7 @@ class _Estimates:
     ) -> None:
         self._project, self._params, self._throughput, self._cluster = project, params, throughput, cluster
         self._counter, self._costs = Counter(), dict[str, Cost]()
-        self.runs_at_a_time = runs_at_a_time(cluster, nodes, os.cpu_count() or 1)
+        self.runs_at_a_time = runs_at_a_time(cluster, nodes, usable_cpus())
 
     def run(self, name: str, cached: bool | None) -> PlannedRun:
         config, evaluation = self._project.run(self._params.scale, name, self._params.runs[name])

@@ -17,6 +17,7 @@ from ray.tune.schedulers import ASHAScheduler
 
 from pipeline.cluster.connection import connected
 from pipeline.config.sweeps import GridSearch, RandomSearch
+from pipeline.data.cpus import usable_cpus
 from pipeline.errors import UserError
 from pipeline.progress import Progress, progress
 from pipeline.sweep.place import SweepError
@@ -85,7 +86,7 @@ def run_trials(trials: Trials, tracker: Tracker) -> None:
                 search_alg=search,
                 scheduler=scheduler,
                 num_samples=samples,
-                max_concurrent_trials=cluster.workers or max(1, (os.cpu_count() or 1) // cluster.cpus_per_worker),
+                max_concurrent_trials=cluster.workers or max(1, usable_cpus() // cluster.cpus_per_worker),
                 # Starting a process takes as long as a short trial.
                 reuse_actors=True,
                 trial_dirname_creator=lambda trial: trial.trial_id,

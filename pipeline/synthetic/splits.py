@@ -1,10 +1,11 @@
 """Drawing the images of a train and a val split, in parallel and with the same bytes whatever the number of workers."""
 
 import multiprocessing
-import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from typing import TypeVar
+
+from pipeline.data.cpus import usable_cpus
 
 SPLITS: tuple[str, ...] = ("train", "val")
 #: Ids and names are functions of the split and the index, so a larger dataset keeps those of a smaller one.
@@ -58,7 +59,7 @@ def draw_images(
                 on_image()
 
     if processes is None:
-        processes = os.cpu_count() or 1
+        processes = usable_cpus()
     if processes == 1:
         collect(map(draw, splits, indices))
         return found

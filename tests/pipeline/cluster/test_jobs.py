@@ -19,6 +19,7 @@ from pipeline.cluster.needs import ClusterTooSmallError, Needs, Resources
 from pipeline.cluster.submission import JobFailedError, Place, Request, in_order, running_jobs
 from pipeline.cluster.submission import wait_for as wait_for_job
 from pipeline.config.clusters import ClusterConfig
+from pipeline.data.cpus import usable_cpus
 
 SECONDS = 120
 
@@ -130,7 +131,7 @@ def test_it_runs_in_its_folder_with_its_environment(jobs: Jobs, tmp_path: Path) 
 
 
 def test_jobs_wait_for_cpus(jobs: Jobs, tmp_path: Path) -> None:
-    cpus = max(os.cpu_count() or 1, 2)
+    cpus = max(usable_cpus(), 2)
     jobs.submit(Job("all", ["sleep", "600"], tmp_path, Needs(Resources(cpus))))
     jobs.submit(Job("waits", ["true"], tmp_path, Needs(Resources(1))))
     wait_for(lambda: jobs.find("all").status == "RUNNING")
@@ -189,7 +190,7 @@ def test_it_ends_with_its_keeper(tmp_path: Path) -> None:
 
 def test_what_nodes_have(jobs: Jobs) -> None:
     (node,) = jobs.nodes()
-    assert node.cpus == max(os.cpu_count() or 1, 2)
+    assert node.cpus == max(usable_cpus(), 2)
     assert node.memory > 1e8
 
 
@@ -227,7 +228,7 @@ def do(folder: Path) -> Callable[..., None]:
 
 
 def test_the_cluster_is_kept_full_the_longest_first(do: Callable[..., None], tmp_path: Path, jobs: Jobs) -> None:
-    cpus = max(os.cpu_count() or 1, 2)
+    cpus = max(usable_cpus(), 2)
     before = {job.submission_id for job in jobs.list()}
     # Each notes how many run beside it.
     command = "touch running-{0}; ls running-* | wc -l >> most; sleep 2; rm running-{0}; touch {0}.done"

@@ -1,0 +1,101 @@
+"""What all stages share: where a dataset's files are, and processes behind an HTTP proxy."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from pipeline.stage import Stage, bypass_proxy_for_loopback
+
+SYNTHETIC = '{"source": "cityscapes", "task": "semantic", "root": "streets", "synthetic": true, %s}'
+REAL = '{"source": "cityscapes", "task": "semantic", "root": "cityscapes", %s}'
+SPLITS = '"train": {"images": "a", "labels": "b"}, "val": {"images": "c", "labels": "d"}'
+
+
+@pytest.mark.parametrize("data_root", ["data", "/elsewhere", "s3://bucket/data"])
+def test_drawn_images_lie_in_the_project_whatever_the_data_root(
+    data_root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "params.yaml").write_text(
+        f"{{scale: demo, data_root: '{data_root}', cluster: laptop, synthetic: [], datasets: {{}}, runs: {{}}}}"
+    )
+    folder = tmp_path / "outputs" / "demo" / "config" / "datasets"
+    folder.mkdir(parents=True)
+    (folder / "drawn.json").write_text(SYNTHETIC % SPLITS)
+    (folder / "real.json").write_text(REAL % SPLITS)
+    monkeypatch.chdir(tmp_path)
+    stage = Stage()
+    assert stage.images("drawn").root == str(stage.outputs.drawn("streets"))
+    assert stage.outputs.drawn("streets") == tmp_path / "outputs/demo/drawn/streets"
+    expected = {"data": f"{tmp_path}/data", "/elsewhere": "/elsewhere", "s3://bucket/data": "s3://bucket/data"}
+    assert stage.images("real").root == f"{expected[data_root]}/cityscapes"
+
+
+class TestProxy:
+    @staticmethod
+    @contextmanager
+    def server(status: int, answer: object) -> Iterator[tuple[str, list[str]]]:
+        """A server on loopback that answers everything alike; its URL and the requests that it has had."""
+        requests: list[str] = []
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                requests.append(self.path)
+                self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                body = json.dumps(answer).encode()
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            do_POST = do_CONNECT = do_GET  # noqa: N815
+
+            def log_message(self, *arguments: object) -> None:
+                pass
+
+        with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            yield f"http://127.0.0.1:{server.server_port}", requests
+            server.shutdown()
+
+    def test_servers_of_this_machine_are_reached_beside_a_proxy_that_refuses(self) -> None:
+        code = """
+import sys
+from mlflow import MlflowClient
+from ray.job_submission import JobSubmissionClient
+from pipeline.stage import run_stage
+
+def refused(call):
+    try:
+        call()
+    except Exception:
+        return True
+
+calls = [lambda: JobSubmissionClient(sys.argv[1]).get_version(), lambda: MlflowClient(sys.argv[1]).search_experiments()]
+assert all(map(refused, calls)), "the proxy is no obstacle"
+run_stage(lambda: print([call() for call in calls]))
+"""
+        answer = {"version": "4", "ray_version": "2", "ray_commit": "3", "experiments": []}
+        with self.server(503, {}) as (proxy, refused), self.server(200, answer) as (url, answered):
+            environment = {"http_proxy": proxy, "HTTP_PROXY": proxy, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+            result = subprocess.run([sys.executable, "-c", code, url], env=environment, capture_output=True, text=True)
+            assert result.returncode == 0, result.stderr
+            assert len(refused) >= 2
+            assert {path.split("/")[2].split("?")[0] for path in answered} == {"version", "2.0"}
+
+    def test_other_exceptions_stay(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("no_proxy", "intra.net, 127.0.0.1")
+        monkeypatch.setenv("NO_PROXY", ".example.org")
+        for _ in range(2):
+            bypass_proxy_for_loopback()
+            for name in ("no_proxy", "NO_PROXY"):
+                hosts = os.environ[name]
+                assert hosts == "intra.net,127.0.0.1,.example.org,localhost,::1"

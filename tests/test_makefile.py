@@ -1,0 +1,111 @@
+"""The Makefile: what `make clean` removes, and that the others do with any folder name."""
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in [name for name in os.environ if name.startswith(("GIT_", "MAKE"))]:
+        monkeypatch.delenv(name)
+    root = tmp_path / "my prøject"
+    (root / "configs/experiments/demo").mkdir(parents=True)
+    shutil.copy(REPOSITORY / "Makefile", root)
+    for package in ("benchmarks", "pipeline", "pointrend", "stages", "tests"):
+        (root / package).mkdir()
+    return root
+
+
+def write(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(name)
+
+
+def make(root: Path, *arguments: str) -> str:
+    result = subprocess.run(["make", *arguments], cwd=root, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def files(root: Path) -> set[str]:
+    return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
+
+
+def test_clean_removes_what_the_project_made_and_nothing_else(project: Path) -> None:
+    kept = {
+        "Makefile",
+        ".dvc/config.local",
+        "data/coco/train2017/1.jpg",
+        "data/shapes/mine.png",
+        "mine/__pycache__/mine.pyc",
+        "outputs/demo/notes.txt",
+        "outputs/mine/train/weights.bin",
+        "reports/mine/index.html",
+    }
+    write(project, *(kept - {"Makefile"}))
+    graph = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"].values()
+    outputs = [
+        output if isinstance(output, str) else next(iter(output))  # with options, a mapping of one key
+        for stage in graph
+        for kind in ("outs", "metrics", "plots")
+        for output in stage.get("do", stage).get(kind, [])
+    ]
+    made = [re.sub(r"\$\{(item|key)\}", "one", output.replace("${scale}", "demo")) for output in outputs]
+    assert "outputs/demo/drawn/one" in made
+    write(project, *(f"{output}/file" for output in made))
+    write(project, ".venv/bin/python", "mlflow.db", "mlartifacts/0/model", ".pointrend/ray/ray.log", "dvc.lock")
+    write(project, ".dvc/cache/files/md5/00/11", ".dvc/tmp/lock", "pipeline/data/__pycache__/coco.cpython-311.pyc")
+    make(project, "clean")
+    assert files(project) == kept
+    assert make(project, "clean")
+
+
+def test_clean_leaves_no_empty_folders(project: Path) -> None:
+    write(project, "outputs/demo/train/one/model.safetensors", "reports/demo/index.html")
+    make(project, "clean")
+    assert not (project / "outputs").exists()
+    assert not (project / "reports").exists()
+
+
+def test_clean_leaves_a_lock_file_that_git_tracks(project: Path) -> None:
+    write(project, "dvc.lock")
+    for arguments in (["init"], ["add", "dvc.lock"]):
+        subprocess.run(["git", *arguments], cwd=project, check=True, capture_output=True)
+    make(project, "clean")
+    assert (project / "dvc.lock").is_file()
+
+
+def test_install_works_in_a_folder_with_spaces_and_umlauts(project: Path) -> None:
+    # Stands for the Python of the machine, and for those that it makes: notes what it is asked to do.
+    stand_in = project / "stand in.sh"
+    stand_in.write_text(
+        "#!/bin/sh\n"
+        'printf "%s|" "$@" >>"$LOG"; echo >>"$LOG"\n'
+        'if [ "$2" = venv ]; then mkdir -p "$3/bin" && cp "$0" "$3/bin/python"; fi\n'
+    )
+    stand_in.chmod(0o755)
+    write(project, "requirements.lock", "pyproject.toml")
+    log = project / "log"
+    subprocess.run(
+        ["make", "install", f"PYTHON='{stand_in}'"],
+        cwd=project,
+        env={**os.environ, "LOG": str(log)},
+        check=True,
+        capture_output=True,
+    )
+    asked = log.read_text().splitlines()
+    assert asked[1] == "-m|venv|.venv|"
+    assert [line for line in asked if "requirements.lock" in line] == [
+        "-m|uv|pip|install|--quiet|--python|.venv/bin/python|--compile-bytecode|-r|requirements.lock|"
+    ]
+    assert (project / ".venv/.installed").is_file()
+    assert make(project, "install") == "make: Nothing to be done for 'install'.\n"
