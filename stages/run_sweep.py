@@ -4,11 +4,11 @@ import argparse
 from pathlib import Path
 
 from pipeline.cluster.parts import sweep_place
+from pipeline.cluster.sweep_place import sweep_key
 from pipeline.config.reader import load
 from pipeline.config.sweep_tasks import SweepTask
 from pipeline.errors import UserError
 from pipeline.stage import Stage, run_stage
-from pipeline.sweep.place import sweep_key
 from pipeline.sweep.run import run_sweep
 from pipeline.tracking.client import code_version
 

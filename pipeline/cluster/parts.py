@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+from pipeline.cluster.sweep_place import SweepPlace
 from pipeline.config.sweep_tasks import SubdivisionTask, TrainingTask
 from pipeline.evaluation.evaluation import Evaluation
 from pipeline.stage import Stage
-from pipeline.sweep.place import SweepPlace
 from pipeline.training.record import WEIGHTS
 from pipeline.training.training import Training
 

@@ -11,13 +11,13 @@ from pipeline.cluster.needs import ClusterTooSmallError, Needs, check_fits, need
 from pipeline.cluster.parts import evaluation_of, sweep_place, training_of
 from pipeline.cluster.ray_train import workers_for_batch
 from pipeline.cluster.submission import ENVIRONMENT, Place, Request
+from pipeline.cluster.sweep_place import SweepPlace, sweep_key
 from pipeline.config.clusters import ClusterConfig
 from pipeline.config.reader import load
 from pipeline.config.sweep_tasks import SubdivisionTask, SweepTask, TrainingTask
 from pipeline.data.samplers import BatchShareError
 from pipeline.graph import stages_in_scope, stages_to_run
 from pipeline.stage import Stage
-from pipeline.sweep.place import SweepPlace, sweep_key
 from pipeline.training.record import WEIGHTS, TrainingRecord
 
 

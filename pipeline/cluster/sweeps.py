@@ -3,10 +3,10 @@
 import shutil
 
 from pipeline.cluster.parts import sweep_place
+from pipeline.cluster.sweep_place import sweep_key
 from pipeline.config.sweep_tasks import SubdivisionTask, TrainingTask
 from pipeline.files import atomic_folder
 from pipeline.stage import Stage
-from pipeline.sweep.place import sweep_key
 
 
 def collect_sweep(stage: Stage, task: TrainingTask | SubdivisionTask) -> None:

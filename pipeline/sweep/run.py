@@ -11,13 +11,13 @@ from typing import Any
 from mlflow.entities import Metric
 
 from pipeline.cluster.run_job import mark_unfinished
+from pipeline.cluster.sweep_place import SweepError, SweepPlace, sweep_key
 from pipeline.config.clusters import ClusterConfig
 from pipeline.config.sweep_tasks import SubdivisionTask, TrainingTask
 from pipeline.data.manifest import read_prepared
 from pipeline.errors import UserError
 from pipeline.evaluation.trained_run import TrainedRun
 from pipeline.files import atomic_folder
-from pipeline.sweep.place import SweepError, SweepPlace, sweep_key
 from pipeline.sweep.records import TrialRecord, TrialRecords
 from pipeline.sweep.results import best_trial, write_results
 from pipeline.sweep.subdivision import evaluate_settings

@@ -10,6 +10,7 @@ from typing import Any
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from pipeline.cluster.ray_train import fit
+from pipeline.cluster.sweep_place import SweepError
 from pipeline.cluster.worker import ray_workers
 from pipeline.config.clusters import ClusterConfig
 from pipeline.config.evaluations import EvaluationConfig, RenderingConfig
@@ -19,7 +20,6 @@ from pipeline.evaluation.run import gather, predict_share, score
 from pipeline.evaluation.trained_run import TrainedRun
 from pipeline.files import write_json
 from pipeline.sweep.costs import multiply_adds, rendering_seconds
-from pipeline.sweep.place import SweepError
 from pipeline.sweep.records import Rung, TrialRecord, TrialRecords
 from pipeline.tracking.client import Tracker, run_parameters
 

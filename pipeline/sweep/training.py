@@ -16,11 +16,11 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler
 
 from pipeline.cluster.connection import connected
+from pipeline.cluster.sweep_place import SweepError
 from pipeline.config.sweeps import GridSearch, RandomSearch
 from pipeline.data.cpus import usable_cpus
 from pipeline.errors import UserError
 from pipeline.progress import Progress, progress
-from pipeline.sweep.place import SweepError
 from pipeline.sweep.records import TrialRecord, TrialRecords
 from pipeline.sweep.search import POINT, OptunaPoints, grid_points, random_points
 from pipeline.sweep.trial import CHECKPOINTS, UPDATE, Trials, run_trial

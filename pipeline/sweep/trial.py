@@ -11,6 +11,7 @@ import torch
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from torch import nn
 
+from pipeline.cluster.sweep_place import SweepError
 from pipeline.config.clusters import ClusterConfig
 from pipeline.config.evaluations import EvaluationConfig
 from pipeline.config.experiments import RunConfig
@@ -22,7 +23,6 @@ from pipeline.data.storage import Storage
 from pipeline.evaluation.run import own_device, predict, score
 from pipeline.evaluation.trained_run import TrainedRun
 from pipeline.sweep.costs import multiply_adds
-from pipeline.sweep.place import SweepError
 from pipeline.sweep.records import Rung, TrialRecord, TrialRecords
 from pipeline.sweep.search import point_name
 from pipeline.tracking.client import Tracker, run_parameters
