@@ -1,5 +1,6 @@
 """What every DVC stage shares: its project, its folders, and how its errors are shown."""
 
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from pipeline.config.project import Project
 from pipeline.config.reader import load
 from pipeline.data.storage import Storage
 from pipeline.errors import UserError
-from pipeline.tracking.store import tracking_uri
+from pipeline.tracking.store import original_project, tracking_uri
 
 if TYPE_CHECKING:
     from pipeline.tracking.client import Tracker
@@ -73,7 +74,8 @@ class Stage:
         """The MLflow experiment of the selected scale."""
         from pipeline.tracking.client import Tracker  # MLflow takes seconds to import
 
-        return Tracker(tracking_uri(self.root), f"pointrend-{self.params.scale}", self.root / "mlartifacts")
+        artifacts = original_project(self.root) / "mlartifacts"
+        return Tracker(tracking_uri(self.root), f"pointrend-{self.params.scale}", artifacts)
 
     def evaluation(self, name: str) -> EvaluationConfig:
         return load(EvaluationConfig, self.outputs.config("evaluate", name))
@@ -90,6 +92,21 @@ class Stage:
     def images(self, dataset: str) -> Storage:
         """What the file names of a dataset's manifests are relative to."""
         return Storage(join(self.data_root, self.dataset(dataset).root))
+
+
+def code_version(root: Path) -> str:
+    """The checked out commit, with ``-dirty`` if tracked files differ from it; "unknown" without git."""
+    try:
+        result = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except OSError:  # no git
+        return "unknown"
+    return result.stdout.strip() or "unknown"
 
 
 def run_stage(main: Callable[[], None]) -> None:

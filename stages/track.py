@@ -21,13 +21,13 @@ def main() -> None:
     from pipeline.graph import code_digest
     from pipeline.report.results import read_results
     from pipeline.report.tables.tracked import log_tables
-    from pipeline.tracking.sweeps import log_again
+    from pipeline.tracking.runs import log_sweep
 
     tracker = stage.tracker()
     results = read_results(stage.params, stage.outputs, code_digest(stage.root, "train"), tracker)
     log_tables({name: stage.project.table(name) for name in stage.project.table_names()}, results.runs, tracker)
     for name in stage.params.sweeps:
-        log_again(stage.outputs.sweep(name), tracker)
+        log_sweep(stage.outputs.sweep(name), tracker)
 
 
 if __name__ == "__main__":

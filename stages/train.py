@@ -6,7 +6,7 @@ from collections.abc import Container
 from pathlib import Path
 
 from pipeline.graph import code_digest, runs_everything, stages_to_run
-from pipeline.stage import Stage, run_stage
+from pipeline.stage import Stage, code_version, run_stage
 from pipeline.training.record import WEIGHTS
 from pipeline.training.training import Training
 
@@ -67,7 +67,6 @@ def ready_to_train(stage: Stage, current: str, known: Container[str]) -> list[Tr
 
 def train_here(stage: Stage, training: Training) -> None:
     from pipeline.cluster.run import run_training
-    from pipeline.tracking.client import code_version
 
     run_training(training, stage.cluster, stage.tracker(), code_version(stage.root))
 

@@ -4,14 +4,15 @@ import json
 import shutil
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-
-from mlflow.entities import Run
 
 from pipeline.cluster.ray_train import fit, for_batch
 from pipeline.config.clusters import ClusterConfig
-from pipeline.tracking.client import Tracker, TrackingError, run_parameters
-from pipeline.tracking.spool import MetricSpool, send
+from pipeline.config.parameters import run_parameters
+from pipeline.tracking.client import Tracker, TrackingError
+from pipeline.tracking.runs import RunRecord, log_run
+from pipeline.training.metrics_file import MetricsFile, now
 from pipeline.training.record import METRICS, WEIGHTS, write_record
 from pipeline.training.training import Training
 from pipeline.training.worker import SUMMARY, InterruptedTrainingError, hardware, train_worker
@@ -41,8 +42,9 @@ def run_training(training: Training, cluster: ClusterConfig, tracker: Tracker, v
     parameters = run_parameters(config)
     tags = {"kind": "training", "experiment": config.experiment, "code": version, "hardware": hardware()}
     tags |= {name: parameters[name] for name in ("dataset", "head", "backbone", "sampling") if name in parameters}
-    run_id = tracker.start(training.key, config.run, parameters, tags)
-    tracker.log_config(run_id, config.model_dump(mode="json"))
+    record = RunRecord(training.key, config.run, parameters, tags, started=now(), config=config.model_dump(mode="json"))
+    run_id = log_run(tracker, record)
+    record = replace(record, run_id=run_id, started=tracker.get(run_id).info.start_time)
     arguments = {
         "config": config.model_dump(mode="json"),
         "prepared": str(training.prepared.resolve()),
@@ -52,29 +54,38 @@ def run_training(training: Training, cluster: ClusterConfig, tracker: Tracker, v
         "images_per_worker": cluster.images_per_worker,
         "loader_processes": cluster.loader_processes,
         "use_gpu": cluster.gpus_per_worker > 0,
-        "tracking": {
-            "uri": tracker.uri,
-            "experiment": tracker.experiment,
-            "run_id": run_id,
-            "logged": tracker.last_step(run_id, "loss"),
-        },
+        "tracking": {"uri": tracker.uri, "experiment": tracker.experiment, "run_id": run_id},
     }
     if not is_complete(storage):
-        spool = MetricSpool(storage / METRICS)
-        if not spool.file.exists():
-            # A run that was interrupted, and lost its storage, has metrics in MLflow alone.
-            spool.restore(run_id, tracker.entries(run_id))
+        metrics = MetricsFile(storage / METRICS)
+        if not metrics.path.exists():
+            # A run that was interrupted, and lost its storage, has its metrics in MLflow alone.
+            metrics.restore(tracker.entries(run_id))
         try:
             fit(train_worker, arguments, cluster, config.run, storage / "ray")
         except BaseException as error:
             interrupted = isinstance(error, InterruptedTrainingError | KeyboardInterrupt)
             mark_unfinished(tracker, [run_id], "KILLED" if interrupted else "FAILED")
             raise
-    run = finish(config.run, storage, tracker.with_patience(cluster.tracking_patience), run_id)
+    record = finish(storage, tracker.with_patience(cluster.tracking_patience), record)
     summary = json.loads((storage / SUMMARY).read_text())
     for folder in ("checkpoints", "ray"):
         shutil.rmtree(storage / folder, ignore_errors=True)
-    write_record(storage, config, training.key, training.data, version, run, summary)
+    assert record.run_id is not None
+    assert record.ended is not None
+    write_record(
+        storage,
+        config,
+        key=training.key,
+        data=training.data,
+        code=version,
+        run_id=record.run_id,
+        parameters=record.parameters,
+        tags=record.tags,
+        started=record.started,
+        ended=record.ended,
+        summary=summary,
+    )
 
 
 def is_complete(storage: Path) -> bool:
@@ -104,21 +115,23 @@ def mark_unfinished(tracker: Tracker, run_ids: Sequence[str], status: str) -> No
         print(f"what was interrupted still counts as running in MLflow at {tracker.uri} ({said[0]})", flush=True)
 
 
-def finish(run: str, storage: Path, tracker: Tracker, run_id: str) -> Run:
-    """Sends MLflow the metrics that it does not have yet, ends the run there, and returns it.
+def finish(storage: Path, tracker: Tracker, record: RunRecord) -> RunRecord:
+    """Completes a run in MLflow with all of its metrics and returns its record.
+
+    It has another id where MLflow's database was lost in the meantime.
 
     Raises:
         TrackingError: if MLflow does not answer for as long as the tracker is patient.
         InterruptedTrainingError: after Ctrl-C.
     """
     safe = (
-        f"run {run}: the training is complete and nothing is lost; its weights and metrics are in {storage}. "
+        f"run {record.name}: the training is complete and nothing is lost; its weights and metrics are in {storage}. "
         "`dvc repro` sends the rest without training again"
     )
     try:
-        send(MetricSpool(storage / METRICS), tracker, run_id)
-        tracker.finish(run_id, "FINISHED")
-        return tracker.get(run_id)
+        metrics = MetricsFile(storage / METRICS).entries()
+        record = replace(record, metrics=metrics, ended=max((entry.timestamp for entry in metrics), default=now()))
+        return replace(record, run_id=log_run(tracker, record))
     except TrackingError as error:
         raise TrackingError(f"{safe} once MLflow answers ({error})") from error
     except KeyboardInterrupt:

@@ -19,8 +19,9 @@ from pipeline.evaluation.scoring import score_instances, score_labels
 from pipeline.evaluation.semantics import SemanticPredictor, gather_predictions
 from pipeline.evaluation.trained_run import TrainedRun
 from pipeline.files import atomic_folder
-from pipeline.tracking.client import Tracker, now
+from pipeline.tracking.client import Tracker
 from pipeline.tracking.runs import log_evaluation, training_run
+from pipeline.training.metrics_file import now
 from pipeline.training.record import WEIGHTS, TrainingRecord
 
 

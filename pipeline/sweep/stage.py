@@ -1,10 +1,9 @@
 """A sweep in its project: for the stage and for the command."""
 
 from pipeline.config.sweep_tasks import SubdivisionTask, TrainingTask
-from pipeline.stage import Stage
+from pipeline.stage import Stage, code_version
 from pipeline.sweep.records import TrialRecord
 from pipeline.sweep.run import SweepPlace, run_sweep
-from pipeline.tracking.client import code_version
 
 
 def run_in(stage: Stage, task: TrainingTask | SubdivisionTask) -> TrialRecord:

@@ -26,12 +26,14 @@ from pipeline.data.storage import Storage
 from pipeline.errors import UserError
 from pipeline.files import write_json
 from pipeline.progress import progress
-from pipeline.tracking.run_log import RunLog
+from pipeline.tracking.sender import MetricSender
 from pipeline.training.checkpoint import CheckpointStore, CheckpointWriter
 from pipeline.training.loading import load_batches
 from pipeline.training.loop import Update, build_optimizer, distribute, train
+from pipeline.training.metrics_file import MetricsFile
 from pipeline.training.model import begin_with, build_run_model
 from pipeline.training.record import METRICS, WEIGHTS
+from pipeline.training.run_log import RunLog
 from pointrend import save_weights
 
 SUMMARY = "summary.json"  # of the workers
@@ -81,10 +83,12 @@ def train_worker(arguments: dict[str, Any]) -> None:
         share=share,
     )
     begun = time.monotonic()
+    metrics = MetricsFile(storage / METRICS)
     with (
-        RunLog(storage / METRICS, **arguments["tracking"]) if rank == 0 else nullcontext() as log,
+        MetricSender(metrics, **arguments["tracking"]) if rank == 0 else nullcontext() as sender,
         CheckpointWriter(store) as checkpoints,
     ):
+        log = RunLog(metrics, sender.notify) if sender is not None else None
         if log is not None:
             log.started(start, workers=world_size, passes=len(share.own))
         with progress(f"train {config.run}", schedule.updates, start) as bar, stop_on_interrupt() as stop_requested:

@@ -1,0 +1,53 @@
+"""Writes the losses, learning rate and speed of a training to its metrics file."""
+
+import statistics
+from collections.abc import Callable
+
+from pipeline.training.loop import Update
+from pipeline.training.metrics_file import MetricsFile
+
+UPDATES_PER_LOG = 10
+
+
+class RunLog:
+    """Logs means over :data:`UPDATES_PER_LOG` updates. Steps that are in the file already are not logged again.
+
+    Args:
+        file: the run's metrics file.
+        notify: called whenever there is something new in the file.
+    """
+
+    def __init__(self, file: MetricsFile, notify: Callable[[], None]) -> None:
+        self._file, self._notify = file, notify
+        # A training that resumes from a checkpoint repeats updates that it logged before.
+        self._logged = file.last_step()
+        self._window: list[Update] = []
+        self.last_losses: dict[str, float] = {}
+
+    def started(self, update: int, workers: int, passes: int) -> None:
+        """Logs how the batch is split up from ``update`` on; a restart may change it."""
+        self._file.append(update, {"workers": workers, "passes": passes})
+
+    def add(self, update: Update) -> None:
+        self._window.append(update)
+        if update.number % UPDATES_PER_LOG == 0:
+            self.flush()
+
+    def flush(self) -> None:
+        """Logs the updates since the last entry."""
+        if not self._window:
+            return
+        window, self._window = self._window, []
+        step = window[-1].number
+        mean = {name: statistics.fmean(u.losses[name] for u in window) for name in window[0].losses}
+        self.last_losses = mean
+        if step > self._logged:
+            values = {
+                **mean,
+                "loss": sum(mean.values()),
+                "learning_rate": window[-1].learning_rate,
+                "gradient_norm": statistics.fmean(u.gradient_norm for u in window),
+                "updates_per_second": len(window) / sum(u.seconds for u in window),
+            }
+            self._file.append(step, values)
+        self._notify()
