@@ -2,10 +2,11 @@
 
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from rich.console import Console
 from rich.markup import escape
@@ -21,11 +22,6 @@ from pipeline.config.project import Project
 from pipeline.config.reader import load
 from pipeline.data.storage import Storage
 from pipeline.errors import UserError
-from pipeline.tracking.store import tracking_uri
-
-if TYPE_CHECKING:
-    from pipeline.tracking.client import Tracker
-
 
 NO_PROXY = ("no_proxy", "NO_PROXY")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -72,16 +68,19 @@ class Outputs:
         return self.root / "metrics" / f"{run}.json"
 
 
-def home(root: Path) -> Path:
-    """The folder of the project itself, where DVC works in a temporary copy of it (`dvc exp run --temp` or `--queue`).
+EXPERIMENTS = (".dvc", "tmp", "exps")  # where DVC makes the workspaces of `dvc exp run --temp` and `--queue`
 
-    What all copies share is there: the runs under way, the Ray of this machine, MLflow's database.
+
+def original_project(root: Path) -> Path:
+    """The project that a workspace belongs to: itself, or the one that DVC made a temporary copy of.
+
+    What all workspaces share is there: the runs under way, the Ray of this machine, MLflow's database.
     """
     parts = root.resolve().parts
-    for place in range(len(parts) - 2):
-        if parts[place : place + 3] == (".dvc", "tmp", "exps"):
-            return Path(*parts[:place])
-    return root
+    for at in range(len(parts) - len(EXPERIMENTS)):
+        if parts[at : at + len(EXPERIMENTS)] == EXPERIMENTS:
+            return Path(*parts[:at])
+    return root.resolve()
 
 
 class Stage:
@@ -89,7 +88,7 @@ class Stage:
 
     def __init__(self) -> None:
         self.root = Path.cwd()
-        self.home = home(self.root)
+        self.home = original_project(self.root)
         self.project = Project(self.root)
         self.params: Params = self.project.params()
         self.outputs = Outputs(self.root, self.params.scale)
@@ -100,12 +99,6 @@ class Stage:
     @property
     def cluster(self) -> ClusterConfig:
         return self.project.cluster(self.params.cluster)
-
-    def tracker(self) -> "Tracker":
-        """The MLflow experiment of the selected scale."""
-        from pipeline.tracking.client import Tracker  # MLflow takes seconds to import
-
-        return Tracker(tracking_uri(self.home), f"pointrend-{self.params.scale}", self.home / "mlartifacts")
 
     def evaluation(self, name: str) -> EvaluationConfig:
         return load(EvaluationConfig, self.outputs.config("evaluate", name))
@@ -139,6 +132,21 @@ def bypass_proxy_for_loopback() -> None:
     hosts = ",".join(dict.fromkeys([*filter(None, listed), *LOOPBACK]))
     # Libraries differ in which of the two they read.
     os.environ.update(dict.fromkeys(NO_PROXY, hosts))
+
+
+def code_version(root: Path) -> str:
+    """The checked out commit, with ``-dirty`` if tracked files differ from it; "unknown" without git."""
+    try:
+        result = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except OSError:  # no git
+        return "unknown"
+    return result.stdout.strip() or "unknown"
 
 
 def run_stage(main: Callable[[], None]) -> None:

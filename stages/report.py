@@ -9,12 +9,13 @@ from pipeline.report.page import build_report
 from pipeline.report.results import read_results
 from pipeline.report.tables.tracked import log_tables
 from pipeline.stage import Stage, run_stage
+from pipeline.tracking.client import tracker_of
 from pipeline.training.record import WEIGHTS
 
 
 def main() -> None:
     stage = Stage()
-    tracker = stage.tracker()
+    tracker = tracker_of(stage)
     outputs = stage.outputs
     tables = {name: stage.project.table(name) for name in stage.project.table_names()}
     results = read_results(stage.params, outputs, code_digest(stage.root, "train"), tracker)

@@ -6,8 +6,8 @@ from pipeline.cluster.parts import evaluation_of, training_of, weights_to_evalua
 from pipeline.cluster.run_job import run_job
 from pipeline.errors import UserError
 from pipeline.evaluation.trained_run import TrainedRun
-from pipeline.stage import Stage, run_stage
-from pipeline.tracking.client import code_version
+from pipeline.stage import Stage, code_version, run_stage
+from pipeline.tracking.client import tracker_of
 from pipeline.training.record import TrainingRecord
 
 
@@ -34,7 +34,7 @@ def main() -> None:
         evaluation,
         evaluated,
         stage.cluster,
-        stage.tracker(),
+        tracker_of(stage),
         code_version(stage.root),
     )
 

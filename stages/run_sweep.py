@@ -8,9 +8,9 @@ from pipeline.cluster.sweep_place import sweep_key
 from pipeline.config.reader import load
 from pipeline.config.sweep_tasks import SweepTask
 from pipeline.errors import UserError
-from pipeline.stage import Stage, run_stage
+from pipeline.stage import Stage, code_version, run_stage
 from pipeline.sweep.run import run_sweep
-from pipeline.tracking.client import code_version
+from pipeline.tracking.client import tracker_of
 
 
 def main() -> None:
@@ -23,7 +23,7 @@ def main() -> None:
     place = sweep_place(stage, task)
     if sweep_key(task, place) != arguments.key:
         raise UserError(f"the inputs of sweep {task.name} have changed since this job was submitted; start it again")
-    run_sweep(task, place, stage.cluster, stage.tracker(), code_version(stage.root))
+    run_sweep(task, place, stage.cluster, tracker_of(stage), code_version(stage.root))
 
 
 if __name__ == "__main__":

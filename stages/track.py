@@ -3,6 +3,7 @@
 import json
 
 from pipeline.stage import Stage, run_stage
+from pipeline.tracking.client import tracker_of
 from pipeline.tracking.store import certainly_has, tracking_uri
 
 
@@ -21,13 +22,13 @@ def main() -> None:
     from pipeline.graph import code_digest
     from pipeline.report.results import read_results
     from pipeline.report.tables.tracked import log_tables
-    from pipeline.tracking.sweeps import log_again
+    from pipeline.tracking.runs import log_sweep
 
-    tracker = stage.tracker()
+    tracker = tracker_of(stage)
     results = read_results(stage.params, stage.outputs, code_digest(stage.root, "train"), tracker)
     log_tables({name: stage.project.table(name) for name in stage.project.table_names()}, results.runs, tracker)
     for name in stage.params.sweeps:
-        log_again(stage.outputs.sweep(name), tracker)
+        log_sweep(stage.outputs.sweep(name), tracker)
 
 
 if __name__ == "__main__":

@@ -7,20 +7,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mlflow.entities import Run
-
 from pipeline.cluster.ray_train import fit, for_batch
 from pipeline.cluster.worker import RunWork, Tracking, is_trained, run_worker
 from pipeline.config.clusters import ClusterConfig
 from pipeline.config.experiments import RunConfig
+from pipeline.config.parameters import run_parameters
 from pipeline.evaluation.evaluation import Evaluation
 from pipeline.evaluation.record import EvaluationRecord
 from pipeline.evaluation.run import gather, score
 from pipeline.evaluation.trained_run import TrainedRun
 from pipeline.files import atomic_folder
-from pipeline.tracking.client import Tracker, TrackingError, now, run_parameters
-from pipeline.tracking.runs import log_evaluation, training_run
-from pipeline.tracking.spool import MetricSpool, send
+from pipeline.tracking.client import Tracker, TrackingError
+from pipeline.tracking.runs import RunRecord, log_evaluation, log_run, training_run
+from pipeline.training.metrics_file import MetricsFile, now
 from pipeline.training.record import METRICS, SUMMARY, TrainingRecord, write_record
 from pipeline.training.run import InterruptedTrainingError, hardware
 from pipeline.training.training import Training
@@ -59,11 +58,11 @@ def run_job(
     """
     cluster = for_batch(cluster, config.schedule.batch_size)
     work = RunWork(cluster)
-    run_id = ""
+    record = None
     if training is not None and not training.is_done:
-        run_id = _begin(training, tracker, version)
-        logged = tracker.last_step(run_id, "loss")
-        work = replace(work, training=training, tracking=Tracking(tracker.uri, tracker.experiment, run_id, logged))
+        record = _begin(training, tracker, version)
+        tracking = Tracking(tracker.uri, tracker.experiment, record.run_id or "")
+        work = replace(work, training=training, tracking=tracking)
     started = now()
     if evaluation is not None and not evaluation.is_done:
         evaluation.chunks.mkdir(parents=True, exist_ok=True)
@@ -74,40 +73,56 @@ def run_job(
             fit(run_worker, {"work": work}, cluster, config.run, storage)
         except BaseException as error:
             interrupted = isinstance(error, InterruptedTrainingError | KeyboardInterrupt)
-            if run_id:
-                mark_unfinished(tracker, [run_id], "KILLED" if interrupted else "FAILED")
+            if record is not None and record.run_id:
+                mark_unfinished(tracker, [record.run_id], "KILLED" if interrupted else "FAILED")
             raise
         shutil.rmtree(storage, ignore_errors=True)
-    if run_id:
+    if record is not None:
         assert training is not None
-        _finish_training(training, cluster, tracker, run_id, version)
+        _finish_training(training, cluster, tracker, record, version)
     if work.evaluated is not None:
         assert evaluation is not None
         _finish_evaluation(config, evaluation, work.evaluated, tracker, started)
 
 
-def _begin(training: Training, tracker: Tracker, version: str) -> str:
+def _begin(training: Training, tracker: Tracker, version: str) -> RunRecord:
     """The training's MLflow run, new or the one that was interrupted."""
     config = training.config
     parameters = run_parameters(config)
     tags = {"kind": "training", "experiment": config.experiment, "code": version, "hardware": hardware()}
     tags |= {name: parameters[name] for name in ("dataset", "head", "backbone", "sampling") if name in parameters}
-    run_id = tracker.start(training.key, config.run, parameters, tags)
-    tracker.log_config(run_id, config.model_dump(mode="json"))
-    spool = MetricSpool(training.storage / METRICS)
-    if not spool.file.exists():
-        # A run that was interrupted, and lost its storage, has metrics in MLflow alone.
-        spool.restore(run_id, tracker.entries(run_id))
-    return run_id
+    record = RunRecord(training.key, config.run, parameters, tags, started=now(), config=config.model_dump(mode="json"))
+    run_id = log_run(tracker, record)
+    metrics = MetricsFile(training.storage / METRICS)
+    if not metrics.path.exists():
+        # A run that was interrupted, and lost its storage, has its metrics in MLflow alone.
+        metrics.restore(tracker.entries(run_id))
+    return replace(record, run_id=run_id, started=tracker.get(run_id).info.start_time)
 
 
-def _finish_training(training: Training, cluster: ClusterConfig, tracker: Tracker, run_id: str, version: str) -> None:
+def _finish_training(
+    training: Training, cluster: ClusterConfig, tracker: Tracker, record: RunRecord, version: str
+) -> None:
     """Ends the MLflow run and writes the training's record, which says that it is done."""
-    config, storage = training.config, training.storage
-    run = finish(config.run, storage, tracker.with_patience(cluster.tracking_patience), run_id)
+    storage = training.storage
+    record = finish(storage, tracker.with_patience(cluster.tracking_patience), record)
     summary = json.loads((storage / SUMMARY).read_text())
     shutil.rmtree(storage / "checkpoints", ignore_errors=True)
-    write_record(storage, config, training.key, training.data, version, run, summary)
+    assert record.run_id is not None
+    assert record.ended is not None
+    write_record(
+        storage,
+        training.config,
+        key=training.key,
+        data=training.data,
+        code=version,
+        run_id=record.run_id,
+        parameters=record.parameters,
+        tags=record.tags,
+        started=record.started,
+        ended=record.ended,
+        summary=summary,
+    )
 
 
 def _finish_evaluation(
@@ -162,21 +177,23 @@ def mark_unfinished(tracker: Tracker, run_ids: Sequence[str], status: str) -> No
         print(f"what was interrupted still counts as running in MLflow at {tracker.uri} ({said[0]})", flush=True)
 
 
-def finish(run: str, storage: Path, tracker: Tracker, run_id: str) -> Run:
-    """Sends MLflow the metrics that it does not have yet, ends the run there, and returns it.
+def finish(storage: Path, tracker: Tracker, record: RunRecord) -> RunRecord:
+    """Completes a run in MLflow with all of its metrics and returns its record.
+
+    It has another id where MLflow's database was lost in the meantime.
 
     Raises:
         TrackingError: if MLflow does not answer for as long as the tracker is patient.
         InterruptedTrainingError: after Ctrl-C.
     """
     safe = (
-        f"run {run}: the training is complete and nothing is lost; its weights and metrics are in {storage}. "
+        f"run {record.name}: the training is complete and nothing is lost; its weights and metrics are in {storage}. "
         "`dvc repro` sends the rest without training again"
     )
     try:
-        send(MetricSpool(storage / METRICS), tracker, run_id)
-        tracker.finish(run_id, "FINISHED")
-        return tracker.get(run_id)
+        metrics = MetricsFile(storage / METRICS).entries()
+        record = replace(record, metrics=metrics, ended=max((entry.timestamp for entry in metrics), default=now()))
+        return replace(record, run_id=log_run(tracker, record))
     except TrackingError as error:
         raise TrackingError(f"{safe} once MLflow answers ({error})") from error
     except KeyboardInterrupt:

@@ -1,6 +1,6 @@
 """What every worker of a run's job does under Ray Train: its part of the training, then of the evaluation."""
 
-from contextlib import closing, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from pipeline.config.clusters import ClusterConfig
 from pipeline.config.evaluations import EvaluationConfig
 from pipeline.evaluation.run import own_device, predict_share
 from pipeline.evaluation.trained_run import TrainedRun
-from pipeline.tracking.spool import MetricSender, MetricSpool
+from pipeline.tracking.sender import MetricSender
+from pipeline.training.metrics_file import MetricsFile
 from pipeline.training.record import METRICS, SUMMARY, WEIGHTS
 from pipeline.training.run import Workers, train_run
 from pipeline.training.training import Training
@@ -22,12 +23,11 @@ from pipeline.training.training import Training
 
 @dataclass(frozen=True)
 class Tracking:
-    """The MLflow run that a training sends its metrics to, and the last step that it has already."""
+    """The MLflow run that a training sends its metrics to."""
 
     uri: str
     experiment: str
     run_id: str
-    logged: int
 
 
 @dataclass(frozen=True)
@@ -68,14 +68,13 @@ def run_worker(arguments: dict[str, Any]) -> None:
     if training is not None and not workers.broadcast(is_trained(training.storage)):
         assert tracking is not None
         metrics = training.storage / METRICS
-        sender = MetricSender(MetricSpool(metrics), tracking.uri, tracking.experiment, tracking.run_id)
-        with closing(sender) if workers.rank == 0 else nullcontext():
+        sender = MetricSender(MetricsFile(metrics), tracking.uri, tracking.experiment, tracking.run_id)
+        with sender if workers.rank == 0 else nullcontext():
             train_run(
                 training,
                 workers,
                 images_per_worker=work.cluster.images_per_worker,
                 loader_processes=work.cluster.loader_processes,
-                logged=tracking.logged,
                 notify=sender.notify,
             )
         workers.broadcast(0)  # until worker 0 has written the weights

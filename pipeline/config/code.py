@@ -43,7 +43,14 @@ class Kind:
 
 
 # What schedules, logs, stores or shows. What the configuration says is in the files that `configure` writes.
-_WITHOUT = ("pipeline.config", "pipeline.errors", "pipeline.files", "pipeline.progress", "pipeline.tracking")
+_WITHOUT = (
+    "pipeline.config",
+    "pipeline.errors",
+    "pipeline.files",
+    "pipeline.progress",
+    "pipeline.training.run_log",
+    "pipeline.training.metrics_file",
+)
 _NETWORK = ("numpy", "pillow", "safetensors", "torch", "torchvision")
 _SCORES = ("cityscapesscripts", "lvis", "pycocotools", "scipy")
 

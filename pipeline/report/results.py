@@ -11,7 +11,7 @@ from pipeline.evaluation.record import EvaluationRecord, UnreadableMetricsError
 from pipeline.stage import Outputs
 from pipeline.tracking.client import Tracker
 from pipeline.tracking.runs import evaluation_run, training_run
-from pipeline.tracking.spool import MetricSpoolError
+from pipeline.training.metrics_file import MetricsFileError
 from pipeline.training.record import METRICS, WEIGHTS, TrainingRecord, UnreadableRecordError, data_digest, training_key
 
 
@@ -95,7 +95,7 @@ def read_results(params: Params, outputs: Outputs, code: str, tracker: Tracker) 
         try:
             config, training, evaluation = _current(name, outputs, code)
             results.append(_read(config, training, evaluation, outputs.trained(name), tracker))
-        except (MissingResultError, MetricSpoolError) as error:
+        except (MissingResultError, MetricsFileError) as error:
             missing[name] = _line(error)
     return Results(results, missing)
 

@@ -5,10 +5,9 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-from mlflow.entities import Metric
 
 from pipeline.cluster.run_job import mark_unfinished
 from pipeline.cluster.sweep_place import SweepError, SweepPlace, sweep_key
@@ -25,7 +24,8 @@ from pipeline.sweep.subset import with_fewer_val_images
 from pipeline.sweep.training import close, run_trials
 from pipeline.sweep.trial import Trials
 from pipeline.tracking.client import Tracker
-from pipeline.tracking.sweeps import keep_runs
+from pipeline.tracking.runs import RunRecord, keep_sweep, log_run
+from pipeline.training.metrics_file import MetricEntry, now
 from pipeline.training.run import hardware
 
 
@@ -60,17 +60,25 @@ def run_sweep(
     records = TrialRecords(place.records(task.name, key))
     with _alone(records.folder, task.name):
         tags = {"code": code, "hardware": hardware(), "dataset": task.dataset}
-        run_id = tracker.start(key, task.name, _parameters(task), {"kind": "sweep", "sweep": task.name, **tags})
-        tracker.log_config(run_id, task.model_dump(mode="json"))
+        run_tags = {"kind": "sweep", "sweep": task.name, **tags}
+        settings = task.model_dump(mode="json")
+        run = RunRecord(key, task.name, _parameters(task), run_tags, started=now(), config=settings)
+        run_id = log_run(tracker, run)
         try:
             _run(task, place, cluster, tracker, records, run_id, key, tags)
             found = records.all()
             best = best_trial(found, task.metric)
-            # Of the last trial's end: what is logged at one time twice, after an interruption, MLflow has once.
+            # It ends with the last trial: what is logged again after an interruption has the same time.
             ended = max(tracker.get(record.mlflow_run_id).info.end_time for record in found)
             logged = {f"best_{task.metric}": best.metrics[task.metric], "trials": float(len(found))}
-            tracker.send_metrics(run_id, [Metric(name, value, ended, 0) for name, value in logged.items()])
-            tracker.set_tags(run_id, {"best": best.name})
+            run = replace(
+                run,
+                run_id=run_id,
+                started=tracker.get(run_id).info.start_time,
+                ended=ended,
+                tags={**run_tags, "best": best.name},
+                metrics=[MetricEntry(name, value, ended, 0) for name, value in logged.items()],
+            )
             with atomic_folder(place.result(task.name, key), replace=True) as folder:
                 about = {
                     "sweep": task.name,
@@ -84,8 +92,8 @@ def run_sweep(
                 }
                 write_results(folder, found, task.metric, best, task.best(best.point), about)
                 trials = [record.mlflow_run_id for record in found]
-                keep_runs(folder, run_id, trials, ended, task.model_dump(mode="json"), tracker)
-            tracker.finish(run_id, "FINISHED")
+                keep_sweep(folder, run, trials, tracker)
+            log_run(tracker, run)
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt)
             running = [record.mlflow_run_id for record in records.all() if record.status == "running"]
@@ -143,10 +151,10 @@ def _parameters(task: TrainingTask | SubdivisionTask) -> dict[str, str]:
     early = task.early_stopping
     return {
         "experiment": task.base.experiment,
-        "starts_from": task.starts_from.run if task.starts_from else "-",
+        **({"starts_from": task.starts_from.run} if task.starts_from else {}),
         "search": json.dumps(task.search.model_dump()),
         "space": json.dumps(task.space.model_dump(exclude_none=True)),
-        "early_stopping": json.dumps(early.model_dump()) if early else "-",
+        **({"early_stopping": json.dumps(early.model_dump())} if early else {}),
         "updates": str(task.base.schedule.updates),
     }
 

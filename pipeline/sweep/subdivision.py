@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
-
 from pipeline.cluster.ray_train import fit
-from pipeline.cluster.sweep_place import SweepError
 from pipeline.cluster.worker import ray_workers
 from pipeline.config.clusters import ClusterConfig
 from pipeline.config.evaluations import EvaluationConfig, RenderingConfig
+from pipeline.config.parameters import run_parameters, setting_parameters
 from pipeline.config.sweep_tasks import SubdivisionTask, rendering
 from pipeline.config.sweeps import Point
 from pipeline.evaluation.run import gather, predict_share, score
@@ -21,7 +19,10 @@ from pipeline.evaluation.trained_run import TrainedRun
 from pipeline.files import write_json
 from pipeline.sweep.costs import multiply_adds, rendering_seconds
 from pipeline.sweep.records import Rung, TrialRecord, TrialRecords
-from pipeline.tracking.client import Tracker, run_parameters
+from pipeline.sweep.trial import SweepError
+from pipeline.tracking.client import Tracker
+from pipeline.tracking.runs import RunRecord, log_run
+from pipeline.training.metrics_file import now
 
 
 def setting_name(point: Point) -> str:
@@ -107,12 +108,13 @@ def evaluate_settings(
     for record in [found for found in map(records.read, task.points) if found is not None]:
         if not record.mlflow_run_id:
             point = record.point
-            setting = rendering(point)
-            own = {"resolution": setting.resolution, "subdivision_points": setting.num_points, "steps": point["steps"]}
-            parameters = {**run_parameters(task.run), **{k: str(v) for k, v in own.items()}}
-            own_tags = {"kind": "trial", "sweep": task.name, **tags, MLFLOW_PARENT_RUN_ID: parent}
-            # Found again if it was begun and then interrupted: no setting is logged twice.
-            run_id = tracker.start(
-                f"{parent}-{record.name}", f"{task.name} {setting_name(point)}", parameters, own_tags
+            own = {**setting_parameters(rendering(point)), "steps": str(point["steps"])}
+            trial = RunRecord(
+                key=f"{parent}-{record.name}",
+                name=f"{task.name} {setting_name(point)}",
+                parameters={**run_parameters(task.run), **own},
+                tags={"kind": "trial", "sweep": task.name, **tags},
+                started=now(),
+                parent=parent,
             )
-            records.write(record.logged_as(run_id))
+            records.write(record.logged_as(log_run(tracker, trial)))

@@ -9,6 +9,7 @@ and after a lost process whatever came after its last snapshot.
 import logging
 import os
 import shutil
+from dataclasses import replace
 from typing import Any
 
 from ray import tune
@@ -25,6 +26,8 @@ from pipeline.sweep.records import TrialRecord, TrialRecords
 from pipeline.sweep.search import POINT, OptunaPoints, grid_points, random_points
 from pipeline.sweep.trial import CHECKPOINTS, UPDATE, Trials, run_trial
 from pipeline.tracking.client import Tracker
+from pipeline.tracking.runs import log_run, read_run
+from pipeline.training.metrics_file import MetricEntry, now
 
 # Ctrl-C ends the sweep as it ends all else, results are kept by us, an error is shown once, and so is progress.
 RAY_SETTINGS = {
@@ -132,11 +135,11 @@ def close(record: TrialRecord, records: TrialRecords, tracker: Tracker) -> None:
     if record.status == "running":
         record = record.as_stopped()
         records.write(record)
-    run = tracker.get(record.mlflow_run_id)
-    if run.info.status != "FINISHED":
-        tracker.set_tags(record.mlflow_run_id, {"trial_status": record.status})
+    if tracker.get(record.mlflow_run_id).info.status != "FINISHED":
         # A trial that trains has logged its metrics as they came.
         last = record.metrics if record.updates == 0 else {}
-        tracker.log_metrics(record.mlflow_run_id, [(k, v, 0) for k, v in {**last, **record.costs}.items()])
-        tracker.finish(record.mlflow_run_id, "FINISHED")
+        time = now()
+        metrics = [MetricEntry(key, value, time, 0) for key, value in {**last, **record.costs}.items()]
+        run = read_run(tracker, record.mlflow_run_id)
+        log_run(tracker, replace(run, tags={"trial_status": record.status}, ended=time, metrics=metrics))
     shutil.rmtree(records.trial_folder(record.point) / CHECKPOINTS, ignore_errors=True)

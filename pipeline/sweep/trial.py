@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from torch import nn
 
 from pipeline.cluster.sweep_place import SweepError
 from pipeline.config.clusters import ClusterConfig
 from pipeline.config.evaluations import EvaluationConfig
 from pipeline.config.experiments import RunConfig
+from pipeline.config.parameters import run_parameters
 from pipeline.config.sweep_tasks import TrainingTask
 from pipeline.config.sweeps import Point
 from pipeline.data.manifest import read_prepared
@@ -25,10 +25,12 @@ from pipeline.evaluation.trained_run import TrainedRun
 from pipeline.sweep.costs import multiply_adds
 from pipeline.sweep.records import Rung, TrialRecord, TrialRecords
 from pipeline.sweep.search import point_name
-from pipeline.tracking.client import Tracker, run_parameters
+from pipeline.tracking.client import Tracker
+from pipeline.tracking.runs import RunRecord, log_run
 from pipeline.training.checkpoint import CheckpointStore
 from pipeline.training.loading import load_batches
 from pipeline.training.loop import DivergedTrainingError, Update, apply_layout, build_optimizer, train
+from pipeline.training.metrics_file import MetricEntry, now
 from pipeline.training.model import build_run_model
 from pipeline.training.run import training_images
 from pointrend import save_weights
@@ -110,8 +112,9 @@ def _begin(trials: Trials, point: Point) -> TrialRecord:
     config = trials.task.trial(point)
     tracker = Tracker(*trials.tracking)
     name = f"{trials.task.name} {' '.join(f'{k}={v:g}' for k, v in point.items())}"
-    tags = {"kind": "trial", "sweep": trials.task.name, **trials.tags, MLFLOW_PARENT_RUN_ID: trials.parent}
-    run_id = tracker.start(f"{trials.key}-{point_name(point)}", name, run_parameters(config), tags)
+    tags = {"kind": "trial", "sweep": trials.task.name, **trials.tags}
+    key = f"{trials.key}-{point_name(point)}"
+    run_id = log_run(tracker, RunRecord(key, name, run_parameters(config), tags, started=now(), parent=trials.parent))
     classes = read_prepared(trials.prepared).num_classes
     record = TrialRecord(point, run_id, multiply_adds=multiply_adds(config, classes, trials.task.setting))
     trials.records.write(record)
@@ -208,14 +211,15 @@ class _Training:
 
     def _log(self, update: int, metrics: dict[str, float]) -> None:
         run_id = self.record.mlflow_run_id
-        if self.tracker.last_step(run_id, self.trials.task.metric) >= update:
+        if any(step >= update for step, _ in self.tracker.history(run_id, self.trials.task.metric)):
             return  # logged, then interrupted
         window, self._window = self._window, []
         values = dict(metrics)
         if window:
             losses = {name: statistics.fmean(u.losses[name] for u in window) for name in window[0].losses}
             values |= {**losses, "loss": sum(losses.values())}
-        self.tracker.log_metrics(run_id, [(name, value, update) for name, value in values.items()])
+        time = now()
+        self.tracker.send_metrics(run_id, [MetricEntry(name, value, time, update) for name, value in values.items()])
 
 
 def _load_all_but_point_head(model: nn.Module, weights: Path) -> None:

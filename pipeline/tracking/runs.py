@@ -1,46 +1,145 @@
-"""The MLflow runs of trainings and evaluations whose outputs are on disk.
+"""The one way in which runs get into MLflow, new ones and those of a database that was lost.
 
-The outputs may come from DVC's cache, and MLflow's database may be new or lost: a run that MLflow does not have is
-logged again from the files, once. It then has another id, and the one that it had as a tag.
+A run is described by a :class:`RunRecord`, made from files: trainings from ``train.json`` and ``metrics.jsonl``,
+evaluations from their record, sweeps from ``mlflow.json``. :func:`log_run` finds its run, completes or creates it.
 """
 
-from collections.abc import Mapping
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from mlflow.entities import Metric
+from mlflow.entities import Param, Run, RunTag
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from pipeline.config.evaluations import EvaluationSetting
 from pipeline.config.experiments import RunConfig
+from pipeline.config.parameters import setting_parameters
 from pipeline.evaluation.record import EvaluationRecord
-from pipeline.tracking.client import KEY_TAG, Tracker
-from pipeline.tracking.spool import MetricSpool
+from pipeline.files import write_json
+from pipeline.tracking.client import Tracker, tags_query
 from pipeline.tracking.store import RELOGGED_TAG
+from pipeline.training.metrics_file import MetricEntry, MetricsFile
 from pipeline.training.record import METRICS, TrainingRecord
+
+KEY_TAG = "pointrend.key"
+SWEEP_RUNS = "mlflow.json"
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run as MLflow is to have it.
+
+    Attributes:
+        key: a hash that tells it from other runs; it becomes a tag.
+        name: the run's name.
+        parameters: all of them.
+        tags: all but those that MLflow and :func:`log_run` add.
+        started: in milliseconds since 1970.
+        ended: likewise; None while it is under way.
+        metrics: its metrics so far.
+        config: a configuration to keep as an artifact, if any.
+        parent: the MLflow run that it is nested in, if any.
+        run_id: the MLflow run that it was logged as before, if it was.
+    """
+
+    key: str
+    name: str
+    parameters: Mapping[str, str]
+    tags: Mapping[str, str]
+    started: int
+    ended: int | None = None
+    metrics: Sequence[MetricEntry] = ()
+    config: Any = None
+    parent: str | None = None
+    run_id: str | None = None
+
+
+def content_key(*content: Any) -> str:
+    """A hash of what is in a run, to be its key."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def log_run(tracker: Tracker, record: RunRecord) -> str:
+    """Makes MLflow have a run as its record says, and returns the run's id.
+
+    The run is the one with the record's ``run_id``; where MLflow does not have that (any more), the one that was
+    logged in its place, which has that id as a tag; without ``run_id``, the one with the record's key. If there is
+    none, it is created. A record that is under way continues a run that was interrupted, but never one that is
+    finished. However often it is called, and wherever it was interrupted, there is one run with every entry once.
+
+    Raises:
+        TrackingError: if MLflow does not answer.
+    """
+    run = tracker.find(record.run_id) if record.run_id else None
+    if run is None:
+        # Tried again as a whole, so that a run whose answer was lost is found and not created twice.
+        run = tracker.call(f"run {record.name}", lambda: _find_or_create(tracker, record))
+    run_id, subject = run.info.run_id, f"run {run.info.run_id}"
+    if run.info.status == "FINISHED":
+        return run_id
+    parameters = [Param(key, value) for key, value in record.parameters.items() if key not in run.data.params]
+    tags = [RunTag(key, value) for key, value in record.tags.items() if run.data.tags.get(key) != value]
+    tracker.call(subject, lambda: tracker.client.log_batch(run_id, params=parameters, tags=tags))
+    if record.config is not None:
+        text = json.dumps(record.config, indent=1, sort_keys=True)
+        tracker.call(subject, lambda: tracker.client.log_text(run_id, text, "config.json"))
+    send_missing(tracker, run_id, record.metrics)
+    if record.ended is not None:
+        tracker.finish(run_id, "FINISHED", record.ended)
+    elif run.info.status != "RUNNING":
+        tracker.call(subject, lambda: tracker.client.update_run(run_id, status="RUNNING"))
+    return run_id
+
+
+def _find_or_create(tracker: Tracker, record: RunRecord) -> Run:
+    identity = {KEY_TAG: record.key} | ({RELOGGED_TAG: record.run_id} if record.run_id else {})
+    order = ["attributes.start_time ASC"]
+    found = list(tracker.client.search_runs([tracker.experiment_id], tags_query(identity), order_by=order))
+    if record.ended is None:
+        found = [run for run in found if run.info.status != "FINISHED" and RELOGGED_TAG not in run.data.tags]
+    if found:
+        return found[0]
+    tags = {**record.tags, **identity} | ({MLFLOW_PARENT_RUN_ID: record.parent} if record.parent else {})
+    return tracker.client.create_run(tracker.experiment_id, record.started, tags, record.name)
+
+
+def send_missing(tracker: Tracker, run_id: str, entries: Sequence[MetricEntry]) -> None:
+    """Sends the entries that an MLflow run does not have yet."""
+    if entries:
+        known = {(entry.key, entry.timestamp, entry.step) for entry in tracker.entries(run_id)}
+        missing = [entry for entry in entries if (entry.key, entry.timestamp, entry.step) not in known]
+        tracker.send_metrics(run_id, missing)
 
 
 def training_run(record: TrainingRecord, trained: Path, tracker: Tracker) -> str:
-    """The id of a training's MLflow run: its own, or that of the run that stands in for it.
+    """The id of a finished training's MLflow run, which is logged again if MLflow does not have it.
 
     Args:
         record: of the training.
-        trained: its output, with all the metrics that it logged.
-        tracker: where it is looked for, and logged again if need be.
+        trained: the training's output.
+        tracker: where it is looked for.
 
     Raises:
-        MetricSpoolError: if its metrics are missing or damaged.
+        MetricsFileError: if its metrics are needed and missing or damaged.
         TrackingError: if MLflow does not answer.
     """
     if tracker.find(record.mlflow_run_id) is not None:
         return record.mlflow_run_id
-    return tracker.record(
-        {KEY_TAG: record.key, RELOGGED_TAG: record.mlflow_run_id},
-        record.run,
-        record.parameters,
-        record.tags,
-        MetricSpool(trained / METRICS).entries(),
-        (record.started, record.ended),
+    found = RunRecord(
+        key=record.key,
+        name=record.run,
+        parameters=record.parameters,
+        tags=record.tags,
+        started=record.started,
+        ended=record.ended,
+        metrics=MetricsFile(trained / METRICS).entries(),
         config=record.config.model_dump(mode="json"),
+        run_id=record.mlflow_run_id,
     )
+    return log_run(tracker, found)
 
 
 def log_evaluation(
@@ -51,42 +150,93 @@ def log_evaluation(
     times: tuple[int, int],
     parent: str,
     tracker: Tracker,
-    tags: Mapping[str, str] | None = None,
+    logged_as: str | None = None,
 ) -> str:
-    """The id of an evaluation's MLflow run, nested in the training's. However often it is logged, there is one.
+    """The id of an evaluation's MLflow run, nested in its training's and with the training's parameters.
 
     Args:
-        config: the run.
-        name: the setting's.
+        config: the run that was evaluated.
+        name: of the setting.
         setting: how the run was evaluated.
-        metrics: what it came to.
+        metrics: the scores.
         times: when it began and ended, in milliseconds since 1970.
         parent: the training's MLflow run.
         tracker: where it is logged.
-        tags: more of them.
+        logged_as: the MLflow run that it was logged as before, if it was.
     """
-    tags = {"kind": "evaluation", "experiment": config.experiment, "evaluation": name, **(tags or {})}
-    run_id = tracker.add_evaluation(parent, f"{config.run} {name}", setting, metrics, tags, times)
-    # On the training's run too: comparing trainings then shows losses and metrics together. MLflow takes what has the
-    # same time only once.
+    run_name = f"{config.run} {name}"
+    record = RunRecord(
+        key=content_key(parent, run_name, setting.model_dump(), dict(metrics)),
+        name=run_name,
+        parameters={**tracker.get(parent).data.params, **setting_parameters(setting)},
+        tags={"kind": "evaluation", "experiment": config.experiment, "evaluation": name},
+        started=times[0],
+        ended=times[1],
+        metrics=[MetricEntry(key, value, times[1], 0) for key, value in metrics.items()],
+        parent=parent,
+        run_id=logged_as,
+    )
+    run_id = log_run(tracker, record)
+    # On the training's run too, to compare trainings by losses and scores together. The time is that of the run that
+    # was found, so that what is logged twice is there once.
     ended = tracker.get(run_id).info.end_time
-    tracker.send_metrics(parent, [Metric(f"{key}_{name}", value, ended, 0) for key, value in metrics.items()])
+    tracker.send_metrics(parent, [MetricEntry(f"{key}_{name}", value, ended, 0) for key, value in metrics.items()])
     return run_id
 
 
 def evaluation_run(record: EvaluationRecord, name: str, config: RunConfig, parent: str, tracker: Tracker) -> str:
-    """The id of an evaluation's MLflow run: its own, or that of the run that stands in for it.
+    """The id of an evaluation's MLflow run, which is logged again if MLflow does not have it.
 
     Args:
         record: of the run's evaluations.
-        name: the setting's.
-        config: the run.
+        name: of the setting.
+        config: the run that was evaluated.
         parent: the training's MLflow run.
-        tracker: where it is looked for, and logged again if need be.
+        tracker: where it is looked for.
     """
-    logged = record.logged_as(name)
+    logged, times = record.logged_as(name), (record.started, record.ended)
     if tracker.find(logged) is not None:
         return logged
-    times = record.started, record.ended
-    tags = {RELOGGED_TAG: logged}
-    return log_evaluation(config, name, record.settings.root[name], record.metrics(name), times, parent, tracker, tags)
+    return log_evaluation(
+        config, name, record.settings.root[name], record.metrics(name), times, parent, tracker, logged_as=logged
+    )
+
+
+def keep_sweep(folder: Path, sweep: RunRecord, trials: Sequence[str], tracker: Tracker) -> None:
+    """Writes the runs of a sweep into a folder, from which :func:`log_sweep` can log them again.
+
+    Args:
+        folder: an existing one.
+        sweep: the sweep's record, which has ended.
+        trials: its trials' MLflow runs, which have ended.
+        tracker: where those are.
+    """
+    records = [read_run(tracker, run_id) for run_id in trials]
+    write_json(folder / SWEEP_RUNS, {"sweep": vars(sweep), "trials": [vars(record) for record in records]})
+
+
+def read_run(tracker: Tracker, run_id: str) -> RunRecord:
+    """The record of a run that MLflow has."""
+    run = tracker.get(run_id)
+    return RunRecord(
+        key=run.data.tags[KEY_TAG],
+        name=run.info.run_name,
+        parameters=dict(run.data.params),
+        tags={key: value for key, value in run.data.tags.items() if not key.startswith("mlflow.")},
+        started=run.info.start_time,
+        ended=run.info.end_time,
+        metrics=tracker.entries(run_id),
+        run_id=run_id,
+    )
+
+
+def log_sweep(folder: Path, tracker: Tracker) -> None:
+    """Logs a sweep and its trials where MLflow does not have them (any more)."""
+    kept = json.loads((folder / SWEEP_RUNS).read_text())
+    sweep = log_run(tracker, _from_json(kept["sweep"]))
+    for trial in kept["trials"]:
+        log_run(tracker, replace(_from_json(trial), parent=sweep))
+
+
+def _from_json(record: dict[str, Any]) -> RunRecord:
+    return RunRecord(**{**record, "metrics": [MetricEntry(*entry) for entry in record["metrics"]]})

@@ -1,4 +1,4 @@
-"""Where MLflow keeps the runs, without MLflow, which takes seconds to import."""
+"""Where MLflow keeps the runs. Does not import MLflow, which takes seconds."""
 
 import os
 import sqlite3
@@ -6,23 +6,22 @@ from collections.abc import Collection
 from contextlib import closing
 from pathlib import Path
 
+from pipeline.stage import original_project
+
 RELOGGED_TAG = "pointrend.relogged_from"  # the id that a run had before it was logged again
 
 
 def tracking_uri(root: Path) -> str:
-    """The tracking server of ``MLFLOW_TRACKING_URI``; by default an SQLite file in the project."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.resolve() / 'mlflow.db'}"
+    """The tracking server of ``MLFLOW_TRACKING_URI``; by default an SQLite file, one for all workspaces of a project.
+
+    Args:
+        root: the project or one of DVC's temporary copies.
+    """
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{original_project(root) / 'mlflow.db'}"
 
 
 def certainly_has(uri: str, run_ids: Collection[str]) -> bool:
-    """Whether MLflow has all of some runs, themselves or as they were logged again, as far as a glance can tell.
-
-    Only an SQLite file can be looked into: of a server, or of another file, nothing is certain.
-
-    Args:
-        uri: of the tracking server or database.
-        run_ids: the runs.
-    """
+    """Whether an SQLite file has all of the runs, themselves or logged again. Of any other store nothing is certain."""
     _, scheme, file = uri.partition("sqlite:///")
     if not scheme or not Path(file).is_file():
         return False

@@ -5,16 +5,13 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.config.experiments import RunConfig
 from pipeline.errors import UserError
 from pipeline.files import write_json
-
-if TYPE_CHECKING:
-    from mlflow.entities import Run
 
 RECORD = "train.json"  # the last thing that a training writes
 WEIGHTS = "model.safetensors"
@@ -58,7 +55,18 @@ def training_key(config: RunConfig, data: str, code: str, starts_from: Path | No
 
 
 def write_record(
-    folder: Path, config: RunConfig, key: str, data: str, code: str, run: "Run", summary: Mapping[str, Any]
+    folder: Path,
+    config: RunConfig,
+    *,
+    key: str,
+    data: str,
+    code: str,
+    run_id: str,
+    parameters: Mapping[str, str],
+    tags: Mapping[str, str],
+    started: int,
+    ended: int,
+    summary: Mapping[str, Any],
 ) -> None:
     """Writes ``train.json``, from which the run can be logged again where MLflow does not have it.
 
@@ -68,20 +76,24 @@ def write_record(
         key: see :func:`training_key`.
         data: see :func:`data_digest`.
         code: the version of the code.
-        run: the MLflow run, which is finished.
+        run_id: the MLflow run.
+        parameters: of the MLflow run.
+        tags: of the MLflow run.
+        started: when the training began, in milliseconds since 1970.
+        ended: when it ended, likewise.
         summary: what the workers say of the training.
     """
     record = {
         "run": config.run,
         "key": key,
-        "mlflow_run_id": run.info.run_id,
+        "mlflow_run_id": run_id,
         "config": config.model_dump(mode="json"),
         "data": data,
         "code": code,
-        "parameters": run.data.params,
-        "tags": {name: value for name, value in run.data.tags.items() if not name.startswith("mlflow.")},
-        "started": run.info.start_time,
-        "ended": run.info.end_time,
+        "parameters": dict(parameters),
+        "tags": dict(tags),
+        "started": started,
+        "ended": ended,
         **summary,
     }
     write_json(folder / RECORD, record)

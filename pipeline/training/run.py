@@ -21,14 +21,15 @@ from pipeline.data.storage import Storage
 from pipeline.errors import UserError
 from pipeline.files import write_json
 from pipeline.progress import progress
-from pipeline.tracking.run_log import RunLog
 from pipeline.training.checkpoint import CheckpointStore, CheckpointWriter
 from pipeline.training.loading import load_batches
 from pipeline.training.loop import Update, apply_layout, build_optimizer, distribute, train
+from pipeline.training.metrics_file import MetricsFile
 from pipeline.training.model import begin_with, build_run_model
 from pipeline.training.record import METRICS, SUMMARY, WEIGHTS
+from pipeline.training.run_log import RunLog
 from pipeline.training.training import Training
-from pointrend.weights import save_weights
+from pointrend import save_weights
 
 if TYPE_CHECKING:
     from pipeline.data.dataset import TrainingImages
@@ -75,7 +76,6 @@ def train_run(
     *,
     images_per_worker: int | None,
     loader_processes: int,
-    logged: int,
     notify: Callable[[], None],
 ) -> None:
     """Trains a run, or goes on from its newest checkpoint, and leaves weights, metrics and a summary in its storage.
@@ -85,7 +85,6 @@ def train_run(
         workers: those of the run.
         images_per_worker: the most images of one pass of a worker; see :class:`pipeline.data.samplers.Share`.
         loader_processes: image-loading processes of each worker.
-        logged: the last step that was logged before.
         notify: called in worker 0 when the metrics file has grown.
 
     Raises:
@@ -128,7 +127,7 @@ def train_run(
         share=share,
     )
     begun = time.monotonic()
-    log = RunLog(storage / METRICS, logged, notify) if rank == 0 else None
+    log = RunLog(MetricsFile(storage / METRICS), notify) if rank == 0 else None
     with CheckpointWriter(store) as checkpoints:
         if log is not None:
             log.started(start, workers=world_size, passes=len(share.own))

@@ -4,11 +4,11 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from mlflow.entities import Metric
-
 from pipeline.config.tables import Row, TableConfig
 from pipeline.report.results import EvaluationResult, RunResult
-from pipeline.tracking.client import KEY_TAG, Tracker, content_key, now
+from pipeline.tracking.client import Tracker
+from pipeline.tracking.runs import RunRecord, content_key, log_run
+from pipeline.training.metrics_file import MetricEntry, now
 
 KIND = "table row"
 
@@ -61,8 +61,8 @@ def log_tables(tables: Mapping[str, TableConfig], results: Sequence[RunResult], 
 
 def _log(row: RowRun, tracker: Tracker) -> str:
     time = now()
-    metrics = [Metric(key, value, time, 0) for key, value in row.metrics.items()]
-    return tracker.record({KEY_TAG: row.key}, row.name, row.parameters, row.tags, metrics, (time, time))
+    metrics = [MetricEntry(key, value, time, 0) for key, value in row.metrics.items()]
+    return log_run(tracker, RunRecord(row.key, row.name, row.parameters, row.tags, time, time, metrics))
 
 
 def row_runs(name: str, table: TableConfig, row: Row, results: Sequence[RunResult]) -> list[RowRun]:

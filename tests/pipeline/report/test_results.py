@@ -9,6 +9,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+from pipeline.tracking.spool import MetricSpool, send
 
 from pipeline.config.evaluations import EvaluationConfig, RenderingConfig
 from pipeline.config.experiments import RunConfig
@@ -19,7 +20,6 @@ from pipeline.report.results import Results, RunResult, read_results
 from pipeline.stage import Outputs
 from pipeline.tracking.client import KEY_TAG, Tracker, TrackingError, run_parameters
 from pipeline.tracking.runs import log_evaluation, training_run
-from pipeline.tracking.spool import MetricSpool, send
 from pipeline.tracking.store import RELOGGED_TAG
 from pipeline.training.record import METRICS, RECORD, WEIGHTS, TrainingRecord, data_digest, training_key, write_record
 

@@ -1,38 +1,32 @@
-"""What a run tells MLflow while it trains."""
+"""Writes the losses, learning rate and speed of a training to its metrics file."""
 
 import statistics
 from collections.abc import Callable
-from pathlib import Path
 
-from pipeline.tracking.spool import MetricSpool
 from pipeline.training.loop import Update
+from pipeline.training.metrics_file import MetricsFile
 
 UPDATES_PER_LOG = 10
 
 
 class RunLog:
-    """Losses, learning rate and speed of a run, to MLflow while it trains, by way of a spool.
-
-    Each entry is the mean over :data:`UPDATES_PER_LOG` updates. Steps that a run logged before it was interrupted are
-    not logged twice.
+    """Logs means over :data:`UPDATES_PER_LOG` updates. Steps that are in the file already are not logged again.
 
     Args:
-        file: the run's spool.
-        logged: the last step that was logged before.
-        notify: called when the file has grown.
+        file: the run's metrics file.
+        notify: called whenever there is something new in the file.
     """
 
-    def __init__(self, file: Path, logged: int, notify: Callable[[], None]) -> None:
-        self._spool = MetricSpool(file)
-        self._notify = notify
-        # A spool may be ahead of the server; the server has steps of a spool that was deleted.
-        self._logged = max(logged, self._spool.last_step())
+    def __init__(self, file: MetricsFile, notify: Callable[[], None]) -> None:
+        self._file, self._notify = file, notify
+        # A training that resumes from a checkpoint repeats updates that it logged before.
+        self._logged = file.last_step()
         self._window: list[Update] = []
         self.last_losses: dict[str, float] = {}
 
     def started(self, update: int, workers: int, passes: int) -> None:
-        """Logs how the batch is split up from an update on: it may be another way after a restart."""
-        self._spool.append(update, {"workers": workers, "passes": passes})
+        """Logs how the batch is split up from ``update`` on; a restart may change it."""
+        self._file.append(update, {"workers": workers, "passes": passes})
 
     @property
     def note(self) -> str:
@@ -60,5 +54,5 @@ class RunLog:
                 "gradient_norm": statistics.fmean(u.gradient_norm for u in window),
                 "updates_per_second": len(window) / sum(u.seconds for u in window),
             }
-            self._spool.append(step, values)
+            self._file.append(step, values)
         self._notify()

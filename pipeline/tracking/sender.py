@@ -1,0 +1,85 @@
+"""Sends a metrics file to MLflow while the training goes on."""
+
+import threading
+from typing import Self
+
+from pipeline.tracking.client import Tracker
+from pipeline.tracking.runs import send_missing
+from pipeline.training.metrics_file import MetricsFile
+
+PATIENCE_SECONDS = 5.0  # shorter outages are not reported
+LONGEST_PAUSE_SECONDS = 10.0
+CLOSE_SECONDS = 5.0
+
+
+class MetricSender:
+    """A thread that sends what is new in a metrics file. It never holds the training up and never fails it.
+
+    What it could not send is in the file, and is sent when the training is over.
+
+    The thread starts with the first :meth:`notify`: by then the image loaders have been forked, which must not happen
+    while the thread holds a lock.
+
+    Args:
+        file: the metrics file.
+        uri: the tracking server or database.
+        experiment: the MLflow experiment.
+        run_id: the MLflow run.
+    """
+
+    def __init__(self, file: MetricsFile, uri: str, experiment: str, run_id: str) -> None:
+        self._file, self._uri, self._experiment, self._run_id = file, uri, experiment, run_id
+        self._tracker: Tracker | None = None
+        self._sent = 0  # bytes of the file
+        self._news, self._closing = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._work, name="metrics to MLflow", daemon=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Sends what is left if that takes at most :data:`CLOSE_SECONDS`."""
+        self._closing.set()
+        self._news.set()
+        if self._thread.ident is not None:
+            self._thread.join(CLOSE_SECONDS)
+
+    def notify(self) -> None:
+        """Says that there is something new in the file."""
+        self._news.set()
+        if self._thread.ident is None:
+            self._thread.start()
+
+    def _send(self) -> None:
+        # The server may be away from the start.
+        tracker = self._tracker = self._tracker or Tracker(self._uri, self._experiment, patience=PATIENCE_SECONDS)
+        entries, end = self._file.read(self._sent)
+        if self._sent == 0:  # an earlier process may have sent some
+            send_missing(tracker, self._run_id, entries)
+        else:
+            tracker.send_metrics(self._run_id, entries)
+        self._sent = end
+
+    def _work(self) -> None:
+        pause, failing, last = 1.0, False, False
+        while not last:
+            self._news.wait()
+            self._news.clear()
+            last = self._closing.is_set()
+            try:
+                self._send()
+            except Exception as error:  # whatever it is: the same error is raised when the training is over
+                if not failing:
+                    print(
+                        f"MLflow at {self._uri} does not take metrics; they are kept in {self._file.path} and will be "
+                        f"sent when it does ({error})",
+                        flush=True,
+                    )
+                failing = True
+                self._closing.wait(pause)
+                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+                self._news.set()
+            else:
+                if failing:
+                    print(f"MLflow at {self._uri} takes metrics again; it has all of them so far", flush=True)
+                pause, failing = 1.0, False
