@@ -17,9 +17,9 @@ from pipeline.config.evaluations import EvaluationConfig, RenderingConfig
 from pipeline.data.coco import Category
 from pipeline.data.dataset import EvaluationImages
 from pipeline.data.transforms import to_float
-from pipeline.errors import UserError
 from pipeline.evaluation.background import BackgroundThread
 from pipeline.evaluation.chunks import prefetched
+from pipeline.evaluation.outputs import IncompletePredictionsError
 from pipeline.evaluation.trained_run import TrainedRun
 from pipeline.files import atomic_file
 from pipeline.training.precision import float32_math
@@ -79,10 +79,6 @@ def encode_results(image_id: int, found: Regions, categories: list[Category]) ->
         name: coco_results(image_id, masks, found.boxes, found.scores, category_ids, found.size)
         for name, masks in found.masks.items()
     }
-
-
-class IncompletePredictionsError(UserError):
-    """Predictions lack an image or have one twice."""
 
 
 class ResultsWriter:

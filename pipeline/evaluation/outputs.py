@@ -4,6 +4,11 @@ from pathlib import Path, PurePosixPath
 
 from pipeline.data.coco import DatasetError
 from pipeline.data.manifest import PreparedDataset
+from pipeline.errors import UserError
+
+
+class IncompletePredictionsError(UserError):
+    """Predictions lack an image or have one twice."""
 
 
 def predictions_file(folder: Path, setting: str) -> Path:

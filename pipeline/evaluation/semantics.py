@@ -18,8 +18,7 @@ from pipeline.data.semantic_dataset import SemanticEvaluationImages
 from pipeline.data.transforms import to_float
 from pipeline.evaluation.background import BackgroundThread
 from pipeline.evaluation.chunks import prefetched
-from pipeline.evaluation.instances import IncompletePredictionsError
-from pipeline.evaluation.outputs import prediction_names
+from pipeline.evaluation.outputs import IncompletePredictionsError, prediction_names
 from pipeline.evaluation.trained_run import TrainedRun
 from pipeline.files import atomic_file
 from pipeline.training.precision import float32_math

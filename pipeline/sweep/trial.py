@@ -33,8 +33,7 @@ from pipeline.training.loop import DivergedTrainingError, Update, apply_layout, 
 from pipeline.training.metrics_file import MetricEntry, now
 from pipeline.training.model import build_run_model
 from pipeline.training.run import training_images
-from pointrend import save_weights
-from pointrend.weights import read_state_dict
+from pointrend.weights import read_state_dict, save_weights
 
 SETTING = "sweep"  # the name of a trial's one evaluation
 CHECKPOINTS = "checkpoints"  # a trial's folder of them

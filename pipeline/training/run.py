@@ -29,7 +29,7 @@ from pipeline.training.model import begin_with, build_run_model
 from pipeline.training.record import METRICS, SUMMARY, WEIGHTS
 from pipeline.training.run_log import RunLog
 from pipeline.training.training import Training
-from pointrend import save_weights
+from pointrend.weights import save_weights
 
 if TYPE_CHECKING:
     from pipeline.data.dataset import TrainingImages
