@@ -48,7 +48,7 @@ def ready_to_train(stage: Stage, current: str, known: Container[str]) -> list[Tr
         known: names of jobs that need not be looked at.
     """
     runs: dict[str, Training] = {}
-    for name, run in stage.params.runs.items():
+    for name, run in stage.selection.runs.items():
         if current in (name, run.starts_from.removeprefix("train/")):
             continue
         training = training_of(stage, name)

@@ -82,7 +82,7 @@ def test_a_picture_that_vanishes_stops_a_training_that_then_goes_on(
     process = project.start(*AGAIN)
     # Beyond what the full disk has left.
     wait_for(lambda: any(int(path.stem[7:]) > 4 for path in folder.glob("*/checkpoints/update-*.pt")), "a checkpoint")
-    victim = max((project.root / "data/shapes/train").iterdir())
+    victim = max((project.root / "outputs/demo/drawn/shapes/train").iterdir())
     content = victim.read_bytes()
     victim.unlink()
     output, _ = process.communicate(timeout=120)
