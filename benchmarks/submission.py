@@ -33,7 +33,9 @@ def make_project(root: Path, runs: int, updates: int) -> list[str]:
     (root / ".dvc/config").write_text("[core]\n    no_scm = true\n    analytics = false\n    check_update = false\n")
     graph = yaml.safe_load((ROOT / "dvc.yaml").read_text())
     kept = ("configure", "generate", "prepare", "train")
-    (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": {name: graph["stages"][name] for name in kept}}))
+    (root / "dvc.yaml").write_text(
+        yaml.safe_dump({"vars": ["selection.yaml"], "stages": {name: graph["stages"][name] for name in kept}})
+    )
     experiment = root / f"configs/experiments/demo/{EXPERIMENT}.yaml"
     settings = yaml.safe_load(experiment.read_text()) | {"seeds": list(range(runs))}
     settings.pop("starts_from", None)  # nothing else is to be trained
@@ -42,15 +44,14 @@ def make_project(root: Path, runs: int, updates: int) -> list[str]:
     content = yaml.safe_load(schedule.read_text()) | {"phases": [{"updates": updates, "learning_rate": 0.01}]}
     schedule.write_text(yaml.safe_dump(content))
     subprocess.run(["pointrend", "select", "demo"], cwd=root, check=True, stdout=subprocess.DEVNULL)
-    params = yaml.safe_load((root / "params.yaml").read_text())
-    params["runs"] = {name: run for name, run in params["runs"].items() if run["experiment"] == EXPERIMENT}
-    used = {run["dataset"] for run in params["runs"].values()}
-    params["datasets"] = {name: value for name, value in params["datasets"].items() if name in used}
-    params["synthetic"] = [name for name in params["synthetic"] if name in used]
-    if "sweeps" in params:
-        params["sweeps"] = {}
-    (root / "params.yaml").write_text(yaml.safe_dump(params))
-    return list(params["runs"])
+    selection = yaml.safe_load((root / "selection.yaml").read_text())
+    selection["runs"] = {name: run for name, run in selection["runs"].items() if run["experiment"] == EXPERIMENT}
+    used = {run["dataset"] for run in selection["runs"].values()}
+    selection["datasets"] = {name: value for name, value in selection["datasets"].items() if name in used}
+    selection["synthetic"] = [name for name in selection["synthetic"] if name in used]
+    selection["sweeps"] = {}
+    (root / "selection.yaml").write_text(yaml.safe_dump(selection))
+    return list(selection["runs"])
 
 
 def repro(root: Path, *targets: str) -> float:

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-import yaml
 from rich.console import Console
 from rich.table import Table
 
 from pipeline.config.project import Project
 from pipeline.config.reader import ConfigError
+from pipeline.config.selection_files import params_text, selection_text
 from pipeline.config.sweep_tasks import resolve_sweep
 from pipeline.errors import UserError
 from pipeline.files import atomic_file
@@ -26,29 +26,37 @@ jobs = typer.Typer(help="The trainings on the Ray cluster.", no_args_is_help=Tru
 
 def select(
     scale: Annotated[str, typer.Argument(help="a folder of configs/experiments: demo, nuclei, paper, ...")],
-    data_root: Annotated[str, typer.Option(help="the folder that the datasets lie in")] = "data",
+    data_root: Annotated[str, typer.Option(help="folder or URI that the datasets lie in")] = "data",
     cluster: Annotated[str, typer.Option(help="a file of configs/clusters")] = "laptop",
 ) -> None:
-    """Choose what `dvc repro` runs: writes params.yaml for all experiments of a scale."""
+    """Choose what `dvc repro` runs: writes selection.yaml with all of a scale, and params.yaml with its settings."""
     project = Project(Path.cwd())
     try:
-        params = project.select(scale, data_root, cluster)
+        selection = project.select(scale, data_root)
+        params = project.initial_params(scale, data_root, cluster)
     except ConfigError as error:
         fail(error)
-    else:
-        with atomic_file(project.root / "params.yaml") as stream:
-            stream.write(f"# Written by `pointrend select {scale}`. Delete runs and sweeps to run less.\n")
-            yaml.safe_dump(params.model_dump(), stream, sort_keys=False)
-        typer.echo(f"params.yaml: scale {scale}, {len(params.runs)} runs: {', '.join(params.runs)}")
-        if params.sweeps:
-            typer.echo(f"and {len(params.sweeps)} sweeps: {', '.join(params.sweeps)}")
-        if note := match_git(project.root):
-            typer.echo(note)
+    for path, text in (
+        (project.selection_file, selection_text(scale, selection)),
+        (project.params_file, params_text(params)),
+    ):
+        with atomic_file(path) as stream:
+            stream.write(text)
+    table = Table("dataset", "experiments", "runs", box=None, pad_edge=False)
+    for name in selection.datasets:
+        runs = [run for run in selection.runs.values() if run.dataset == name]
+        table.add_row(name, str(len({run.experiment for run in runs})), str(len(runs)))
+    typer.echo(f"Selected scale {scale} on cluster {cluster}; wrote selection.yaml and params.yaml.")
+    Console().print(table)
+    if selection.sweeps:
+        typer.echo(f"sweeps: {', '.join(selection.sweeps)}")
+    if note := match_git(project.root):
+        typer.echo(note)
 
 
 def plan(
     scale: Annotated[
-        str | None, typer.Argument(help="a folder of configs/experiments; what params.yaml has by default")
+        str | None, typer.Argument(help="a folder of configs/experiments; what is selected by default")
     ] = None,
     cluster: Annotated[str | None, typer.Option(help="a file of configs/clusters; the selected one by default")] = None,
     nodes: Annotated[int, typer.Option(min=1, help="how many nodes, of as many GPUs as one training asks for")] = 1,
@@ -76,7 +84,7 @@ def sweep(file: Annotated[Path, typer.Argument(help="a file of configs/sweeps")]
 
     def run() -> None:
         stage = Stage()
-        task, _ = resolve_sweep(stage.project, stage.params.scale, file, stage.params.runs)
+        task, _ = resolve_sweep(stage.project, stage.params.scale, file, stage.selection.runs, stage.params)
         collect_sweep(stage, task)
         output = stage.outputs.sweep(task.name)
         about = json.loads((output / "sweep.json").read_text(encoding="utf-8"))

@@ -20,6 +20,7 @@ from pipeline.config.locations import is_remote, join
 from pipeline.config.params import Params
 from pipeline.config.project import Project
 from pipeline.config.reader import load
+from pipeline.config.selection import Selection
 from pipeline.data.storage import Storage
 from pipeline.errors import UserError
 
@@ -91,6 +92,7 @@ class Stage:
         self.home = original_project(self.root)
         self.project = Project(self.root)
         self.params: Params = self.project.params()
+        self.selection: Selection = self.project.selection()
         self.outputs = Outputs(self.root, self.params.scale)
 
     def run(self, name: str) -> RunConfig:

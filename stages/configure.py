@@ -9,26 +9,28 @@ from pipeline.stage import Stage, run_stage
 
 def main() -> None:
     stage = Stage()
-    project, params = stage.project, stage.params
-    files = {name: sweep_file(project, params.scale, name) for name in params.sweeps}
+    project, params, selection = stage.project, stage.params, stage.selection
+    project.check(params, selection)
     with atomic_folder(stage.outputs.root / "config", replace=True) as folder:
         for kind in ("synthetic", "datasets", "train", "evaluate", "sweep", "code"):
             (folder / kind).mkdir()
         for stage_and_task in KINDS:
             write_json(folder / "code" / f"{'-'.join(stage_and_task)}.json", code_of(stage.root, *stage_and_task))
-        for name in params.synthetic:
+        for name in selection.synthetic:
             (folder / "synthetic" / f"{name}.json").write_text(project.synthetic(name).model_dump_json(indent=1))
-        for name in params.datasets:
+        for name in selection.datasets:
             (folder / "datasets" / f"{name}.json").write_text(project.dataset(name).model_dump_json(indent=1))
-        for name, selected in params.runs.items():
-            run, evaluation = project.run(params.scale, name, selected)
+        for name, selected in selection.runs.items():
+            run, evaluation = project.run(params.scale, name, selected, params)
             (folder / "train" / f"{name}.json").write_text(run.model_dump_json(indent=1))
             (folder / "evaluate" / f"{name}.json").write_text(evaluation.model_dump_json(indent=1))
-        for name, file in files.items():
-            task = resolve_selected(project, params, file, params.sweeps[name])
+        for name in selection.sweeps:
+            task = resolve_selected(project, params.scale, name, selection, params)
             (folder / "sweep" / f"{name}.json").write_text(task.model_dump_json(indent=1))
     # Beside the sweeps' own outputs, whose folder is then there for the report even where none is selected.
-    shown = ShownSweeps({name: load_sweep(file).shown() for name, file in files.items()})
+    shown = ShownSweeps(
+        {name: load_sweep(sweep_file(project, params.scale, name)).shown() for name in selection.sweeps}
+    )
     write_json(stage.outputs.shown_sweeps, shown.model_dump())
 
 

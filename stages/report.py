@@ -18,7 +18,7 @@ def main() -> None:
     tracker = tracker_of(stage)
     outputs = stage.outputs
     tables = {name: stage.project.table(name) for name in stage.project.table_names()}
-    results = read_results(stage.params, outputs, code_digest(stage.root, "train"), tracker)
+    results = read_results(stage.selection, outputs, code_digest(stage.root, "train"), tracker)
     datasets = {
         name: ReportedDataset(read_prepared(outputs.prepared(name)), stage.images(name))
         for name in dict.fromkeys(result.dataset for result in results.runs)
@@ -36,7 +36,8 @@ def main() -> None:
         for result in results.runs
     }
     build_report(
-        stage.params,
+        stage.params.scale,
+        stage.selection,
         tables,
         results.runs,
         datasets,

@@ -10,10 +10,10 @@ from pipeline.tracking.store import certainly_has, tracking_uri
 def main() -> None:
     stage = Stage()
     logged: set[str] = set()
-    for name in stage.params.runs:
+    for name in stage.selection.runs:
         record = json.loads(stage.outputs.metrics(name).read_text())
         logged |= {record["mlflow_run_id"], *(found["mlflow_run_id"] for found in record["evaluations"].values())}
-    for name in stage.params.sweeps:
+    for name in stage.selection.sweeps:
         about = json.loads((stage.outputs.sweep(name) / "sweep.json").read_text())
         logged |= {about["mlflow_run_id"], *about["mlflow_trial_ids"].values()}
     if certainly_has(tracking_uri(stage.root), logged):
@@ -25,9 +25,9 @@ def main() -> None:
     from pipeline.tracking.runs import log_sweep
 
     tracker = tracker_of(stage)
-    results = read_results(stage.params, stage.outputs, code_digest(stage.root, "train"), tracker)
+    results = read_results(stage.selection, stage.outputs, code_digest(stage.root, "train"), tracker)
     log_tables({name: stage.project.table(name) for name in stage.project.table_names()}, results.runs, tracker)
-    for name in stage.params.sweeps:
+    for name in stage.selection.sweeps:
         log_sweep(stage.outputs.sweep(name), tracker)
 
 

@@ -15,6 +15,9 @@ from pathlib import Path
 import yaml
 from mlflow import MlflowClient
 
+from pipeline.config.project import Project
+from pipeline.config.selection_files import params_text, selection_text
+
 REPOSITORY = Path(__file__).parent.parent
 EXPERIMENTS = ("coco_4xconv_r50", "coco_pointrend_r50")
 
@@ -84,24 +87,21 @@ def make_project(root: Path) -> MiniProject:
     """Copies the repository to an existing folder and shrinks its demo."""
     for name in ("configs", "pipeline", "pointrend", "stages"):
         shutil.copytree(REPOSITORY / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("dvc.yaml", "params.yaml"):
-        shutil.copy(REPOSITORY / name, root)
-    # Shapes alone: street scenes go the same way.
-    params = yaml.safe_load((root / "params.yaml").read_text())
-    params["synthetic"] = ["shapes"]
-    params["datasets"] = {"shapes": params["datasets"]["shapes"]}
-    params["runs"] = {f"{name}-0": params["runs"][f"{name}-0"] | {"starts_from": "data/shapes"} for name in EXPERIMENTS}
-    params["sweeps"] = {}  # they have tests of their own
+    shutil.copy(REPOSITORY / "dvc.yaml", root)
+    # Shapes alone: street scenes go the same way. Sweeps have tests of their own.
+    shutil.rmtree(root / "configs/sweeps/demo")
     shutil.rmtree(root / "configs/experiments/demo")
+    (root / "configs/experiments/demo").mkdir()
     for name in EXPERIMENTS:
-        experiment = yaml.safe_load((REPOSITORY / f"configs/experiments/demo/{name}.yaml").read_text())
+        experiment = Project(REPOSITORY).experiment("demo", name).model_dump(exclude_none=True)
         del experiment["starts_from"]
         for setting in experiment["evaluations"].keys() - {"28x28", "224x224"}:
             del experiment["evaluations"][setting]
-        (root / "configs/experiments/demo").mkdir(exist_ok=True)
         text = yaml.safe_dump(experiment, sort_keys=False, default_flow_style=None, width=200)
         (root / f"configs/experiments/demo/{name}.yaml").write_text(text)
-    (root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    project = Project(root)
+    project.selection_file.write_text(selection_text("demo", project.select("demo", "data")))
+    project.params_file.write_text(params_text(project.initial_params("demo", "data", "laptop")))
     (root / ".dvc").mkdir()
     (root / ".dvc" / "config").write_text(
         "[core]\n    no_scm = true\n    analytics = false\n    check_update = false\n"

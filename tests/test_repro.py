@@ -137,8 +137,8 @@ def test_a_comment_in_the_configuration_reruns_nothing_but_its_reading(project: 
 
 def test_a_run_that_begins_with_another_waits_for_it_and_follows_it(project: MiniProject) -> None:
     project.edit("configs/experiments/demo/coco_4xconv_r50.yaml", "seeds:", "starts_from: coco_pointrend_r50-0\nseeds:")
-    own = "experiment: coco_4xconv_r50\n    seed: 0\n    starts_from: "
-    project.edit("params.yaml", f"{own}data/shapes", f"{own}train/coco_pointrend_r50-0")
+    own = "experiment: coco_4xconv_r50, seed: 0, starts_from: "
+    project.edit("selection.yaml", f"{own}data/shapes", f"{own}train/coco_pointrend_r50-0")
     assert project.repro()[-3:] == ["train@coco_4xconv_r50-0", "evaluate@coco_4xconv_r50-0", "report"]
     # The one that comes later in every list is trained first, and the other one's weights depend on it.
     project.edit(

@@ -52,14 +52,14 @@ heat_map: [num_points, steps]
 def project(tmp_path_factory: pytest.TempPathFactory) -> MiniProject:
     """The miniature project with one run and two sweeps."""
     mini = make_project(tmp_path_factory.mktemp("sweeps"))
-    params = yaml.safe_load((mini.root / "params.yaml").read_text())
-    params["runs"] = {RUN: params["runs"][RUN]}
-    params["sweeps"] = {
-        name: {"dataset": "shapes", "starts_from": f"train/{RUN}"} for name in ("k_beta", "subdivision")
+    selection = yaml.safe_load((mini.root / "selection.yaml").read_text())
+    selection["runs"] = {RUN: selection["runs"][RUN]}
+    selection["sweeps"] = {
+        name: {"task": "instance", "dataset": "shapes", "starts_from": f"train/{RUN}"}
+        for name in ("k_beta", "subdivision")
     }
-    (mini.root / "params.yaml").write_text(yaml.safe_dump(params))
-    for path in (mini.root / "configs/sweeps/demo").iterdir():
-        path.unlink()
+    (mini.root / "selection.yaml").write_text(yaml.safe_dump(selection))
+    (mini.root / "configs/sweeps/demo").mkdir()
     (mini.root / "configs/sweeps/demo/k_beta.yaml").write_text(TRAINING)
     (mini.root / "configs/sweeps/demo/subdivision.yaml").write_text(SUBDIVISION)
     (mini.root / "configs/schedules/demo_sweep.yaml").write_text(

@@ -37,7 +37,7 @@ def run_request(stage: Stage, name: str, *, train: bool, evaluate: bool) -> Requ
     needs = needs_of_run(cluster, workers_for_batch(cluster, schedule.batch_size))
     parts = [*([f"train:{training.key}"] if train else []), *([f"evaluate:{evaluation.key}"] if evaluation else [])]
     options = [*(["--train", training.key] if train else []), *(["--evaluate", evaluation.key] if evaluation else [])]
-    dependents = {run.starts_from for run in stage.params.runs.values()}
+    dependents = {run.starts_from for run in stage.selection.runs.values()}
     awaited = training if train else evaluation
     assert awaited is not None
     return Request(
@@ -101,7 +101,7 @@ def ready_requests(stage: Stage, current: str) -> list[Request]:
         stage: of the project.
         current: the stage that DVC is at, ``train@run``. Of what depends on it, which it has locked, DVC does not tell.
     """
-    runs, sweeps = stage.params.runs, stage.params.sweeps
+    runs, sweeps = stage.selection.runs, stage.selection.sweeps
     kind, _, name = current.partition("@")
     blocked = f"train/{name}" if kind == "train" else ""
     names = [f"{part}@{run}" for run in runs for part in ("train", "evaluate") if run != name]
@@ -140,7 +140,7 @@ def place_of(stage: Stage) -> Place:
 def _that_would_do(stage: Stage, request: Request, jobs: Jobs) -> list[str]:
     """The names of the cluster configurations that a Ray has room for."""
     nodes, found = jobs.nodes(), []
-    batch = stage.run(request.name).schedule.batch_size if request.name in stage.params.runs else None
+    batch = stage.run(request.name).schedule.batch_size if request.name in stage.selection.runs else None
     for path in sorted((stage.project.configs / "clusters").glob("*.yaml")):
         cluster: ClusterConfig = stage.project.cluster(path.stem)
         try:

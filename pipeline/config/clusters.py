@@ -1,4 +1,4 @@
-"""The schema of ``configs/clusters``: where trainings run."""
+"""The schema of ``configs/clusters``: where runs train and are evaluated."""
 
 from typing import Self
 
@@ -8,26 +8,31 @@ from pipeline.config.reader import Strict
 
 
 class ClusterConfig(Strict):
-    """Where training runs. It never changes what is learned: the batch is split over the workers there are."""
+    """What a run asks a Ray cluster for. It does not change what is learned: the workers share each batch."""
 
-    workers: NonNegativeInt = Field(description="Ray Train workers of a run; 0 trains in the process of its job")
+    workers: NonNegativeInt = Field(description="Ray Train workers of a run; 0 trains in the driver's own process")
     min_workers: PositiveInt | None = Field(
-        None, description="train with as few where there is room for no more, and with more once there is"
+        None, description="train with this many where no more fit, and with more as soon as they do"
     )
     images_per_worker: PositiveInt | None = Field(
-        None, description="the most images of one pass of a worker; a larger share of the batch takes several"
+        None, description="images per forward pass of a worker; a larger share of the batch takes several passes"
     )
     cpus_per_worker: PositiveInt = 1
     gpus_per_worker: NonNegativeFloat = 0
+    loader_processes: NonNegativeInt = Field(0, description="image-loading processes of each worker")
     driver_memory_gb: PositiveFloat = Field(
-        2.0, description="memory that the process of a job asks for where it has workers, in 10^9 bytes"
+        2.0,
+        description="memory in 10^9 bytes that Ray reserves for a run's driver, the process that starts its workers",
     )
     runs_at_once: PositiveInt | None = Field(
-        None, description="how many runs a cluster that grows is given at a time; else what its nodes have room for"
+        None,
+        description="how many runs may be in flight, for a cluster that grows on demand: it is not asked whether a run "
+        "fits; null for as many as fit into the cluster as it is",
     )
-    loader_processes: NonNegativeInt = Field(0, description="image-loading processes of each worker")
     max_failures: int = Field(0, ge=-1, description="restarts after a lost worker or job; -1 for no limit")
-    storage: str | None = Field(None, description="folder that all nodes share, for the trainings; else the project's")
+    storage: str | None = Field(
+        None, description="folder that all nodes share, for checkpoints; null for one in the project"
+    )
     tracking_patience: NonNegativeFloat = Field(
         300.0, description="seconds that a finished training waits for an MLflow server that does not answer"
     )
@@ -39,5 +44,7 @@ class ClusterConfig(Strict):
         if self.min_workers > self.workers:
             raise ValueError(f"min_workers is {self.min_workers}, more than the {self.workers} workers")
         if self.images_per_worker is None:
-            raise ValueError("min_workers needs images_per_worker, which any number of workers can share out")
+            raise ValueError(
+                "min_workers needs images_per_worker, so that the batch can be shared by any number of workers"
+            )
         return self

@@ -18,7 +18,7 @@ from pointrend.specs import (
 
 
 class ExperimentConfig(Strict):
-    """A training of the paper: what a row of a table names. Runs are its seeds."""
+    """What a row of a table names: one training, repeated for each seed. Each repetition is a run."""
 
     description: str
     dataset: Name
@@ -26,15 +26,15 @@ class ExperimentConfig(Strict):
     schedule: Name
     seeds: Annotated[list[NonNegativeInt], Field(min_length=1)]
     starts_from: str | None = Field(
-        None, description="a run of the same scale, whose weights this one begins with, but for what predicts masks"
+        None, description="a run of the same scale whose weights this one starts from, except those that predict masks"
     )
     sampling: SamplingConfig | None = None
-    point_head: PointHeadConfig | None = Field(None, description="if another than the model's own")
-    evaluations: dict[str, EvaluationSetting] = Field(description="by name; none where others only begin with it")
+    point_head: PointHeadConfig | None = Field(None, description="null for the model's own")
+    evaluations: dict[str, EvaluationSetting] = Field(description="by name; empty if other runs only start from it")
 
 
 class RunConfig(Strict):
-    """Everything that a training depends on, resolved from the files above: one training run."""
+    """One training run: everything that it depends on, resolved from the files that its experiment names."""
 
     run: str
     experiment: str
@@ -45,6 +45,9 @@ class RunConfig(Strict):
     sampling: SamplingConfig | None
     point_head: PointHeadConfig | None = None
     schedule: ScheduleConfig
+    changes: dict[str, str | int | float] = Field(
+        default_factory=dict, description="settings that params.yaml changes from what the experiment's file has"
+    )
 
     @property
     def point_head_size(self) -> tuple[int, int] | None:
@@ -61,5 +64,5 @@ class RunConfig(Strict):
 
 
 def start_of(experiment: ExperimentConfig) -> str:
-    """What a run begins with, as ``params.yaml`` has it."""
+    """The output that an experiment's runs start from, as in ``selection.yaml``."""
     return f"train/{experiment.starts_from}" if experiment.starts_from else f"data/{experiment.dataset}"

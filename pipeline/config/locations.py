@@ -1,4 +1,4 @@
-"""Where raw data lie: paths of this machine and URIs."""
+"""Where raw data lie: paths on this machine, and URIs."""
 
 from pathlib import Path
 
@@ -6,6 +6,11 @@ from pathlib import Path
 def is_remote(root: str) -> bool:
     """Whether a data root is a URI rather than a path of this machine."""
     return "://" in root
+
+
+def drawn_folder(scale: str, name: str = "") -> str:
+    """The folder of a drawn dataset, or of all of a scale, relative to the project's root."""
+    return str(Path("outputs") / scale / "drawn" / name)
 
 
 def join(root: str, name: str) -> str:

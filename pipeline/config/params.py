@@ -1,54 +1,59 @@
-"""The schema of ``params.yaml``: what is selected to run."""
+"""The schema of ``params.yaml``: the scale, where it runs, and changed settings of its experiments."""
 
-from pydantic import (
-    Field,
-    NonNegativeInt,
-)
+from typing import Literal
+
+from pydantic import Field
 
 from pipeline.config.reader import Name, Strict
 
-
-class DatasetParams(Strict):
-    """A dataset's raw annotations, which DVC watches.
-
-    A stage has the same number of dependencies for every dataset, so what a dataset does not have is another of its
-    files again; of raw files behind a URI, the dataset's configuration stands in.
-    """
-
-    train: str
-    val: str
-    lvis: str
+Setting = str | int | float
 
 
-class RunParams(Strict):
-    """What a run is, and what it begins with, below ``outputs/<scale>``.
+class SamplingOverrides(Strict):
+    """Changes of how training points are chosen; null leaves a setting as the experiment's file has it."""
 
-    A stage has the same number of dependencies for every run: one that begins with nothing has its dataset again.
-    """
-
-    dataset: Name
-    experiment: Name
-    seed: NonNegativeInt
-    starts_from: str = Field(description="train/<run> of the weights that it begins with, or data/<dataset>")
+    strategy: Literal["biased", "grid"] | None = None
+    num_points: int | None = Field(None, description="N")
+    oversample_ratio: float | None = Field(None, description="k")
+    importance_sample_ratio: float | None = Field(None, description="beta")
 
 
-class SweepParams(Strict):
-    """What a sweep reads, below ``outputs/<scale>``.
+class ExperimentOverrides(Strict):
+    """Changed settings of one experiment; null leaves a setting as the experiment's file has it."""
 
-    A stage has the same number of dependencies for every sweep: one that trains from nothing has its dataset again.
-    """
+    sampling: SamplingOverrides | None = None
+    schedule: Name | None = None
 
-    dataset: Name
-    starts_from: str = Field(description="train/<run> of the weights that it takes, or data/<dataset>")
+    @property
+    def points(self) -> dict[str, Setting]:
+        """The settings of ``sampling`` that are not null."""
+        return self.sampling.model_dump(exclude_none=True) if self.sampling else {}
+
+    @property
+    def given(self) -> dict[str, Setting]:
+        """All settings that are not null, by their keys: ``sampling.num_points``, ``schedule``."""
+        found: dict[str, Setting] = {f"sampling.{key}": value for key, value in self.points.items()}
+        return found | ({"schedule": self.schedule} if self.schedule is not None else {})
 
 
 class Params(Strict):
-    """``params.yaml``: the scale and what to run. Written by ``pointrend select``; lines may be deleted."""
+    """``params.yaml``, written by ``pointrend select``; `dvc exp run -S KEY=VALUE` changes it.
 
-    scale: Name
-    data_root: str
-    cluster: Name
-    synthetic: list[Name]
-    datasets: dict[Name, DatasetParams]
-    runs: dict[str, RunParams]
-    sweeps: dict[Name, SweepParams] = Field(default_factory=dict)
+    ``sampling`` and ``schedule`` change all selected experiments that have such a setting, ``experiments`` single ones.
+    """
+
+    scale: Name = Field(description="a folder of configs/experiments")
+    data_root: str = Field(description="folder or URI that the datasets lie in")
+    cluster: Name = Field(description="a file of configs/clusters")
+    sampling: SamplingOverrides = SamplingOverrides()
+    schedule: Name | None = None
+    experiments: dict[Name, ExperimentOverrides] = Field(default_factory=dict)
+
+    @property
+    def of_all(self) -> ExperimentOverrides:
+        """The changes that all experiments get."""
+        return ExperimentOverrides(sampling=self.sampling, schedule=self.schedule)
+
+    def of(self, experiment: str) -> ExperimentOverrides:
+        """The changes that one experiment alone gets; they go before those of all."""
+        return self.experiments.get(experiment, ExperimentOverrides())

@@ -1,4 +1,4 @@
-"""The configuration tree of one checkout, and what is selected from it."""
+"""The configuration of one checkout, and what ``pointrend select`` chooses from it."""
 
 from pathlib import Path
 
@@ -6,32 +6,47 @@ from pipeline.config.clusters import ClusterConfig
 from pipeline.config.datasets import CocoDataset, DatasetConfig, dataset_task, load_dataset
 from pipeline.config.evaluations import EvaluationConfig
 from pipeline.config.experiments import ExperimentConfig, RunConfig, start_of
-from pipeline.config.locations import is_remote, join
+from pipeline.config.locations import drawn_folder, is_remote, join
 from pipeline.config.models import InstanceModelConfig, SemanticModelConfig, load_model, setting_problem
-from pipeline.config.params import DatasetParams, Params, RunParams
+from pipeline.config.overrides import OverrideError, apply_overrides, changed_settings, check_overrides
+from pipeline.config.params import ExperimentOverrides, Params, SamplingOverrides
 from pipeline.config.reader import ConfigError, load
 from pipeline.config.schedules import ScheduleConfig
-from pipeline.config.sweep_tasks import select_sweeps
+from pipeline.config.selection import SelectedDataset, SelectedRun, Selection
+from pipeline.config.sweep_tasks import select_sweeps, swept_experiments
 from pipeline.config.synthetic import SyntheticConfig, load_synthetic
 from pipeline.config.tables import TableConfig
 
 
 class Project:
-    """The configuration tree of one checkout: ``params.yaml`` and ``configs/``.
+    """The configuration of one checkout: ``params.yaml``, ``selection.yaml`` and ``configs/``.
 
     Args:
-        root: the folder that holds both.
+        root: the folder that holds them.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.configs = root / "configs"
 
+    @property
+    def params_file(self) -> Path:
+        return self.root / "params.yaml"
+
+    @property
+    def selection_file(self) -> Path:
+        return self.root / "selection.yaml"
+
     def params(self) -> Params:
-        path = self.root / "params.yaml"
+        return load(Params, self._check_written(self.params_file))
+
+    def selection(self) -> Selection:
+        return load(Selection, self._check_written(self.selection_file))
+
+    def _check_written(self, path: Path) -> Path:
         if not path.is_file():
-            raise ConfigError(f"{path}: no such file; `pointrend select demo` writes one")
-        return load(Params, path)
+            raise ConfigError(f"{path}: no such file; `pointrend select demo` writes it")
+        return path
 
     def dataset(self, name: str) -> DatasetConfig:
         return load_dataset(self._dataset_file(name))
@@ -63,15 +78,36 @@ class Project:
     def experiment_names(self, scale: str) -> list[str]:
         return sorted(path.stem for path in (self.configs / "experiments" / scale).glob("*.yaml"))
 
-    def experiment(self, scale: str, name: str) -> ExperimentConfig:
-        path = self.configs / "experiments" / scale / f"{name}.yaml"
+    def experiment(self, scale: str, name: str, params: Params | None = None) -> ExperimentConfig:
+        """An experiment of a scale.
+
+        Args:
+            scale: a folder of ``configs/experiments``.
+            name: a file in it.
+            params: the changed settings to apply to it, if any.
+
+        Raises:
+            ConfigError: if its file or a changed setting is wrong or does not go with the model.
+        """
+        path = self._experiment_file(scale, name)
         experiment = load(ExperimentConfig, path)
         if problem := self._disagreement(experiment):
             raise ConfigError(f"{path}:\n  {problem}")
-        return experiment
+        if params is None:
+            return experiment
+        try:
+            changed = apply_overrides(name, experiment, params)
+        except OverrideError as error:
+            raise ConfigError(f"{self.params_file}:\n  {error}") from error
+        if changed.schedule != experiment.schedule and (problem := self._disagreement(changed)):
+            raise ConfigError(f"{self.params_file}:\n  {problem} (experiment {name!r})")
+        return changed
+
+    def _experiment_file(self, scale: str, name: str) -> Path:
+        return self.configs / "experiments" / scale / f"{name}.yaml"
 
     def _disagreement(self, experiment: ExperimentConfig) -> str | None:
-        """What in an experiment does not go with its model, as "key: problem"."""
+        """The setting of an experiment that does not go with its model, as "key: problem"."""
         model, network = self.model(experiment.model), f"model {experiment.model!r}"
         if model.has_point_head and experiment.sampling is None:
             return f"sampling: missing; {network} has a point head"
@@ -89,100 +125,155 @@ class Project:
                 return f"evaluations.{name}: {network} {problem}"
         return None
 
-    def run(self, scale: str, name: str, params: RunParams) -> tuple[RunConfig, EvaluationConfig]:
-        """One run of ``params.yaml``, resolved: what its training depends on, and how it is evaluated.
-
-        Raises:
-            ConfigError: if the run does not agree with its experiment.
-        """
-        experiment = self.experiment(scale, params.experiment)
-        where = f"{self.root / 'params.yaml'}:\n  runs.{name}"
-        if params.dataset != experiment.dataset:
-            raise ConfigError(f"{where}.dataset: {params.dataset!r}, but its experiment has {experiment.dataset!r}")
-        if params.seed not in experiment.seeds:
-            raise ConfigError(f"{where}.seed: {params.seed}, but its experiment has seeds {experiment.seeds}")
-        if params.starts_from != start_of(experiment):
-            raise ConfigError(
-                f"{where}.starts_from: {params.starts_from!r}, but its experiment has {start_of(experiment)!r}"
-            )
-        run = RunConfig(
-            run=name,
-            experiment=params.experiment,
-            dataset=experiment.dataset,
-            seed=params.seed,
-            starts_from=experiment.starts_from,
-            model=self.model(experiment.model),
-            sampling=experiment.sampling,
-            point_head=experiment.point_head,
-            schedule=self.schedule(experiment.schedule),
-        )
-        return run, EvaluationConfig(experiment.evaluations)
-
-    def select(self, scale: str, data_root: str, cluster: str) -> Params:
-        """The parameters that run everything of a scale, sweeps included.
+    def run(
+        self, scale: str, name: str, selected: SelectedRun, params: Params | None = None
+    ) -> tuple[RunConfig, EvaluationConfig]:
+        """A selected run, resolved: what its training depends on, and how it is evaluated.
 
         Args:
             scale: a folder of ``configs/experiments``.
-            data_root: where the datasets lie.
-            cluster: a file of ``configs/clusters``.
+            name: the run's.
+            selected: its entry in ``selection.yaml``.
+            params: the changed settings to apply to its experiment, if any.
 
         Raises:
-            ConfigError: if there is no such scale or cluster, or one of its files is wrong.
+            ConfigError: if the entry does not agree with the experiment's file, or a file or changed setting is wrong.
+        """
+        written = self.experiment(scale, selected.experiment)
+        model = self.model(written.model)
+        expected = {"task": model.task, "dataset": written.dataset, "starts_from": start_of(written)}
+        for key, value in expected.items():
+            if (found := getattr(selected, key)) != value:
+                raise ConfigError(
+                    f"{self.selection_file}:\n  runs.{name}.{key}: {found!r}, but its experiment has {value!r}; "
+                    f"`pointrend select {scale}` writes it again"
+                )
+        if selected.seed not in written.seeds:
+            raise ConfigError(
+                f"{self.selection_file}:\n  runs.{name}.seed: {selected.seed}, but its experiment has seeds "
+                f"{written.seeds}"
+            )
+        experiment = self.experiment(scale, selected.experiment, params)
+        run = RunConfig(
+            run=name,
+            experiment=selected.experiment,
+            dataset=experiment.dataset,
+            seed=selected.seed,
+            starts_from=experiment.starts_from,
+            model=model,
+            sampling=experiment.sampling,
+            point_head=experiment.point_head,
+            schedule=self.schedule(experiment.schedule),
+            changes=changed_settings(written, experiment),
+        )
+        return run, EvaluationConfig(experiment.evaluations)
+
+    def check(self, params: Params, selection: Selection) -> None:
+        """Checks that ``params.yaml`` and ``selection.yaml`` go together.
+
+        Raises:
+            ConfigError: if a changed setting applies to nothing that is selected, or DVC watches other raw files than
+                those of the data root.
+        """
+        try:
+            names = {*selection.experiments, *swept_experiments(self, params.scale, selection)}
+            check_overrides(params, {name: self.experiment(params.scale, name) for name in sorted(names)})
+        except OverrideError as error:
+            raise ConfigError(f"{self.params_file}:\n  {error}") from error
+        for name, selected in selection.datasets.items():
+            if selected != self._watched(params.scale, name, self.dataset(name), params.data_root):
+                raise ConfigError(
+                    f"{self.selection_file}:\n  datasets.{name}: not the files of data root {params.data_root!r}; "
+                    f"`pointrend select {params.scale} --data-root {params.data_root}` writes it again"
+                )
+
+    def select(self, scale: str, data_root: str) -> Selection:
+        """Everything of a scale: its experiments with all seeds, their datasets, and its sweeps.
+
+        Args:
+            scale: a folder of ``configs/experiments``.
+            data_root: folder or URI that the datasets lie in.
+
+        Raises:
+            ConfigError: if there is no such scale, or one of its files is wrong.
         """
         if scale not in self.scales():
             raise ConfigError(f"{self.configs / 'experiments'}: no scale {scale!r}; it has {', '.join(self.scales())}")
-        self.cluster(cluster)
         experiments = {name: self.experiment(scale, name) for name in self.experiment_names(scale)}
         datasets = {e.dataset: self.dataset(e.dataset) for e in experiments.values()}
-        first = {f"{n}-{seed}" for n, e in experiments.items() if e.starts_from is None for seed in e.seeds}
-        for name, experiment in experiments.items():
-            if experiment.starts_from not in (None, *first):
-                file = self.configs / "experiments" / scale / f"{name}.yaml"
-                raise ConfigError(
-                    f"{file}:\n  starts_from: {experiment.starts_from!r} is no run of this scale that begins with "
-                    f"nothing; those are {', '.join(sorted(first))}"
-                )
+        self._check_starts(scale, experiments)
         runs = {
-            f"{name}-{seed}": RunParams(
-                dataset=experiment.dataset, experiment=name, seed=seed, starts_from=start_of(experiment)
+            f"{name}-{seed}": SelectedRun(
+                task=dataset_task(datasets[experiment.dataset]),
+                dataset=experiment.dataset,
+                experiment=name,
+                seed=seed,
+                starts_from=start_of(experiment),
             )
             for name, experiment in self._in_order(experiments).items()
             for seed in experiment.seeds
         }
-        return Params(
-            scale=scale,
-            data_root=data_root,
-            cluster=cluster,
+        return Selection(
             synthetic=sorted({dataset.root for dataset in datasets.values() if dataset.synthetic}),
-            datasets={name: self._watched(name, dataset, data_root) for name, dataset in sorted(datasets.items())},
+            datasets={name: self._watched(scale, name, found, data_root) for name, found in sorted(datasets.items())},
             runs=runs,
             sweeps=select_sweeps(self, scale, runs),
         )
 
+    def _check_starts(self, scale: str, experiments: dict[str, ExperimentConfig]) -> None:
+        """Checks that experiments start from runs that start from none themselves."""
+        first = {f"{n}-{seed}" for n, e in experiments.items() if e.starts_from is None for seed in e.seeds}
+        for name, experiment in experiments.items():
+            if experiment.starts_from not in (None, *first):
+                raise ConfigError(
+                    f"{self._experiment_file(scale, name)}:\n  starts_from: {experiment.starts_from!r} is not a run of "
+                    f"this scale that starts from no other; those are {', '.join(sorted(first))}"
+                )
+
+    def initial_params(self, scale: str, data_root: str, cluster: str) -> Params:
+        """``params.yaml`` without any changed setting.
+
+        It has a null for each setting that can be changed: `dvc exp run -S` knows only keys that are there.
+
+        Args:
+            scale: a folder of ``configs/experiments``.
+            data_root: folder or URI that the datasets lie in.
+            cluster: a file of ``configs/clusters``.
+
+        Raises:
+            ConfigError: if there is no such cluster, or a file is wrong.
+        """
+        self.cluster(cluster)
+        experiments = {
+            name: ExperimentOverrides(sampling=SamplingOverrides() if self.experiment(scale, name).sampling else None)
+            for name in self.experiment_names(scale)
+        }
+        return Params(scale=scale, data_root=data_root, cluster=cluster, experiments=experiments)
+
     def _in_order(self, experiments: dict[str, ExperimentConfig]) -> dict[str, ExperimentConfig]:
-        """Experiments in the order in which DVC comes to them: first what others begin with, the shortest first."""
-        first = {experiment.starts_from for experiment in experiments.values()}
+        """Experiments in the order in which DVC runs them: those that others start from, shortest schedule first."""
+        started_from = {experiment.starts_from for experiment in experiments.values()}
 
         def place(name: str) -> tuple[bool, int]:
-            if first.isdisjoint(f"{name}-{seed}" for seed in experiments[name].seeds):
+            if started_from.isdisjoint(f"{name}-{seed}" for seed in experiments[name].seeds):
                 return True, 0
             return False, self.schedule(experiments[name].schedule).updates
 
         return {name: experiments[name] for name in sorted(experiments, key=place)}
 
-    def _watched(self, name: str, dataset: DatasetConfig, data_root: str) -> DatasetParams:
+    def _watched(self, scale: str, name: str, dataset: DatasetConfig, data_root: str) -> SelectedDataset:
+        """The raw annotations of a dataset; what is drawn lies in the project, whatever the data root."""
         file = str(self._dataset_file(name).relative_to(self.root))
-        if is_remote(join(data_root, dataset.root)):
-            if dataset.synthetic:
-                raise ConfigError(
-                    f"{self._dataset_file(name)}: is drawn here; {data_root} is no folder of this machine"
-                )
-            return DatasetParams(train=file, val=file, lvis=file)
-        root = Path(join(data_root, dataset.root))
-        if not isinstance(dataset, CocoDataset):
-            val = str(root / dataset.val.labels)
-            return DatasetParams(train=str(root / dataset.train.labels), val=val, lvis=val)
-        val = str(root / dataset.val.annotations)
-        lvis = join(join(data_root, dataset.lvis.root), dataset.lvis.annotations) if dataset.lvis else val
-        lvis = file if is_remote(lvis) else lvis
-        return DatasetParams(train=str(root / dataset.train.annotations), val=val, lvis=lvis)
+        base = drawn_folder(scale) if dataset.synthetic else data_root
+
+        def watched(root: str, annotations: str) -> str:
+            path = join(join(base, root), annotations)
+            return file if is_remote(path) else path
+
+        if isinstance(dataset, CocoDataset):
+            train, val = (watched(dataset.root, split.annotations) for split in (dataset.train, dataset.val))
+            lvis = watched(dataset.lvis.root, dataset.lvis.annotations) if dataset.lvis else val
+        else:
+            train, val = (watched(dataset.root, split.labels) for split in (dataset.train, dataset.val))
+            lvis = val
+        return SelectedDataset(task=dataset_task(dataset), train=train, val=val, lvis=lvis)

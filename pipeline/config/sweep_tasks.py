@@ -14,8 +14,10 @@ from pipeline.config.datasets import CocoDataset
 from pipeline.config.evaluations import EvaluationSetting, RenderingConfig
 from pipeline.config.experiments import ExperimentConfig, RunConfig
 from pipeline.config.models import InstanceModelConfig, PointHeadConfig, SamplingConfig
-from pipeline.config.params import Params, RunParams, SweepParams
+from pipeline.config.overrides import changed_settings
+from pipeline.config.params import Params
 from pipeline.config.reader import ConfigError, Name, Strict
+from pipeline.config.selection import SelectedRun, SelectedSweep, Selection
 from pipeline.config.sweeps import (
     PARAMETERS,
     EarlyStopping,
@@ -26,9 +28,7 @@ from pipeline.config.sweeps import (
     TrainingSweep,
     load_sweep,
 )
-from pointrend.specs import (
-    COARSE_SIDE,
-)
+from pointrend.specs import COARSE_SIDE
 
 if TYPE_CHECKING:
     from pipeline.config.project import Project
@@ -68,7 +68,9 @@ class TrainingTask(Strict):
 
     def trial(self, point: Point) -> RunConfig:
         """The training of a point."""
-        return self.base.model_copy(update=varied(point, self.base.sampling, self.base.point_head))
+        changes = {key: value for key, value in self.base.changes.items() if key not in point}
+        varied_settings = varied(point, self.base.sampling, self.base.point_head)
+        return self.base.model_copy(update={**varied_settings, "changes": changes})
 
     def best(self, point: Point) -> ExperimentConfig:
         """The experiment of a point."""
@@ -135,24 +137,26 @@ def sweep_file(project: "Project", scale: str, name: str) -> Path:
 
 
 def resolve_sweep(
-    project: "Project", scale: str, path: Path, runs: dict[str, RunParams]
-) -> tuple[TrainingTask | SubdivisionTask, SweepParams]:
-    """A sweep with all that its file refers to, and what it reads.
+    project: "Project", scale: str, path: Path, runs: dict[str, SelectedRun], params: Params | None = None
+) -> tuple[TrainingTask | SubdivisionTask, SelectedSweep]:
+    """A sweep with everything that its file refers to, and its entry in ``selection.yaml``.
 
     Args:
         project: the project.
         scale: of the experiments.
         path: the sweep's file.
-        runs: those of ``params.yaml``.
+        runs: the selected runs.
+        params: the changed settings to apply to experiments, if any.
 
     Raises:
         ConfigError: if the file is wrong, or does not go with what it refers to.
     """
     sweep = load_sweep(path)
+    resolver = _Resolver(project, scale, runs, params)
     try:
         if isinstance(sweep, SubdivisionSweep):
-            return _subdivision(project, scale, path.stem, sweep, runs)
-        return _training(project, scale, path.stem, sweep, runs)
+            return resolver.subdivision(path.stem, sweep)
+        return resolver.training(path.stem, sweep)
     except _DisagreementError as problem:
         raise ConfigError(f"{path}:\n  {problem}") from problem
 
@@ -161,92 +165,97 @@ class _DisagreementError(ValueError):
     """A key of a sweep that does not go with the rest, as "key: problem"."""
 
 
-def _run(project: "Project", scale: str, key: str, name: str, runs: dict[str, RunParams]) -> RunConfig:
-    if name not in runs:
-        raise _DisagreementError(
-            f"{key}: no run {name!r} in params.yaml, which has {', '.join(runs) or 'none'}; add it, or delete the sweep"
+class _Resolver:
+    """Resolves what the sweeps of a scale refer to."""
+
+    def __init__(self, project: "Project", scale: str, runs: dict[str, SelectedRun], params: Params | None) -> None:
+        self._project, self._scale, self._runs, self._params = project, scale, runs, params
+
+    def _run(self, key: str, name: str) -> RunConfig:
+        if name not in self._runs:
+            known = ", ".join(self._runs) or "none"
+            raise _DisagreementError(
+                f"{key}: no run {name!r} in selection.yaml, which has {known}; add it, or delete the sweep"
+            )
+        return self._project.run(self._scale, name, self._runs[name], self._params)[0]
+
+    def subdivision(self, name: str, sweep: SubdivisionSweep) -> tuple[SubdivisionTask, SelectedSweep]:
+        run = self._run("run", sweep.run)
+        if not isinstance(run.model, InstanceModelConfig) or not run.model.has_point_head:
+            raise _DisagreementError(f"run: {sweep.run!r} has no masks that PointRend subdivides")
+        experiment = self._project.experiment(self._scale, run.experiment, self._params)
+        task = SubdivisionTask(
+            name=name,
+            run=run,
+            experiment=experiment.model_copy(
+                update={
+                    "description": f"best of the sweep {name}",
+                    "seeds": [run.seed],
+                    "evaluations": {"best": rendering({"steps": sweep.steps[-1], "num_points": sweep.num_points[-1]})},
+                }
+            ),
+            **sweep.model_dump(include={"kind", "steps", "num_points", "metric", "timed_images"}),
         )
-    return project.run(scale, name, runs[name])[0]
+        return task, SelectedSweep(task=run.model.task, dataset=run.dataset, starts_from=f"train/{sweep.run}")
 
-
-def _subdivision(
-    project: "Project", scale: str, name: str, sweep: SubdivisionSweep, runs: dict[str, RunParams]
-) -> tuple[SubdivisionTask, SweepParams]:
-    run = _run(project, scale, "run", sweep.run, runs)
-    if not isinstance(run.model, InstanceModelConfig) or not run.model.has_point_head:
-        raise _DisagreementError(f"run: {sweep.run!r} has no masks that PointRend subdivides")
-    experiment = project.experiment(scale, run.experiment)
-    task = SubdivisionTask(
-        name=name,
-        run=run,
-        experiment=experiment.model_copy(
-            update={
-                "description": f"best of the sweep {name}",
-                "seeds": [run.seed],
-                "evaluations": {"best": rendering({"steps": sweep.steps[-1], "num_points": sweep.num_points[-1]})},
-            }
-        ),
-        **sweep.model_dump(include={"kind", "steps", "num_points", "metric", "timed_images"}),
-    )
-    return task, SweepParams(dataset=run.dataset, starts_from=f"train/{sweep.run}")
-
-
-def _training(
-    project: "Project", scale: str, name: str, sweep: TrainingSweep, runs: dict[str, RunParams]
-) -> tuple[TrainingTask, SweepParams]:
-    experiment = project.experiment(scale, sweep.experiment)
-    model = project.model(experiment.model)
-    if not model.has_point_head:
-        raise _DisagreementError(f"experiment: {sweep.experiment!r} has no point head")
-    if sweep.evaluation not in experiment.evaluations:
-        raise _DisagreementError(f"evaluation: {sweep.experiment!r} has {', '.join(experiment.evaluations)}")
-    if sweep.val_images is not None and not isinstance(project.dataset(experiment.dataset), CocoDataset):
-        raise _DisagreementError(f"val_images: {experiment.dataset!r} is no COCO dataset; leave it out to judge by all")
-    start = None
-    if sweep.starts_from is not None:
-        start = _run(project, scale, "starts_from", sweep.starts_from, runs)
-        if (start.dataset, start.model) != (experiment.dataset, model):
-            raise _DisagreementError(f"starts_from: {sweep.starts_from!r} has another dataset or model")
-    schedule = project.schedule(sweep.schedule or experiment.schedule)
-    if sweep.early_stopping is not None and sweep.early_stopping.grace >= schedule.updates:
-        raise _DisagreementError(
-            f"early_stopping.grace: {sweep.early_stopping.grace}, but trials end at {schedule.updates}"
+    def training(self, name: str, sweep: TrainingSweep) -> tuple[TrainingTask, SelectedSweep]:
+        project = self._project
+        written = project.experiment(self._scale, sweep.experiment)
+        experiment = project.experiment(self._scale, sweep.experiment, self._params)
+        model = project.model(experiment.model)
+        if not model.has_point_head:
+            raise _DisagreementError(f"experiment: {sweep.experiment!r} has no point head")
+        if sweep.evaluation not in experiment.evaluations:
+            raise _DisagreementError(f"evaluation: {sweep.experiment!r} has {', '.join(experiment.evaluations)}")
+        if sweep.val_images is not None and not isinstance(project.dataset(experiment.dataset), CocoDataset):
+            raise _DisagreementError(
+                f"val_images: {experiment.dataset!r} is no COCO dataset; leave the key out to use all val images"
+            )
+        start = None
+        if sweep.starts_from is not None:
+            start = self._run("starts_from", sweep.starts_from)
+            if (start.dataset, start.model) != (experiment.dataset, model):
+                raise _DisagreementError(f"starts_from: {sweep.starts_from!r} has another dataset or model")
+        schedule = project.schedule(sweep.schedule or experiment.schedule)
+        if sweep.early_stopping is not None and sweep.early_stopping.grace >= schedule.updates:
+            raise _DisagreementError(
+                f"early_stopping.grace: {sweep.early_stopping.grace}, but trials end after {schedule.updates} updates"
+            )
+        _check_space(sweep.space, experiment)
+        task = TrainingTask(
+            kind="training",
+            name=name,
+            base=RunConfig(
+                run=name,
+                experiment=sweep.experiment,
+                dataset=experiment.dataset,
+                seed=sweep.seed,
+                model=model,
+                sampling=experiment.sampling,
+                point_head=experiment.point_head,
+                schedule=schedule,
+                changes=changed_settings(written, experiment),
+            ),
+            experiment=experiment.model_copy(
+                update={
+                    "description": f"best of the sweep {name}",
+                    "seeds": [sweep.seed],
+                    "evaluations": {sweep.evaluation: experiment.evaluations[sweep.evaluation]},
+                }
+            ),
+            starts_from=start,
+            space=sweep.space,
+            search=sweep.search,
+            early_stopping=sweep.early_stopping,
+            metric=sweep.metric,
+            val_images=sweep.val_images,
         )
-    _check_space(sweep.space, experiment)
-    base = RunConfig(
-        run=name,
-        experiment=sweep.experiment,
-        dataset=experiment.dataset,
-        seed=sweep.seed,
-        model=model,
-        sampling=experiment.sampling,
-        point_head=experiment.point_head,
-        schedule=schedule,
-    )
-    task = TrainingTask(
-        kind="training",
-        name=name,
-        base=base,
-        experiment=experiment.model_copy(
-            update={
-                "description": f"best of the sweep {name}",
-                "seeds": [sweep.seed],
-                "evaluations": {sweep.evaluation: experiment.evaluations[sweep.evaluation]},
-            }
-        ),
-        starts_from=start,
-        space=sweep.space,
-        search=sweep.search,
-        early_stopping=sweep.early_stopping,
-        metric=sweep.metric,
-        val_images=sweep.val_images,
-    )
-    starts_from = f"train/{sweep.starts_from}" if sweep.starts_from else f"data/{experiment.dataset}"
-    return task, SweepParams(dataset=experiment.dataset, starts_from=starts_from)
+        starts_from = f"train/{sweep.starts_from}" if sweep.starts_from else f"data/{experiment.dataset}"
+        return task, SelectedSweep(task=model.task, dataset=experiment.dataset, starts_from=starts_from)
 
 
 def _check_space(space: Space, experiment: ExperimentConfig) -> None:
-    """Tries every value, or the ends of its range, by itself: their domains do not depend on each other."""
+    """Checks every value, or both ends of a range, one parameter at a time: their domains are independent."""
     for name, values in space.given.items():
         ends = values if isinstance(values, list) else [values.low, values.high]
         for value in ends:
@@ -258,8 +267,8 @@ def _check_space(space: Space, experiment: ExperimentConfig) -> None:
                 raise _DisagreementError(f"space.{name}: {value:g}: {message}") from error
 
 
-def select_sweeps(project: "Project", scale: str, runs: dict[str, RunParams]) -> dict[str, SweepParams]:
-    """All sweeps of a scale, as ``params.yaml`` has them.
+def select_sweeps(project: "Project", scale: str, runs: dict[str, SelectedRun]) -> dict[str, SelectedSweep]:
+    """All sweeps of a scale, as ``selection.yaml`` has them.
 
     Raises:
         ConfigError: if one of their files is wrong.
@@ -268,18 +277,31 @@ def select_sweeps(project: "Project", scale: str, runs: dict[str, RunParams]) ->
     return {path.stem: resolve_sweep(project, scale, path, runs)[1] for path in files}
 
 
+def swept_experiments(project: "Project", scale: str, selection: Selection) -> set[str]:
+    """The names of the experiments that the selected sweeps vary."""
+    sweeps = [load_sweep(sweep_file(project, scale, name)) for name in selection.sweeps]
+    return {sweep.experiment for sweep in sweeps if isinstance(sweep, TrainingSweep)}
+
+
 def resolve_selected(
-    project: "Project", params: Params, path: Path, selected: SweepParams
+    project: "Project", scale: str, name: str, selection: Selection, params: Params | None = None
 ) -> TrainingTask | SubdivisionTask:
-    """A sweep of ``params.yaml``.
+    """A sweep of ``selection.yaml``.
+
+    Args:
+        project: the project.
+        scale: of the sweep.
+        name: of the sweep.
+        selection: what is selected.
+        params: the changed settings to apply to experiments, if any.
 
     Raises:
-        ConfigError: if its file is wrong, or ``params.yaml`` says otherwise.
+        ConfigError: if its file is wrong, or does not agree with ``selection.yaml``.
     """
-    task, read = resolve_sweep(project, params.scale, path, params.runs)
-    if read != selected:
+    task, expected = resolve_sweep(project, scale, sweep_file(project, scale, name), selection.runs, params)
+    if expected != selection.sweeps[name]:
         raise ConfigError(
-            f"{project.root / 'params.yaml'}:\n  sweeps.{path.stem}: its file has dataset {read.dataset!r} and starts "
-            f"from {read.starts_from!r}; `pointrend select {params.scale}` writes it anew"
+            f"{project.selection_file}:\n  sweeps.{name}: its file has dataset {expected.dataset!r} and starts from "
+            f"{expected.starts_from!r}; `pointrend select {scale}` writes it again"
         )
     return task

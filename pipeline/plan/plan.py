@@ -16,7 +16,8 @@ from pipeline.config.experiments import RunConfig
 from pipeline.config.params import Params
 from pipeline.config.project import Project
 from pipeline.config.reader import load
-from pipeline.config.sweep_tasks import SubdivisionTask, TrainingTask, resolve_selected, sweep_file
+from pipeline.config.selection import Selection
+from pipeline.config.sweep_tasks import SubdivisionTask, TrainingTask, resolve_selected
 from pipeline.config.sweeps import GridSearch
 from pipeline.config.synthetic import ShapesConfig
 from pipeline.data.cpus import usable_cpus
@@ -249,32 +250,35 @@ def plan(project: Project, scale: str | None, cluster: str | None, nodes: int) -
 
     Args:
         project: the project. If DVC is to be asked, its folder must be the working directory.
-        scale: all of a scale, as `pointrend select` would choose; what ``params.yaml`` has if None.
+        scale: all of a scale, as `pointrend select` would choose; what is selected if None.
         cluster: a file of ``configs/clusters``; the selected one if None.
         nodes: how many nodes, of as many GPUs as one training asks for.
 
     Raises:
         UserError: if a configuration is wrong or missing, or ``configs/throughput.yaml`` lacks a figure.
     """
-    selected = project.params() if (project.root / "params.yaml").is_file() else None
-    name = cluster or (selected or project.params()).cluster
+    params = project.params() if project.params_file.is_file() else None
+    name = cluster or (params or project.params()).cluster
     if scale is None:
-        params = selected or project.params()
+        params = params or project.params()
+        scale, selection = params.scale, project.selection()
     else:
-        # The data root matters to what DVC watches alone.
-        params = project.select(scale, selected.data_root if selected else "", name)
-    if selected is not None and selected.scale == params.scale:
-        cached, unknown = _cached(project, selected, params)
+        # Only what DVC watches depends on the data root.
+        selection = project.select(scale, params.data_root if params else "")
+    if params is not None and params.scale != scale:
+        params = None
+    if params is not None and project.selection_file.is_file():
+        cached, unknown = _cached(project, params, selection)
     else:
-        cached, unknown = {}, f"scale {params.scale} is not the selected one, and DVC knows of no other"
+        cached, unknown = {}, f"scale {scale} is not the selected one, and DVC knows of no other"
     throughput = load(Throughput, project.configs / "throughput.yaml")
-    estimates = _Estimates(project, params, throughput, project.cluster(name), nodes)
-    runs = [estimates.run(run, cached.get(f"train@{run}")) for run in params.runs]
-    sweeps = [estimates.sweep(sweep, cached.get(f"sweep@{sweep}")) for sweep in params.sweeps]
+    estimates = _Estimates(project, scale, selection, params, throughput, project.cluster(name), nodes)
+    runs = [estimates.run(run, cached.get(f"train@{run}")) for run in selection.runs]
+    sweeps = [estimates.sweep(sweep, cached.get(f"sweep@{sweep}")) for sweep in selection.sweeps]
     experiments = {run.experiment for run in runs}
     tables = {table: project.table(table).experiments & experiments for table in project.table_names()}
     return Plan(
-        scale=params.scale,
+        scale=scale,
         cluster=name,
         nodes=nodes,
         gpu=throughput.gpu,
@@ -287,17 +291,25 @@ def plan(project: Project, scale: str | None, cluster: str | None, nodes: int) -
 
 
 class _Estimates:
-    """What the runs and sweeps of some parameters take on a cluster."""
+    """What selected runs and sweeps take on a cluster, with the changed settings of ``params.yaml`` if given."""
 
     def __init__(
-        self, project: Project, params: Params, throughput: Throughput, cluster: ClusterConfig, nodes: int
+        self,
+        project: Project,
+        scale: str,
+        selection: Selection,
+        params: Params | None,
+        throughput: Throughput,
+        cluster: ClusterConfig,
+        nodes: int,
     ) -> None:
-        self._project, self._params, self._throughput, self._cluster = project, params, throughput, cluster
+        self._project, self._scale, self._selection, self._params = project, scale, selection, params
+        self._throughput, self._cluster = throughput, cluster
         self._counter, self._costs = Counter(), dict[str, Cost]()
         self.runs_at_a_time = runs_at_a_time(cluster, nodes, usable_cpus())
 
     def run(self, name: str, cached: bool | None) -> PlannedRun:
-        config, evaluation = self._project.run(self._params.scale, name, self._params.runs[name])
+        config, evaluation = self._project.run(self._scale, name, self._selection.runs[name], self._params)
         schedule = config.schedule
         workers = workers_of(self._cluster, schedule.batch_size)
         cost = self._cost(config)
@@ -322,10 +334,7 @@ class _Estimates:
         )
 
     def sweep(self, name: str, cached: bool | None) -> PlannedSweep:
-        params = self._params
-        task = resolve_selected(
-            self._project, params, sweep_file(self._project, params.scale, name), params.sweeps[name]
-        )
+        task = resolve_selected(self._project, self._scale, name, self._selection, self._params)
         if isinstance(task, SubdivisionTask):
             trials, updates, batch_size, gpu_hours, hours = len(task.points), 0, 0, 0.0, self._hours(0.0, 1)
         else:
@@ -389,7 +398,7 @@ def _trials(task: TrainingTask) -> int:
     return task.search.trials
 
 
-def _cached(project: Project, selected: Params, planned: Params) -> tuple[dict[str, bool], str]:
+def _cached(project: Project, params: Params, planned: Selection) -> tuple[dict[str, bool], str]:
     """For stages of trainings and sweeps whether `dvc repro` would leave them or take their results from its cache.
 
     DVC compares a stage with the files that are there. So only those are in the answer whose inputs are what the stages
@@ -397,13 +406,13 @@ def _cached(project: Project, selected: Params, planned: Params) -> tuple[dict[s
 
     Args:
         project: the project.
-        selected: ``params.yaml``, which DVC's graph is of.
+        params: ``params.yaml``.
         planned: what is asked for.
 
     Returns:
         the answer by stage, and why others are not in it.
     """
-    outputs = Outputs(project.root, selected.scale)
+    outputs, selected = Outputs(project.root, params.scale), project.selection()
 
     def is_current(kind: str, name: str, resolved: BaseModel) -> bool:
         file = outputs.config(kind, name)
@@ -421,15 +430,13 @@ def _cached(project: Project, selected: Params, planned: Params) -> tuple[dict[s
     runs = {
         f"train@{name}": run
         for name, run in selected.runs.items()
-        if planned.runs.get(name) == run and is_current("train", name, project.run(selected.scale, name, run)[0])
+        if planned.runs.get(name) == run and is_current("train", name, project.run(params.scale, name, run, params)[0])
     }
     sweeps = {
         f"sweep@{name}": sweep
         for name, sweep in selected.sweeps.items()
         if planned.sweeps.get(name) == sweep
-        and is_current(
-            "sweep", name, resolve_selected(project, selected, sweep_file(project, selected.scale, name), sweep)
-        )
+        and is_current("sweep", name, resolve_selected(project, params.scale, name, selected, params))
     }
     try:
         made = set(unchanged_stages(project.root, sorted({stage for stages in makers.values() for stage in stages})))

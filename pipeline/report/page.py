@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from pipeline.config.params import Params
+from pipeline.config.selection import Selection
 from pipeline.config.tables import TableConfig
 from pipeline.files import atomic_folder
 from pipeline.report.figures.figure import Figure
@@ -43,7 +43,8 @@ def duration(seconds: float) -> str:
 
 
 def build_report(
-    params: Params,
+    scale: str,
+    selection: Selection,
     tables: dict[str, TableConfig],
     results: Sequence[RunResult],
     datasets: dict[str, ReportedDataset],
@@ -59,7 +60,8 @@ def build_report(
     It has ``index.html``, ``tables/``, ``results.parquet`` with the numbers of all tables, and the pictures.
 
     Args:
-        params: what was selected.
+        scale: of the results.
+        selection: the selected runs.
         tables: the tables' configurations by name.
         results: of the selected runs.
         datasets: by name.
@@ -70,17 +72,17 @@ def build_report(
         sweeps: the selected ones.
         lost: why runs that were selected have no results.
     """
-    with atomic_folder(output, replace=True) as folder:
-        selected = {run.experiment for run in params.runs.values()}
+    with atomic_folder(output) as folder:
+        selected = {run.experiment for run in selection.runs.values()}
         filled = [
-            build_table(name, table, results, lost, stand_ins=params.scale != PAPER_SCALE)
+            build_table(name, table, results, lost, stand_ins=scale != PAPER_SCALE)
             for name, table in tables.items()
             if not table.experiments or selected & table.experiments
         ]
         write_tables(filled, folder)
         figures = draw_figures(tables, results, datasets, trained, predictions, folder)
         sections = [sweep_section(sweep, folder) for sweep in sweeps]
-        page = render_page(params, filled, figures, results, folder, tracking_uri, sections, lost)
+        page = render_page(scale, filled, figures, results, folder, tracking_uri, sections, lost)
         (folder / "index.html").write_text(page, encoding="utf-8")
 
 
@@ -94,7 +96,7 @@ def write_tables(tables: Sequence[Table], folder: Path) -> None:
 
 
 def render_page(
-    params: Params,
+    scale: str,
     tables: Sequence[Table],
     figures: Sequence[Figure],
     results: Sequence[RunResult],
@@ -109,11 +111,11 @@ def render_page(
     # Without the password that a server's address may hold.
     shown_uri = re.sub(r"(?<=://)[^/@]*@", "", tracking_uri)
     return environment.get_template("page.html.j2").render(
-        scale=params.scale,
+        scale=scale,
         notice=(
             "This is not the paper's setting: the data, the backbones and the schedules are stand-ins that fit a small "
             "machine. Compare the differences between rows with the paper's, not the numbers themselves."
-            if params.scale != PAPER_SCALE
+            if scale != PAPER_SCALE
             else ""
         ),
         tables=[(table, notes(table)) for table in tables],

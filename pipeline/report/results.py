@@ -5,8 +5,8 @@ from pathlib import Path
 
 from pipeline.config.evaluations import EvaluationConfig
 from pipeline.config.experiments import RunConfig
-from pipeline.config.params import Params
 from pipeline.config.reader import ConfigError, load
+from pipeline.config.selection import Selection
 from pipeline.evaluation.record import EvaluationRecord, UnreadableMetricsError
 from pipeline.stage import Outputs
 from pipeline.tracking.client import Tracker
@@ -75,14 +75,14 @@ class MissingResultError(Exception):
     """A run without results to show; the message says why."""
 
 
-def read_results(params: Params, outputs: Outputs, code: str, tracker: Tracker) -> Results:
-    """The results of every run of ``params.yaml``; others, of earlier selections, are not looked at.
+def read_results(selection: Selection, outputs: Outputs, code: str, tracker: Tracker) -> Results:
+    """The results of every selected run; others, of earlier selections, are not looked at.
 
     What is of another configuration, data or code than the outputs would be today is not a result. What MLflow does
     not have is logged there again.
 
     Args:
-        params: what was selected.
+        selection: the selected runs.
         outputs: the folders of its outputs.
         code: the hash of the code that trains, see :func:`pipeline.graph.code_digest`.
         tracker: where the runs are logged.
@@ -91,7 +91,7 @@ def read_results(params: Params, outputs: Outputs, code: str, tracker: Tracker) 
         TrackingError: if MLflow does not answer.
     """
     results, missing = [], {}
-    for name in params.runs:
+    for name in selection.runs:
         try:
             config, training, evaluation = _current(name, outputs, code)
             results.append(_read(config, training, evaluation, outputs.trained(name), tracker))

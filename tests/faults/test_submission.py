@@ -66,8 +66,8 @@ def test_one_job_for_two_people_and_another_head_for_the_next(
     assert jobs(ada) == []
     assert "trained already" in ada.run(*TRAIN[:2], "--force", "--single-item", TRAIN[2]).stdout
     ada.edit("configs/experiments/demo/coco_4xconv_r50.yaml", "seeds: [0]", "seeds: [1]")
-    ada.edit("params.yaml", "coco_4xconv_r50-0:", "coco_4xconv_r50-1:")
-    ada.edit("params.yaml", "experiment: coco_4xconv_r50\n    seed: 0", "experiment: coco_4xconv_r50\n    seed: 1")
+    ada.edit("selection.yaml", "coco_4xconv_r50-0:", "coco_4xconv_r50-1:")
+    ada.edit("selection.yaml", "experiment: coco_4xconv_r50, seed: 0", "experiment: coco_4xconv_r50, seed: 1")
     result = ada.run("dvc", "repro", "train@coco_4xconv_r50-1")
     assert result.returncode == 0, result.stdout
     assert len(jobs(ada)) == 1

@@ -25,20 +25,37 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 def test_the_committed_parameters_are_those_of_the_demo(run, tmp_path: Path) -> None:
     assert run("demo").exit_code == 0
-    assert (tmp_path / "params.yaml").read_text() == (REPOSITORY / "params.yaml").read_text()
+    for name in ("params.yaml", "selection.yaml"):
+        assert (tmp_path / name).read_text() == (REPOSITORY / name).read_text()
+
+
+def test_what_is_written_is_what_loads(run, tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    run("paper", "--data-root", "s3://my bucket/data?region=x", "--cluster", "eight_gpus")
+    assert project.selection() == project.select("paper", "s3://my bucket/data?region=x")
+    params = project.params()
+    assert params == project.initial_params("paper", "s3://my bucket/data?region=x", "eight_gpus")
+    assert (params.scale, params.data_root, params.cluster) == ("paper", "s3://my bucket/data?region=x", "eight_gpus")
+
+
+def test_select_says_what_it_chose_in_a_few_lines(run) -> None:
+    lines = run("paper").stdout.splitlines()
+    assert len(lines) < 10
+    assert "scale paper on cluster laptop" in lines[0]
+    assert any(line.split() == ["coco2017_lvis_v1", "20", "60"] for line in lines), lines
 
 
 def test_paper_scale_has_a_run_per_experiment_and_seed(run, tmp_path: Path) -> None:
     assert run("paper", "--data-root", "/datasets", "--cluster", "eight_gpus").exit_code == 0
-    params = Project(tmp_path).params()
+    selection = Project(tmp_path).selection()
     experiments = Project(tmp_path).experiment_names("paper")
     assert {f"coco_{head}_r50" for head in ("4xconv", "pointrend")} <= set(experiments)
     # Section 4: three seeds on COCO, five on Cityscapes.
-    assert sorted(params.runs) == sorted(
+    assert sorted(selection.runs) == sorted(
         f"{name}-{seed}" for name in experiments for seed in range(3 if name.startswith("coco") else 5)
     )
-    assert params.datasets["coco2017"].train == "/datasets/coco/annotations/instances_train2017.json"
-    assert params.synthetic == []
+    assert selection.datasets["coco2017"].train == "/datasets/coco/annotations/instances_train2017.json"
+    assert selection.synthetic == []
 
 
 @pytest.mark.parametrize(
@@ -47,8 +64,10 @@ def test_paper_scale_has_a_run_per_experiment_and_seed(run, tmp_path: Path) -> N
 def test_what_does_not_exist_is_named_and_nothing_is_written(
     run, tmp_path: Path, arguments: list[str], word: str
 ) -> None:
-    (tmp_path / "params.yaml").write_text("scale: before\n")
+    for name in ("params.yaml", "selection.yaml"):
+        (tmp_path / name).write_text("scale: before\n")
     result = run(*arguments)
     assert result.exit_code == 1
     assert word in result.output + result.stderr
-    assert yaml.safe_load((tmp_path / "params.yaml").read_text()) == {"scale": "before"}
+    for name in ("params.yaml", "selection.yaml"):
+        assert yaml.safe_load((tmp_path / name).read_text()) == {"scale": "before"}

@@ -17,8 +17,8 @@ from pipeline.cluster.connection import connected
 from pipeline.config.clusters import ClusterConfig
 from pipeline.config.evaluations import EvaluationConfig, RenderingConfig
 from pipeline.config.experiments import RunConfig
-from pipeline.config.params import RunParams
 from pipeline.config.project import Project
+from pipeline.config.selection import SelectedRun
 from pipeline.data.coco import Category, ImageRecord
 from pipeline.data.manifest import SplitManifest, write_prepared
 from pipeline.data.storage import Storage
@@ -42,8 +42,12 @@ SETTINGS = EvaluationConfig(
 @pytest.fixture(scope="module")
 def run(repository: Path) -> RunConfig:
     """The demo's PointRend at sizes for small images."""
-    parameters = RunParams(
-        dataset="shapes", experiment="coco_pointrend_r50", seed=0, starts_from="train/shapes_detector-0"
+    parameters = SelectedRun(
+        task="instance",
+        dataset="shapes",
+        experiment="coco_pointrend_r50",
+        seed=0,
+        starts_from="train/shapes_detector-0",
     )
     run, _ = Project(repository).run("demo", "coco_pointrend_r50-0", parameters)
     return run.model_copy(update={"model": run.model.model_copy(update={"test_min_size": 48, "max_size": 64})})

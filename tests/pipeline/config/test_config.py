@@ -15,10 +15,10 @@ from pipeline.config.datasets import CityscapesDataset, CocoDataset, load_datase
 from pipeline.config.evaluations import EvaluationConfig
 from pipeline.config.experiments import ExperimentConfig, RunConfig
 from pipeline.config.models import ModelConfig, load_model
-from pipeline.config.params import Params, RunParams
 from pipeline.config.project import Project
 from pipeline.config.reader import ConfigError, load
 from pipeline.config.schedules import ScheduleConfig
+from pipeline.config.selection import SelectedRun, Selection
 from pipeline.config.sweeps import load_sweep
 from pipeline.config.synthetic import SyntheticConfig
 from pipeline.config.tables import Cell, CostCell, TableConfig
@@ -112,15 +112,13 @@ root: x
 train: {images: a, labels: b}
 val: {images: c, labels: d}
 """
-PARAMS = """\
-scale: demo
-data_root: data
-cluster: laptop
+SELECTION = """\
 synthetic: [shapes]
 datasets:
-  shapes: {train: a.json, val: b.json, lvis: c.json}
+  shapes: {task: instance, train: a.json, val: b.json, lvis: c.json}
 runs:
-  coco_pointrend_r50-0: {dataset: shapes, experiment: coco_pointrend_r50, seed: 0, starts_from: data/shapes}
+  mine-0: {task: instance, dataset: shapes, experiment: coco_pointrend_r50, seed: 0, starts_from: data/shapes}
+sweeps: {}
 """
 
 
@@ -170,29 +168,31 @@ def test_there_is_no_group_of_files_without_a_schema() -> None:
 @pytest.mark.parametrize("scale", SCALES)
 def test_every_scale_can_be_selected_and_all_of_its_runs_resolve(scale: str, repository: Path) -> None:
     project = Project(repository)
-    params = project.select(scale, "data", "laptop")
-    assert params.scale == scale
-    assert params.runs
-    for name, run_params in params.runs.items():
-        run, evaluation = project.run(scale, name, run_params)
+    selection = project.select(scale, "data")
+    assert selection.runs
+    for name, selected in selection.runs.items():
+        run, evaluation = project.run(scale, name, selected)
+        assert selected.task == run.model.task
         assert name == f"{run.experiment}-{run.seed}"
-        assert run.dataset in params.datasets
+        assert run.dataset in selection.datasets
         # One that is never evaluated is there for others.
-        assert evaluation.root or f"train/{name}" in {other.starts_from for other in params.runs.values()}
+        assert evaluation.root or f"train/{name}" in {other.starts_from for other in selection.runs.values()}
 
 
 def test_selecting_the_demo_scale(repository: Path) -> None:
-    selected = Project(repository).select("demo", "some/where", "laptop").model_dump()
+    selected = Project(repository).select("demo", "some/where").model_dump()
     runs = selected.pop("runs")
     assert runs.keys() == {f"{name}-0" for name in Project(repository).experiment_names("demo")}
     assert {name: runs[name] for name in ("coco_4xconv_r50-0", "shapes_detector-0")} == {
         "coco_4xconv_r50-0": {
+            "task": "instance",
             "dataset": "shapes",
             "experiment": "coco_4xconv_r50",
             "seed": 0,
             "starts_from": "train/shapes_detector-0",
         },
         "shapes_detector-0": {
+            "task": "instance",
             "dataset": "shapes",
             "experiment": "shapes_detector",
             "seed": 0,
@@ -200,26 +200,28 @@ def test_selecting_the_demo_scale(repository: Path) -> None:
         },
     }
     assert selected == {
-        "scale": "demo",
-        "data_root": "some/where",
-        "cluster": "laptop",
         "synthetic": ["shapes", "streets"],
         "datasets": {
             "shapes": {
-                "train": "some/where/shapes/annotations/instances_train.json",
-                "val": "some/where/shapes/annotations/instances_val.json",
-                "lvis": "some/where/shapes/annotations/lvis_val.json",
+                "task": "instance",
+                "train": "outputs/demo/drawn/shapes/annotations/instances_train.json",
+                "val": "outputs/demo/drawn/shapes/annotations/instances_val.json",
+                "lvis": "outputs/demo/drawn/shapes/annotations/lvis_val.json",
             },
             **{
                 f"streets_{task}": {
-                    "train": "some/where/streets/gtFine/train",
-                    "val": "some/where/streets/gtFine/val",
-                    "lvis": "some/where/streets/gtFine/val",
+                    "task": task,
+                    "train": "outputs/demo/drawn/streets/gtFine/train",
+                    "val": "outputs/demo/drawn/streets/gtFine/val",
+                    "lvis": "outputs/demo/drawn/streets/gtFine/val",
                 }
                 for task in ("instance", "semantic")
             },
         },
-        "sweeps": {},
+        "sweeps": {
+            name: {"task": "instance", "dataset": "shapes", "starts_from": "train/coco_pointrend_r50-0"}
+            for name in ("oversampling_importance", "subdivision")
+        },
     }
 
 
@@ -227,18 +229,18 @@ def test_a_run_begins_with_one_that_begins_with_nothing(project: Project) -> Non
     path = project.root / "configs/experiments/demo/coco_4xconv_r50.yaml"
     path.write_text(path.read_text().replace("shapes_detector-0", "coco_pointrend_r50-0"))
     with pytest.raises(
-        ConfigError, match=r"coco_4xconv_r50\.yaml:\n  starts_from: 'coco_pointrend_r50-0' is no run of"
+        ConfigError, match=r"coco_4xconv_r50\.yaml:\n  starts_from: 'coco_pointrend_r50-0' is not a run of"
     ):
-        project.select("demo", "data", "laptop")
+        project.select("demo", "data")
 
 
 def test_what_a_run_begins_with_must_exist(project: Project) -> None:
     (project.configs / "experiments/demo/shapes_detector.yaml").unlink()
     with pytest.raises(ConfigError) as caught:
-        project.select("demo", "data", "laptop")
+        project.select("demo", "data")
     # Of those that begin with it, the first by name.
     assert str(project.configs / "experiments/demo/cityscapes_4xconv_r50.yaml") in str(caught.value)
-    assert "starts_from: 'shapes_detector-0' is no run of this scale" in str(caught.value)
+    assert "starts_from: 'shapes_detector-0' is not a run of this scale" in str(caught.value)
     assert "those are streets_segmenter-0" in str(caught.value)
 
 
@@ -246,33 +248,34 @@ def test_a_run_begins_with_a_seed_that_there_is(project: Project) -> None:
     path = project.configs / "experiments/demo/shapes_detector.yaml"
     path.write_text(edited(path.read_text(), "seeds: [0]", "seeds: [1, 2]"))
     with pytest.raises(
-        ConfigError, match=r"'shapes_detector-0' is no run .* shapes_detector-1, shapes_detector-2, streets"
+        ConfigError, match=r"'shapes_detector-0' is not a run .* shapes_detector-1, shapes_detector-2, streets"
     ):
-        project.select("demo", "data", "laptop")
+        project.select("demo", "data")
 
 
-def test_selected_parameters_load_as_they_were_written(project: Project) -> None:
-    params = project.select("paper", "/data", "eight_gpus")
-    (project.root / "params.yaml").write_text(yaml.safe_dump(params.model_dump(), sort_keys=False))
-    assert project.params() == params
+def test_a_selection_loads_as_it_was_written(project: Project) -> None:
+    params = project.select("paper", "/data")
+    project.selection_file.write_text(yaml.safe_dump(params.model_dump(), sort_keys=False))
+    assert project.selection() == params
 
 
 def test_the_selected_runs_agree_with_their_experiments(repository: Path) -> None:
     project = Project(repository)
-    params = project.params()
-    for name, run_params in params.runs.items():
-        project.run(params.scale, name, run_params)
-    assert {run.dataset for run in params.runs.values()} <= params.datasets.keys()
+    selection = project.selection()
+    for name, selected in selection.runs.items():
+        project.run(project.params().scale, name, selected)
+    assert {run.dataset for run in selection.runs.values()} <= selection.datasets.keys()
+    project.check(project.params(), selection)
 
 
 def test_an_unknown_scale_lists_the_scales(repository: Path) -> None:
     with pytest.raises(ConfigError, match=r"no scale 'papre'.*demo.*paper"):
-        Project(repository).select("papre", "data", "laptop")
+        Project(repository).select("papre", "data")
 
 
 def test_an_unknown_cluster_lists_the_clusters(repository: Path) -> None:
     with pytest.raises(ConfigError, match=r"lapdog\.yaml.*eight_gpus, laptop"):
-        Project(repository).select("demo", "data", "lapdog")
+        Project(repository).initial_params("demo", "data", "lapdog")
 
 
 # Faults of a file
@@ -330,14 +333,14 @@ def test_an_unknown_cluster_lists_the_clusters(repository: Path) -> None:
         (TableConfig, COSTS, "cost: multiply_adds, ", "", "rows.0.cells.flops.model", "unknown key"),
         (TableConfig, COSTS, "unit: 1.0e9", "unit: 0.0", "columns.0.unit", "greater than 0"),
         (TableConfig, COSTS, "unit: 1.0e9", "unit: billion", "columns.0.unit", "'billion'"),
-        (Params, PARAMS, "seed: 0,", "seed: 0.0,", "runs.coco_pointrend_r50-0.seed", "0.0"),
-        (Params, PARAMS, ", starts_from: data/shapes", "", "runs.coco_pointrend_r50-0.starts_from", "missing"),
+        (Selection, SELECTION, "seed: 0,", "seed: 0.0,", "runs.mine-0.seed", "0.0"),
+        (Selection, SELECTION, ", starts_from: data/shapes", "", "runs.mine-0.starts_from", "missing"),
         (ExperimentConfig, EXPERIMENT, "seeds: [0, 1]", "seeds: [0, 1]\nstarts_from: [a-0]", "starts_from", "string"),
         (ExperimentConfig, EXPERIMENT, "evaluations:\n  28x28: {resolution: 28, num_points: 784}\n", "",
          "evaluations", "missing"),
-        (Params, PARAMS, "synthetic: [shapes]", "synthetic: shapes", "synthetic", "'shapes'"),
-        (Params, PARAMS, "synthetic: [shapes]\n", "", "synthetic", "missing"),
-        (Params, PARAMS, "  shapes: {train: a.json, ", "  coco: {", "datasets.coco.train", "missing"),
+        (Selection, SELECTION, "synthetic: [shapes]", "synthetic: shapes", "synthetic", "'shapes'"),
+        (Selection, SELECTION, "synthetic: [shapes]\n", "", "synthetic", "missing"),
+        (Selection, SELECTION, "{task: instance, train: a.json, ", "{task: instance, ", "datasets.shapes.train", "missing"),
         (ClusterConfig, "workers: 0\n", "workers: 0", "workers: -1", "workers", "-1"),
     ],
 )  # fmt: skip
@@ -394,7 +397,7 @@ def test_a_key_that_is_a_list(written: Callable[[str], Path]) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "# only a comment\n", "---\n", "just text\n", "[1, 2]\n"])
-@pytest.mark.parametrize("schema", [ScheduleConfig, ModelConfig, Params])
+@pytest.mark.parametrize("schema", [ScheduleConfig, ModelConfig, Selection])
 def test_a_file_that_is_no_mapping(written: Callable[[str], Path], text: str, schema: type) -> None:
     assert "file: " in refusal(schema, written(text))
 
@@ -476,7 +479,7 @@ def test_what_configure_writes_is_what_the_stages_load(
 @pytest.mark.parametrize("scale", SCALES)
 def test_resolved_runs_survive_their_files(scale: str, repository: Path, tmp_path: Path) -> None:
     project = Project(repository)
-    for name, run_params in project.select(scale, "data", "laptop").runs.items():
+    for name, run_params in project.select(scale, "data").runs.items():
         for value in project.run(scale, name, run_params):
             path = tmp_path / f"{name}.json"
             path.write_text(value.model_dump_json(indent=1))
@@ -519,7 +522,7 @@ def test_an_experiment_with_a_part_that_does_not_exist(project: Project, part: s
     path = project.configs / "experiments" / "demo" / "coco_4xconv_r50.yaml"
     path.write_text(re.sub(rf"^{part}: .*$", f"{part}: nothing", path.read_text(), flags=re.MULTILINE))
     with pytest.raises(ConfigError, match=rf"{part}s.nothing\.yaml: no such configuration file; .* has "):
-        params = project.select("demo", "data", "laptop")
+        params = project.select("demo", "data")
         project.run("demo", "coco_4xconv_r50-0", params.runs["coco_4xconv_r50-0"])
 
 
@@ -527,39 +530,61 @@ def test_an_experiment_with_a_part_that_does_not_exist(project: Project, part: s
     ("run", "key", "expected"),
     [
         (
-            RunParams(dataset="nuclei", experiment="coco_4xconv_r50", seed=0, starts_from="train/shapes_detector-0"),
+            SelectedRun(
+                task="instance",
+                dataset="nuclei",
+                experiment="coco_4xconv_r50",
+                seed=0,
+                starts_from="train/shapes_detector-0",
+            ),
             "dataset",
             "'shapes'",
         ),
         (
-            RunParams(dataset="shapes", experiment="coco_4xconv_r50", seed=5, starts_from="train/shapes_detector-0"),
+            SelectedRun(
+                task="instance",
+                dataset="shapes",
+                experiment="coco_4xconv_r50",
+                seed=5,
+                starts_from="train/shapes_detector-0",
+            ),
             "seed",
             "[0]",
         ),
         (
-            RunParams(dataset="shapes", experiment="coco_4xconv_r50", seed=0, starts_from="data/shapes"),
+            SelectedRun(
+                task="instance", dataset="shapes", experiment="coco_4xconv_r50", seed=0, starts_from="data/shapes"
+            ),
             "starts_from",
             "'train/shapes_detector-0'",
         ),
         (
-            RunParams(dataset="shapes", experiment="coco_5xconv_r50", seed=0, starts_from="train/shapes_detector-0"),
+            SelectedRun(
+                task="instance",
+                dataset="shapes",
+                experiment="coco_5xconv_r50",
+                seed=0,
+                starts_from="train/shapes_detector-0",
+            ),
             "",
             "coco_4xconv_r50, coco_4xconv_r50_3x",
         ),
     ],
 )
-def test_a_run_that_disagrees_with_its_experiment(project: Project, run: RunParams, key: str, expected: str) -> None:
+def test_a_run_that_disagrees_with_its_experiment(project: Project, run: SelectedRun, key: str, expected: str) -> None:
     with pytest.raises(ConfigError) as caught:
         project.run("demo", "mine", run)
     assert expected in str(caught.value)
     if key:
-        assert "params.yaml" in str(caught.value)
+        assert "selection.yaml" in str(caught.value)
         assert f"runs.mine.{key}" in str(caught.value)
 
 
 def test_a_resolved_run(repository: Path) -> None:
     project = Project(repository)
-    params = RunParams(dataset="coco2017", experiment="coco_pointrend_r50", seed=2, starts_from="data/coco2017")
+    params = SelectedRun(
+        task="instance", dataset="coco2017", experiment="coco_pointrend_r50", seed=2, starts_from="data/coco2017"
+    )
     run, evaluation = project.run("paper", "coco_pointrend_r50-2", params)
     assert (run.run, run.experiment, run.dataset, run.seed) == (
         "coco_pointrend_r50-2",
@@ -583,7 +608,8 @@ def test_a_resolved_run(repository: Path) -> None:
 
 
 def test_a_resolved_run_knows_what_it_begins_with(repository: Path) -> None:
-    params = RunParams(
+    params = SelectedRun(
+        task="semantic",
         dataset="streets_semantic",
         experiment="cityscapes_deeplabv3_r103",
         seed=0,
@@ -594,7 +620,9 @@ def test_a_resolved_run_knows_what_it_begins_with(repository: Path) -> None:
 
 
 def test_a_run_that_is_not_evaluated(repository: Path) -> None:
-    params = RunParams(dataset="shapes", experiment="shapes_detector", seed=0, starts_from="data/shapes")
+    params = SelectedRun(
+        task="instance", dataset="shapes", experiment="shapes_detector", seed=0, starts_from="data/shapes"
+    )
     run, evaluation = Project(repository).run("demo", "shapes_detector-0", params)
     assert run.starts_from is None
     assert evaluation.root == {}
@@ -739,7 +767,8 @@ def test_faults_of_a_dataset_file(written: Callable[[str], Path], text: str, sai
 
 
 def watched(project: Project, text: str, experiment: str, data_root: str = "data") -> dict[str, str]:
-    """What DVC watches of a dataset that one experiment of the demo is given, which then begins with nothing."""
+    """What DVC watches of a dataset that is given to one experiment of the demo, which then starts from no other."""
+    shutil.rmtree(project.configs / "sweeps" / "demo")
     (project.configs / "datasets" / "mine.yaml").write_text(text)
     for path in (project.configs / "experiments" / "demo").iterdir():
         if path.stem != experiment:
@@ -747,9 +776,9 @@ def watched(project: Project, text: str, experiment: str, data_root: str = "data
             continue
         text = re.sub(r"^starts_from: .*\n", "", path.read_text(), flags=re.MULTILINE)
         path.write_text(re.sub(r"^dataset: .*$", "dataset: mine", text, flags=re.MULTILINE))
-    params = project.select("demo", data_root, "laptop")
-    assert params.synthetic == []
-    return params.datasets["mine"].model_dump()
+    selection = project.select("demo", data_root)
+    assert selection.synthetic == []
+    return selection.datasets["mine"].model_dump(exclude={"task"})
 
 
 INSTANCE, SEMANTIC = "coco_4xconv_r50", "cityscapes_semantic_fpn_pointrend_r101"
@@ -794,9 +823,11 @@ def test_of_data_behind_a_uri_dvc_watches_the_configuration(project: Project, ro
     assert set(found.values()) == {"configs/datasets/mine.yaml"}
 
 
-def test_shapes_are_drawn_on_this_machine_only(project: Project) -> None:
-    with pytest.raises(ConfigError, match=r"shapes\.yaml(.|\n)*s3://bucket"):
-        project.select("demo", "s3://bucket", "laptop")
+@pytest.mark.parametrize("data_root", ["data", "/somebody/elses", "s3://bucket"])
+def test_what_is_drawn_lies_in_the_project_whatever_the_data_root(project: Project, data_root: str) -> None:
+    for dataset in project.select("demo", data_root).datasets.values():
+        for path in (dataset.train, dataset.val, dataset.lvis):
+            assert path.startswith(("outputs/demo/drawn/shapes/", "outputs/demo/drawn/streets/"))
 
 
 def test_finite_values_only_in_sampling(written: Callable[[str], Path]) -> None:

@@ -19,7 +19,7 @@ def project(repository: Path) -> Project:
 
 @pytest.fixture(scope="module")
 def runs(project: Project) -> dict[str, RunConfig]:
-    params = project.select("paper", "data", "eight_gpus")
+    params = project.select("paper", "data")
     return {
         name: project.run("paper", name, run)[0] for name, run in params.runs.items() if run.experiment in EXPERIMENTS
     }

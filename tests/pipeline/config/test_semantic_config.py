@@ -150,7 +150,7 @@ def test_settings_are_of_one_kind() -> None:
 
 def test_a_semantic_run_has_the_parameters_of_an_instance_run(repository: Path) -> None:
     project = Project(repository)
-    params = project.select("paper", "data", "laptop")
+    params = project.select("paper", "data")
     semantic, instance = (
         run_parameters(project.run("paper", name, params.runs[name])[0])
         for name in ("cityscapes_deeplabv3_pointrend_r103-3", "coco_pointrend_r50-0")

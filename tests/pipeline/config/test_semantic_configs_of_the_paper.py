@@ -40,7 +40,7 @@ def project(repository: Path) -> Project:
 @pytest.fixture(scope="module")
 def runs(project: Project) -> dict[str, RunConfig]:
     """One run of each experiment."""
-    params = project.select("paper", "data", "eight_gpus")
+    params = project.select("paper", "data")
     return {name: project.run("paper", f"{name}-0", params.runs[f"{name}-0"])[0] for name in DEEPLAB + FPN}
 
 

@@ -5,21 +5,29 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config.params import RunParams
 from pipeline.config.project import Project
 from pipeline.config.reader import ConfigError
+from pipeline.config.selection import SelectedRun
 from pipeline.config.sweep_tasks import SubdivisionTask, TrainingTask, resolve_sweep, select_sweeps
 from pipeline.config.sweeps import load_sweep
 
 RUNS = {
-    "coco_pointrend_r50-0": RunParams(
-        dataset="shapes", experiment="coco_pointrend_r50", seed=0, starts_from="train/shapes_detector-0"
+    "coco_pointrend_r50-0": SelectedRun(
+        task="instance",
+        dataset="shapes",
+        experiment="coco_pointrend_r50",
+        seed=0,
+        starts_from="train/shapes_detector-0",
     ),
-    "coco_4xconv_r50-0": RunParams(
-        dataset="shapes", experiment="coco_4xconv_r50", seed=0, starts_from="train/shapes_detector-0"
+    "coco_4xconv_r50-0": SelectedRun(
+        task="instance", dataset="shapes", experiment="coco_4xconv_r50", seed=0, starts_from="train/shapes_detector-0"
     ),
-    "cityscapes_pointrend_r50-0": RunParams(
-        dataset="streets_instance", experiment="cityscapes_pointrend_r50", seed=0, starts_from="train/shapes_detector-0"
+    "cityscapes_pointrend_r50-0": SelectedRun(
+        task="instance",
+        dataset="streets_instance",
+        experiment="cityscapes_pointrend_r50",
+        seed=0,
+        starts_from="train/shapes_detector-0",
     ),
 }
 TRAINING = """\
@@ -121,7 +129,7 @@ def test_a_wrong_file_is_an_error_that_names_it_and_the_key(
             "space.oversample_ratio: 0.5: oversample_ratio (k) is 0.5, expected a finite number from 1",
         ),
         (TRAINING, "[0.0, 0.75]", "[0.0, 1.5]", "space.importance_sample_ratio: 1.5"),
-        (TRAINING, "title:", "starts_from: nothing-0\ntitle:", "starts_from: no run 'nothing-0' in params.yaml"),
+        (TRAINING, "title:", "starts_from: nothing-0\ntitle:", "starts_from: no run 'nothing-0' in selection.yaml"),
         (TRAINING, "title:", "starts_from: cityscapes_pointrend_r50-0\ntitle:", "has another dataset or model"),
         (SUBDIVISION, "coco_pointrend_r50-0", "coco_pointrend_r50-7", "run: no run 'coco_pointrend_r50-7'"),
         (SUBDIVISION, "coco_pointrend_r50-0", "coco_4xconv_r50-0", "run: 'coco_4xconv_r50-0' has no masks that"),
@@ -195,6 +203,6 @@ def test_a_subdivision_sweep_reads_its_runs_training(project: Project) -> None:
 @pytest.mark.parametrize("scale", ["demo", "paper"])
 def test_every_sweep_of_the_repository_resolves(repository: Path, scale: str) -> None:
     project = Project(repository)
-    runs = project.select(scale, "data", "laptop").runs
+    runs = project.select(scale, "data").runs
     sweeps = select_sweeps(project, scale, runs)
     assert {"oversampling_importance", "subdivision"} <= sweeps.keys()

@@ -11,7 +11,7 @@ from pipeline.training.record import TrainingRecord
 def test_a_run_without_settings_has_no_predictions_and_no_metrics(repository: Path, tmp_path: Path) -> None:
     project = Project(repository)
     name = "shapes_detector-0"
-    config, settings = project.run("demo", name, project.select("demo", "data", "laptop").runs[name])
+    config, settings = project.run("demo", name, project.select("demo", "data").runs[name])
     assert settings == EvaluationConfig({})
     training = TrainingRecord(
         run=name, key="a key", mlflow_run_id="an id", config=config, data="data", code="code", parameters={}, tags={},

@@ -31,7 +31,7 @@ OS16, OS8 = (SemanticRenderingConfig(output_stride=stride, num_points=20) for st
 def run(repository: Path) -> RunConfig:
     """CamVid's DeepLabV3 with PointRend."""
     project = Project(repository)
-    params = project.select("camvid", "data", "laptop")
+    params = project.select("camvid", "data")
     name = "cityscapes_deeplabv3_pointrend_r103-0"
     return project.run("camvid", name, params.runs[name])[0]
 

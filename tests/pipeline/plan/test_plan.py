@@ -180,8 +180,8 @@ class TestCommand:
 
     def test_what_is_selected(self, pointrend) -> None:
         assert pointrend("select", "demo", "--cluster", "one_gpu").exit_code == 0
-        params = Path("params.yaml")
-        params.write_text(params.read_text().split("sweeps:")[0])
+        selection = Path("selection.yaml")
+        selection.write_text(selection.read_text().split("sweeps:")[0] + "sweeps: {}\n")
         result = pointrend("plan")
         assert result.exit_code == 0, result.output
         assert "demo on 1 × one_gpu: 1 training at a time" in result.output
@@ -205,6 +205,7 @@ class TestCommand:
 
 
 STAGES = """
+vars: [selection.yaml]
 stages:
   generate:
     foreach: ${synthetic}
@@ -239,7 +240,8 @@ class DvcProject:
     def __init__(self, root: Path) -> None:
         self.root = root
         shutil.copytree(REPOSITORY / "configs", root / "configs")
-        shutil.copy(REPOSITORY / "params.yaml", root)
+        for name in ("params.yaml", "selection.yaml"):
+            shutil.copy(REPOSITORY / name, root)
         (root / ".dvc").mkdir()
         (root / ".dvc/config").write_text("[core]\n no_scm = true\n analytics = false\n check_update = false\n")
         (root / "dvc.yaml").write_text(STAGES)
@@ -269,7 +271,7 @@ class DvcProject:
 def test_what_dvc_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     project = DvcProject(tmp_path)
-    runs, sweeps = set(Project(tmp_path).params().runs), {"oversampling_importance", "subdivision"}
+    runs, sweeps = set(Project(tmp_path).selection().runs), {"oversampling_importance", "subdivision"}
     assert project.cached() == {None: runs | sweeps}, "nothing is resolved yet"
     project.configure()
     assert project.cached() == {None: runs | sweeps}, "nothing is prepared yet"
@@ -288,7 +290,7 @@ def test_what_dvc_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = base.read_text()
     base.unlink()
     begun = {
-        name for name, run in Project(tmp_path).params().runs.items() if run.starts_from == "train/shapes_detector-0"
+        name for name, run in Project(tmp_path).selection().runs.items() if run.starts_from == "train/shapes_detector-0"
     }
     assert len(begun) > 5
     states = project.cached()

@@ -12,7 +12,7 @@ from pipeline.config.reader import load
 from pipeline.plan.throughput import Cost, Counter, Throughput, ThroughputError, operations_counter, training_size
 
 PROJECT = Project(Path(__file__).parents[3])
-PAPER = PROJECT.select("paper", "data", "laptop")
+PAPER = PROJECT.select("paper", "data")
 
 STATED = Throughput(
     gpu="a GPU",

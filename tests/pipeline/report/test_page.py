@@ -13,8 +13,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from pipeline.config.evaluations import EvaluationConfig, RenderingConfig
-from pipeline.config.params import Params, RunParams
 from pipeline.config.project import Project
+from pipeline.config.selection import SelectedRun, Selection
 from pipeline.config.tables import TableConfig
 from pipeline.data.coco import Annotation, Category, DatasetError, ImageRecord
 from pipeline.data.manifest import PreparedDataset, SplitManifest, read_prepared, write_prepared
@@ -67,13 +67,13 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.texts).split())
 
 
-def params(scale: str = "demo", experiments: tuple[str, ...] = ()) -> Params:
+def selection(*experiments: str) -> Selection:
     """A selection of one run of each experiment."""
     runs = {
-        f"{name}-0": RunParams(dataset="shapes", experiment=name, seed=0, starts_from="data/shapes")
+        f"{name}-0": SelectedRun(task="instance", dataset="shapes", experiment=name, seed=0, starts_from="data/shapes")
         for name in experiments
     }
-    return Params(scale=scale, data_root="data", cluster="laptop", synthetic=[], datasets={}, runs=runs)
+    return Selection(synthetic=[], datasets={}, runs=runs, sweeps={})
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def render(table_1: TableConfig, results: list[RunResult], tmp_path: Path) -> Re
         lost: dict[str, str] | None = None,
     ) -> str:
         tables = [build_table("table1", table, runs, lost, stand_ins=scale != "paper")]
-        return render_page(params(scale), tables, figures or [], runs, tmp_path, uri)
+        return render_page(scale, tables, figures or [], runs, tmp_path, uri)
 
     return render
 
@@ -209,7 +209,7 @@ def test_a_page_without_runs(render: Render) -> None:
 def test_every_table_of_the_repository_is_shown(repository: Path, tmp_path: Path) -> None:
     project = Project(repository)
     tables = [build_table(name, project.table(name), [], stand_ins=True) for name in project.table_names()]
-    text = render_page(params(), tables, [], [], tmp_path, "sqlite:///mlflow.db")
+    text = render_page("demo", tables, [], [], tmp_path, "sqlite:///mlflow.db")
     page = Page(text)
     assert page.open == []
     sections = [attributes["id"] for tag, attributes in page.elements if tag == "section" and "id" in attributes]
@@ -326,7 +326,8 @@ def report(repository: Path, tmp_path_factory: pytest.TempPathFactory, made_up: 
     }
     tables = {name: Project(repository).table(name) for name in ("table1", "table2", "table5")}
     build_report(
-        params(experiments=("coco_4xconv_r50", "coco_pointrend_r50", "cityscapes_pointrend_r50")),
+        "demo",
+        selection("coco_4xconv_r50", "coco_pointrend_r50", "cityscapes_pointrend_r50"),
         tables,
         results,
         {"shapes": ReportedDataset(read_prepared(folder), Storage(str(folder)))},
@@ -410,7 +411,7 @@ def test_the_report_is_whole_or_not_at_all(
     gone = ReportedDataset(PreparedDataset(tmp_path / "nowhere", [Category(1, "a")]), Storage(str(tmp_path)))
     with pytest.raises(DatasetError, match=r"nowhere/val\.parquet"):
         build_report(
-            params(experiments=("coco_4xconv_r50",)), {"table1": table_1}, results, {"shapes": gone}, {},
+            "demo", selection("coco_4xconv_r50"), {"table1": table_1}, results, {"shapes": gone}, {},
             tmp_path / "predictions", output, "sqlite:///mlflow.db",
         )  # fmt: skip
     assert contents(tmp_path) == before
@@ -418,7 +419,7 @@ def test_the_report_is_whole_or_not_at_all(
 
 def test_a_report_on_nothing_has_what_needs_no_run(tmp_path: Path, repository: Path) -> None:
     tables = {name: Project(repository).table(name) for name in ("table1", "table2")}
-    build_report(params(), tables, [], {}, {}, tmp_path / "predictions", tmp_path / "out", "sqlite:///x.db")
+    build_report("demo", selection(), tables, [], {}, {}, tmp_path / "predictions", tmp_path / "out", "sqlite:///x.db")
     page = Page((tmp_path / "out" / "index.html").read_text())
     assert page.open == []
     assert "Table 1" not in page.text

@@ -13,8 +13,8 @@ from pipeline.tracking.spool import MetricSpool, send
 
 from pipeline.config.evaluations import EvaluationConfig, RenderingConfig
 from pipeline.config.experiments import RunConfig
-from pipeline.config.params import Params
 from pipeline.config.project import Project
+from pipeline.config.selection import Selection
 from pipeline.evaluation.record import EvaluationRecord
 from pipeline.report.results import Results, RunResult, read_results
 from pipeline.stage import Outputs
@@ -41,12 +41,12 @@ class World:
         self.root, self.empty_database = root, empty_database
         self.database = root / "mlflow.db"
         shutil.copy(empty_database, self.database)
-        selected = project.select("demo", "data", "laptop")
+        selected = project.select("demo", "data")
         runs = {
             name: selected.runs[name].model_copy(update={"starts_from": "data/shapes", "dataset": "shapes"})
             for name in RUNS
         }
-        self.params: Params = selected.model_copy(update={"runs": runs})
+        self.selection: Selection = selected.model_copy(update={"runs": runs})
         self.outputs = Outputs(root, "demo")
         self.configs: dict[str, RunConfig] = {}
         self.prepare("prepared")
@@ -112,7 +112,7 @@ class World:
         ).write(self.outputs.metrics(name))  # fmt: skip
 
     def read(self) -> Results:
-        return read_results(self.params, self.outputs, CODE, self.tracker)
+        return read_results(self.selection, self.outputs, CODE, self.tracker)
 
     def lose_database(self) -> None:
         # Of another name, for this process keeps the old one open.
@@ -195,7 +195,7 @@ def test_results_are_what_mlflow_has(world: World) -> None:
 
 
 def test_runs_of_earlier_selections_are_not_looked_at(world: World) -> None:
-    world.params = world.params.model_copy(update={"runs": {RUNS[1]: world.params.runs[RUNS[1]]}})
+    world.selection = world.selection.model_copy(update={"runs": {RUNS[1]: world.selection.runs[RUNS[1]]}})
     results = world.read()
     assert [result.run for result in results.runs] == [RUNS[1]]
     assert results.missing == {}
@@ -397,7 +397,7 @@ def test_other_data_or_code_is_for_all_runs(world: World, data: str | None, code
         shutil.rmtree(world.outputs.prepared("shapes"))
     else:
         world.prepare(data)
-    results = read_results(world.params, world.outputs, code, world.tracker)
+    results = read_results(world.selection, world.outputs, code, world.tracker)
     assert results.runs == []
     assert results.missing.keys() == set(RUNS)
     assert all(reason in text for text in results.missing.values())

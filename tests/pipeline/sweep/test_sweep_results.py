@@ -7,9 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.config.experiments import ExperimentConfig
-from pipeline.config.params import RunParams
 from pipeline.config.project import Project
 from pipeline.config.reader import load
+from pipeline.config.selection import SelectedRun
 from pipeline.config.sweep_tasks import resolve_sweep
 from pipeline.data.coco import Annotation, Category, ImageRecord
 from pipeline.data.manifest import SplitManifest, read_prepared, write_prepared
@@ -55,8 +55,12 @@ def test_records_are_read_as_they_were_written_in_the_order_of_their_values(tmp_
 def test_the_best_setting_is_an_experiment(repository: Path, tmp_path: Path) -> None:
     project = Project(repository)
     runs = {
-        "coco_pointrend_r50-0": RunParams(
-            dataset="shapes", experiment="coco_pointrend_r50", seed=0, starts_from="train/shapes_detector-0"
+        "coco_pointrend_r50-0": SelectedRun(
+            task="instance",
+            dataset="shapes",
+            experiment="coco_pointrend_r50",
+            seed=0,
+            starts_from="train/shapes_detector-0",
         )
     }
     file = project.configs / "sweeps/demo/oversampling_importance.yaml"
@@ -103,7 +107,13 @@ def test_fewer_val_images_are_spread_and_have_their_truth(tmp_path: Path) -> Non
 
 def test_a_deeper_and_wider_point_head_costs_more(repository: Path) -> None:
     project = Project(repository)
-    params = RunParams(dataset="shapes", experiment="coco_pointrend_r50", seed=0, starts_from="train/shapes_detector-0")
+    params = SelectedRun(
+        task="instance",
+        dataset="shapes",
+        experiment="coco_pointrend_r50",
+        seed=0,
+        starts_from="train/shapes_detector-0",
+    )
     task, _ = resolve_sweep(
         project, "demo", project.configs / "sweeps/demo/oversampling_importance.yaml", {"coco_pointrend_r50-0": params}
     )

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from pipeline.config.clusters import ClusterConfig
-from pipeline.config.params import RunParams
 from pipeline.config.project import Project
 from pipeline.config.schedules import Phase, ScheduleConfig, Warmup
+from pipeline.config.selection import SelectedRun
 from pipeline.config.sweep_tasks import TrainingTask, resolve_sweep
 from pipeline.data.prepare import expected_images, prepare
 from pipeline.data.storage import Storage
@@ -38,8 +38,12 @@ def task(repository: Path) -> TrainingTask:
     """The demo's sweep on small images, with rungs after 3 updates and 6."""
     project = Project(repository)
     runs = {
-        "coco_pointrend_r50-0": RunParams(
-            dataset="shapes", experiment="coco_pointrend_r50", seed=0, starts_from="train/shapes_detector-0"
+        "coco_pointrend_r50-0": SelectedRun(
+            task="instance",
+            dataset="shapes",
+            experiment="coco_pointrend_r50",
+            seed=0,
+            starts_from="train/shapes_detector-0",
         )
     }
     file = project.configs / "sweeps/demo/oversampling_importance.yaml"

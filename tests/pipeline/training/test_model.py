@@ -149,7 +149,7 @@ BEGINNERS = {
 
 @pytest.fixture(scope="module")
 def runs() -> dict[str, RunConfig]:
-    selected = DEMO.select("demo", "data", "laptop").runs
+    selected = DEMO.select("demo", "data").runs
     return {name: DEMO.run("demo", name, params)[0] for name, params in selected.items()}
 
 

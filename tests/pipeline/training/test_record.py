@@ -15,7 +15,7 @@ from pipeline.training.training import Training
 def config(repository: Path) -> RunConfig:
     project = Project(repository)
     name = "coco_pointrend_r50-0"
-    return project.run("demo", name, project.select("demo", "data", "laptop").runs[name])[0]
+    return project.run("demo", name, project.select("demo", "data").runs[name])[0]
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config.params import RunParams
 from pipeline.config.project import Project
+from pipeline.config.selection import SelectedRun
 from pipeline.data.storage import Storage
 from pipeline.errors import UserError
 from pipeline.training.training import Training
@@ -15,7 +15,13 @@ from pipeline.training.training import Training
 @pytest.fixture
 def training(repository: Path, tmp_path: Path) -> Training:
     """One that begins with the weights in ``weights``, which hold a few bytes."""
-    params = RunParams(dataset="shapes", experiment="coco_pointrend_r50", seed=0, starts_from="train/shapes_detector-0")
+    params = SelectedRun(
+        task="instance",
+        dataset="shapes",
+        experiment="coco_pointrend_r50",
+        seed=0,
+        starts_from="train/shapes_detector-0",
+    )
     config, _ = Project(repository).run("demo", "coco_pointrend_r50-0", params)
     prepared, weights = tmp_path / "prepared", tmp_path / "weights"
     prepared.mkdir()

@@ -11,8 +11,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from pipeline.config.experiments import RunConfig
-from pipeline.config.params import RunParams
 from pipeline.config.project import Project
+from pipeline.config.selection import SelectedRun
 from pipeline.data.coco import Annotation, Category, ImageRecord
 from pipeline.data.manifest import SplitManifest, write_prepared
 from pipeline.data.storage import Storage
@@ -39,7 +39,9 @@ NAME = "coco_pointrend_r50-0"
 
 def run(repository: Path, experiment: str) -> RunConfig:
     """A run of the demo at sizes for small images."""
-    parameters = RunParams(dataset="shapes", experiment=experiment, seed=0, starts_from="train/shapes_detector-0")
+    parameters = SelectedRun(
+        task="instance", dataset="shapes", experiment=experiment, seed=0, starts_from="train/shapes_detector-0"
+    )
     config, _ = Project(repository).run("demo", f"{experiment}-0", parameters)
     return config.model_copy(update={"model": config.model.model_copy(update={"test_min_size": 48, "max_size": 64})})
 

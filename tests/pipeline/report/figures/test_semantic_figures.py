@@ -24,7 +24,7 @@ NAMES = ("cityscapes_deeplabv3_pointrend_r103-0", "cityscapes_semantic_fpn_point
 
 def run(repository: Path, name: str) -> RunConfig:
     project = Project(repository)
-    return project.run("camvid", name, project.select("camvid", "data", "laptop").runs[name])[0]
+    return project.run("camvid", name, project.select("camvid", "data").runs[name])[0]
 
 
 def trained_run(repository: Path, root: Path, name: str, table: LabelTable = OWN) -> TrainedRun:

@@ -1,0 +1,57 @@
+"""The schema of ``selection.yaml``: what `dvc repro` runs."""
+
+from pydantic import Field, NonNegativeInt
+
+from pipeline.config.reader import Name, Strict
+from pointrend.specs import Task
+
+
+class SelectedDataset(Strict):
+    """A dataset's raw annotations, which DVC watches.
+
+    DVC wants the same number of dependencies for every dataset. A dataset without LVIS annotations has its val
+    annotations twice; for raw files behind a URI, the dataset's configuration file stands in.
+    """
+
+    task: Task
+    train: str
+    val: str
+    lvis: str
+
+
+class SelectedRun(Strict):
+    """A run, and the output below ``outputs/<scale>`` that it starts from.
+
+    DVC wants the same number of dependencies for every run: one that starts from no other run has its dataset twice.
+    """
+
+    task: Task
+    dataset: Name
+    experiment: Name
+    seed: NonNegativeInt
+    starts_from: str = Field(description="train/<run>, whose weights it starts from, or else data/<dataset>")
+
+
+class SelectedSweep(Strict):
+    """The outputs below ``outputs/<scale>`` that a sweep reads.
+
+    DVC wants the same number of dependencies for every sweep: one that starts from no run has its dataset twice.
+    """
+
+    task: Task
+    dataset: Name
+    starts_from: str = Field(description="train/<run>, whose weights it starts from, or else data/<dataset>")
+
+
+class Selection(Strict):
+    """``selection.yaml``, written by ``pointrend select``; lines may be deleted to run less."""
+
+    synthetic: list[Name] = Field(description="files of configs/synthetic that are drawn")
+    datasets: dict[Name, SelectedDataset]
+    runs: dict[str, SelectedRun]
+    sweeps: dict[Name, SelectedSweep]
+
+    @property
+    def experiments(self) -> list[str]:
+        """The names of the runs' experiments, each once."""
+        return list(dict.fromkeys(run.experiment for run in self.runs.values()))

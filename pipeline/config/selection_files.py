@@ -1,0 +1,63 @@
+"""The text of ``params.yaml`` and ``selection.yaml``, as ``pointrend select`` writes them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from pipeline.config.params import Params
+from pipeline.config.selection import Selection
+
+
+def params_text(params: Params) -> str:
+    """``params.yaml``. An experiment without a point head has no ``sampling``."""
+    of_all = params.model_dump(include={"sampling", "schedule"})
+    single = {
+        name: {key: value for key, value in overrides.model_dump().items() if key != "sampling" or value is not None}
+        for name, overrides in params.experiments.items()
+    }
+    return "\n".join(
+        [
+            f"# Written by `pointrend select {params.scale}`. `dvc exp run -S KEY=VALUE` changes settings for one "
+            "DVC experiment:",
+            "#   dvc exp run -S sampling.importance_sample_ratio=0.5 -S schedule=NAME",
+            "# Null leaves a setting as the files in configs/experiments have it.",
+            *(f"{key}: {_flow(value)}" for key, value in params.model_dump(include=_PLACE).items()),
+            "# For all selected experiments; sampling is for those with a point head.",
+            *(f"{key}: {_flow(value)}" for key, value in of_all.items()),
+            "# For one experiment, before the settings for all.",
+            *_block("experiments", single),
+            "",
+        ]
+    )
+
+
+_PLACE = {"scale", "data_root", "cluster"}
+
+
+def selection_text(scale: str, selection: Selection) -> str:
+    """``selection.yaml``, with one line for each entry, so that an entry is deleted with its line."""
+    sections = selection.model_dump()
+    return "\n".join(
+        [
+            f"# What `dvc repro` runs. Written by `pointrend select {scale}`; delete lines to run less.",
+            f"synthetic: {_flow(sections.pop('synthetic'))}",
+            *(line for key, entries in sections.items() for line in _block(key, entries)),
+            "",
+        ]
+    )
+
+
+def _block(key: str, entries: Mapping[str, Any]) -> list[str]:
+    if not entries:
+        return [f"{key}: {{}}"]
+    return [f"{key}:", *(f"  {name}: {_flow(value)}" for name, value in entries.items())]
+
+
+def _flow(value: Any) -> str:
+    """A value in YAML on one line."""
+    return (
+        yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=float("inf"))
+        .removesuffix("...\n")
+        .strip()
+    )
