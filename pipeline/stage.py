@@ -50,7 +50,12 @@ class Outputs:
         return self.root / "sweeps" / "shown.json"
 
     def metrics(self, run: str) -> Path:
+        """The metrics file that DVC shows: a few numbers."""
         return self.root / "metrics" / f"{run}.json"
+
+    def evaluation_record(self, run: str) -> Path:
+        """All that the evaluations of a run came to."""
+        return self.root / "evaluations" / f"{run}.json"
 
 
 class Stage:

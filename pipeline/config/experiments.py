@@ -45,6 +45,9 @@ class RunConfig(Strict):
     sampling: SamplingConfig | None
     point_head: PointHeadConfig | None = None
     schedule: ScheduleConfig
+    changes: dict[str, float | int | str] = Field(
+        default_factory=dict, description="the settings that params.yaml overrides, by name"
+    )
 
     @property
     def point_head_size(self) -> tuple[int, int] | None:

@@ -8,6 +8,7 @@ from mlflow.entities import Metric
 
 from pipeline.config.tables import Row, TableConfig
 from pipeline.report.results import EvaluationResult, RunResult
+from pipeline.report.tables.table import row_label
 from pipeline.tracking.client import KEY_TAG, Tracker, content_key, now
 
 KIND = "table row"
@@ -91,7 +92,7 @@ def row_runs(name: str, table: TableConfig, row: Row, results: Sequence[RunResul
                 sources[evaluation.mlflow_run_id] = (run, evaluation)
         if metrics:
             parameters = _joined([evaluation.parameters for _, evaluation in sources.values()])
-            labels = " ".join(row.labels)
+            labels = row_label(row, results)
             tags = {
                 "kind": KIND,
                 "table": name,

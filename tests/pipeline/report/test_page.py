@@ -13,7 +13,6 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from pipeline.config.evaluations import EvaluationConfig, RenderingConfig
-from pipeline.config.params import Params, RunParams
 from pipeline.config.project import Project
 from pipeline.config.tables import TableConfig
 from pipeline.data.coco import Annotation, Category, DatasetError, ImageRecord
@@ -22,7 +21,7 @@ from pipeline.data.storage import Storage
 from pipeline.evaluation.trained_run import TrainedRun
 from pipeline.files import write_json
 from pipeline.report.figures.figure import Figure
-from pipeline.report.figures.gallery import ReportedDataset, ReportedRun
+from pipeline.report.figures.gallery import ReportedDataset
 from pipeline.report.page import build_report, duration, render_page
 from pipeline.report.results import RunResult
 from pipeline.report.tables.table import STAND_INS, build_table
@@ -67,15 +66,6 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.texts).split())
 
 
-def params(scale: str = "demo", experiments: tuple[str, ...] = ()) -> Params:
-    """A selection of one run of each experiment."""
-    runs = {
-        f"{name}-0": RunParams(dataset="shapes", experiment=name, seed=0, starts_from="data/shapes")
-        for name in experiments
-    }
-    return Params(scale=scale, data_root="data", cluster="laptop", synthetic=[], datasets={}, runs=runs)
-
-
 @pytest.fixture
 def table_1(repository: Path) -> TableConfig:
     return Project(repository).table("table1")
@@ -95,7 +85,7 @@ def render(table_1: TableConfig, results: list[RunResult], tmp_path: Path) -> Re
         lost: dict[str, str] | None = None,
     ) -> str:
         tables = [build_table("table1", table, runs, lost, stand_ins=scale != "paper")]
-        return render_page(params(scale), tables, figures or [], runs, tmp_path, uri)
+        return render_page(scale, tables, figures or [], runs, tmp_path, uri)
 
     return render
 
@@ -209,7 +199,7 @@ def test_a_page_without_runs(render: Render) -> None:
 def test_every_table_of_the_repository_is_shown(repository: Path, tmp_path: Path) -> None:
     project = Project(repository)
     tables = [build_table(name, project.table(name), [], stand_ins=True) for name in project.table_names()]
-    text = render_page(params(), tables, [], [], tmp_path, "sqlite:///mlflow.db")
+    text = render_page("demo", tables, [], [], tmp_path, "sqlite:///mlflow.db")
     page = Page(text)
     assert page.open == []
     sections = [attributes["id"] for tag, attributes in page.elements if tag == "section" and "id" in attributes]
@@ -303,10 +293,13 @@ def report(repository: Path, tmp_path_factory: pytest.TempPathFactory, made_up: 
         images.append(ImageRecord(i, f"{i}.png", 30, 40, [thing]))
         Image.new("RGB", (40, 30), "gray").save(folder / f"{i}.png")
     write_prepared(folder, [Category(1, "a")], {"val": SplitManifest(images)})
+    settings = {"28x28": RenderingConfig(resolution=28), "224x224": RenderingConfig(resolution=224)}
     results = [
-        made_up("coco_4xconv_r50", 0, {"28x28": {"AP": 31.0}}),
-        made_up("coco_pointrend_r50", 0, {"28x28": {"AP": 33.0}, "224x224": {"AP": 34.5}}),
-    ]
+        made_up("coco_4xconv_r50", 0, {"28x28": {"AP": 31.0}},
+                settings=EvaluationConfig({"28x28": settings["28x28"]})),
+        made_up("coco_pointrend_r50", 0, {"28x28": {"AP": 33.0}, "224x224": {"AP": 34.5}},
+                settings=EvaluationConfig(settings)),
+    ]  # fmt: skip
     found = [{"image_id": i, "category_id": 1, "score": 0.9, "segmentation": segmentation} for i in range(3)]
     for result in results:
         for setting in result.evaluations:
@@ -314,19 +307,15 @@ def report(repository: Path, tmp_path_factory: pytest.TempPathFactory, made_up: 
     weights = folder / "model.safetensors"
     pointrend = results[1].config
     save_weights(build_run_model(pointrend, 1, pretrained=False), weights, {"model": pointrend.model.name})
-    settings = {"28x28": RenderingConfig(resolution=28), "224x224": RenderingConfig(resolution=224)}
     four_conv = pointrend.model_copy(update={"model": Project(repository).model("mask_rcnn_tiny_shapes")})
     networks = {results[0].run: four_conv, results[1].run: pointrend}
     trained = {
-        result.run: ReportedRun(
-            TrainedRun(networks[result.run], folder, Storage(str(folder)), weights),
-            EvaluationConfig({name: settings[name] for name in result.evaluations}),
-        )
-        for result in results
+        result.run: TrainedRun(networks[result.run], folder, Storage(str(folder)), weights) for result in results
     }
     tables = {name: Project(repository).table(name) for name in ("table1", "table2", "table5")}
     build_report(
-        params(experiments=("coco_4xconv_r50", "coco_pointrend_r50", "cityscapes_pointrend_r50")),
+        "demo",
+        {"coco_4xconv_r50", "coco_pointrend_r50", "cityscapes_pointrend_r50"},
         tables,
         results,
         {"shapes": ReportedDataset(read_prepared(folder), Storage(str(folder)))},
@@ -344,6 +333,7 @@ def test_the_report_s_files(report: Path) -> None:
         "accuracy_shapes.png",
         "index.html",
         "objects_shapes.png",
+        "plots",
         "results.parquet",
         "scenes_shapes.png",
         "tables",
@@ -410,7 +400,7 @@ def test_the_report_is_whole_or_not_at_all(
     gone = ReportedDataset(PreparedDataset(tmp_path / "nowhere", [Category(1, "a")]), Storage(str(tmp_path)))
     with pytest.raises(DatasetError, match=r"nowhere/val\.parquet"):
         build_report(
-            params(experiments=("coco_4xconv_r50",)), {"table1": table_1}, results, {"shapes": gone}, {},
+            "demo", {"coco_4xconv_r50"}, {"table1": table_1}, results, {"shapes": gone}, {},
             tmp_path / "predictions", output, "sqlite:///mlflow.db",
         )  # fmt: skip
     assert contents(tmp_path) == before
@@ -418,7 +408,7 @@ def test_the_report_is_whole_or_not_at_all(
 
 def test_a_report_on_nothing_has_what_needs_no_run(tmp_path: Path, repository: Path) -> None:
     tables = {name: Project(repository).table(name) for name in ("table1", "table2")}
-    build_report(params(), tables, [], {}, {}, tmp_path / "predictions", tmp_path / "out", "sqlite:///x.db")
+    build_report("demo", set(), tables, [], {}, {}, tmp_path / "predictions", tmp_path / "out", "sqlite:///x.db")
     page = Page((tmp_path / "out" / "index.html").read_text())
     assert page.open == []
     assert "Table 1" not in page.text

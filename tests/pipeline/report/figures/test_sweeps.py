@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from pipeline.config.params import Params
 from pipeline.config.sweeps import ShownSweep
 from pipeline.report.figures.sweeps import Cell, SweepResult, heat_map, pareto_front, sweep_section
 from pipeline.report.page import render_page
@@ -84,8 +83,7 @@ def test_the_page_has_a_section_with_both_pictures(sweep: SweepResult, tmp_path:
     assert "40 val images" in text
     assert "Diverged, and without a score: 3 0.75 196" in text
 
-    params = Params(scale="demo", data_root="data", cluster="laptop", synthetic=[], datasets={}, runs={})
-    page = render_page(params, [], [], [], tmp_path, "sqlite:///mlflow.db", [section])
+    page = render_page("demo", [], [], [], tmp_path, "sqlite:///mlflow.db", [section])
     assert page.count("data:image/png;base64,") == 2
     assert "k by &lt;β&gt;" in page
 
