@@ -64,11 +64,11 @@ def plan(
 ) -> None:
     """Show what `dvc repro` would run, and estimate GPU-hours, time and disk. Nothing is run or written."""
     # Imported here: the other commands answer without loading torch.
-    from pipeline.plan.plan import plan as planned
+    from pipeline.plan.make import make_plan
     from pipeline.plan.text import show
 
     def run() -> None:
-        found = planned(Project(Path.cwd()), scale, cluster, nodes)
+        found = make_plan(Project(Path.cwd()), scale, cluster, nodes)
         if as_json:
             typer.echo(json.dumps(found.as_json()))
         else:

@@ -61,12 +61,13 @@ class Outputs:
     def shown_sweeps(self) -> Path:
         return self.root / "sweeps" / "shown.json"
 
-    def evaluation_record(self, run: str) -> Path:
-        """What the evaluations of a run came to, all of it."""
-        return self.root / "evaluations" / f"{run}.json"
-
     def metrics(self, run: str) -> Path:
+        """The metrics file that DVC shows: a few numbers."""
         return self.root / "metrics" / f"{run}.json"
+
+    def evaluation_record(self, run: str) -> Path:
+        """All that the evaluations of a run came to."""
+        return self.root / "evaluations" / f"{run}.json"
 
 
 EXPERIMENTS = (".dvc", "tmp", "exps")  # where DVC makes the workspaces of `dvc exp run --temp` and `--queue`

@@ -1,9 +1,8 @@
-"""Writes the report from the runs that MLflow has, and logs its tables there."""
+"""Writes the report of the selected runs, and logs its tables in MLflow."""
 
 from pipeline.data.manifest import read_prepared
 from pipeline.evaluation.trained_run import TrainedRun
-from pipeline.graph import code_digest
-from pipeline.report.figures.gallery import ReportedDataset, ReportedRun
+from pipeline.report.figures.gallery import ReportedDataset
 from pipeline.report.figures.sweeps import read_sweeps
 from pipeline.report.page import build_report
 from pipeline.report.results import read_results
@@ -18,26 +17,23 @@ def main() -> None:
     tracker = tracker_of(stage)
     outputs = stage.outputs
     tables = {name: stage.project.table(name) for name in stage.project.table_names()}
-    results = read_results(stage.selection, outputs, code_digest(stage.root, "train"), tracker)
+    results = read_results(stage.selection.runs, outputs, tracker)
     datasets = {
         name: ReportedDataset(read_prepared(outputs.prepared(name)), stage.images(name))
         for name in dict.fromkeys(result.dataset for result in results.runs)
     }
     trained = {
-        result.run: ReportedRun(
-            TrainedRun(
-                result.config,
-                outputs.prepared(result.dataset),
-                datasets[result.dataset].images,
-                outputs.trained(result.run) / WEIGHTS,
-            ),
-            stage.evaluation(result.run),
+        result.run: TrainedRun(
+            result.config,
+            outputs.prepared(result.dataset),
+            datasets[result.dataset].images,
+            outputs.trained(result.run) / WEIGHTS,
         )
         for result in results.runs
     }
     build_report(
         stage.params.scale,
-        stage.selection,
+        {run.experiment for run in stage.selection.runs.values()},
         tables,
         results.runs,
         datasets,

@@ -11,7 +11,7 @@ def main() -> None:
     stage = Stage()
     logged: set[str] = set()
     for name in stage.selection.runs:
-        record = json.loads(stage.outputs.metrics(name).read_text())
+        record = json.loads(stage.outputs.evaluation_record(name).read_text())
         logged |= {record["mlflow_run_id"], *(found["mlflow_run_id"] for found in record["evaluations"].values())}
     for name in stage.selection.sweeps:
         about = json.loads((stage.outputs.sweep(name) / "sweep.json").read_text())
@@ -19,13 +19,12 @@ def main() -> None:
     if certainly_has(tracking_uri(stage.root), logged):
         return
 
-    from pipeline.graph import code_digest
     from pipeline.report.results import read_results
     from pipeline.report.tables.tracked import log_tables
     from pipeline.tracking.runs import log_sweep
 
     tracker = tracker_of(stage)
-    results = read_results(stage.selection, stage.outputs, code_digest(stage.root, "train"), tracker)
+    results = read_results(stage.selection.runs, stage.outputs, tracker)
     log_tables({name: stage.project.table(name) for name in stage.project.table_names()}, results.runs, tracker)
     for name in stage.selection.sweeps:
         log_sweep(stage.outputs.sweep(name), tracker)

@@ -1,6 +1,7 @@
-"""The metrics file of a run: what its evaluations came to, and what they were made from."""
+"""The record of a run's evaluations: their metrics, and the settings and the training that they are of."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,18 +15,19 @@ MAIN_METRICS = ("AP", "AP_star", "boundary_AP")
 
 
 class UnreadableMetricsError(UserError, ValueError):
-    """A metrics file that is damaged, or of an earlier version of the code."""
+    """An evaluation record that is damaged, or of an earlier version of the code."""
 
 
 class EvaluationRecord(BaseModel):
-    """``metrics/<run>.json``.
+    """``evaluations/<run>.json``.
 
     Attributes:
         run: the run's name.
-        mlflow_run_id: of its training.
+        mlflow_run_id: the MLflow run of its training.
         training: the key of the training whose weights were evaluated.
-        settings: how.
-        evaluations: by the name of their setting: each one's metrics, ``mlflow_run_id``, and what else there is of it.
+        settings: the evaluation settings.
+        evaluations: by the name of their setting: each one's metrics, ``mlflow_run_id``, and details such as the IoU
+            of each class.
         started: when the first prediction was made, in milliseconds since 1970.
         ended: when all were scored.
     """
@@ -62,7 +64,7 @@ class EvaluationRecord(BaseModel):
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """A metrics file.
+        """Reads a record.
 
         Raises:
             FileNotFoundError: where there is none.
@@ -80,9 +82,16 @@ class EvaluationRecord(BaseModel):
 
 
 def summary(record: EvaluationRecord) -> dict[str, float]:
-    """The few metrics that DVC shows and compares: those of the run's main setting, the last one, in percent."""
-    if not record.evaluations:
+    """The few metrics of a run that are worth comparing, of its main evaluation setting, which is the last one.
+
+    Those that were measured of AP, AP_star and boundary_AP (instances), or of mIoU and the trimaps' mIoU (semantic
+    labels); in percent, rounded to two decimals. Empty for a run without evaluations.
+    """
+    if not record.settings.root:
         return {}
-    found = record.metrics(list(record.settings.root)[-1])
-    chosen = [name for name in found if name in MAIN_METRICS or name.endswith("mIoU")]
-    return {name: round(found[name], 2) for name in chosen}
+    main = list(record.settings.root)[-1]
+    return {
+        name: round(value, 2)
+        for name, value in record.metrics(main).items()
+        if (name in ("AP", "AP_star", "boundary_AP") or name.endswith("mIoU")) and math.isfinite(value)
+    }

@@ -1,4 +1,4 @@
-"""A plan as its reader sees it."""
+"""Renders a plan as console tables."""
 
 from collections.abc import Iterable, Iterator
 from itertools import groupby
@@ -14,11 +14,11 @@ UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 
 def show(plan: Plan, console: Console) -> None:
-    """Prints a plan: its runs, what they add up to by dataset and table, its sweeps, then time and disk."""
+    """Prints a plan: its runs, their totals by dataset and table, its sweeps, then time and disk space."""
     console.print(
         f"{plan.scale} on {plan.nodes} × {plan.cluster}: {plan.runs_at_a_time} "
-        f"training{'s' if plan.runs_at_a_time > 1 else ''} at a time.\n"
-        f"Hours are estimates, of one {plan.gpu}, by configs/throughput.yaml.\n",
+        f"run{'s' if plan.runs_at_a_time > 1 else ''} at a time.\n"
+        f"GPU-hours are estimates for one {plan.gpu} by configs/throughput.yaml.\n",
         markup=False,
     )
     console.print(_runs(plan.runs))
@@ -33,7 +33,7 @@ def show(plan: Plan, console: Console) -> None:
 
 
 def _runs(runs: Iterable[PlannedRun]) -> Table:
-    """A line for the runs that differ in their seeds alone, with the GPU-hours of each of them."""
+    """A line for all runs that differ only in their seeds, with the GPU-hours of one of them."""
     table = _table("experiment", "seeds", "updates\n× batch", "GPU-h\neach", "in DVC", text=("experiment", "in DVC"))
 
     def key(run: PlannedRun) -> tuple[str, str, str]:
@@ -53,10 +53,15 @@ def _runs(runs: Iterable[PlannedRun]) -> Table:
 
 
 def _totals(plan: Plan) -> Table:
-    table = _table("", "runs", "GPU-h", "of these\nto come", text=("",))
+    table = _table("", "runs", "GPU-h", "of these\nto run", text=("",))
 
     def add(name: str, total: Total) -> None:
-        table.add_row(name, str(total.runs), hours_text(total.gpu_hours), hours_text(total.remaining))
+        table.add_row(
+            name,
+            str(total.runs),
+            at_least(total.gpu_hours, total.runs_without_hours),
+            at_least(total.remaining, total.remaining_without_hours),
+        )
 
     for name, total in plan.by_dataset.items():
         add(name, total)
@@ -91,10 +96,15 @@ def _summary(plan: Plan) -> Iterator[str]:
     if plan.training_hours is None:
         yield f"time: not known: cluster {plan.cluster} has no GPUs"
     else:
-        yield f"time: trainings {hours_text(plan.training_hours)} h, longest first"
+        unknown = plan.total(plan.runs).remaining_without_hours
+        yield f"time: trainings {at_least(plan.training_hours, unknown)} h, longest first"
+        without = [sweep.sweep for sweep in plan.sweeps if sweep.gpu_hours is None and not sweep.cached]
         if plan.sweeps and plan.sweep_hours is not None:
-            yield f"      sweeps {hours_text(plan.sweep_hours)} h at most, one after the other, a GPU for each trial"
-    yield f"evaluations: {plan.evaluations}, not in the hours"
+            known = f", without {', '.join(without)}" if without else ""
+            yield f"      sweeps {hours_text(plan.sweep_hours)} h at most{known}: a job each, a GPU for each trial"
+    for reason in plan.missing_figures:
+        yield f"hours not known: {reason}"
+    yield f"evaluations: {plan.evaluations}, inside the runs' jobs, not in the hours"
     predictions = "predictions not known" if plan.predictions is None else f"predictions {bytes_text(plan.predictions)}"
     yield f"disk: weights {bytes_text(plan.weights)}, {predictions}; as much again in DVC's cache"
     yield f"      checkpoints {bytes_text(plan.checkpoints)} while trainings run"
@@ -113,13 +123,20 @@ def seeds_text(seeds: Iterable[int]) -> str:
     return ", ".join(f"{part[0]}-{part[-1]}" if len(part) > 1 else str(part[0]) for part in ranges)
 
 
-def hours_text(hours: float) -> str:
-    """Hours with the digits that an estimate deserves."""
+def at_least(hours: float, unknown: int) -> str:
+    """A sum of hours, "at least" so many if those of some of its runs are not known."""
+    return f"at least {hours_text(hours)}" if unknown else hours_text(hours)
+
+
+def hours_text(hours: float | None) -> str:
+    """Hours with two significant digits below 10, whole from 10 on; "not known" for None."""
+    if hours is None:
+        return "not known"
     return f"{hours:,.0f}" if hours >= 10 else f"{hours:.1f}" if hours >= 1 else f"{hours:.2g}"
 
 
 def bytes_text(size: int) -> str:
-    """A size in the largest decimal unit of which it has one."""
+    """A size in the largest decimal unit that is not larger than it."""
     for unit, name in UNITS:
         if size >= unit:
             return f"{size / unit:.3g} {name}"

@@ -1,6 +1,6 @@
-"""How fast and how large trainings are: counted from the networks, and from what ``configs/throughput.yaml`` states.
+"""How fast and how large trainings are: counted from the networks and the figures of ``configs/throughput.yaml``.
 
-Networks are built on the meta device, shapes without values: nothing is computed, and no weights are downloaded.
+Networks are built on the meta device, which has shapes but no values: nothing is computed or downloaded.
 
 Shape letters: R regions, C channels, P points, H W rows and columns.
 """
@@ -26,42 +26,44 @@ from pointrend.semantic import SemanticSegmenter
 from pointrend.specs import MODELS, Task
 from pointrend.transform import next_multiple, resized_size
 
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "tf32", "bfloat16"]
 
 
 class ThroughputError(UserError, KeyError):
-    """A figure that ``configs/throughput.yaml`` does not state."""
+    """A figure is missing in ``configs/throughput.yaml``."""
 
     def __str__(self) -> str:
         return str(self.args[0])
 
 
 class Throughput(Strict):
-    """``configs/throughput.yaml``: what an estimate takes for granted."""
+    """The schema of ``configs/throughput.yaml``: the figures behind the estimates."""
 
-    gpu: str = Field(description="the one that all figures are of")
+    gpu: str = Field(description="the GPU that all figures are of")
     peak_tflops: dict[Precision, PositiveFloat] = Field(description="its peak, 10^12 operations a second")
     utilisation: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(
-        description="what part of the peak training comes to, all waiting included, by backbone"
+        description="the part of the peak that training reaches, with all waiting, by backbone"
     )
     foreground: Annotated[float, Field(gt=0, le=0.25)] = Field(
         description="the share of the sampled proposals that train the mask head; at most a quarter (Appendix A)"
     )
     image_sizes: dict[Name, Annotated[list[PositiveInt], Field(min_length=2, max_length=2)]] = Field(
-        description="[H, W] of a typical training image, by dataset; of drawn datasets their own configuration says it"
+        description="[H, W] of a typical training image, by dataset; drawn datasets have it in their own configuration"
     )
-    prediction_bytes: dict[Task, PositiveInt] = Field(description="of one val image, in one evaluation setting")
+    prediction_bytes: dict[Task, PositiveInt] = Field(
+        description="bytes for one val image in one evaluation setting, by task"
+    )
 
     def images_per_second(self, flops: int, backbone: str, precision: Precision) -> float:
-        """Images that one GPU trains on in a second.
+        """The images that one GPU trains on in a second.
 
         Args:
             flops: operations of one image, forward and backward.
             backbone: as in :mod:`pointrend.specs`.
-            precision: of the schedule.
+            precision: the schedule's.
 
         Raises:
-            ThroughputError: for a backbone or a precision that has no figure.
+            ThroughputError: if there is no figure for the backbone or the precision.
         """
         return self._stated("peak_tflops", precision) * 1e12 * self._stated("utilisation", backbone) / flops
 
@@ -69,7 +71,7 @@ class Throughput(Strict):
         """(H, W) of a typical training image, in pixels.
 
         Raises:
-            ThroughputError: for a dataset that has no figure.
+            ThroughputError: if there is none for the dataset.
         """
         height, width = self._stated("image_sizes", dataset)
         return height, width
@@ -85,12 +87,12 @@ class Throughput(Strict):
 
 @dataclass(frozen=True)
 class Cost:
-    """What a training takes.
+    """The cost of a training.
 
     Attributes:
-        flops: operations of one training image, forward and backward, two for a multiply-add.
-        weights: bytes of its weights.
-        checkpoint: bytes of one of its checkpoints: the weights, and SGD's momentum of those that train.
+        flops: operations for one training image, forward and backward; a multiply-add is two.
+        weights: bytes of the weights.
+        checkpoint: bytes of one checkpoint: the weights, and SGD's momentum of those that are trained.
     """
 
     flops: int
@@ -99,11 +101,11 @@ class Cost:
 
 
 def training_size(config: RunConfig, image_size: Callable[[str], Size]) -> Size:
-    """(H, W) of the network's input in training, in pixels: of instances at the mean of the shorter edges it may have.
+    """(H, W) of the network's input in training, in pixels; for instances at the mean of the configured shorter edges.
 
     Args:
         config: the run.
-        image_size: tells the (H, W) of a dataset's typical image; not asked where a model trains on crops.
+        image_size: returns the (H, W) of a dataset's typical image; not called for models that train on crops.
     """
     network = config.model
     if isinstance(network, InstanceModelConfig):
@@ -115,16 +117,16 @@ def training_size(config: RunConfig, image_size: Callable[[str], Size]) -> Size:
 
 
 class Counter:
-    """Counts what trainings take. Backbones that several have in common are counted once."""
+    """Counts the cost of trainings. A backbone that several of them share is counted once."""
 
     def __init__(self) -> None:
         self._shapes: dict[tuple[str, Size], dict[str, torch.Size]] = {}
         self._backbones: dict[tuple[str, Size, bool, frozenset[str]], int] = {}
 
     def cost(self, config: RunConfig, size: Size, foreground: float) -> Cost:
-        """What a run takes, from its network as it is built, with as many classes as its model has by default.
+        """The cost of a run, counted on its network, with the model's default number of classes.
 
-        Lookups, normalisation, and what chooses proposals and points count as nothing.
+        Lookups, normalisation and the selection of proposals and points are not counted.
 
         Args:
             config: the run.
@@ -134,7 +136,7 @@ class Counter:
         network = config.model
         with torch.device("meta"):
             model = build_run_model(config, MODELS[network.name].num_classes, pretrained=False)
-            # Batch norm takes no statistics of a single image.
+            # In training mode batch norm refuses a single image.
             model.eval()
             frozen = isinstance(network, InstanceModelConfig) and network.pretrained_backbone
             if frozen:
@@ -162,7 +164,7 @@ class Counter:
         return self._shapes[key]
 
     def _backbone_flops(self, backbone: nn.Module, size: Size, frozen: bool, used: frozenset[str]) -> int:
-        """The operations of a backbone, backward from those of its features that are used."""
+        """The operations of a backbone, forward, and backward from those of its features that are used."""
         key = (str(backbone), size, frozen, used)
         if key not in self._backbones:
             with operations_counter() as counter:
@@ -173,7 +175,7 @@ class Counter:
 
 
 def operations_counter() -> FlopCounterMode:
-    """Counts the operations of what runs in its block, forward and backward."""
+    """A context that counts the operations inside it, forward and backward."""
     return FlopCounterMode(display=False, custom_mapping={torch.ops.aten.convolution_backward: _convolution_backward})
 
 
@@ -184,9 +186,9 @@ def _backward(outputs: Iterable[Tensor]) -> None:
 def _convolution_backward(
     gradient: list[int], features: list[int], weight: list[int], *arguments: Any, **results: Any
 ) -> int:
-    """The gradients of a convolution's input and weight take as much as its output, each, if they are wanted.
+    """The operations of a convolution's gradients: of the input's and the weight's as many each as of the output.
 
-    torch's own count takes the weight's gradient of a grouped convolution (ResNeXt) for that of a dense one.
+    torch's own count of the weight's gradient treats a grouped convolution (ResNeXt) as a dense one.
     """
     *_, transposed, _, _, wanted = arguments
     return conv_flop_count(features, weight, gradient, transposed=transposed) * (wanted[0] + wanted[1])
@@ -197,7 +199,7 @@ def _bytes(tensor: Tensor) -> int:
 
 
 def _instance_outputs(model: MaskRCNN, features: dict[str, Tensor], foreground: float) -> list[Tensor]:
-    """What a Mask R-CNN's other layers make of the features of one image in training."""
+    """The outputs of a Mask R-CNN's heads for the features of one image, with the regions of a training."""
     objectness, deltas = model.rpn.head(list(features.values()))
     channels = features["p2"].shape[1]
     heads = model.roi_heads
@@ -205,7 +207,7 @@ def _instance_outputs(model: MaskRCNN, features: dict[str, Tensor], foreground: 
     masked = round(sampler.batch_size_per_image * foreground)
 
     def pooled(regions: int, side: int) -> Tensor:
-        # What RoIAlign would give, which hands gradients on to the features.
+        # Stands for the output of RoIAlign.
         return torch.empty(regions, channels, side, side, requires_grad=True)
 
     boxes = heads.box_predictor(heads.box_head(pooled(sampler.batch_size_per_image, heads.pooled_size)))
@@ -224,7 +226,7 @@ def _instance_outputs(model: MaskRCNN, features: dict[str, Tensor], foreground: 
 
 
 def _semantic_outputs(model: SemanticSegmenter, features: dict[str, Tensor]) -> list[Tensor]:
-    """What a semantic model's other layers make of the features of one crop in training."""
+    """The outputs of a semantic model's heads for the features of one crop."""
     coarse = model.head(features)
     if model.pointrend is None:
         return [coarse]

@@ -1,8 +1,8 @@
-"""The `report` step: tables, pictures and one self-contained page."""
+"""Writes the report: tables, figures, plots for DVC, and one self-contained page."""
 
 import base64
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,28 +10,27 @@ import pyarrow.parquet as pq
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from pipeline.config.selection import Selection
 from pipeline.config.tables import TableConfig
+from pipeline.evaluation.trained_run import TrainedRun
 from pipeline.files import atomic_folder
 from pipeline.report.figures.figure import Figure
-from pipeline.report.figures.gallery import ReportedDataset, ReportedRun, draw_figures
+from pipeline.report.figures.gallery import ReportedDataset, draw_figures
 from pipeline.report.figures.sweeps import SweepResult, SweepSection, sweep_section
+from pipeline.report.plots import write_plots
 from pipeline.report.results import RunResult
-from pipeline.report.tables.table import (
-    Table,
-    build_table,
+from pipeline.report.tables.formats import (
     format_difference,
     format_number,
     format_spread,
-    notes,
     to_arrow,
     to_csv,
     to_latex,
     to_markdown,
 )
+from pipeline.report.tables.table import Table, build_table, notes
 
-LOCAL_MLFLOW = "http://127.0.0.1:5000"  # where `mlflow ui` shows a database
-PAPER_SCALE = "paper"  # the one whose numbers are to be the paper's
+LOCAL_MLFLOW = "http://127.0.0.1:5000"  # the address of a local `mlflow ui`
+PAPER_SCALE = "paper"  # the scale whose numbers should be the paper's
 
 
 def duration(seconds: float) -> str:
@@ -44,11 +43,11 @@ def duration(seconds: float) -> str:
 
 def build_report(
     scale: str,
-    selection: Selection,
+    experiments: Set[str],
     tables: dict[str, TableConfig],
     results: Sequence[RunResult],
     datasets: dict[str, ReportedDataset],
-    trained: Mapping[str, ReportedRun],
+    trained: Mapping[str, TrainedRun],
     predictions: Path,
     output: Path,
     tracking_uri: str,
@@ -57,29 +56,30 @@ def build_report(
 ) -> None:
     """Writes the report's folder, whole or not at all.
 
-    It has ``index.html``, ``tables/``, ``results.parquet`` with the numbers of all tables, and the pictures.
+    It holds ``index.html``, ``tables/``, ``plots/`` for `dvc plots`, the pictures, and ``results.parquet`` with the
+    numbers of all tables.
 
     Args:
-        scale: of the results.
-        selection: the selected runs.
+        scale: the scale of the runs.
+        experiments: the selected experiments; tables without any of them are left out, unless they need no run.
         tables: the tables' configurations by name.
-        results: of the selected runs.
+        results: the results of the selected runs.
         datasets: by name.
-        trained: the runs' own networks and settings, by name.
+        trained: the runs' networks, by the names of the runs.
         predictions: the folder of all runs' predictions.
         output: the folder to write.
-        tracking_uri: for the page's hint on `mlflow ui`.
-        sweeps: the selected ones.
-        lost: why runs that were selected have no results.
+        tracking_uri: the address of MLflow, which the page names.
+        sweeps: the results of the selected sweeps.
+        lost: why selected runs have no results, by run.
     """
     with atomic_folder(output) as folder:
-        selected = {run.experiment for run in selection.runs.values()}
         filled = [
             build_table(name, table, results, lost, stand_ins=scale != PAPER_SCALE)
             for name, table in tables.items()
-            if not table.experiments or selected & table.experiments
+            if not table.experiments or experiments & table.experiments
         ]
         write_tables(filled, folder)
+        write_plots(results, folder / "plots")
         figures = draw_figures(tables, results, datasets, trained, predictions, folder)
         sections = [sweep_section(sweep, folder) for sweep in sweeps]
         page = render_page(scale, filled, figures, results, folder, tracking_uri, sections, lost)
@@ -105,10 +105,10 @@ def render_page(
     sweeps: Sequence[SweepSection] = (),
     lost: Mapping[str, str] | None = None,
 ) -> str:
-    """The HTML page, pictures included."""
+    """The HTML page, with all pictures inside."""
     environment = Environment(loader=PackageLoader("pipeline.report", "."), autoescape=True, undefined=StrictUndefined)
     environment.globals.update(number=format_number, signed=format_difference, spread=format_spread, duration=duration)
-    # Without the password that a server's address may hold.
+    # A server's address may hold a password, which is not shown.
     shown_uri = re.sub(r"(?<=://)[^/@]*@", "", tracking_uri)
     return environment.get_template("page.html.j2").render(
         scale=scale,

@@ -1,18 +1,21 @@
-"""What the runs of a scale came to, read from MLflow: as far as their files are there and of today's configuration."""
+"""The results of the selected runs: their records in the outputs folder, and their parameters and metrics in MLflow.
 
+Whether the outputs are current is for DVC to decide. Here they are taken as they are, and each run is described by the
+configuration in its own record.
+"""
+
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.config.evaluations import EvaluationConfig
 from pipeline.config.experiments import RunConfig
-from pipeline.config.reader import ConfigError, load
-from pipeline.config.selection import Selection
 from pipeline.evaluation.record import EvaluationRecord, UnreadableMetricsError
 from pipeline.stage import Outputs
 from pipeline.tracking.client import Tracker
 from pipeline.tracking.runs import evaluation_run, training_run
 from pipeline.training.metrics_file import MetricsFileError
-from pipeline.training.record import METRICS, WEIGHTS, TrainingRecord, UnreadableRecordError, data_digest, training_key
+from pipeline.training.record import METRICS, TrainingRecord, UnreadableRecordError
 
 
 @dataclass(frozen=True)
@@ -30,19 +33,20 @@ class RunResult:
 
     Args:
         run: its name.
-        experiment: what it is a run of.
-        dataset: what it was trained on.
-        seed: its own.
-        mlflow_run_id: of the training.
-        mlflow_experiment_id: where that is.
+        experiment: the experiment that it is a run of.
+        dataset: the dataset that it was trained on.
+        seed: its seed.
+        mlflow_run_id: the MLflow run of the training.
+        mlflow_experiment_id: the MLflow experiment of that run.
         parameters: as MLflow has them.
         tags: as MLflow has them.
-        seconds: that training took, since it was last resumed.
+        seconds: how long the training took since it was last resumed.
         losses: the total loss after updates, as MLflow has it.
         evaluations: by the name of their setting.
+        settings: the evaluation settings, by the same names.
         config: the whole configuration.
-        data: a hash of what its prepared dataset has for training.
-        hardware: what it was trained on.
+        data: a hash of the prepared dataset's training part.
+        hardware: the devices that it was trained on.
         code: the version of the code that trained it.
     """
 
@@ -57,15 +61,29 @@ class RunResult:
     seconds: float
     losses: list[tuple[int, float]]
     evaluations: dict[str, EvaluationResult]
+    settings: EvaluationConfig
     config: RunConfig
     data: str
     hardware: str
     code: str
 
+    @property
+    def changes(self) -> str:
+        """The settings of the experiment that were overridden for this run, such as "momentum 0.5, updates 90"."""
+        return ", ".join(
+            f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in sorted(self.config.changes.items())
+        )
+
+    @property
+    def label(self) -> str:
+        """The experiment, with its overridden settings: what a line of a plot stands for."""
+        return f"{self.experiment} [{self.changes}]" if self.changes else self.experiment
+
 
 @dataclass(frozen=True)
 class Results:
-    """The results of the selected runs that have some, and why the others, by their names, have none."""
+    """The results of the selected runs; and why others have none, by their names."""
 
     runs: list[RunResult]
     missing: dict[str, str]
@@ -75,100 +93,61 @@ class MissingResultError(Exception):
     """A run without results to show; the message says why."""
 
 
-def read_results(selection: Selection, outputs: Outputs, code: str, tracker: Tracker) -> Results:
-    """The results of every selected run; others, of earlier selections, are not looked at.
-
-    What is of another configuration, data or code than the outputs would be today is not a result. What MLflow does
-    not have is logged there again.
+def read_results(runs: Iterable[str], outputs: Outputs, tracker: Tracker) -> Results:
+    """Reads the results of runs. A run that MLflow does not have is logged there again.
 
     Args:
-        selection: the selected runs.
-        outputs: the folders of its outputs.
-        code: the hash of the code that trains, see :func:`pipeline.graph.code_digest`.
+        runs: the names of the selected runs.
+        outputs: the folders of their outputs.
         tracker: where the runs are logged.
 
     Raises:
         TrackingError: if MLflow does not answer.
     """
     results, missing = [], {}
-    for name in selection.runs:
+    for name in runs:
         try:
-            config, training, evaluation = _current(name, outputs, code)
-            results.append(_read(config, training, evaluation, outputs.trained(name), tracker))
+            training, evaluation = _records(name, outputs)
+            results.append(_read(training, evaluation, outputs.trained(name), tracker))
         except (MissingResultError, MetricsFileError) as error:
             missing[name] = _line(error)
     return Results(results, missing)
 
 
-def _current(name: str, outputs: Outputs, code: str) -> tuple[RunConfig, TrainingRecord, EvaluationRecord]:
-    """A run's configuration and its records.
+def _records(name: str, outputs: Outputs) -> tuple[TrainingRecord, EvaluationRecord]:
+    """The records of a run's training and of its evaluation.
 
     Raises:
-        MissingResultError: if a record is missing, unreadable or not of this configuration.
+        MissingResultError: if one of them is missing or unreadable, or they are not of the same training.
     """
-    for kind in ("train", "evaluate"):
-        if not outputs.config(kind, name).is_file():
-            raise MissingResultError(f"{name} is not configured yet")
     try:
-        config = load(RunConfig, outputs.config("train", name))
-        settings = load(EvaluationConfig, outputs.config("evaluate", name))
         training = TrainingRecord.read(outputs.trained(name))
     except FileNotFoundError as error:
         raise MissingResultError(f"{name} is not trained") from error
-    except (ConfigError, UnreadableRecordError) as error:
+    except UnreadableRecordError as error:
         raise MissingResultError(f"{name} cannot be read: {_line(error)}") from error
     if not (outputs.trained(name) / METRICS).is_file():
-        raise MissingResultError(f"{name} is without its training's metrics")
-    _check_training(config, training, outputs, code)
+        raise MissingResultError(f"{name} has no {METRICS} beside its weights")
     try:
-        evaluation = EvaluationRecord.read(outputs.metrics(name))
+        evaluation = EvaluationRecord.read(outputs.evaluation_record(name))
     except FileNotFoundError as error:
         raise MissingResultError(f"{name} is not evaluated") from error
     except UnreadableMetricsError as error:
         raise MissingResultError(f"{name} cannot be read: {_line(error)}") from error
+    # The training's configuration labels the evaluation's numbers.
     if evaluation.training != training.key:
         raise MissingResultError(f"{name} was trained again since it was evaluated")
-    if evaluation.settings != settings:
-        raise MissingResultError(f"{name} was evaluated with other settings than today's")
-    return config, training, evaluation
+    return training, evaluation
 
 
 def _line(error: Exception) -> str:
-    """An error on one line, as it stands below a table."""
+    """An error's message on one line, as a note below a table has it."""
     return " ".join(str(error).split())
 
 
-def _check_training(config: RunConfig, training: TrainingRecord, outputs: Outputs, code: str) -> None:
-    """Checks that a training is the one that would be run today.
-
-    Raises:
-        MissingResultError: if not.
-    """
-    name = config.run
-    try:
-        data = data_digest(outputs.prepared(config.dataset))
-    except FileNotFoundError as error:
-        raise MissingResultError(f"{name} has a dataset that is not prepared: {config.dataset}") from error
-    weights: Path | None = None
-    if config.starts_from is not None:
-        weights = outputs.trained(config.starts_from) / WEIGHTS
-        if not weights.is_file():
-            raise MissingResultError(f"{name} begins with a run that is not trained: {config.starts_from}")
-    if training.key == training_key(config, data, code, weights):
-        return
-    if training.config != config:
-        changed = "configuration"
-    elif training.data != data:
-        changed = "data"
-    else:
-        changed = "code, or with other weights to begin with," if weights else "code"
-    raise MissingResultError(f"{name} was trained with other {changed} than today's")
-
-
-def _read(
-    config: RunConfig, training: TrainingRecord, evaluation: EvaluationRecord, trained: Path, tracker: Tracker
-) -> RunResult:
+def _read(training: TrainingRecord, evaluation: EvaluationRecord, trained: Path, tracker: Tracker) -> RunResult:
     """A run's results from MLflow."""
+    config = training.config
     run_id = training_run(training, trained, tracker)
     run = tracker.get(run_id)
     evaluations = {}
@@ -187,6 +166,7 @@ def _read(
         seconds=training.seconds,
         losses=tracker.history(run_id, "loss"),
         evaluations=evaluations,
+        settings=evaluation.settings,
         config=config,
         data=training.data,
         hardware=training.hardware,

@@ -124,6 +124,7 @@ def run_config(experiment: str, seed: int) -> Any:
 def result(experiment: str, seed: int, evaluations: dict[str, dict[str, float]], **changes: Any) -> Any:
     """A RunResult named ``<experiment>-<seed>`` with the metrics of each of its settings."""
     # Imported late: it brings MLflow along.
+    from pipeline.config.evaluations import EvaluationConfig
     from pipeline.report.results import EvaluationResult, RunResult
 
     parameters = {"head": "PointRend", "backbone": "tiny_fpn", "updates": "600", "batch_size": "4"}
@@ -139,6 +140,7 @@ def result(experiment: str, seed: int, evaluations: dict[str, dict[str, float]],
         "seconds": 754.0,
         "losses": [(10, 2.0), (20, 1.5), (30, 1.0)],
         "evaluations": {name: EvaluationResult("fedcba", metrics, parameters) for name, metrics in evaluations.items()},
+        "settings": EvaluationConfig({}),
         "config": run_config(experiment, seed),
         "data": "0123abcd",
         "hardware": "2 CPU threads (x86_64)",

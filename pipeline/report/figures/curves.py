@@ -12,11 +12,11 @@ from matplotlib.axes import Axes
 
 from pipeline.report.results import RunResult
 
-WINDOW = 20  # a line is smoothed over that part of it
+WINDOW = 20  # the running mean is over one part in so many of a line
 
 
 def training_curves(results: Sequence[RunResult], path: Path) -> None:
-    """The running mean of the total loss over updates: a panel for each dataset, a colour for each experiment.
+    """Draws the running mean of the total loss over updates: a panel for each dataset, a colour for each experiment.
 
     The seeds of an experiment are lines of the same colour. Runs without a loss are left out.
     """
@@ -34,10 +34,10 @@ def training_curves(results: Sequence[RunResult], path: Path) -> None:
 
 
 def _draw_dataset(panel: Axes, dataset: str, results: Sequence[RunResult]) -> None:
-    experiments = list(dict.fromkeys(result.experiment for result in results))
+    experiments = list(dict.fromkeys(result.label for result in results))
     colors = plt.get_cmap("tab10" if len(experiments) <= 10 else "tab20").colors  # type: ignore[attr-defined]
     for number, experiment in enumerate(experiments):
-        runs = [result for result in results if result.experiment == experiment]
+        runs = [result for result in results if result.label == experiment]
         label = experiment if len(runs) == 1 else f"{experiment} ({len(runs)} seeds)"
         for run in runs:
             updates, losses = zip(*run.losses, strict=True)
@@ -49,7 +49,7 @@ def _draw_dataset(panel: Axes, dataset: str, results: Sequence[RunResult]) -> No
                 alpha=0.85,
                 label=label,
             )
-            label = "_"  # once in the legend
+            label = "_"  # the legend has each experiment once
     panel.set_title(dataset, loc="left", fontsize=10)
     panel.set_xlabel("update", fontsize=9)
     panel.set_ylabel("total loss", fontsize=9)
@@ -61,6 +61,6 @@ def _draw_dataset(panel: Axes, dataset: str, results: Sequence[RunResult]) -> No
 
 
 def running_mean(values: Sequence[float]) -> list[float]:
-    """Each value's mean with those before it, of a twentieth of all values and of 5 at least."""
+    """The mean of each value and the values before it, in a window of a twentieth of all values but at least 5."""
     window = max(5, len(values) // WINDOW)
     return [sum(values[max(0, end - window) : end]) / min(end, window) for end in range(1, len(values) + 1)]

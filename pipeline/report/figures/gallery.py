@@ -1,10 +1,10 @@
-"""The figures of a report: which there are, and which runs they are of."""
+"""Chooses the figures of a report and the runs that they show."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.config.evaluations import EvaluationConfig, RenderingConfig
+from pipeline.config.evaluations import RenderingConfig
 from pipeline.config.tables import TableConfig
 from pipeline.data.manifest import PreparedDataset
 from pipeline.data.storage import Storage
@@ -18,28 +18,22 @@ from pipeline.report.figures.overlays import FoundObject, Scenes, Source, found_
 from pipeline.report.figures.semantic_figures import draw_semantic_figures
 from pipeline.report.figures.semantic_overlays import LabelSource, label_panels, with_legend
 from pipeline.report.results import RunResult
+from pipeline.report.tables.table import row_label
 
 SCENES, OBJECTS = 4, 8  # how many of each are shown
-CANDIDATES = 200  # images to take the objects from
+CANDIDATES = 200  # images that the objects are chosen from
 ACCURACIES = {"AP": "AP", "AP_star": "AP*", "boundary_AP": "boundary AP"}  # metrics drawn over settings
 
 
 class ReportedDataset(NamedTuple):
-    """A prepared dataset, and what the file names of its manifests are relative to."""
+    """A prepared dataset, and the storage that the file names of its manifests are relative to."""
 
     prepared: PreparedDataset
     images: Storage
 
 
-class ReportedRun(NamedTuple):
-    """A run's network, and the settings that it was evaluated at."""
-
-    run: TrainedRun
-    settings: EvaluationConfig
-
-
 def compared(tables: dict[str, TableConfig], results: Sequence[RunResult]) -> list[tuple[str, RunResult, str]]:
-    """The (caption, run, setting) triples that tables compare and that exist, one run of each experiment."""
+    """The (caption, run, setting) triples in the rows of tables: of each experiment its first run with results."""
     first_runs: dict[str, RunResult] = {}
     for result in results:
         first_runs.setdefault(result.experiment, result)
@@ -49,7 +43,9 @@ def compared(tables: dict[str, TableConfig], results: Sequence[RunResult]) -> li
             for cell in row.measured.values():
                 run = first_runs.get(cell.experiment)
                 if run is not None and cell.evaluation in run.evaluations:
-                    found.setdefault((cell.experiment, cell.evaluation), (" ".join(row.labels), run, cell.evaluation))
+                    found.setdefault(
+                        (cell.experiment, cell.evaluation), (row_label(row, results), run, cell.evaluation)
+                    )
     return list(found.values())
 
 
@@ -57,19 +53,19 @@ def draw_figures(
     tables: dict[str, TableConfig],
     results: Sequence[RunResult],
     datasets: dict[str, ReportedDataset],
-    trained: Mapping[str, ReportedRun],
+    trained: Mapping[str, TrainedRun],
     predictions: Path,
     folder: Path,
 ) -> list[Figure]:
-    """Draws the pictures into a folder.
+    """Draws all figures into a folder.
 
     Args:
         tables: the tables by name; the rows of those with overlays are the columns of the pictures.
-        results: the runs.
+        results: the results of the runs.
         datasets: by name.
-        trained: the runs' own networks and settings, by name.
+        trained: the runs' networks, by the names of the runs.
         predictions: the folder of all runs' predictions.
-        folder: where the PNG files go.
+        folder: the folder of the PNG files.
     """
     figures = []
     columns = compared({name: table for name, table in tables.items() if table.overlays}, results)
@@ -112,16 +108,16 @@ def draw_figures(
                 panels.render().save(folder / file)
                 figures.append(Figure(title, caption, file))
     figures += _drawn_by_networks(columns, trained, folder)
-    figures += _accuracy_over_settings(results, trained, folder)
+    figures += _accuracy_over_settings(results, folder)
     training_curves(results, folder / "training_curves.png")
-    caption = "Total loss; PointRend's has a term more, that of its points."
+    caption = "Total loss. PointRend's has one more term, the loss at its points."
     figures.append(Figure("Training curves", caption, "training_curves.png"))
     return figures
 
 
 _LABELS = (
-    "Below each image, enlarged, the square of it in which the ground truth has the most boundary pixels. Predictions "
-    "are drawn where the ground truth is ignored, too; no score counts them there."
+    "Below each image, enlarged, is its square with the most boundary pixels of the ground truth. Predictions are also "
+    "drawn where the ground truth is ignored; no score counts them there."
 )
 
 
@@ -129,19 +125,19 @@ def _mean_overlaps(objects: Sequence[FoundObject], captions: Sequence[str]) -> s
     means = [sum(column) / len(objects) for column in zip(*(found.overlaps for found in objects), strict=True)]
     figures = ", ".join(f"{caption} {mean:.3f}" for caption, mean in zip(captions, means, strict=False))
     return (
-        "Of each category those that all columns have located best, judged by their boxes alone; enlarged, a solid "
-        f"line at the mask's edge. Mean IoU of the masks of all {len(objects)} objects that every column has found: "
-        f"{figures}."
+        "The objects of each category whose boxes all columns have located best, whatever the masks are; enlarged, "
+        f"with a line along the mask's edge. Mean mask IoU over all {len(objects)} objects that every column has "
+        f"found: {figures}."
     )
 
 
 def _drawn_by_networks(
-    columns: Sequence[tuple[str, RunResult, str]], trained: Mapping[str, ReportedRun], folder: Path
+    columns: Sequence[tuple[str, RunResult, str]], trained: Mapping[str, TrainedRun], folder: Path
 ) -> list[Figure]:
-    """Subdivision and training points, of the first PointRend that is compared on each dataset."""
+    """Subdivision and training points, drawn by the first compared run with PointRend of each dataset."""
     figures, datasets = [], set()
     for _, result, _ in columns:
-        run = trained[result.run].run
+        run = trained[result.run]
         if run.config.model.has_point_head and result.dataset not in datasets:
             datasets.add(result.dataset)
             draw = draw_instance_figures if run.config.model.task == "instance" else draw_semantic_figures
@@ -149,21 +145,19 @@ def _drawn_by_networks(
     return figures
 
 
-def _accuracy_over_settings(
-    results: Sequence[RunResult], trained: Mapping[str, ReportedRun], folder: Path
-) -> list[Figure]:
-    """Metrics over resolution and N (Table 3), of the first run on each dataset with more settings than one of both."""
+def _accuracy_over_settings(results: Sequence[RunResult], folder: Path) -> list[Figure]:
+    """Metrics over resolution and N (Table 3), of the first run on each dataset that has several of either."""
     figures, datasets = [], set()
     for result in results:
         settings = {
             name: setting.build()
-            for name, setting in trained[result.run].settings.root.items()
+            for name, setting in result.settings.root.items()
             if isinstance(setting, RenderingConfig) and name in result.evaluations
         }
         if result.dataset in datasets or not settings:
             continue
         finest = max(setting.resolution for setting in settings.values())
-        # What most settings have in common is what one panel keeps as it is.
+        # Over resolution, N is the one that the coarser settings have.
         usual = [s.num_points for s in settings.values() if s.resolution != finest] or [0]
         by_resolution: dict[str, list[tuple[int, float]]] = {}
         by_points: dict[str, list[tuple[int, float]]] = {}

@@ -1,35 +1,32 @@
-"""The paper's tables: ours beside the published numbers, as Markdown, CSV, LaTeX and one Parquet file of all."""
+"""Fills a table of the paper: our numbers beside the published ones, gains and differences, why cells are empty."""
 
-import csv
-import io
 import math
-import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import pyarrow as pa
-
-from pipeline.config.tables import Cell, CostCell, TableConfig
+from pipeline.config.tables import Cell, CostCell, Row, TableConfig
 from pipeline.report.results import RunResult
 from pointrend.complexity import spec_complexity
 from pointrend.specs import MODELS, PAPER_RENDERING, InstanceSpec, Rendering
 
-ROUNDED = 0.05  # what is shown as 0.0
+ROUNDED = 0.05  # smaller differences are shown as 0.0
 
 STAND_INS = "Data, backbones and schedules are stand-ins: compare differences between rows, not the numbers."
 
 
 @dataclass(frozen=True)
 class Value:
-    """One cell: the median over seeds, its gain over the table's baseline, and the paper's own two numbers.
+    """One cell: our median over seeds, its gain over the baseline row, and the paper's number and gain.
 
     Args:
-        numbers: ours, one per seed, by the run that it is of; one by no run where it is counted on a network.
-        ours: their median.
-        gain: over the baseline row.
-        paper, paper_gain: the published ones.
+        numbers: our number of each seed, by the name of its run. A cost, which is counted on a network and needs no
+            run, has the empty name.
+        ours: the median of the numbers.
+        gain: ours minus that of the baseline row.
+        paper, paper_gain: the published ones; None where a run's settings are not the paper's.
         missing: why there is no number of ours.
+        changes: the settings that were overridden for the cell's runs, as text.
     """
 
     numbers: dict[str, float]
@@ -38,6 +35,7 @@ class Value:
     paper: float | None
     paper_gain: float | None
     missing: str = ""
+    changes: str = ""
 
     @property
     def seeds(self) -> int:
@@ -45,7 +43,7 @@ class Value:
 
     @property
     def spread(self) -> float:
-        """The largest minus the smallest of the seeds."""
+        """The largest minus the smallest number of the seeds."""
         return max(self.numbers.values()) - min(self.numbers.values()) if self.numbers else 0.0
 
     @property
@@ -55,7 +53,7 @@ class Value:
 
     @property
     def agrees(self) -> bool | None:
-        """Whether our gain has the sign of the paper's; None where the paper has none, or sees no difference."""
+        """Whether our gain has the sign of the paper's; None where the paper has no gain, or one that rounds to 0."""
         if self.gain is None or self.paper_gain is None or abs(self.paper_gain) < ROUNDED:
             return None
         return abs(self.gain) >= ROUNDED and (self.gain > 0) == (self.paper_gain > 0)
@@ -66,13 +64,14 @@ class Table:
     """A filled table.
 
     Args:
-        name: of its file.
-        heading: what the paper calls it.
-        title: what it is about.
-        row_labels: the heads of the columns with the rows' labels.
+        name: the name of its file.
+        heading: the paper's name for it, "Table 1".
+        title: its subject.
+        row_labels: the headers of the label columns.
         columns: key and label of each column of numbers.
-        rows: the labels and the values, by the key of their column.
-        caveat: what a reader of the numbers must know, if anything.
+        rows: the labels of each row, and its values by the key of their column.
+        caveat: a warning about all of its numbers; empty where none is needed.
+        published: the keys of the columns for which the paper has numbers.
     """
 
     name: str
@@ -82,7 +81,7 @@ class Table:
     columns: list[tuple[str, str]]
     rows: list[tuple[list[str], dict[str, Value]]]
     caveat: str = ""
-    published: set[str] = field(default_factory=set)  # the columns that the paper has, too
+    published: set[str] = field(default_factory=set)
 
 
 def _measure(cell: Cell, results: Sequence[RunResult], lost: Mapping[str, str]) -> tuple[dict[str, float], str]:
@@ -102,7 +101,7 @@ def _measure(cell: Cell, results: Sequence[RunResult], lost: Mapping[str, str]) 
 
 
 def _count(cell: CostCell) -> dict[str, float]:
-    """What a mask head takes: nothing is run for it."""
+    """The cost of a mask head, counted from its layers."""
     spec = MODELS[cell.model]
     assert isinstance(spec, InstanceSpec)  # the schema's promise
     rendering = Rendering(cell.resolution, cell.num_points or PAPER_RENDERING.num_points)
@@ -111,6 +110,36 @@ def _count(cell: CostCell) -> dict[str, float]:
 
 def _difference(value: float | None, other: float | None) -> float | None:
     return None if value is None or other is None else value - other
+
+
+def _changes(cell: Cell | CostCell, results: Sequence[RunResult]) -> str:
+    """The settings that were overridden for the runs of a cell, as text."""
+    if isinstance(cell, CostCell):
+        return ""
+    found = (result.changes for result in results if result.experiment == cell.experiment)
+    return "; ".join(dict.fromkeys(text for text in found if text))
+
+
+def row_labels(row: Row, results: Sequence[RunResult]) -> list[str]:
+    """A row's labels, the last of them with the settings that were overridden for the row's runs, if any.
+
+    Where they differ between the experiments of a row, each is said to be of its experiment.
+    """
+    changes = {cell.experiment: _changes(cell, results) for cell in row.measured.values()}
+    run = {result.experiment for result in results}
+    texts = {text for experiment, text in changes.items() if experiment in run}
+    if not any(texts):
+        return row.labels
+    if len(texts) == 1:
+        said = texts.pop()
+    else:
+        said = "; ".join(f"{experiment}: {text}" for experiment, text in changes.items() if text)
+    return [*row.labels[:-1], f"{row.labels[-1]} [{said}]"]
+
+
+def row_label(row: Row, results: Sequence[RunResult]) -> str:
+    """The :func:`row_labels` as one text: the name of the row in figures and in MLflow."""
+    return " ".join(row_labels(row, results))
 
 
 def build_table(
@@ -123,11 +152,14 @@ def build_table(
 ) -> Table:
     """Fills a table from the results. A cell without a number says why.
 
+    Where settings of a cell's runs were overridden, its row says so, and the paper's number is left out: it is of other
+    settings.
+
     Args:
-        name: of the table's file.
+        name: the name of the table's file.
         config: the table.
-        results: of the runs.
-        lost: why runs that were selected have no results.
+        results: the results of the runs.
+        lost: why selected runs have no results, by run.
         stand_ins: whether the runs' data and networks stand in for the paper's.
     """
     units = {column.key: column.unit for column in config.columns}
@@ -140,23 +172,29 @@ def build_table(
         found.append(cells)
     ours = [{k: statistics.median(n.values()) if n else None for k, (n, _) in cells.items()} for cells in found]
 
+    changes = [{key: _changes(cell, results) for key, cell in row.cells.items()} for row in config.rows]
+    paper = [
+        {key: None if changes[index][key] else cell.paper for key, cell in row.cells.items()}
+        for index, row in enumerate(config.rows)
+    ]
+
     rows: list[tuple[list[str], dict[str, Value]]] = []
     for index, row in enumerate(config.rows):
         base = config.baseline_of(index)
         values = {}
-        for key, cell in row.cells.items():
+        for key in row.cells:
             numbers, missing = found[index][key]
-            other = config.rows[base].cells.get(key)
-            compared = index != base and other is not None
+            compared = index != base and key in config.rows[base].cells
             values[key] = Value(
                 numbers=numbers,
                 ours=ours[index][key],
-                gain=_difference(ours[index][key], ours[base].get(key)) if compared else None,
-                paper=cell.paper,
-                paper_gain=_difference(cell.paper, other.paper) if compared and other else None,
+                gain=_difference(ours[index][key], ours[base][key]) if compared else None,
+                paper=paper[index][key],
+                paper_gain=_difference(paper[index][key], paper[base][key]) if compared else None,
                 missing=missing,
+                changes=changes[index][key],
             )
-        rows.append((row.labels, values))
+        rows.append((row_labels(row, results), values))
     return Table(
         name=name,
         heading=config.heading or name.replace("table", "Table "),
@@ -169,189 +207,32 @@ def build_table(
     )
 
 
-def format_number(value: float | None, gain: float | None = None) -> str:
-    """A number as the paper prints it, with its gain in brackets; a dash for none."""
-    if value is None:
-        return "–"
-    return f"{value:.1f}" if gain is None else f"{value:.1f} ({format_difference(gain)})"
-
-
-def format_difference(difference: float | None) -> str:
-    """A number with its sign, nothing as +0.0; a dash for none."""
-    return "–" if difference is None else f"{difference:+z.1f}"
-
-
-def format_spread(value: Value) -> str:
-    """How far apart the seeds are; nothing where there is one."""
-    return f" ±{value.spread / 2:.1f}" if value.seeds > 1 else ""
-
-
-def _ours(value: Value | None) -> str:
-    return format_number(value.ours, value.gain) + format_spread(value) if value else "–"
-
-
-def _paper(value: Value | None) -> str:
-    return format_number(value.paper, value.paper_gain) if value else "–"
-
-
-def _texts(table: Table, values: Mapping[str, Value]) -> list[str]:
-    """Ours, and where the paper has the column the paper's and the difference."""
-    texts = []
-    for key, _ in table.columns:
-        value = values.get(key)
-        texts.append(_ours(value))
-        if key in table.published:
-            texts += [_paper(value), format_difference(value.difference if value else None)]
-    return texts
-
-
 def notes(table: Table) -> list[str]:
-    """The caveat; and why cells are empty, each reason once, after the columns that it is about."""
+    """The caveat; why cells are empty; and where the paper's numbers are left out. Each reason stands once."""
+    caveat = [table.caveat] if table.caveat else []
+    return caveat + [
+        f"{columns}: {'; '.join(reasons)}"
+        for columns, reasons in [*_by_columns(table, _missing), *_by_columns(table, _left_out)]
+    ]
+
+
+def _missing(value: Value) -> str:
+    return value.missing
+
+
+def _left_out(value: Value) -> str:
+    return f"run with {value.changes}; the paper's number, of other settings, is left out" if value.changes else ""
+
+
+def _by_columns(table: Table, reason: Callable[[Value], str]) -> Iterable[tuple[str, list[str]]]:
+    """The reasons that a table's values give, by the labels of the columns that they concern."""
     labels = dict(table.columns)
     columns: dict[str, dict[str, None]] = {}
     for _, values in table.rows:
         for key, value in values.items():
-            if value.missing:
-                columns.setdefault(value.missing, {})[labels[key]] = None
+            if text := reason(value):
+                columns.setdefault(text, {})[labels[key]] = None
     reasons: dict[str, list[str]] = {}
-    for reason, found in columns.items():
-        reasons.setdefault(", ".join(found), []).append(reason)
-    caveat = [table.caveat] if table.caveat else []
-    return caveat + [f"{found}: {'; '.join(why)}" for found, why in reasons.items()]
-
-
-def to_markdown(table: Table) -> str:
-    """A pipe table; beside each of our columns the paper's, if it has one, and the difference."""
-    header = [*table.row_labels]
-    for key, label in table.columns:
-        header += [label, "paper", "Δ"] if key in table.published else [label]
-    lines = [f"**{table.heading}. {table.title}**", "", _pipes(header), _pipes(["---"] * len(header))]
-    lines += [_pipes([*labels, *_texts(table, values)]) for labels, values in table.rows]
-    if notes(table):
-        lines += ["", *(f"- {note}" for note in notes(table))]
-    return "\n".join(lines) + "\n"
-
-
-def _pipes(cells: Sequence[str]) -> str:
-    # AP* must not begin emphasis.
-    return "| " + " | ".join(cell.replace("|", r"\|").replace("*", r"\*") for cell in cells) + " |"
-
-
-def to_csv(table: Table) -> str:
-    """Plain numbers, and in a column at the end the caveat.
-
-    Of each cell: ours, its spread over seeds, how many seeds, the paper's, ours minus the paper's, and why it is empty.
-    """
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    fields = ("", "_spread", "_seeds", "_paper", "_difference", "_missing")
-    writer.writerow([*table.row_labels, *(key + field for key, _ in table.columns for field in fields), "caveat"])
-    for labels, values in table.rows:
-        line: list[str | float | int | None] = [*labels]
-        for key, _ in table.columns:
-            value = values.get(key)
-            if value is None:
-                line += [None] * len(fields)
-            else:
-                ours, difference = (None if x is None else round(x, 4) for x in (value.ours, value.difference))
-                line += [ours, round(value.spread, 4), value.seeds, value.paper, difference, value.missing]
-        writer.writerow([*line, table.caveat])
-    return stream.getvalue()
-
-
-def to_arrow(tables: Sequence[Table]) -> pa.Table:
-    """All tables in one, a row per cell and run; a cell without a number has one row, which says why."""
-    rows = []
-    for table in tables:
-        labels = dict(table.columns)
-        for row, (row_labels, values) in enumerate(table.rows):
-            for key, value in values.items():
-                cell = {
-                    "table": table.name,
-                    "row": row,
-                    "labels": row_labels,
-                    "column": key,
-                    "label": labels[key],
-                    "paper": value.paper,
-                }
-                numbers: list[tuple[str | None, float | None]] = [(run or None, x) for run, x in value.numbers.items()]
-                for run, number in numbers or [(None, None)]:
-                    rows.append({**cell, "run": run, "value": number, "missing": value.missing or None})
-    schema = pa.schema(
-        {
-            "table": pa.string(),
-            "row": pa.int32(),
-            "labels": pa.list_(pa.string()),
-            "column": pa.string(),
-            "label": pa.string(),
-            "run": pa.string(),
-            "value": pa.float64(),
-            "paper": pa.float64(),
-            "missing": pa.string(),
-        }
-    )
-    return pa.Table.from_pylist(rows, schema=schema)
-
-
-_LATEX = {
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "×": r"$\times$",
-    "–": "--",
-    "*": "$^{*}$",
-    "<": "$<$",
-    ">": "$>$",
-    "|": "$|$",
-    "±": r"$\pm$",
-    "²": "$^{2}$",
-    "⁶": "$^{6}$",
-    "⁹": "$^{9}$",
-    "β": r"$\beta$",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "\\": r"\textbackslash{}",
-}
-
-
-def _latex(text: str) -> str:
-    escaped = "".join(_LATEX.get(character, character) for character in text)
-    return re.sub(r"(?<![\w$}])-(?=\d)", "$-$", escaped)  # a minus, not the hyphen of P2-P5
-
-
-def to_latex(table: Table) -> str:
-    """A ``table`` environment that needs only the booktabs package."""
-    spans = [2 if key in table.published else 1 for key, _ in table.columns]
-    columns = "l" * len(table.row_labels) + "r" * sum(spans)
-    top = [""] * len(table.row_labels)
-    header = [*map(_latex, table.row_labels)]
-    for (_, label), span in zip(table.columns, spans, strict=True):
-        top.append(rf"\multicolumn{{{span}}}{{c}}{{{_latex(label)}}}")
-        header += ["ours", "paper"][:span]
-    body = []
-    for labels, values in table.rows:
-        cells = [*map(_latex, labels)]
-        for key, _ in table.columns:
-            both = (_ours(values.get(key)), _paper(values.get(key)))
-            cells += map(_latex, both if key in table.published else both[:1])
-        body.append(cells)
-    caption = f"{table.title}. {table.caveat}" if table.caveat else table.title
-    lines = [
-        r"\begin{table}",
-        r"\centering",
-        rf"\begin{{tabular}}{{{columns}}}",
-        r"\toprule",
-        " & ".join(top) + r" \\",
-        " & ".join(header) + r" \\",
-        r"\midrule",
-        *(" & ".join(cells) + r" \\" for cells in body),
-        r"\bottomrule",
-        r"\end{tabular}",
-        rf"\caption{{{_latex(caption)}}}",
-        r"\end{table}",
-    ]
-    return "\n".join(lines) + "\n"
+    for text, found in columns.items():
+        reasons.setdefault(", ".join(found), []).append(text)
+    return reasons.items()

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 
 from pipeline.config.tables import Row, TableConfig
 from pipeline.report.results import EvaluationResult, RunResult
+from pipeline.report.tables.table import row_label
 from pipeline.tracking.client import Tracker
 from pipeline.tracking.runs import RunRecord, content_key, log_run
 from pipeline.training.metrics_file import MetricEntry, now
@@ -91,7 +92,7 @@ def row_runs(name: str, table: TableConfig, row: Row, results: Sequence[RunResul
                 sources[evaluation.mlflow_run_id] = (run, evaluation)
         if metrics:
             parameters = _joined([evaluation.parameters for _, evaluation in sources.values()])
-            labels = " ".join(row.labels)
+            labels = row_label(row, results)
             tags = {
                 "kind": KIND,
                 "table": name,

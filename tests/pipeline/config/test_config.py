@@ -340,7 +340,7 @@ def test_an_unknown_cluster_lists_the_clusters(repository: Path) -> None:
          "evaluations", "missing"),
         (Selection, SELECTION, "synthetic: [shapes]", "synthetic: shapes", "synthetic", "'shapes'"),
         (Selection, SELECTION, "synthetic: [shapes]\n", "", "synthetic", "missing"),
-        (Selection, SELECTION, "{task: instance, train: a.json, ", "{task: instance, ", "datasets.shapes.train", "missing"),
+        (Selection, SELECTION, "instance, train: a.json, ", "instance, ", "datasets.shapes.train", "missing"),
         (ClusterConfig, "workers: 0\n", "workers: 0", "workers: -1", "workers", "-1"),
     ],
 )  # fmt: skip

@@ -1,10 +1,11 @@
-"""The metrics file of a run that is there for others alone."""
+"""The record of a run's evaluations."""
 
 from pathlib import Path
+from typing import Any
 
-from pipeline.config.evaluations import EvaluationConfig
+from pipeline.config.evaluations import EvaluationConfig, RenderingConfig, SemanticRenderingConfig
 from pipeline.config.project import Project
-from pipeline.evaluation.record import EvaluationRecord, leave_unevaluated
+from pipeline.evaluation.record import EvaluationRecord, leave_unevaluated, summary
 from pipeline.training.record import TrainingRecord
 
 
@@ -23,3 +24,26 @@ def test_a_run_without_settings_has_no_predictions_and_no_metrics(repository: Pa
     assert (record.run, record.training, record.mlflow_run_id) == (name, "a key", "an id")
     assert record.settings == settings
     assert record.evaluations == {}
+
+
+def record_of(settings: EvaluationConfig, evaluations: dict[str, dict[str, Any]]) -> EvaluationRecord:
+    return EvaluationRecord(
+        run="a-0", mlflow_run_id="an id", training="a key", settings=settings, evaluations=evaluations,
+        started=1, ended=2,
+    )  # fmt: skip
+
+
+def test_the_summary_is_of_the_last_setting_and_of_named_metrics() -> None:
+    instance = EvaluationConfig({"28x28": RenderingConfig(resolution=28), "224x224": RenderingConfig(resolution=224)})
+    found = {"mlflow_run_id": "x", "AP": 36.123456, "AP50": 50.0, "AP_star": 39.567, "boundary_AP": 20.0, "APs": 1.0}
+    record = record_of(instance, {"28x28": {"mlflow_run_id": "y", "AP": 1.0}, "224x224": found})
+    assert summary(record) == {"AP": 36.12, "AP_star": 39.57, "boundary_AP": 20.0}
+
+    semantic = EvaluationConfig({"os8": SemanticRenderingConfig(output_stride=8)})
+    values = {"mIoU": 70.126, "trimap8_mIoU": 50.0, "trimap20_mIoU": 60.0, "IoU": {"road": 90.0}}
+    assert summary(record_of(semantic, {"os8": {"mlflow_run_id": "x", **values}})) == {
+        "mIoU": 70.13,
+        "trimap8_mIoU": 50.0,
+        "trimap20_mIoU": 60.0,
+    }
+    assert summary(record_of(EvaluationConfig({}), {})) == {}

@@ -1,5 +1,6 @@
 """What `pointrend plan` says: schedules by hand, the configurations as they are, and what DVC has."""
 
+import io
 import json
 import shutil
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from rich.console import Console
 from typer.testing import CliRunner
 
 from pipeline.cli import plan as command
@@ -16,8 +18,10 @@ from pipeline.cluster.ray_train import for_batch
 from pipeline.config.clusters import ClusterConfig
 from pipeline.config.project import Project
 from pipeline.data.samplers import BatchShareError
-from pipeline.plan.plan import Plan, makespan, plan, runs_at_a_time, workers_of
-from pipeline.plan.text import bytes_text, hours_text, seeds_text
+from pipeline.plan.estimates import runs_at_a_time, workers_of
+from pipeline.plan.make import make_plan
+from pipeline.plan.plan import Plan, makespan
+from pipeline.plan.text import bytes_text, hours_text, seeds_text, show
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -86,7 +90,7 @@ class TestRoom:
 
 @pytest.fixture(scope="module")
 def paper() -> Plan:
-    return plan(Project(REPOSITORY), "paper", "nodes_of_8_gpus", 4)
+    return make_plan(Project(REPOSITORY), "paper", "nodes_of_8_gpus", 4)
 
 
 class TestPaper:
@@ -145,17 +149,41 @@ class TestPaper:
     def test_nothing_is_known_to_be_cached_of_a_scale_that_is_not_selected(self, paper: Plan) -> None:
         assert {run.cached for run in paper.runs} == {sweep.cached for sweep in paper.sweeps} == {None}
         assert paper.unknown is not None
-        assert "paper is not the selected one" in paper.unknown
+        assert "paper is not selected" in paper.unknown
 
 
 @pytest.mark.parametrize("scale", [scale for scale in Project(REPOSITORY).scales() if scale != "paper"])
 def test_every_scale_can_be_planned(scale: str, tmp_path: Path) -> None:
     (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
-    found = plan(Project(tmp_path), scale, "one_gpu", 1)
+    found = make_plan(Project(tmp_path), scale, "one_gpu", 1)
     assert found.runs
     for run in found.runs:
         assert 0 < run.gpu_hours < 10
     assert [path.name for path in tmp_path.iterdir()] == ["configs"], "nothing is written"
+
+
+def test_a_missing_figure_leaves_hours_unknown_and_all_else_planned(tmp_path: Path) -> None:
+    shutil.copytree(REPOSITORY / "configs", tmp_path / "configs")
+    file = tmp_path / "configs/throughput.yaml"
+    file.write_text(file.read_text().replace("  r101: 0.48\n", ""))
+    found = make_plan(Project(tmp_path), "paper", "nodes_of_8_gpus", 4)
+    without = {run.experiment for run in found.runs if run.gpu_hours is None}
+    assert without == {run.experiment for run in found.runs if "r101" in run.experiment}
+    assert all(run.hours is None and run.weights > 0 for run in found.runs if run.experiment in without)
+    total = found.total(found.runs)
+    assert total.runs_without_hours == total.remaining_without_hours > 0
+    assert total.gpu_hours == sum(run.gpu_hours for run in found.runs if run.gpu_hours is not None)
+    (reason,) = found.missing_figures
+    assert "utilisation has no 'r101'" in reason
+    console = Console(width=120, record=True, file=io.StringIO())
+    show(found, console)
+    text = console.export_text()
+    (line,) = [line for line in text.splitlines() if line.startswith("coco_pointrend_r101_3x ")]
+    assert line.count("not known") == 2, "the hours, and whether it is cached"
+    (line,) = [line for line in text.splitlines() if line.startswith("all ")]
+    assert line.count("at least") == 2
+    assert "time: trainings at least" in text
+    assert f"hours not known: {reason}" in text
 
 
 @pytest.fixture
@@ -184,7 +212,7 @@ class TestCommand:
         selection.write_text(selection.read_text().split("sweeps:")[0] + "sweeps: {}\n")
         result = pointrend("plan")
         assert result.exit_code == 0, result.output
-        assert "demo on 1 × one_gpu: 1 training at a time" in result.output
+        assert "demo on 1 × one_gpu: 1 run at a time" in result.output
         assert "cityscapes_semantic_fpn_pointrend_r101" in result.output
         assert "not known" in result.output
         assert "trials" not in result.output, "its sweeps are deleted"
@@ -258,7 +286,7 @@ class DvcProject:
 
     def cached(self) -> dict[bool | None, set[str]]:
         """What is cached, to run and not known."""
-        found = plan(Project(self.root), None, None, 1)
+        found = make_plan(Project(self.root), None, None, 1)
         states: dict[bool | None, set[str]] = {}
         for run in found.runs:
             states.setdefault(run.cached, set()).add(run.run)

@@ -14,7 +14,6 @@ from pycocotools import mask as coco_mask
 
 from pipeline.config.evaluations import EvaluationConfig, RenderingConfig
 from pipeline.config.project import Project
-from pipeline.config.selection import SelectedRun, Selection
 from pipeline.config.tables import TableConfig
 from pipeline.data.coco import Annotation, Category, DatasetError, ImageRecord
 from pipeline.data.manifest import PreparedDataset, SplitManifest, read_prepared, write_prepared
@@ -22,7 +21,7 @@ from pipeline.data.storage import Storage
 from pipeline.evaluation.trained_run import TrainedRun
 from pipeline.files import write_json
 from pipeline.report.figures.figure import Figure
-from pipeline.report.figures.gallery import ReportedDataset, ReportedRun
+from pipeline.report.figures.gallery import ReportedDataset
 from pipeline.report.page import build_report, duration, render_page
 from pipeline.report.results import RunResult
 from pipeline.report.tables.table import STAND_INS, build_table
@@ -65,15 +64,6 @@ class Page(HTMLParser):
     @property
     def text(self) -> str:
         return " ".join(" ".join(self.texts).split())
-
-
-def selection(*experiments: str) -> Selection:
-    """A selection of one run of each experiment."""
-    runs = {
-        f"{name}-0": SelectedRun(task="instance", dataset="shapes", experiment=name, seed=0, starts_from="data/shapes")
-        for name in experiments
-    }
-    return Selection(synthetic=[], datasets={}, runs=runs, sweeps={})
 
 
 @pytest.fixture
@@ -303,10 +293,13 @@ def report(repository: Path, tmp_path_factory: pytest.TempPathFactory, made_up: 
         images.append(ImageRecord(i, f"{i}.png", 30, 40, [thing]))
         Image.new("RGB", (40, 30), "gray").save(folder / f"{i}.png")
     write_prepared(folder, [Category(1, "a")], {"val": SplitManifest(images)})
+    settings = {"28x28": RenderingConfig(resolution=28), "224x224": RenderingConfig(resolution=224)}
     results = [
-        made_up("coco_4xconv_r50", 0, {"28x28": {"AP": 31.0}}),
-        made_up("coco_pointrend_r50", 0, {"28x28": {"AP": 33.0}, "224x224": {"AP": 34.5}}),
-    ]
+        made_up("coco_4xconv_r50", 0, {"28x28": {"AP": 31.0}},
+                settings=EvaluationConfig({"28x28": settings["28x28"]})),
+        made_up("coco_pointrend_r50", 0, {"28x28": {"AP": 33.0}, "224x224": {"AP": 34.5}},
+                settings=EvaluationConfig(settings)),
+    ]  # fmt: skip
     found = [{"image_id": i, "category_id": 1, "score": 0.9, "segmentation": segmentation} for i in range(3)]
     for result in results:
         for setting in result.evaluations:
@@ -314,20 +307,15 @@ def report(repository: Path, tmp_path_factory: pytest.TempPathFactory, made_up: 
     weights = folder / "model.safetensors"
     pointrend = results[1].config
     save_weights(build_run_model(pointrend, 1, pretrained=False), weights, {"model": pointrend.model.name})
-    settings = {"28x28": RenderingConfig(resolution=28), "224x224": RenderingConfig(resolution=224)}
     four_conv = pointrend.model_copy(update={"model": Project(repository).model("mask_rcnn_tiny_shapes")})
     networks = {results[0].run: four_conv, results[1].run: pointrend}
     trained = {
-        result.run: ReportedRun(
-            TrainedRun(networks[result.run], folder, Storage(str(folder)), weights),
-            EvaluationConfig({name: settings[name] for name in result.evaluations}),
-        )
-        for result in results
+        result.run: TrainedRun(networks[result.run], folder, Storage(str(folder)), weights) for result in results
     }
     tables = {name: Project(repository).table(name) for name in ("table1", "table2", "table5")}
     build_report(
         "demo",
-        selection("coco_4xconv_r50", "coco_pointrend_r50", "cityscapes_pointrend_r50"),
+        {"coco_4xconv_r50", "coco_pointrend_r50", "cityscapes_pointrend_r50"},
         tables,
         results,
         {"shapes": ReportedDataset(read_prepared(folder), Storage(str(folder)))},
@@ -345,6 +333,7 @@ def test_the_report_s_files(report: Path) -> None:
         "accuracy_shapes.png",
         "index.html",
         "objects_shapes.png",
+        "plots",
         "results.parquet",
         "scenes_shapes.png",
         "tables",
@@ -411,7 +400,7 @@ def test_the_report_is_whole_or_not_at_all(
     gone = ReportedDataset(PreparedDataset(tmp_path / "nowhere", [Category(1, "a")]), Storage(str(tmp_path)))
     with pytest.raises(DatasetError, match=r"nowhere/val\.parquet"):
         build_report(
-            "demo", selection("coco_4xconv_r50"), {"table1": table_1}, results, {"shapes": gone}, {},
+            "demo", {"coco_4xconv_r50"}, {"table1": table_1}, results, {"shapes": gone}, {},
             tmp_path / "predictions", output, "sqlite:///mlflow.db",
         )  # fmt: skip
     assert contents(tmp_path) == before
@@ -419,7 +408,7 @@ def test_the_report_is_whole_or_not_at_all(
 
 def test_a_report_on_nothing_has_what_needs_no_run(tmp_path: Path, repository: Path) -> None:
     tables = {name: Project(repository).table(name) for name in ("table1", "table2")}
-    build_report("demo", selection(), tables, [], {}, {}, tmp_path / "predictions", tmp_path / "out", "sqlite:///x.db")
+    build_report("demo", set(), tables, [], {}, {}, tmp_path / "predictions", tmp_path / "out", "sqlite:///x.db")
     page = Page((tmp_path / "out" / "index.html").read_text())
     assert page.open == []
     assert "Table 1" not in page.text

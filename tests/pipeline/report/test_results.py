@@ -109,10 +109,10 @@ class World:
         EvaluationRecord(
             run=name, mlflow_run_id=parent, training=training.key, settings=settings, evaluations=evaluations,
             started=times[0], ended=times[1],
-        ).write(self.outputs.metrics(name))  # fmt: skip
+        ).write(self.outputs.evaluation_record(name))  # fmt: skip
 
     def read(self) -> Results:
-        return read_results(self.selection, self.outputs, CODE, self.tracker)
+        return read_results(self.params.runs, self.outputs, self.tracker)
 
     def lose_database(self) -> None:
         # Of another name, for this process keeps the old one open.
@@ -285,14 +285,6 @@ def test_an_evaluation_after_the_database_was_lost(world: World) -> None:
 NAME = RUNS[1]
 
 
-def not_configured(world: World) -> None:
-    world.outputs.config("train", NAME).unlink()
-
-
-def configuration_of_another_version(world: World) -> None:
-    world.outputs.config("train", NAME).write_text("{}")
-
-
 def not_trained(world: World) -> None:
     shutil.rmtree(world.outputs.trained(NAME))
 
@@ -309,61 +301,28 @@ def without_metrics(world: World) -> None:
     (world.outputs.trained(NAME) / METRICS).unlink()
 
 
-def other_configuration(world: World) -> None:
-    schedule = world.configs[NAME].schedule.model_copy(update={"momentum": 0.5})
-    world.configure(world.configs[NAME].model_copy(update={"schedule": schedule}))
-
-
 def not_evaluated(world: World) -> None:
-    world.outputs.metrics(NAME).unlink()
+    world.outputs.evaluation_record(NAME).unlink()
 
 
 def metrics_damaged(world: World) -> None:
-    world.outputs.metrics(NAME).write_text('{"run": "a", "evaluations": {}}')
+    world.outputs.evaluation_record(NAME).write_text('{"run": "a", "evaluations": {}}')
 
 
 def trained_again(world: World) -> None:
-    other_configuration(world)
+    schedule = world.configs[NAME].schedule.model_copy(update={"momentum": 0.5})
+    world.configure(world.configs[NAME].model_copy(update={"schedule": schedule}))
     world.train(NAME)
-
-
-def other_settings(world: World) -> None:
-    changed = {**SETTINGS.root, "224x224": RenderingConfig(resolution=224, num_points=196)}
-    world.configure(world.configs[NAME], EvaluationConfig(changed))
-
-
-def fewer_settings(world: World) -> None:
-    world.configure(world.configs[NAME], EvaluationConfig({"28x28": SETTINGS.root["28x28"]}))
-
-
-def begins_with_a_run_that_is_not_trained(world: World) -> None:
-    world.configure(world.configs[NAME].model_copy(update={"starts_from": "detector-0"}))
-
-
-def begins_with_other_weights(world: World) -> None:
-    world.configure(world.configs[NAME].model_copy(update={"starts_from": RUNS[0]}))
-    world.train(NAME)
-    world.evaluate(NAME)
-    assert world.read().missing == {}
-    world.train(RUNS[0], weights="other weights")
-    world.evaluate(RUNS[0])
 
 
 REASONS = {
-    not_configured: "is not configured yet",
-    configuration_of_another_version: "cannot be read: .*train/coco_pointrend_r50-0.json: .*seed: missing",
     not_trained: "is not trained",
     record_damaged: "cannot be read: .*train.json: damaged",
     record_of_another_version: r"cannot be read: .*train.json: damaged, or of an earlier version \(key, .*\)",
-    without_metrics: "is without its training's metrics",
-    other_configuration: "was trained with other configuration than today's",
+    without_metrics: "has no metrics.jsonl beside its weights",
     not_evaluated: "is not evaluated",
     metrics_damaged: "cannot be read: .*coco_pointrend_r50-0.json: damaged, or of an earlier version",
     trained_again: "was trained again since it was evaluated",
-    other_settings: "was evaluated with other settings than today's",
-    fewer_settings: "was evaluated with other settings than today's",
-    begins_with_a_run_that_is_not_trained: "begins with a run that is not trained: detector-0",
-    begins_with_other_weights: "was trained with other code, or with other weights to begin with, than today's",
 }
 
 
@@ -389,15 +348,34 @@ def test_damaged_metrics_matter_where_they_are_needed(world: World) -> None:
     assert "the line at byte 0 is damaged" in world.read().missing[NAME]
 
 
-@pytest.mark.parametrize(
-    ("data", "code", "reason"), [("other", CODE, "data"), ("prepared", "other", "code"), (None, CODE, "not prepared")]
-)
-def test_other_data_or_code_is_for_all_runs(world: World, data: str | None, code: str, reason: str) -> None:
-    if data is None:
-        shutil.rmtree(world.outputs.prepared("shapes"))
-    else:
-        world.prepare(data)
-    results = read_results(world.selection, world.outputs, code, world.tracker)
-    assert results.runs == []
-    assert results.missing.keys() == set(RUNS)
-    assert all(reason in text for text in results.missing.values())
+# What DVC decides
+
+
+def test_an_edit_since_the_run_empties_no_cell(world: World) -> None:
+    """Whether a run is current is for DVC to say, which `dvc commit` tells; a run is labelled by its own record."""
+    before = world.read()
+    trained, evaluated = world.configs[NAME], SETTINGS
+    schedule = trained.schedule.model_copy(update={"momentum": 0.5})
+    world.configure(
+        trained.model_copy(update={"schedule": schedule, "starts_from": "detector-0"}),
+        EvaluationConfig({"28x28": evaluated.root["28x28"]}),
+    )
+    world.prepare("other data")
+    assert world.read() == before
+    shutil.rmtree(world.outputs.root / "config")
+    shutil.rmtree(world.outputs.prepared("shapes"))
+    assert world.read() == before
+    assert before.missing == {}
+    assert before.runs[1].config == trained
+    assert before.runs[1].settings == evaluated
+
+
+def test_a_run_is_labelled_by_the_settings_that_it_was_trained_with(world: World) -> None:
+    changes = {"importance_sample_ratio": 0.5, "updates": 90, "sampler": "grid"}
+    world.configure(world.configs[NAME].model_copy(update={"changes": changes}))
+    world.train(NAME)
+    world.evaluate(NAME)
+    other, changed = world.read().runs
+    assert (other.changes, other.label) == ("", "coco_4xconv_r50")
+    assert changed.changes == "importance_sample_ratio 0.5, sampler grid, updates 90"
+    assert changed.label == f"coco_pointrend_r50 [{changed.changes}]"

@@ -2,6 +2,7 @@ import io
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +13,16 @@ import pytest
 from pipeline.config.project import Project
 from pipeline.config.tables import TableConfig
 from pipeline.report.results import RunResult
-from pipeline.report.tables.table import (
-    STAND_INS,
-    Table,
-    Value,
-    build_table,
+from pipeline.report.tables.formats import (
     format_difference,
     format_number,
     format_spread,
-    notes,
     to_arrow,
     to_csv,
     to_latex,
     to_markdown,
 )
+from pipeline.report.tables.table import STAND_INS, Table, Value, build_table, notes, row_label
 
 TABLES = sorted(path.stem for path in (Path(__file__).parents[4] / "configs/tables").iterdir())
 
@@ -246,6 +243,53 @@ def test_the_difference_is_ours_minus_the_papers(
 def test_the_spread_is_the_range_of_the_seeds(numbers: dict[str, float], spread: float, shown: str) -> None:
     value = Value(numbers, None, None, None, None)
     assert (value.spread, format_spread(value)) == (spread, shown)
+
+
+# Runs with overridden settings
+
+
+def changed(made_up: Callable[..., RunResult], experiment: str, seed: int, ap: float) -> RunResult:
+    run = made_up(experiment, seed, {"s": {"AP": ap}})
+    config = run.config.model_copy(update={"changes": {"importance_sample_ratio": 0.5}})
+    return replace(run, config=config)
+
+
+def test_a_row_is_named_by_what_was_run_and_claims_nothing_of_the_paper(made_up: Callable[..., RunResult]) -> None:
+    runs = [made_up("a", 0, {"s": {"AP": 20.0}}), made_up("c", 0, {"s": {"AP": 23.0}})]
+    runs += [changed(made_up, "b", seed, 22.0) for seed in range(2)]
+    table = build_table("t", small_table(), runs)
+    assert [labels for labels, _ in table.rows] == [["A label"], ["A label [importance_sample_ratio 0.5]"], ["A label"]]
+    values = [values["ap"] for _, values in table.rows]
+    assert [(v.ours, v.gain) for v in values] == [(20.0, None), (22.0, 2.0), (23.0, 3.0)]
+    assert [(v.paper, v.paper_gain, v.difference) for v in values] == [
+        (10.0, None, 10.0),
+        (None, None, None),
+        (12.0, 2.0, 11.0),
+    ]
+    assert [v.agrees for v in values] == [None, None, True]
+    note = "AP: run with importance_sample_ratio 0.5; the paper's number, of other settings, is left out"
+    assert notes(table) == [note]
+    text = to_markdown(table)
+    assert "| A label [importance_sample_ratio 0.5] | 22.0 (+2.0) ±0.0 | – | – |" in text
+    assert f"- {note}" in text
+    assert r"A label [importance\_sample\_ratio 0.5] & 22.0 (+2.0) $\pm$0.0 & -- \\" in to_latex(table)
+
+
+def test_gains_over_a_baseline_with_overridden_settings_are_not_the_papers(made_up: Callable[..., RunResult]) -> None:
+    runs = [changed(made_up, "a", 0, 20.0), made_up("b", 0, {"s": {"AP": 22.0}})]
+    value = build_table("t", small_table(), runs).rows[1][1]["ap"]
+    assert (value.gain, value.paper, value.paper_gain, value.agrees) == (2.0, 11.0, None, None)
+
+
+def test_a_row_says_which_of_its_experiments_has_other_settings(
+    table_1: TableConfig, made_up: Callable[..., RunResult]
+) -> None:
+    row = table_1.rows[1]
+    coco = changed(made_up, "coco_pointrend_r50", 0, 20.0)
+    assert row_label(row, []) == "PointRend 28×28"
+    assert row_label(row, [coco]) == "PointRend 28×28 [importance_sample_ratio 0.5]"
+    both = [coco, made_up("cityscapes_pointrend_r50", 0, {})]
+    assert row_label(row, both) == "PointRend 28×28 [coco_pointrend_r50: importance_sample_ratio 0.5]"
 
 
 # Table 2

@@ -1,0 +1,70 @@
+"""Which trainings and sweeps DVC has the results of."""
+
+from pydantic import BaseModel
+
+from pipeline.config.params import Params
+from pipeline.config.project import Project
+from pipeline.config.selection import Selection
+from pipeline.config.sweep_tasks import resolve_selected
+from pipeline.graph import GraphError, stages_to_run, unchanged_stages
+from pipeline.stage import Outputs
+
+
+def cached_stages(project: Project, params: Params, planned: Selection) -> tuple[dict[str, bool], str]:
+    """Whether `dvc repro` would skip the stages of trainings and sweeps, or take their results from its cache.
+
+    DVC compares a stage with the files in the workspace. That is only an answer where those files are current: the
+    resolved configuration, the prepared dataset, and the weights that a run starts from. Other stages are left out.
+
+    Args:
+        project: the project.
+        params: ``params.yaml``.
+        planned: the selection that is asked about.
+
+    Returns:
+        the answer by stage, and the reason why other stages have none.
+    """
+    # DVC's graph is made from what is selected now.
+    outputs, selected = Outputs(project.root, params.scale), project.selection()
+
+    def is_current(kind: str, name: str, resolved: BaseModel) -> bool:
+        file = outputs.config(kind, name)
+        return file.is_file() and file.read_text(encoding="utf-8") == resolved.model_dump_json(indent=1)
+
+    makers: dict[str, set[str]] = {}  # the stages that make each dataset whose configuration is current
+    for name in selected.datasets:
+        dataset = project.dataset(name)
+        if not is_current("datasets", name, dataset):
+            continue
+        if not dataset.synthetic:
+            makers[name] = {f"prepare@{name}"}
+        elif is_current("synthetic", dataset.root, project.synthetic(dataset.root)):
+            makers[name] = {f"prepare@{name}", f"generate@{dataset.root}"}
+    runs = {
+        f"train@{name}": run
+        for name, run in selected.runs.items()
+        if planned.runs.get(name) == run and is_current("train", name, project.run(params.scale, name, run, params)[0])
+    }
+    sweeps = {
+        f"sweep@{name}": sweep
+        for name, sweep in selected.sweeps.items()
+        if planned.sweeps.get(name) == sweep
+        and is_current("sweep", name, resolve_selected(project, params.scale, name, selected, params))
+    }
+    try:
+        made = set(unchanged_stages(project.root, sorted({stage for stages in makers.values() for stage in stages})))
+        ready = {name for name, stages in makers.items() if stages <= made}
+        starts = {f"data/{name}" for name in ready}
+        prepared = {stage: run for stage, run in runs.items() if run.dataset in ready}
+        first = [stage for stage, run in prepared.items() if run.starts_from in starts]
+        starts |= {stage.replace("@", "/") for stage in unchanged_stages(project.root, first)}
+        trainings = [stage for stage, run in prepared.items() if run.starts_from in starts]
+        starts |= {stage.replace("@", "/") for stage in unchanged_stages(project.root, trainings)}
+        asked = [
+            *trainings,
+            *(s for s, sweep in sweeps.items() if sweep.dataset in ready and sweep.starts_from in starts),
+        ]
+        to_run = stages_to_run(project.root, asked)
+    except GraphError as error:
+        return {}, str(error)
+    return {stage: stage not in to_run for stage in asked}, "stages that they depend on have to run first"

@@ -1,0 +1,168 @@
+"""Estimates the GPU-hours, hours and bytes of runs and sweeps on a cluster."""
+
+import math
+
+from pipeline.config.clusters import ClusterConfig
+from pipeline.config.experiments import RunConfig
+from pipeline.config.params import Params
+from pipeline.config.project import Project
+from pipeline.config.selection import Selection
+from pipeline.config.sweep_tasks import SubdivisionTask, TrainingTask, resolve_selected
+from pipeline.config.sweeps import GridSearch
+from pipeline.config.synthetic import ShapesConfig
+from pipeline.data.cpus import usable_cpus
+from pipeline.data.samplers import Share
+from pipeline.plan.plan import PlannedRun, PlannedSweep, makespan
+from pipeline.plan.throughput import Cost, Counter, Throughput, ThroughputError, training_size
+from pointrend.points import Size
+from pointrend.specs import MODELS
+
+SECONDS_PER_HOUR = 3600.0
+
+
+def runs_at_a_time(cluster: ClusterConfig, nodes: int, cores: int) -> int:
+    """The number of runs that a cluster has room for.
+
+    Args:
+        cluster: the workers of a run and their resources.
+        nodes: the number of nodes; a node has as many whole GPUs as one run asks for.
+        cores: the CPU cores of a node without GPUs.
+    """
+    workers = max(cluster.workers, 1)
+    gpus = workers * cluster.gpus_per_worker
+    on_a_node = math.floor(math.ceil(gpus) / gpus) if gpus else cores // (workers * cluster.cpus_per_worker)
+    return nodes * max(on_a_node, 1)
+
+
+def workers_of(cluster: ClusterConfig, batch_size: int) -> int:
+    """The most workers that a training can have: as ``pipeline.cluster.ray_train.for_batch``, without loading Ray.
+
+    Raises:
+        BatchShareError: if they cannot share the batch.
+    """
+    if cluster.min_workers is None:
+        return Share.of_batch(batch_size, cluster.images_per_worker, world_size=max(cluster.workers, 1)).world_size
+    parts = Share.of_batch(batch_size, cluster.images_per_worker, world_size=cluster.min_workers).parts
+    return min(cluster.workers, parts)
+
+
+class Estimates:
+    """Estimates selected runs and sweeps on a cluster, with the changed settings of ``params.yaml`` if given.
+
+    Attributes:
+        runs_at_a_time: see :func:`runs_at_a_time`.
+        missing_figures: what the throughput figures lacked for the estimates so far.
+    """
+
+    def __init__(
+        self,
+        project: Project,
+        scale: str,
+        selection: Selection,
+        params: Params | None,
+        throughput: Throughput,
+        cluster: ClusterConfig,
+        nodes: int,
+    ) -> None:
+        self._project, self._scale, self._selection, self._params = project, scale, selection, params
+        self._throughput, self._cluster = throughput, cluster
+        self._counter, self._costs = Counter(), dict[str, Cost]()
+        self.runs_at_a_time = runs_at_a_time(cluster, nodes, usable_cpus())
+        self.missing_figures: list[str] = []
+
+    def run(self, name: str, cached: bool | None) -> PlannedRun:
+        config, evaluation = self._project.run(self._scale, name, self._selection.runs[name], self._params)
+        schedule = config.schedule
+        workers = workers_of(self._cluster, schedule.batch_size)
+        cost = self._cost(config)
+        gpu_hours = self._gpu_hours(config, cost)
+        evaluations = len(evaluation.root)
+        images = self._val_images(config.dataset)
+        bytes_of_one = self._throughput.prediction_bytes[config.model.task]
+        return PlannedRun(
+            run=name,
+            experiment=config.experiment,
+            dataset=config.dataset,
+            seed=config.seed,
+            updates=schedule.updates,
+            batch_size=schedule.batch_size,
+            cached=cached,
+            gpu_hours=gpu_hours,
+            hours=self._hours(gpu_hours, workers),
+            evaluations=evaluations,
+            weights=cost.weights,
+            checkpoint=cost.checkpoint,
+            predictions=None if images is None else images * evaluations * bytes_of_one,
+        )
+
+    def sweep(self, name: str, cached: bool | None) -> PlannedSweep:
+        task = resolve_selected(self._project, self._scale, name, self._selection, self._params)
+        if isinstance(task, SubdivisionTask):
+            trials, updates, batch_size = len(task.points), 0, 0
+            gpu_hours: float | None = 0.0
+            hours = self._hours(gpu_hours, 1)
+        else:
+            trials, schedule = _trials(task), task.base.schedule
+            updates, batch_size = schedule.updates, schedule.batch_size
+            each = self._gpu_hours(task.base, self._cost(task.base))
+            gpu_hours = None if each is None else trials * each
+            of_one = self._hours(each, 1)  # each trial has one worker
+            hours = (
+                None if of_one is None else makespan([of_one] * trials, self._cluster.workers or self.runs_at_a_time)
+            )
+        return PlannedSweep(
+            sweep=name,
+            kind=task.kind,
+            dataset=task.dataset,
+            trials=trials,
+            updates=updates,
+            batch_size=batch_size,
+            cached=cached,
+            gpu_hours=gpu_hours,
+            hours=hours,
+        )
+
+    def _cost(self, config: RunConfig) -> Cost:
+        # Runs that differ only in their seed cost the same.
+        key = config.model_copy(update={"run": "", "seed": 0}).model_dump_json()
+        if key not in self._costs:
+            size = training_size(config, self._image_size)
+            self._costs[key] = self._counter.cost(config, size, self._throughput.foreground)
+        return self._costs[key]
+
+    def _gpu_hours(self, config: RunConfig, cost: Cost) -> float | None:
+        """Hours of a training on one GPU; None where the throughput figures lack its backbone or precision."""
+        schedule = config.schedule
+        backbone = MODELS[config.model.name].backbone
+        try:
+            rate = self._throughput.images_per_second(cost.flops, backbone, schedule.precision)
+        except ThroughputError as error:
+            if str(error) not in self.missing_figures:
+                self.missing_figures.append(str(error))
+            return None
+        return schedule.updates * schedule.batch_size / rate / SECONDS_PER_HOUR
+
+    def _hours(self, gpu_hours: float | None, workers: int) -> float | None:
+        gpus = workers * self._cluster.gpus_per_worker
+        return gpu_hours / gpus if gpus and gpu_hours is not None else None
+
+    def _image_size(self, name: str) -> Size:
+        """(H, W) of a dataset's typical training image."""
+        dataset = self._project.dataset(name)
+        if not dataset.synthetic:
+            return self._throughput.image_size(name)
+        drawn = self._project.synthetic(dataset.root)
+        if isinstance(drawn, ShapesConfig):
+            return drawn.image_size, drawn.image_size
+        return drawn.height, drawn.width
+
+    def _val_images(self, name: str) -> int | None:
+        dataset = self._project.dataset(name)
+        return self._project.synthetic(dataset.root).val_images if dataset.synthetic else dataset.val.num_images
+
+
+def _trials(task: TrainingTask) -> int:
+    """The number of trials of a sweep; of a search, the largest."""
+    if isinstance(task.search, GridSearch):
+        return math.prod(len(values) for values in task.space.given.values() if isinstance(values, list))
+    return task.search.trials

@@ -1,0 +1,56 @@
+"""Makes the plan of a scale: from its configuration, the throughput figures and what DVC has."""
+
+from pipeline.config.project import Project
+from pipeline.config.reader import load
+from pipeline.plan.cached import cached_stages
+from pipeline.plan.estimates import Estimates
+from pipeline.plan.plan import Plan
+from pipeline.plan.throughput import Throughput
+
+
+def make_plan(project: Project, scale: str | None, cluster: str | None, nodes: int) -> Plan:
+    """Plans what `dvc repro` would run.
+
+    Args:
+        project: the project. Its folder must be the working directory, or DVC cannot tell what is cached.
+        scale: plans all that `pointrend select` selects at this scale; if None, what is selected.
+        cluster: a file of ``configs/clusters``; if None, the selected one.
+        nodes: the number of nodes, each with as many GPUs as one run asks for.
+
+    Raises:
+        UserError: if a configuration is wrong or missing, or ``configs/throughput.yaml`` has no image size for a
+            dataset.
+    """
+    params = project.params() if project.params_file.is_file() else None
+    name = cluster or (params or project.params()).cluster
+    if scale is None:
+        params = params or project.params()
+        scale, selection = params.scale, project.selection()
+    else:
+        # Only what DVC watches depends on the data root.
+        selection = project.select(scale, params.data_root if params else "")
+    if params is not None and params.scale != scale:
+        params = None
+    if params is not None and project.selection_file.is_file():
+        cached, unknown = cached_stages(project, params, selection)
+    else:
+        cached, unknown = {}, f"scale {scale} is not the selected one, and DVC knows of no other"
+    throughput = load(Throughput, project.configs / "throughput.yaml")
+    estimates = Estimates(project, scale, selection, params, throughput, project.cluster(name), nodes)
+    runs = [estimates.run(run, cached.get(f"train@{run}")) for run in selection.runs]
+    sweeps = [estimates.sweep(sweep, cached.get(f"sweep@{sweep}")) for sweep in selection.sweeps]
+    experiments = {run.experiment for run in runs}
+    tables = {table: project.table(table).experiments & experiments for table in project.table_names()}
+    return Plan(
+        scale=scale,
+        cluster=name,
+        nodes=nodes,
+        gpu=throughput.gpu,
+        has_gpus=project.cluster(name).gpus_per_worker > 0,
+        runs_at_a_time=estimates.runs_at_a_time,
+        runs=runs,
+        sweeps=sweeps,
+        tables={table: found for table, found in tables.items() if found},
+        missing_figures=estimates.missing_figures,
+        unknown=unknown if None in {run.cached for run in runs} | {sweep.cached for sweep in sweeps} else None,
+    )
