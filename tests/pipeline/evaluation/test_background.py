@@ -4,8 +4,22 @@ import threading
 import time
 
 import pytest
+import torch
 
 from pipeline.evaluation.background import MAX_UNFINISHED, BackgroundThread
+
+GPU = torch.device("cuda")  # named alone: nothing is computed
+
+
+def test_beside_a_model_on_the_cpu_calls_run_at_once() -> None:
+    found: list[int] = []
+    with BackgroundThread(torch.device("cpu")) as background:
+        for number in range(5):
+            background.submit(lambda: found.append(threading.get_ident()))
+            assert len(found) == number + 1
+        with pytest.raises(ZeroDivisionError):
+            background.submit(lambda: print(1 / 0))
+    assert set(found) == {threading.get_ident()}
 
 
 def test_calls_run_in_order_in_one_thread_and_are_all_done_at_the_end() -> None:
@@ -15,7 +29,7 @@ def test_calls_run_in_order_in_one_thread_and_are_all_done_at_the_end() -> None:
         time.sleep(0.002 * (number % 3))
         found.append((number, threading.get_ident()))
 
-    with BackgroundThread() as background:
+    with BackgroundThread(GPU) as background:
         for number in range(20):
             background.submit(call, number)
     assert [number for number, _ in found] == list(range(20))
@@ -27,7 +41,7 @@ def test_the_caller_goes_on_while_a_call_runs_but_not_too_far() -> None:
     release, submitted = threading.Event(), threading.Semaphore(0)
 
     def caller() -> None:
-        with BackgroundThread() as background:
+        with BackgroundThread(GPU) as background:
             for _ in range(MAX_UNFINISHED + 2):
                 background.submit(release.wait, 10)  # type: ignore[arg-type]
                 submitted.release()
@@ -47,7 +61,7 @@ def test_a_failure_reaches_the_caller(last: bool) -> None:
         if number == 3:
             raise OSError("disk full")
 
-    with pytest.raises(OSError, match="disk full"), BackgroundThread() as background:
+    with pytest.raises(OSError, match="disk full"), BackgroundThread(GPU) as background:
         for number in range(4 if last else 50):
             background.submit(call, number)
 
@@ -61,7 +75,7 @@ def test_a_failure_of_the_caller_is_not_hidden_and_waits_for_the_call_under_way(
         done.set()
         raise OSError("hidden")
 
-    with pytest.raises(KeyError, match="of the caller"), BackgroundThread() as background:
+    with pytest.raises(KeyError, match="of the caller"), BackgroundThread(GPU) as background:
         background.submit(call)
         begun.wait(10)
         raise KeyError("of the caller")
