@@ -122,12 +122,12 @@ class InstancePredictor:
     def __call__(self, chunk: range, folder: Path) -> None:
         """Writes one file per setting, with a line per image: its id, then its results, a tab before each.
 
-        Masks are encoded and written in a thread, in the order of the images, while the device predicts the next ones.
+        Masks are encoded and written in a thread, in the order of the images, while a GPU predicts the next ones.
         """
         with (
             ExitStack() as stack,
             float32_math(self._precision),
-            BackgroundThread() as background,
+            BackgroundThread(self._device) as background,
         ):
             files = {
                 name: stack.enter_context(_part_file(folder, name).open("w", encoding="utf-8"))

@@ -69,14 +69,14 @@ class SemanticPredictor:
     def __call__(self, chunk: range, folder: Path) -> None:
         """Writes ``<setting>/<name>``, a PNG of label ids, for each setting and image of the chunk.
 
-        The PNGs are written in a thread while the device predicts the next images.
+        The PNGs are written in a thread while a GPU predicts the next images.
         """
 
         def write(label_file: str, predicted: dict[str, Tensor]) -> None:
             for setting, classes in predicted.items():
                 write_ids(classes, self._table, folder / setting / self._names[label_file])
 
-        with float32_math(self._precision), BackgroundThread() as background:
+        with float32_math(self._precision), BackgroundThread(self._device) as background:
             for label_file, pixels in prefetched(self._images, chunk):
                 predicted = predict_classes(self._model, to_float(pixels.to(self._device)), self._settings)
                 background.submit(write, label_file, {name: classes.cpu() for name, classes in predicted.items()})

@@ -20,6 +20,8 @@ from pipeline.data.pictures import KnownPictures
 from pipeline.data.samplers import Draw
 from pipeline.data.storage import Storage
 from pipeline.data.transforms import Target, augment, flip_horizontally, resize, to_float
+from pipeline.data.storage import Storage
+from pointrend.transform import resize_image
 
 
 def prepare(coco: Any, folder: Path) -> PreparedDataset:
@@ -366,6 +368,25 @@ def test_augmentation_flips_half_and_uses_all_sizes_evenly() -> None:
     assert all(175 < n < 325 for n in outcomes.values()), outcomes
     # 1,000 flips are expected, with a standard deviation of 22.
     assert 930 < sum(n for (flipped, _), n in outcomes.items() if flipped) < 1070
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_on_the_device_an_image_becomes_what_it_was_before_it_travelled(training: TrainingImages, seed: int) -> None:
+    example = training[Draw(1, seed)]
+    assert example.image.dtype == torch.uint8
+    assert tuple(example.image.shape) == (3, 30, 40)  # at its own size
+    image, target = example.to_device(torch.device("cpu"))
+    expected = resize_image(example.image.float() / 255, example.size)  # type: ignore[arg-type]
+    assert torch.equal(image, expected)
+    assert image.shape[-2:] == example.size
+    assert target.keys() == example.target.keys()
+
+
+def test_a_float_image_is_taken_as_it_is() -> None:
+    image = torch.rand(3, 4, 5)
+    found, target = Example(1, image, {"labels": torch.tensor([1])}).to_device(torch.device("cpu"))
+    assert torch.equal(found, image)
+    assert target["labels"].tolist() == [1]
 
 
 def test_augmented_masks_and_boxes_stay_together(training: TrainingImages) -> None:

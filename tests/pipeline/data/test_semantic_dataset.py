@@ -13,6 +13,7 @@ from pipeline.data.coco import DatasetError
 from pipeline.data.labels import CITYSCAPES
 from pipeline.data.samplers import Draw, TrainingBatches
 from pipeline.data.semantic_dataset import SemanticEvaluationImages, SemanticTrainingImages
+from pipeline.data.semantic_transforms import change_colors
 
 WHOLE = SemanticModelConfig(
     name="semantic_fpn_tiny",
@@ -41,6 +42,23 @@ def test_label_ids_become_classes_and_255(tmp_path: Path, table: LabelTable, cla
     assert torch.equal(example.image, expected) or torch.equal(example.image, expected.flip(-1))
 
 
+def test_colors_are_drawn_here_and_changed_on_the_device(tmp_path: Path) -> None:
+    prepared, storage = prepared_labels(tmp_path)
+    plain = SemanticTrainingImages(prepared, storage, WHOLE)
+    colored = SemanticTrainingImages(prepared, storage, WHOLE.model_copy(update={"color_augmentation": True}))
+    changed = 0
+    for seed in range(8):
+        example = colored[Draw(1, seed)]
+        assert example.image.dtype == torch.uint8
+        assert example.colors is not None
+        image, _ = example.to_device(torch.device("cpu"))
+        before = example.image.float() / 255
+        assert torch.equal(image, change_colors(before, example.colors))
+        changed += not torch.equal(image, before)
+        assert plain[Draw(1, seed)].colors is None
+    assert changed > 4
+
+
 def test_evaluation_images_come_as_they_are(tmp_path: Path) -> None:
     prepared, storage = prepared_labels(tmp_path)
     images = SemanticEvaluationImages(prepared, storage)
@@ -48,6 +66,7 @@ def test_evaluation_images_come_as_they_are(tmp_path: Path) -> None:
     label_file, image = images[2]
     assert label_file == "labels/val/town/town_2_gtFine_labelIds.png"
     assert image.shape == (3, 30, 44)
+    assert image.dtype == torch.uint8
 
 
 def test_batches_need_no_groups(tmp_path: Path) -> None:

@@ -47,6 +47,12 @@ def test_gradients_are_averaged_exactly_once(runs: tuple[Path, Path]) -> None:
         assert torch.equal(weights(two, 0)[name], weights(two, 1)[name])
 
 
+def test_buffers_are_not_sent_and_gradients_not_copied(runs: tuple[Path, Path]) -> None:
+    for rank in (0, 1):
+        settings = json.loads((runs[1] / f"distributed{rank}.json").read_text())
+        assert settings == {"broadcast_buffers": False, "gradient_as_bucket_view": True}
+
+
 def test_parts_of_a_batch_are_the_same_whoever_does_them(tmp_path: Path) -> None:
     # Four parts of an image each: all of one worker's, or two, one and one of three workers'.
     alone, three = run(tmp_path / "alone", 1, "1"), run(tmp_path / "three", 3, "1")

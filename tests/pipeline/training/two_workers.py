@@ -1,7 +1,8 @@
 """Trains a small model; run by test_distributed.py under torch.distributed.run, or alone.
 
 Usage: two_workers.py OUTPUT_FOLDER [IMAGES_PER_WORKER]. Writes the weights and the image ids of every update of each
-worker. With images per worker, the model draws random numbers, as many for each part of a batch.
+worker, and how several are distributed. With images per worker, the model draws random numbers, as many for each part
+of a batch.
 """
 
 import json
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.config.schedules import Phase, ScheduleConfig, Warmup
 from pipeline.data.dataset import Example
@@ -65,8 +67,9 @@ def main(folder: Path, images_per_worker: int | None) -> None:
         share=share,
     )
     seen: list[tuple[int, ...]] = []
+    wrapped = distribute(model, world_size, torch.device("cpu"))
     train(
-        distribute(model, world_size, torch.device("cpu")),
+        wrapped,
         build_optimizer(model, SCHEDULE),
         ([example(draw) for draw in batch] for batch in batches),
         SCHEDULE,
@@ -78,6 +81,9 @@ def main(folder: Path, images_per_worker: int | None) -> None:
     )
     torch.save(model.state_dict(), folder / f"weights{rank}.pt")
     (folder / f"images{rank}.json").write_text(json.dumps(seen))
+    if isinstance(wrapped, DistributedDataParallel):
+        settings = {name: getattr(wrapped, name) for name in ("broadcast_buffers", "gradient_as_bucket_view")}
+        (folder / f"distributed{rank}.json").write_text(json.dumps(settings))
     if distributed:
         dist.destroy_process_group()
 
