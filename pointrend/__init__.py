@@ -1,6 +1,6 @@
 """PointRend: image segmentation as rendering (Kirillov, Wu, He, Girshick, CVPR 2020).
 
-The names below load on first use, so that what needs no torch does not wait for it.
+Names are imported on first use, so that importing the package does not import torch.
 """
 
 from importlib import import_module

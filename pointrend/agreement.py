@@ -1,4 +1,4 @@
-"""How far two outputs for the same image agree.
+"""Compares two outputs for the same image.
 
 Shape letters: R regions, K classes, H W rows and columns.
 """
@@ -18,20 +18,20 @@ def mask_ious(first: Tensor, second: Tensor) -> Tensor:
 
 
 def compare_instances(reference: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> dict[str, float]:
-    """The largest differences over the detections of an image, each beside the nearest one of its class.
+    """The largest differences between two models' detections in an image, matched to the best overlap in their class.
 
     Args:
         reference: ``boxes`` (R, 4), ``labels`` (R,), ``scores`` (R,), and masks (R, 1, ...) of probabilities under one
             or more names that end in "masks".
-        other: the same of the other model, which may have found another number.
+        other: the other model's detections, in any number.
 
     Returns:
-        ``detections`` and ``other_detections``; if both are above 0 also ``box`` in pixels, ``score``, and for masks
-        that both have ``mask_iou`` or ``region_mask_iou``: the greatest differences, and the least IoU.
+        ``detections`` and ``other_detections``, the two counts. If both are above 0, also the largest differences
+        ``box`` in pixels and ``score``, and for masks that both have the lowest ``mask_iou`` or ``region_mask_iou``.
     """
-    found: dict[str, float] = {"detections": len(reference["boxes"]), "other_detections": len(other["boxes"])}
-    if not all(found.values()):
-        return found
+    counts: dict[str, float] = {"detections": len(reference["boxes"]), "other_detections": len(other["boxes"])}
+    if not all(counts.values()):
+        return counts
     overlap = box_iou(reference["boxes"], other["boxes"])
     overlap[reference["labels"][:, None] != other["labels"]] = -1
     nearest = overlap.argmax(dim=1)
@@ -42,10 +42,10 @@ def compare_instances(reference: Mapping[str, Tensor], other: Mapping[str, Tenso
     for masks in sorted(name for name in reference.keys() & other.keys() if name.endswith("masks")):
         ious = mask_ious(reference[masks] >= 0.5, other[masks][nearest] >= 0.5)
         differences[f"{masks.removesuffix('s')}_iou"] = float(ious.min())
-    return {**found, **differences}
+    return {**counts, **differences}
 
 
 def compare_semantics(reference: Tensor, other: Tensor) -> dict[str, float]:
-    """The largest difference of logits (K, H, W), and the share of pixels of equal labels."""
+    """The largest difference between logits (K, H, W), and the share of pixels with equal labels."""
     equal = (reference.argmax(0) == other.argmax(0)).float().mean()
     return {"logit": float((reference - other).abs().max()), "labels_equal": float(equal)}

@@ -1,4 +1,4 @@
-"""ResNet backbones from torchvision's parts: with a feature pyramid, or dilated for DeepLabV3."""
+"""ResNet backbones built from torchvision: with a feature pyramid, or dilated for DeepLabV3."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -25,27 +25,28 @@ from pointrend.specs import Norm
 
 NormLayer = Callable[..., nn.Module]
 #: "frozen_batch" keeps the statistics of an ImageNet model (Appendix A, and SemanticFPN in Appendix B). "batch" learns
-#: them anew from large mini-batches (DeepLabV3 in Appendix B); over several processes, convert the model with
-#: ``torch.nn.SyncBatchNorm.convert_sync_batchnorm``. A network trained from scratch on a few images at a time learns
-#: "group" instead, in the pyramid too: it has no running statistics, and is the same in training and at inference
-#: (He et al., Rethinking ImageNet Pre-training, 2019).
+#: them from large mini-batches (DeepLabV3 in Appendix B); for several processes, convert the model with
+#: ``torch.nn.SyncBatchNorm.convert_sync_batchnorm``. "group" is for training from scratch on a few images at a time; it
+#: normalises the pyramid too, has no running statistics, and is the same in training and at inference (He et al.,
+#: Rethinking ImageNet Pre-training, 2019).
 NORM_LAYERS: dict[Norm, NormLayer] = {
     "frozen_batch": FrozenBatchNorm2d,
     "batch": nn.BatchNorm2d,
     "group": partial(nn.GroupNorm, 32),
 }
 
-#: The FPN's outputs by name; "pool" (P6) serves the proposals only.
+#: The strides of the FPN's outputs by name; "pool" (P6) is for proposals only.
 STRIDES = {"p2": 4, "p3": 8, "p4": 16, "p5": 32, "pool": 64}
 
-#: DeepLabV3's dilations of the blocks of res5, relative to one another.
+#: DeepLabV3's dilations of the three blocks of res5, as multiples of a base rate.
 MULTI_GRID = (1, 2, 4)
 
 
 def resnet_tiny(weights: None, norm_layer: NormLayer, blocks: int = 1) -> ResNet:
-    """So many basic blocks per stage, for demonstrations and tests, in no paper: 10, 18 or 26 layers, without weights.
+    """A small ResNet for demonstrations and tests: 1, 2 or 3 basic blocks per stage, so 10, 18 or 26 layers.
 
-    Of more than one, each begins as the identity: a deeper network with the weights of a shallower one does the same.
+    With more than one block per stage, every block starts as its shortcut alone, so a deeper network that is given a
+    shallower one's weights computes the same. There are no pretrained weights.
     """
     return ResNet(BasicBlock, [blocks] * 4, norm_layer=norm_layer, zero_init_residual=blocks > 1)
 
@@ -134,7 +135,7 @@ def _resnet(name: str, norm: Norm, pretrained: bool) -> ResNet:
 
 
 def freeze_stem_and_res2(body: nn.Module) -> None:
-    """Keeps the first layers of a ResNet as they are, as for instance segmentation (Appendix A)."""
+    """Freezes the stem and res2 of a ResNet, as the paper does for instance segmentation (Appendix A)."""
     for name, parameter in body.named_parameters():
         if name.startswith(("conv1.", "bn1.", "layer1.")):
             parameter.requires_grad_(False)
@@ -158,8 +159,8 @@ def resnet_fpn(
         pretrained: start from torchvision's ImageNet weights (downloaded once).
         stride_in_1x1: halve the resolution in the 1x1 convolution that enters res3, res4 and res5, as the original
             ResNets do (He et al., 2016) and the weights trained from them expect, rather than in the 3x3 one.
-        freeze_early: keep pretrained stem and res2 as they are, as for instance segmentation (Appendix A). From
-            scratch nothing is frozen.
+        freeze_early: freeze a pretrained stem and res2, as the paper does for instance segmentation (Appendix A).
+            Without pretrained weights nothing is frozen.
 
     Returns:
         a module that maps (N, 3, H, W) to {"p2": (N, C, H/4, W/4), "p3", "p4", "p5", "pool"}.
@@ -217,8 +218,8 @@ class DilatedResNet(nn.Module):
             raise ValueError(f"output_stride is {output_stride}, expected 8 or 16")
         res4 = self.body["layer3"]
         dilation = 16 // output_stride
-        # What reads res3 keeps its rate, and what follows looks as far as at stride 16: every second cell of the
-        # denser features is a cell of the sparser ones.
+        # res4's first convolution still reads res3 undilated. All later ones are dilated to keep their field of view:
+        # at stride 8, every second cell of the features is a cell of those at stride 16.
         _set_stage(res4, 2 // dilation, 1, [dilation] * len(res4))
         rates = [2 * dilation * step for step in MULTI_GRID]
         _set_stage(self.body["layer4"], 1, rates[0], rates)
@@ -231,7 +232,7 @@ def dilated_resnet(name: str, norm: Norm, output_stride: int = 16, pretrained: b
     """DeepLabV3's backbone: the dilated last stages of a ResNet, with a multi-grid of 1, 2, 4 in res5.
 
     Args:
-        name: "r103" in the paper, or any other backbone.
+        name: "r103" as in the paper, or any other name that :func:`resnet_fpn` knows.
         norm: its normalisation.
         output_stride: 16, or 8.
         pretrained: start from torchvision's ImageNet weights (downloaded once); nothing is frozen.

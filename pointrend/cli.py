@@ -1,4 +1,4 @@
-"""The ``pointrend`` command. Installed extensions add theirs under the entry point group "pointrend.commands"."""
+"""The ``pointrend`` command. Other packages add commands with the entry point group "pointrend.commands"."""
 
 import json
 import sys
@@ -18,7 +18,7 @@ app = typer.Typer(help="PointRend: image segmentation as rendering.", no_args_is
 @app.command()
 def models() -> None:
     """List the models that can be built by name."""
-    # Every row on one line of a terminal of 80 columns.
+    # Every row fits one line of a terminal with 80 columns.
     table = Table(
         *(Column(name, no_wrap=True) for name in ("model", "backbone", "head", "classes", "input")),
         box=None,
@@ -49,10 +49,10 @@ def _check_output(output: Path, *inputs: str | Path) -> None:
 
 @app.command()
 def convert(
-    source: Annotated[str, typer.Argument(help="a checkpoint of Detectron2 or torchvision, its URL or its zoo name")],
+    source: Annotated[str, typer.Argument(help="a Detectron2 or torchvision checkpoint: a file, a URL or a zoo name")],
     output: Annotated[Path, typer.Argument(help="the .safetensors file to write")],
     model: Annotated[str, typer.Option(help="see `pointrend models`")],
-    num_classes: Annotated[int | None, typer.Option(help="if other than the model's own")] = None,
+    num_classes: Annotated[int | None, typer.Option(help="number of classes; by default the model's own")] = None,
 ) -> None:
     """Rewrite a checkpoint as safetensors in this library's names."""
     from pointrend.weights import convert_weights
@@ -67,12 +67,12 @@ def convert(
 
 @app.command()
 def complexity(
-    model: Annotated[str, typer.Option(help="an instance model, which gives the channels")] = (
+    model: Annotated[str, typer.Option(help="an instance model, whose channels are counted")] = (
         "pointrend_rcnn_r50_fpn_coco"
     ),
-    num_classes: Annotated[int | None, typer.Option(help="if other than the model's own")] = None,
-    resolution: Annotated[int, typer.Option(help="side of PointRend's masks")] = PAPER_RENDERING.resolution,
-    num_points: Annotated[int, typer.Option(help="points per subdivision step")] = PAPER_RENDERING.num_points,
+    num_classes: Annotated[int | None, typer.Option(help="number of classes; by default the model's own")] = None,
+    resolution: Annotated[int, typer.Option(help="side of PointRend's masks in cells")] = PAPER_RENDERING.resolution,
+    num_points: Annotated[int, typer.Option(help="most points per subdivision step")] = PAPER_RENDERING.num_points,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
     """Multiply-adds and activations of the mask heads for one region (Table 2)."""
@@ -100,17 +100,15 @@ def complexity(
 
 @app.command()
 def predict(
-    image: Annotated[Path, typer.Argument(help="a picture file")],
+    image: Annotated[Path, typer.Argument(help="an image file")],
     weights: Annotated[str, typer.Option(help="trained weights: .safetensors, .pt, .pth, .pkl, a URL or a zoo name")],
-    model: Annotated[str | None, typer.Option(help="see `pointrend models`; what the weights say by default")] = None,
-    output: Annotated[
-        Path | None, typer.Option(help="the overlay to write; by default a new file prediction.png")
-    ] = None,
-    num_classes: Annotated[int | None, typer.Option(help="if other than the model's own")] = None,
-    min_size: Annotated[int | None, typer.Option(help="shorter edge the image is resized to")] = None,
-    score: Annotated[float, typer.Option(help="show objects from this score on")] = 0.5,
+    model: Annotated[str | None, typer.Option(help="see `pointrend models`; default: stored with the weights")] = None,
+    output: Annotated[Path | None, typer.Option(help="the image file to write; default: a new prediction.png")] = None,
+    num_classes: Annotated[int | None, typer.Option(help="number of classes; by default the model's own")] = None,
+    min_size: Annotated[int | None, typer.Option(help="shorter edge in pixels that the image is resized to")] = None,
+    score: Annotated[float, typer.Option(help="draw objects with at least this score")] = 0.5,
 ) -> None:
-    """Segment a picture and write it with the masks drawn on."""
+    """Segment an image and write it with the masks drawn onto it."""
     # Imported here: the other commands answer without loading torch.
     import torch
 
@@ -149,13 +147,13 @@ def predict(
 def export(
     weights: Annotated[str, typer.Argument(help="trained weights: .safetensors, .pt, .pth, .pkl, a URL or a zoo name")],
     output: Annotated[Path, typer.Argument(help="the file to write: .onnx, or .pt2 for torch.export")],
-    model: Annotated[str | None, typer.Option(help="see `pointrend models`; what the weights say by default")] = None,
-    num_classes: Annotated[int | None, typer.Option(help="if other than the model's own")] = None,
-    min_size: Annotated[int | None, typer.Option(help="shorter edge that images are resized to")] = None,
-    max_size: Annotated[int | None, typer.Option(help="limit of the longer edge")] = None,
-    paste: Annotated[bool, typer.Option(help="masks on the image's pixels instead of inside their boxes")] = False,
+    model: Annotated[str | None, typer.Option(help="see `pointrend models`; default: stored with the weights")] = None,
+    num_classes: Annotated[int | None, typer.Option(help="number of classes; by default the model's own")] = None,
+    min_size: Annotated[int | None, typer.Option(help="shorter edge in pixels that images are resized to")] = None,
+    max_size: Annotated[int | None, typer.Option(help="upper limit of the longer edge in pixels")] = None,
+    paste: Annotated[bool, typer.Option(help="output masks of the whole image, not of their boxes")] = False,
     check: Annotated[
-        list[Path] | None, typer.Option(help="a picture on which the file must agree with the model; can be repeated")
+        list[Path] | None, typer.Option(help="an image on which the graph must agree with the model; repeatable")
     ] = None,
 ) -> None:
     """Write a model as a graph for onnxruntime or torch.export, for images of any size."""
@@ -177,9 +175,9 @@ def export(
 
 
 def add_installed_commands() -> None:
-    """Adds the commands of the entry point group, functions or groups of commands (Typer apps).
+    """Adds the commands of the entry point group: functions, or groups of commands (Typer apps).
 
-    One whose requirements are not installed is left out.
+    Commands whose requirements are not installed are left out.
     """
     for entry in sorted(entry_points(group="pointrend.commands"), key=lambda entry: entry.name):
         try:

@@ -1,8 +1,8 @@
 """Multiply-adds and activations of the mask heads, counted from the modules as they run (Table 2).
 
-The heads run on the meta device: shapes without values, so that any size counts at once. One region counts, with all
-its classes. As in the paper, the features that RoIAlign takes from the image count as activations, bilinear lookups
-cost nothing, and PointRend holds the activations of one subdivision step at a time: those of its largest.
+The heads run on the meta device, on shapes without values, so counting is instant. Counts are for one region and all
+its classes. As in the paper, the features that RoIAlign pools count as activations, bilinear interpolation costs
+nothing, and of the subdivision steps only the largest counts towards activations: they run one after another.
 
 Shape letters: R regions, C channels, K classes, P points.
 """
@@ -21,14 +21,14 @@ from pointrend.subdivision import subdivide, subdivision_sizes
 
 
 class Complexity(NamedTuple):
-    """What a mask head takes for one region."""
+    """The cost of a mask head for one region."""
 
     multiply_adds: int
     activations: int
 
 
 def count(module: nn.Module, *inputs: Tensor) -> tuple[Tensor, Complexity]:
-    """Runs a module: its output, and what it took. The outputs of layers with weights are the activations."""
+    """Runs a module and returns its output and cost. The outputs of layers with weights are the activations."""
     activations = 0
 
     def add(layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
@@ -85,10 +85,10 @@ def pointrend_complexity(
 
 
 def spec_complexity(spec: InstanceSpec, num_classes: int, rendering: Rendering) -> Complexity:
-    """The mask head of a model, by the model's numbers; a 4xconv head renders at any even resolution, without points.
+    """The cost of a model's mask head, from its spec. For a 4xconv head any even resolution counts, and no points.
 
     Raises:
-        ValueError: for no classes, or a resolution that the head cannot have.
+        ValueError: if there are no classes, or the head cannot have that resolution.
     """
     if num_classes < 1:
         raise ValueError(f"num_classes is {num_classes}, expected at least 1")
@@ -107,7 +107,7 @@ def spec_complexity(spec: InstanceSpec, num_classes: int, rendering: Rendering) 
 
 
 class Row(NamedTuple):
-    """One row of the comparison: a mask head, the side of its mask, and what it takes."""
+    """One row of Table 2: a mask head, the side of its mask, and its cost."""
 
     mask_head: str
     resolution: int
@@ -118,12 +118,12 @@ def compare_heads(spec: InstanceSpec, num_classes: int, rendering: Rendering) ->
     """The rows of Table 2: 4xconv at its own resolution and at PointRend's, then PointRend.
 
     Args:
-        spec: gives the channels; either model of a pair will do.
+        spec: of either model of a pair; only the channels matter.
         num_classes: K.
         rendering: PointRend's output resolution and points per step.
 
     Raises:
-        ValueError: for no classes, an odd resolution, or one below the coarse mask's.
+        ValueError: if there are no classes, or the resolution is odd or below that of the coarse mask.
     """
     four_conv, pointrend = replace(spec, mask_head="4xconv"), replace(spec, mask_head="pointrend")
     resolution, default = rendering.resolution, replace(rendering, resolution=FOUR_CONV_SIDE)

@@ -1,6 +1,6 @@
-"""The box half of Mask R-CNN: torchvision's RPN and RoI heads, set to the recipe that the paper trains with.
+"""The box detector of Mask R-CNN: torchvision's RPN and RoI heads with the paper's training recipe.
 
-Where torchvision differs from that recipe (Detectron2's), this module overrides it: anchors are not rounded, the
+Where torchvision differs from that recipe, which is Detectron2's, this module overrides it: anchors are not rounded,
 strides are exact, RoIAlign is aligned to pixel centres, and box losses are L1.
 
 Shape letters: N images, R regions, C channels, K classes.
@@ -25,17 +25,17 @@ Features = dict[str, Tensor]
 Target = dict[str, Tensor]
 
 ASPECT_RATIOS = (0.5, 1.0, 2.0)
-MAX_COORDINATE = 1e4  # pixels, of a predicted box to train masks on
+MAX_COORDINATE = 1e4  # pixels; masks are not trained on predicted boxes beyond it
 
 
 class Anchors(AnchorGenerator):
-    """Anchors of one size per pyramid level and three aspect ratios (height / width), centred on the cells' corner."""
+    """Anchors of one size per level and three aspect ratios (height / width), centred on cells' upper left corners."""
 
     def __init__(self, sizes: tuple[int, ...]) -> None:
         super().__init__(tuple((size,) for size in sizes), (ASPECT_RATIOS,) * len(sizes))
 
     def generate_anchors(self, scales, aspect_ratios, dtype=torch.float32, device=torch.device("cpu")):  # noqa: B008
-        """As torchvision's, but not rounded to whole pixels: (A, 4)."""
+        """torchvision's anchors without rounding to whole pixels: (A, 4)."""
         sizes = torch.as_tensor(scales, dtype=dtype, device=device)
         ratios = torch.as_tensor(aspect_ratios, dtype=dtype, device=device).sqrt()
         widths, heights = (sizes / ratios[:, None]).flatten(), (sizes * ratios[:, None]).flatten()
@@ -43,7 +43,7 @@ class Anchors(AnchorGenerator):
 
     def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
         """One (A H W summed over levels, 4) tensor per image."""
-        # torchvision derives strides from the padded image's size, which is wrong for P6 of most images.
+        # torchvision divides the padded image's size by the map's, which is not the stride of P6 for most images.
         device = feature_maps[0].device
         self.set_cell_anchors(torch.float32, device)
         strides = [torch.tensor(stride, device=device) for stride in STRIDES.values()]
@@ -53,36 +53,36 @@ class Anchors(AnchorGenerator):
 
 
 def split_like(flat: Tensor, parts: list[Tensor]) -> list[Tensor]:
-    """Rows (R summed over N images, ...) as N tensors, as many rows in each as in the same one of ``parts``."""
-    # One image, whose number of rows a graph need not know.
+    """Splits rows (R summed over N images, ...) into N tensors with as many rows as the tensors of ``parts``."""
+    # With one image, a graph must not fix the number of rows.
     return [flat] if len(parts) == 1 else list(flat.split([part.shape[0] for part in parts]))
 
 
-def nms_within(groups: Tensor, boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
+def nms_per_group(groups: Tensor, boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
     """Non-maximum suppression among the boxes of each group.
 
     Args:
         groups: (R,) int64.
         boxes: (R, 4) xyxy, nowhere negative.
         scores: (R,).
-        threshold: of the IoU above which a box gives way to a better one.
+        threshold: IoU with a better box above which a box is dropped.
 
     Returns:
         (R',) indices of the boxes that are kept, best first.
     """
     if not torch.compiler.is_compiling():
         return batched_nms(boxes, scores, groups, threshold)
-    # A graph has no branch on the number of boxes, nor a loop over groups: move the groups apart instead.
+    # A graph can neither branch on the number of boxes nor loop over groups: shift the groups apart instead.
     extent = F.pad(boxes.flatten(), (0, 1)).amax(0) + 1
-    apart = boxes + (groups * extent)[:, None]
-    # torchvision's graphs take it for granted that two boxes are kept: here are two, to be left out again.
-    apart = torch.cat((apart, apart.new_tensor([[-2, -2, -1, -1], [-4, -4, -3, -3]])))
-    kept = nms(apart, F.pad(scores, (0, 2), value=torch.finfo(scores.dtype).min), threshold)
+    shifted = boxes + (groups * extent)[:, None]
+    # torchvision's graphs assume that at least two boxes are kept: append two, and remove them from the result.
+    shifted = torch.cat((shifted, shifted.new_tensor([[-2, -2, -1, -1], [-4, -4, -3, -3]])))
+    kept = nms(shifted, F.pad(scores, (0, 2), value=torch.finfo(scores.dtype).min), threshold)
     return kept[kept < boxes.shape[0]]
 
 
 class ProposalNetwork(RegionProposalNetwork):
-    """torchvision's RPN with an L1 box loss, which ranks proposals by their logits."""
+    """torchvision's RPN with an L1 box loss, and proposals ranked by their logits instead of probabilities."""
 
     def filter_proposals(
         self, proposals: Tensor, objectness: Tensor, image_shapes: list[Size], num_anchors_per_level: list[int]
@@ -91,9 +91,9 @@ class ProposalNetwork(RegionProposalNetwork):
 
         Args:
             proposals: (N, A, 4) xyxy, A anchors of all levels.
-            objectness: (N A, 1) logits. Their probabilities would tie where they come close to 1.
+            objectness: (N A, 1) logits. Probabilities close to 1 would be equal after rounding.
             image_shapes: the size of each image without padding.
-            num_anchors_per_level: how many of the A are of each level.
+            num_anchors_per_level: how many of the A anchors each level has.
 
         Returns:
             proposals (R, 4) inside the image and their logits (R,) of each image, best first.
@@ -115,7 +115,7 @@ class ProposalNetwork(RegionProposalNetwork):
             boxes = clip_boxes_to_image(boxes, size)
             usable = finite & (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
             boxes, logits = boxes[usable], logits[usable]
-            kept_boxes = nms_within(level_of[usable], boxes, logits, self.nms_thresh)[: self.post_nms_top_n()]
+            kept_boxes = nms_per_group(level_of[usable], boxes, logits, self.nms_thresh)[: self.post_nms_top_n()]
             chosen.append((boxes[kept_boxes], logits[kept_boxes]))
         return [boxes for boxes, _ in chosen], [logits for _, logits in chosen]
 
@@ -173,7 +173,7 @@ class Regions(NamedTuple):
 
 
 class BoxHeads(RoIHeads):
-    """torchvision's box head with aligned pooling and an L1 loss that also hands on its foreground regions."""
+    """torchvision's box head with aligned pooling and an L1 loss, which also returns its foreground regions."""
 
     pooled_size = 7
     sampling_ratio = 0
@@ -198,7 +198,8 @@ class BoxHeads(RoIHeads):
         with torch.no_grad():
             origins = torch.cat(proposals)[foreground]
             decoded = self.box_coder.decode_single(chosen.float(), origins)
-            # A diverging network predicts boxes of any size. Its loss will say so, if the mask head survives them.
+            # A diverging network predicts boxes of any size, which the mask head could not pool from. The box loss
+            # still shows the divergence.
             usable = (decoded.abs() < MAX_COORDINATE).all(dim=1, keepdim=True)
             decoded = torch.where(usable, decoded, origins)
         masks = [image_labels > 0 for image_labels in labels]

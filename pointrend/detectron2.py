@@ -1,13 +1,13 @@
-"""Detectron2's checkpoints in this library's names and conventions.
+"""Converts Detectron2's checkpoints to this library's names and conventions.
 
-What differs, beside names:
+Differences other than names:
 
 - Its images are BGR in [0, 255], divided by a standard deviation that depends on who trained the backbone. The mean is
   the same as here, so channel order and scale go into the first convolution, and padding stays exactly zero.
 - MSRA's backbones halve the resolution in a 1x1 convolution, where torchvision has a 3x3 one.
 - Its background class is the last; here it is the first, and has (unused) rows of box regression.
-- Its DeepLabV3 averages the image in windows of the training crops' size, and its semantic PointRend gives the coarse
-  prediction to the first layer of the point head alone.
+- Its DeepLabV3 averages the image in windows as large as the training crops, and its semantic PointRend gives the
+  coarse prediction to the first layer of the point head only.
 """
 
 import re
@@ -29,7 +29,7 @@ CITYSCAPES_CROP = (512, 1024)
 
 @dataclass(frozen=True)
 class Convention:
-    """How a backbone was trained: what it sees, and where its strides are."""
+    """What a backbone was trained with: how its input is normalised, and where its strides are."""
 
     pixel_std: tuple[float, float, float]  # in RGB order, of pixels in [0, 255]
     bgr: bool
@@ -43,7 +43,7 @@ DEEPLAB = Convention(_IMAGENET_STD, bgr=False, stride_in_1x1=False)
 
 
 def convention(own: State) -> Convention:
-    """The convention of the zoo's backbone that has a model's structure, from the model's own state dict."""
+    """The convention of the backbone in Detectron2's zoo that has the structure of this model's state dict."""
     if any(name.startswith("backbone.body.conv1.0.") for name in own):
         return DEEPLAB
     grouped = own["backbone.body.layer1.0.conv2.weight"]
@@ -51,7 +51,7 @@ def convention(own: State) -> Convention:
 
 
 def detectron2_structure(own: State) -> dict[str, Any]:
-    """What Detectron2's weights presume of a model with this state dict."""
+    """The structure that Detectron2's weights assume in a model with this state dict."""
     pixels = convention(own)
     structure: dict[str, Any] = {"stride_in_1x1": pixels.stride_in_1x1}
     return structure | ({"pool_window": CITYSCAPES_CROP} if pixels is DEEPLAB else {})
@@ -77,7 +77,7 @@ def detectron2_options(name: str) -> dict[str, Any]:
 
 
 def _renames() -> list[tuple[re.Pattern[str], str]]:
-    """Our names with Detectron2's, where "body." and "semantic." stand for prefixes that models differ in."""
+    """Our names and Detectron2's, in which "body." and "semantic." stand for prefixes that depend on the model."""
     names = {
         r"backbone\.body\.conv1\.0\.": "body.stem.conv1.",
         r"backbone\.body\.conv1\.1\.": "body.stem.conv1.norm.",
@@ -128,7 +128,7 @@ def _renames() -> list[tuple[re.Pattern[str], str]]:
 
 _RENAMES = _renames()
 
-#: What checkpoints hold beside weights, or held once: cell anchors are computed, counts of batches are for training.
+#: Entries of new and old checkpoints that are no weights: cell anchors, which are computed, and counts of batches.
 _NO_WEIGHTS = re.compile(r"(.*\.)?(cell_anchors\.\d+|num_batches_tracked)")
 
 #: Names from before PointRend's heads moved into one mask head.
@@ -140,7 +140,7 @@ _OLD_NAMES = (
 
 
 def _their_names(own: State) -> dict[str, str]:
-    """Our names of a model's weights by Detectron2's."""
+    """Detectron2's names of a model's weights, each with ours."""
     pyramid = any(name.startswith("backbone.fpn.") for name in own)
     deep_stem = any(name.startswith("backbone.body.conv1.0.") for name in own)
     pointrend = any(name.startswith("pointrend.") for name in own)
@@ -165,7 +165,7 @@ def _their_names(own: State) -> dict[str, str]:
     return names
 
 
-def _present_name(name: str) -> str:
+def _current_name(name: str) -> str:
     for old, new in _OLD_NAMES:
         name = name.replace(old, new)
     return name
@@ -177,7 +177,7 @@ def is_detectron2(state: State) -> bool:
 
 
 def _first_convolution(weight: Tensor, pixels: Convention) -> Tensor:
-    """(C, 3, k, k) for its images to the same for images in RGB, normalised as here."""
+    """Weights (C, 3, k, k) for Detectron2's images to weights for RGB images with this library's normalisation."""
     rgb = weight.flip(1) if pixels.bgr else weight
     scale = rgb.new_tensor(
         [255 * own / theirs for own, theirs in zip(IMAGENET_STD, pixels.pixel_std, strict=True)], dtype=torch.float64
@@ -185,7 +185,7 @@ def _first_convolution(weight: Tensor, pixels: Convention) -> Tensor:
     return (rgb.double() * scale.view(1, 3, 1, 1)).to(weight.dtype)
 
 
-def _own_value(name: str, value: Tensor, pixels: Convention) -> Tensor:
+def _converted_value(name: str, value: Tensor, pixels: Convention) -> Tensor:
     if name in ("backbone.body.conv1.weight", "backbone.body.conv1.0.weight"):
         return _first_convolution(value, pixels)
     if name.startswith("roi_heads.box_predictor.cls_score."):
@@ -195,14 +195,14 @@ def _own_value(name: str, value: Tensor, pixels: Convention) -> Tensor:
     return value
 
 
-def _their_shape(name: str, shape: torch.Size) -> tuple[int, ...]:
+def _expected_shape(name: str, shape: torch.Size) -> tuple[int, ...]:
     if name.startswith("roi_heads.box_predictor.bbox_pred."):
         return (shape[0] - 4, *shape[1:])
     return tuple(shape)
 
 
 def _normalisation_problems(state: State, pixels: Convention) -> list[str]:
-    """Old checkpoints hold the mean and deviation that they were trained with."""
+    """Problems with the pixel mean and deviation that old checkpoints hold."""
     mean = torch.tensor(IMAGENET_MEAN) * 255
     conventions = {"pixel_mean": mean, "pixel_std": torch.tensor(pixels.pixel_std)}
     problems = []
@@ -216,50 +216,50 @@ def _normalisation_problems(state: State, pixels: Convention) -> list[str]:
     return problems
 
 
-def _matched(theirs: Mapping[str, str], own: State, state: State, pixels: Convention) -> tuple[State, list[str]]:
-    """Values by our name, and every problem in Detectron2's names.
+def _match(theirs: Mapping[str, str], own: State, state: State, pixels: Convention) -> tuple[State, list[str]]:
+    """Converted values by our names, and all problems, in Detectron2's names.
 
     Args:
-        theirs: the file's names by their present form.
+        theirs: the names in the file, by their current form.
         own: the model's state dict.
         state: the file's.
         pixels: what the backbone was trained with.
     """
-    wanted = _their_names(own)
-    problems = [f"missing: {name}" for name in sorted(wanted.keys() - theirs.keys())]
-    problems += [f"left over: {theirs[name]}" for name in sorted(theirs.keys() - wanted.keys())]
+    expected = _their_names(own)
+    problems = [f"missing: {name}" for name in sorted(expected.keys() - theirs.keys())]
+    problems += [f"left over: {theirs[name]}" for name in sorted(theirs.keys() - expected.keys())]
     values = {}
-    for name in sorted(wanted.keys() & theirs.keys()):
-        ours, value = wanted[name], state[theirs[name]]
-        shape = _their_shape(ours, own[ours].shape)
+    for name in sorted(expected.keys() & theirs.keys()):
+        ours, value = expected[name], state[theirs[name]]
+        shape = _expected_shape(ours, own[ours].shape)
         if tuple(value.shape) == shape:
-            values[ours] = _own_value(ours, value, pixels)
+            values[ours] = _converted_value(ours, value, pixels)
         else:
             problems.append(f"shape of {theirs[name]}: {tuple(value.shape)} in the file, {shape} in the model")
     return values, problems
 
 
 def from_detectron2(state: State, own: State) -> tuple[State, list[str]]:
-    """A whole model's checkpoint in this library's names and conventions.
+    """Converts a whole model's checkpoint.
 
     Args:
-        state: in Detectron2's names, the present ones or those of old PointRend models.
+        state: in Detectron2's names, current ones or those of old PointRend models.
         own: the model's state dict.
 
     Returns:
-        what could be converted, by our names, and everything that is missing, left over or of another shape.
+        the converted values by our names, and a list of everything that is missing, left over or of another shape.
     """
     pixels = convention(own)
     theirs = {
-        _present_name(name): name
+        _current_name(name): name
         for name in state
         if name not in ("pixel_mean", "pixel_std") and not _NO_WEIGHTS.fullmatch(name)
     }
-    values, problems = _matched(theirs, own, state, pixels)
+    values, problems = _match(theirs, own, state, pixels)
     return values, problems + _normalisation_problems(state, pixels)
 
 
-#: Caffe2's names of a ResNet's parts, in the order in which they are replaced.
+#: Replacements that turn Caffe2's names of a ResNet's parts into Detectron2's, in the order in which they apply.
 _CAFFE2 = (
     (r"^res_conv1_bn_", "stem.conv1.norm."),
     (r"^conv1_bn_", "stem.conv1.norm."),
@@ -283,17 +283,17 @@ _CLASSIFIER = re.compile(r"(stem\.)?(fc|linear)\..*|(fc1000|pred)_[wb]")
 
 
 def _backbone_name(name: str) -> str:
-    for caffe2, present in _CAFFE2:
-        name = re.sub(caffe2, present, name)
+    for caffe2, current in _CAFFE2:
+        name = re.sub(caffe2, current, name)
     return "backbone." + name.removeprefix("backbone.").removeprefix("bottom_up.")
 
 
 def from_detectron2_backbone(state: State, own: State) -> tuple[State, list[str]]:
-    """An ImageNet backbone (``R-50.pkl``, ...) for the ResNet in a model.
+    """Converts an ImageNet backbone (``R-50.pkl``, ...) for the ResNet in a model.
 
     Args:
-        state: in Detectron2's names or in those of Caffe2. Batch norm that is fused into scale and shift has no
-            running statistics; they are then 0 and 1.
+        state: in Detectron2's or Caffe2's names. Batch norm that is fused into scale and shift has no running
+            statistics; they become 0 and 1.
         own: the model's state dict.
 
     Returns:
@@ -313,4 +313,4 @@ def from_detectron2_backbone(state: State, own: State) -> tuple[State, list[str]
         }
         state = {**state, **statistics}
         theirs |= {name: name for name in statistics}
-    return _matched(theirs, body, state, convention(own))
+    return _match(theirs, body, state, convention(own))

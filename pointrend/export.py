@@ -1,7 +1,7 @@
-"""Models as graphs that run without this library: ONNX files, and programs of ``torch.export``.
+"""Exports models as graphs that run without this library: ONNX files, and programs of ``torch.export``.
 
 A graph takes one image, float (3, H, W), RGB in [0, 1], and resizes it as the model does. It computes what the model
-computes, for images of other sizes than the one it was recorded with and any number of regions.
+computes, for images of any size and any number of regions.
 """
 
 import os
@@ -23,7 +23,7 @@ from pointrend.points import Size
 from pointrend.semantic import SemanticSegmenter
 from pointrend.semantic_heads import ASPP
 
-#: A picture of ordinary proportions to record the graph with, of sides that are multiples of nothing.
+#: (H, W) of the image that the graph is recorded with. No multiple of a stride, so that padding is recorded too.
 _EXAMPLE_SIZE = (471, 643)
 _OPSET = 20
 _MIN_MASK_IOU = 0.99
@@ -57,14 +57,14 @@ class _SemanticGraph(nn.Module):
 def _example_size(model: nn.Module) -> Size:
     windows = [module.pool_window for module in model.modules() if isinstance(module, ASPP) and module.pool_window]
     height, width = _EXAMPLE_SIZE
-    # Larger than a window that averages the image: a graph for fewer sizes would come of a smaller picture.
+    # Larger than any pooling window: recorded with a smaller image, the graph would only hold for smaller ones.
     return height + max((window[0] for window in windows), default=0), width + max(
         (window[1] for window in windows), default=0
     )
 
 
 def output_names(model: MaskRCNN | SemanticSegmenter, paste: bool) -> tuple[str, ...]:
-    """The names of what a model's graph returns, in order."""
+    """The names of a graph's outputs, in order."""
     if isinstance(model, SemanticSegmenter):
         return ("logits",)
     return (*INSTANCE_OUTPUTS, "masks" if paste else "region_masks")
@@ -98,7 +98,7 @@ def export_program(model: MaskRCNN | SemanticSegmenter, *, paste: bool = False) 
     example = torch.zeros(3, *_example_size(model), device=next(model.parameters()).device)
     size = {1: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC}
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of what torch does inside
+        warnings.simplefilter("ignore")  # from inside torch
         return torch.export.export(graph, (example,), dynamic_shapes=(size,), strict=False)
 
 
@@ -128,7 +128,7 @@ def _save_program(program: torch.export.ExportedProgram, names: Sequence[str], p
     torch.export.save(program, path)
 
 
-#: How a graph is written, by the suffix of the file.
+#: The function that writes a graph, by the suffix of the file.
 WRITERS: dict[str, Callable[[torch.export.ExportedProgram, Sequence[str], Path], None]] = {
     ".onnx": _save_onnx,
     ".pt2": _save_program,
@@ -136,8 +136,8 @@ WRITERS: dict[str, Callable[[torch.export.ExportedProgram, Sequence[str], Path],
 
 
 @contextmanager
-def _written_whole(path: Path) -> Iterator[Path]:
-    """A path to write to, whose file (with what lies beside it) takes its place only if the block succeeds."""
+def _atomic_output(path: Path) -> Iterator[Path]:
+    """A temporary path to write to, whose files (it and those beside it) move into place only if the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as staging:
         yield Path(staging) / path.name
@@ -152,7 +152,7 @@ def export_model(
     paste: bool = False,
     images: Sequence[Tensor] = (),
 ) -> list[dict[str, float]]:
-    """Writes a model as a graph, ``.onnx`` or ``.pt2``, and compares the file with the model on images.
+    """Writes a model as a graph, ``.onnx`` or ``.pt2``, and checks the graph against the model on images.
 
     Args:
         model: it is put into evaluation mode.
@@ -164,8 +164,9 @@ def export_model(
         how far the two agree on each image, see :mod:`pointrend.agreement`.
 
     Raises:
-        ValueError: for another suffix, if what ONNX needs is not installed, or if the two do not agree: other
-            detections, a mask IoU of 0.99 or less, 0.5 % of labels unequal. Then no file is written.
+        ValueError: for another suffix, if the packages that ONNX needs are not installed, or if graph and model
+            disagree: another number of detections, a mask IoU of 0.99 or less, or more than 0.5 % of labels unequal.
+            Then no file is written.
         OSError: if the file cannot be written.
     """
     path = Path(path)
@@ -175,7 +176,7 @@ def export_model(
         _require("onnx_ir", "onnxscript", *(["onnxruntime"] if images else []))
     program = export_program(model, paste=paste)
     names = output_names(model, paste)
-    with _written_whole(path) as fresh:
+    with _atomic_output(path) as fresh:
         WRITERS[path.suffix](program, names, fresh)
         if not images:
             return []
@@ -196,8 +197,8 @@ def load_graph(path: str | os.PathLike[str], names: Sequence[str]) -> Callable[[
         names: of its outputs, see :func:`output_names`.
 
     Raises:
-        ValueError: if it is an ONNX file and onnxruntime is not installed. The function itself raises it for an image
-            that the program does not take.
+        ValueError: if it is an ONNX file and onnxruntime is not installed. The returned function raises it for an
+            image of a size that the program does not accept.
     """
     if Path(path).suffix == ".pt2":
         module = torch.export.load(path).module()
@@ -206,7 +207,8 @@ def load_graph(path: str | os.PathLike[str], names: Sequence[str]) -> Callable[[
             try:
                 return dict(zip(names, module(image), strict=True))
             except AssertionError as error:
-                raise ValueError(f"{path}: takes no image of {image.shape[-2]}x{image.shape[-1]} ({error})") from error
+                size = f"{image.shape[-2]}x{image.shape[-1]}"
+                raise ValueError(f"{path}: does not accept images of {size} pixels ({error})") from error
 
         return run_program
     _require("onnxruntime")

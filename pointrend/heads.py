@@ -1,4 +1,4 @@
-"""The networks that look at regions and points: 4xconv head, coarse 7x7 head and point head (Section 4).
+"""The layers of the mask heads: 4xconv head, coarse 7x7 head and point head (Section 4).
 
 Shape letters: R regions, C channels, K classes, P points.
 """
@@ -49,7 +49,7 @@ class FourConvHead(nn.Sequential):
     def forward_class(self, features: Tensor, classes: Tensor) -> Tensor:
         """The logits of one class per region: (R, C, S, S) and classes (R,) from 0 to (R, 1, 2S, 2S).
 
-        Equal to picking them from the output for all K classes, without computing the others.
+        Equal to :meth:`forward` followed by selecting that class, without computing the others.
         """
         *layers, predictor = self
         for layer in layers:
@@ -83,7 +83,7 @@ class CoarseMaskHead(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         x = self.reduce(features).relu().flatten(1)
         x = self.fc2(self.fc1(x).relu()).relu()
-        # With many classes the last layer's weights are most of the head: autocast would copy them at every call.
+        # With many classes the last layer has most of the weights, and autocast would convert them in every call.
         device = x.device.type
         with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
             logits = self.predictor(x.to(self.predictor.weight.dtype))
@@ -94,8 +94,8 @@ class PointHead(nn.Module):
     """The MLP that labels a point from its features, weights shared over all points and regions (Section 3.2).
 
     The coarse prediction joins the fine-grained features at the input and the hidden features at every layer
-    (Section 4, "PointRend"), or only at the first without ``coarse_each_layer``: fine (R, C, P) and coarse (R, K, P)
-    to logits (R, K, P).
+    (Section 4, "PointRend"). Without ``coarse_each_layer`` it joins at the input only. Maps fine (R, C, P) and coarse
+    (R, K, P) to logits (R, K, P).
     """
 
     def __init__(

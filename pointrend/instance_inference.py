@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import clip_boxes_to_image
 
-from pointrend.detector import BoxHeads, Features, nms_within, split_like
+from pointrend.detector import BoxHeads, Features, nms_per_group, split_like
 from pointrend.finite import check_finite
 from pointrend.instance import MaskRCNN
 from pointrend.paste import paste_masks
@@ -61,7 +61,7 @@ def _select_detections(heads: BoxHeads, boxes: Tensor, scores: Tensor, size: Siz
     region, label = torch.where(scores[:, 1:] > heads.score_thresh)
     label = label + 1
     boxes, scores = clip_boxes_to_image(boxes[region, label], size), scores[region, label]
-    kept = nms_within(label, boxes, scores, heads.nms_thresh)[: heads.detections_per_img]
+    kept = nms_per_group(label, boxes, scores, heads.nms_thresh)[: heads.detections_per_img]
     # Only now: as in Detectron2, a box that clipping left without area still counts towards the limit per image.
     kept = kept[(boxes[kept, 2:] > boxes[kept, :2]).all(dim=1)]
     return boxes[kept], scores[kept], label[kept]

@@ -29,7 +29,7 @@ def _predictor(channels: int, num_classes: int) -> nn.Conv2d:
 
 
 def window_means(maps: Tensor, window: Size) -> Tensor:
-    """``F.avg_pool2d(maps, window, stride=1)`` by running sums, for a graph where a window has no fixed size.
+    """``F.avg_pool2d(maps, window, stride=1)`` by cumulative sums, for graphs in which the window's size is symbolic.
 
     Args:
         maps: (N, C, H, W).
@@ -46,15 +46,15 @@ def window_means(maps: Tensor, window: Size) -> Tensor:
 
 
 class ASPP(nn.Module):
-    """Atrous spatial pyramid pooling: dilated convolutions side by side, and the mean of the image.
+    """Atrous spatial pyramid pooling: parallel dilated convolutions, and the image's mean.
 
     Args:
         in_channels: of the features.
         channels: of every branch, and of the output.
-        norm: the normalisation of all branches but the image pooling, which has none.
+        norm: the normalisation of all branches except the image pooling, which has none.
         rates: dilations at output stride 16.
-        pool_window: (rows, columns) in pixels of the image that the pooling averages, such as the size of the training
-            crops; everywhere by default. An image smaller than the window is averaged whole.
+        pool_window: (rows, columns) of the window that the pooling averages, in pixels of the image, such as the size
+            of the training crops. By default, and for images smaller than the window, the whole image.
         dropout: share of the output's channels dropped in training.
     """
 
@@ -82,7 +82,7 @@ class ASPP(nn.Module):
         self.set_output_stride(16)
 
     def set_output_stride(self, output_stride: int) -> None:
-        """Dilates so that the branches look as far as at stride 16."""
+        """Scales the dilations so that the branches keep their field of view of stride 16."""
         self.output_stride = output_stride
         for branch, rate in zip(list(self.branches)[1:], self.rates, strict=True):
             conv: Any = branch[0]  # type: ignore[index]

@@ -1,4 +1,4 @@
-"""What the models and their options are, in plain numbers: no torch, so that configuration loads at once."""
+"""The models and their options as plain data, without torch, so that configuration loads fast."""
 
 import math
 from dataclasses import dataclass, replace
@@ -7,16 +7,16 @@ from typing import Any, Literal
 Norm = Literal["frozen_batch", "batch", "group"]
 Task = Literal["instance", "semantic"]
 
-#: Rows and columns of the masks of Mask R-CNN's default head.
+#: Side of the masks of Mask R-CNN's default head.
 FOUR_CONV_SIDE = 28
 
-#: Rows and columns of PointRend's coarse masks, which each subdivision step doubles.
+#: Side of PointRend's coarse masks, which each subdivision step doubles.
 COARSE_SIDE = 7
 
 #: The pyramid levels that SemanticFPN merges; it can leave out the first (Table 7).
 SEMANTIC_FPN_LEVELS = ("p2", "p3", "p4", "p5")
 
-#: The label of a pixel whose class is unknown: it counts nowhere.
+#: The label of a pixel whose class is unknown, which losses and metrics ignore.
 IGNORE_LABEL = 255
 
 
@@ -101,7 +101,7 @@ class InstanceSpec:
     detections_per_image: int = 100  # kept at inference, by score
     roi_sampling_ratio: int = 0
     class_agnostic: bool = False  # one mask per region, whatever its class
-    stride_in_1x1: bool = False  # as the original ResNets, unlike torchvision's
+    stride_in_1x1: bool = False  # True as in the original ResNets, False as in torchvision's
     sampling: PointSampling | None = None
     rendering: Rendering | None = None
 
@@ -153,7 +153,7 @@ class DeepLabV3Spec(SemanticSpec):
     """A DeepLabV3, alone or with PointRend."""
 
     output_stride: int = 16
-    pool_window: tuple[int, int] | None = None  # rows and columns in pixels; the whole image
+    pool_window: tuple[int, int] | None = None  # rows and columns in pixels; None for the whole image
 
 
 @dataclass(frozen=True)
@@ -244,5 +244,5 @@ def list_models(task: Task | None = None) -> list[str]:
 
 
 def task_of(spec: InstanceSpec | SemanticSpec) -> Task:
-    """What a model is for."""
+    """The task of a model."""
     return "instance" if isinstance(spec, InstanceSpec) else "semantic"

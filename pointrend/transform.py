@@ -1,4 +1,4 @@
-"""Images of any size to the network's input, and boxes back.
+"""Turns images of any size into the network's input, and rescales boxes.
 
 Shape letters: N images, R regions, H W rows and columns.
 """
@@ -18,9 +18,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def _as_one_symbol(length: int | torch.SymInt) -> int:
-    """A length as it is; where a graph only has a formula for it, a new symbol of the same value in its stead.
+    """The same length; in a graph that is being recorded, a new symbol instead of an expression of other symbols.
 
-    What depends on it would become a formula of formulas, which take minutes to simplify.
+    Expressions nested in expressions take minutes to simplify.
     """
     if isinstance(length, int):
         return length
@@ -30,13 +30,13 @@ def _as_one_symbol(length: int | torch.SymInt) -> int:
 
 
 def next_multiple(length: int, divisor: int) -> int:
-    """The least multiple of ``divisor`` that is not below ``length``."""
+    """The smallest multiple of ``divisor`` that is at least ``length``."""
     return length if divisor == 1 else _as_one_symbol((length + divisor - 1) // divisor) * divisor
 
 
 def resized_size(size: Size, shorter: int, longest: int) -> Size:
-    """(H, W) scaled so that the shorter edge is ``shorter`` pixels, but the longer one at most ``longest``."""
-    # torch's own functions also take the sizes that a graph does not know when it is recorded.
+    """(H, W) scaled to a shorter edge of ``shorter`` pixels, or less where the longer would exceed ``longest``."""
+    # torch.sym_min and the like also accept the symbolic sizes of a graph.
     scale = torch.sym_min(shorter / torch.sym_min(*size), longest / torch.sym_max(*size))
     height, width = (_as_one_symbol(torch.sym_max(1, torch.sym_int(side * scale + 0.5))) for side in size)
     return height, width
@@ -61,7 +61,7 @@ class ImageTransform(nn.Module):
     Args:
         min_size: shorter edge at inference, in pixels; None to keep each image's size.
         max_size: limit of the longer edge at inference, in pixels.
-        size_divisible: the batch is padded with zeros to a multiple of this.
+        size_divisible: a batch is padded with zeros until its height and width are multiples of this.
     """
 
     mean: Tensor

@@ -1,7 +1,7 @@
-"""Arrays from pickle files, without running what is pickled.
+"""Reads arrays from pickle files without executing anything that the file names.
 
-A pickle names functions to call. Here every name that arrays need leads to a stand-in below that checks what it is
-given and makes tensors of it, and any other name is an error: nothing of the file is executed, not even in NumPy.
+A pickle names functions to call. Here the few names that arrays need are mapped to the stand-ins below, which check
+their arguments and make tensors; any other name is an error. Not even NumPy's own functions are called.
 """
 
 import math
@@ -27,7 +27,7 @@ _DTYPES = {
 
 
 class UnexpectedContent(Exception):  # noqa: N818
-    """A pickle holds something other than data: it is no weight file, or a harmful one."""
+    """A pickle holds something other than arrays: it is no weight file, or a malicious one."""
 
 
 class _DType:
@@ -117,10 +117,10 @@ def _as_tensors(value: object) -> object:
 
 
 def unpickle_arrays(file: BinaryIO) -> object:
-    """A pickle of dicts, lists, strings, numbers and NumPy arrays, of Python 2 or 3, its arrays as tensors.
+    """Reads a pickle of dicts, lists, strings, numbers and NumPy arrays, from Python 2 or 3; arrays become tensors.
 
     Raises:
-        UnexpectedContent: if it names anything else, or arrays of anything but numbers.
-        Exception: of many types, if the file is truncated or no pickle.
+        UnexpectedContent: if it names anything else, or an array holds anything but numbers.
+        Exception: of many types, if the file is truncated or not a pickle.
     """
     return _as_tensors(_Unpickler(file, encoding="latin1").load())

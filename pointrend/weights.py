@@ -1,6 +1,6 @@
-"""Weights from files: this library's own (safetensors or a plain state dict), torchvision's Mask R-CNN, Detectron2's.
+"""Reads and writes weight files: this library's own (safetensors or a state dict), torchvision's and Detectron2's.
 
-Nothing is ever unpickled beyond tensors: ``.pt`` and ``.pth`` files are read with ``weights_only=True``, and ``.pkl``
+Nothing but tensors is ever unpickled: ``.pt`` and ``.pth`` files are read with ``weights_only=True``, and ``.pkl``
 files by :mod:`pointrend.unpickle`.
 """
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pointrend.instance import MaskRCNN
     from pointrend.semantic import SemanticSegmenter
 
-#: The 80 COCO category ids in use, in order; torchvision's COCO models have an output for each of 0..90.
+#: The 80 category ids that COCO uses, in order; torchvision's COCO models have an output for each of 0 to 90.
 COCO_CATEGORY_IDS = tuple(i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
 
 _COUNTER = "num_batches_tracked"
@@ -60,7 +60,7 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is truncated, is no weight file, or holds anything but tensors.
+        ValueError: if the file is truncated, not a weight file, or holds anything but tensors.
     """
     path = Path(path)
     if not path.is_file():
@@ -89,13 +89,13 @@ def _read_pickle(path: Path) -> object:
         content = unpickle_arrays(file)
     if not isinstance(content, Mapping):
         return content
-    # Detectron2 writes "model" beside who made it, Caffe2 "blobs" or nothing but weights.
+    # Detectron2 writes "model" and metadata, Caffe2 "blobs" or the weights alone.
     state = next((content[key] for key in ("model", "blobs") if isinstance(content.get(key), Mapping)), content)
     return {name: value for name, value in state.items() if name not in ("__author__", "matching_heuristics")}
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
-    """What :func:`save_weights` stored beside the tensors; nothing for other kinds of files.
+    """The metadata that :func:`save_weights` stored with the tensors; empty for other kinds of files.
 
     Raises:
         OSError: if the file cannot be read.
@@ -117,7 +117,7 @@ def _is_torchvision(state: Mapping[str, Tensor]) -> bool:
 
 
 def _from_torchvision(state: Mapping[str, Tensor], num_classes: int) -> dict[str, Tensor]:
-    """torchvision's ``maskrcnn_resnet50_fpn`` in our names, its 91 COCO outputs reduced to the 80 in use."""
+    """torchvision's ``maskrcnn_resnet50_fpn`` in our names, with its 91 COCO outputs reduced to the 80 in use."""
     renamed = {}
     for name, value in state.items():
         theirs = next((prefix for prefix in _TORCHVISION_PREFIXES if name.startswith(prefix)), "")

@@ -1,4 +1,4 @@
-"""Detectron2's published weights by name, fetched once into a cache.
+"""Downloads Detectron2's published weights by name, once, into a cache.
 
 The names and addresses are those of its MODEL_ZOO.md and of the READMEs of its PointRend and DeepLab projects.
 """
@@ -25,7 +25,7 @@ _TIMEOUT = 30  # seconds without a byte
 
 _INSTANCE = "PointRend/InstanceSegmentation/"
 _SEMANTIC = "Cityscapes-SemanticSegmentation/"
-#: What is in the zoo for this library's models: name to address below the zoo's root.
+#: The zoo's weights for this library's models: names and paths below the zoo's root.
 ZOO = {
     "mask_rcnn_R_50_FPN_1x": "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x/137260431/model_final_a54504.pkl",
     "mask_rcnn_R_50_FPN_3x": "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x/137849600/model_final_f10217.pkl",
@@ -77,13 +77,13 @@ def cache_folder() -> Path:
 def fetch(url: str) -> Path:
     """The file at a URL, downloaded on first use.
 
-    A download is written aside, checked and only then put into the cache: a broken one leaves nothing behind.
-    Detectron2 ends a file's name in the first digits of its MD5 (``model_final_edd263.pkl``), torchvision in those of
+    A download goes to a temporary file and enters the cache only when it is complete and its hash is right. Detectron2
+    ends a file's name in the first digits of its MD5 (``model_final_edd263.pkl``), torchvision in those of
     its SHA-256 (``-bf2d0c1e.pth``).
 
     Raises:
         OSError: naming the URL, if it cannot be read whole.
-        ValueError: if the file is not the one that its name promises.
+        ValueError: if the file's hash is not the one in its name.
     """
     parts = urlsplit(url)
     path = cache_folder() / parts.netloc.replace(":", "_") / parts.path.lstrip("/")

@@ -139,7 +139,7 @@ class TestSemantics:
     def test_an_image_that_a_program_does_not_take(self, export: Export) -> None:
         exported = export(semantic_model("deeplabv3_tiny", pool_window=(64, 128)), ".pt2")
         assert exported.compare(picture((100, 150)))["logit"] < 1e-4
-        with pytest.raises(ValueError, match=r"model\.pt2: takes no image of 40x150"):
+        with pytest.raises(ValueError, match=r"model\.pt2: does not accept images of 40x150 pixels"):
             exported.run(picture((40, 150)))
 
 

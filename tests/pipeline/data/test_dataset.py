@@ -20,7 +20,6 @@ from pipeline.data.pictures import KnownPictures
 from pipeline.data.samplers import Draw
 from pipeline.data.storage import Storage
 from pipeline.data.transforms import Target, augment, flip_horizontally, resize, to_float
-from pipeline.data.storage import Storage
 from pointrend.transform import resize_image
 
 

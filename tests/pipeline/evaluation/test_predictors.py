@@ -12,9 +12,9 @@ from pipeline.config import EvaluationConfig, RenderingConfig
 from pipeline.data.coco import read_coco
 from pipeline.data.manifest import PreparedDataset, SplitManifest, read_prepared, write_prepared
 from pipeline.data.pictures import KnownPictures
+from pipeline.data.storage import Storage
 from pipeline.evaluation.background import BackgroundThread
 from pipeline.evaluation.instances import InstancePredictor, merge_predictions
-from pipeline.storage import Storage
 from pointrend import build_model
 
 SETTINGS = EvaluationConfig(
