@@ -1,4 +1,4 @@
-"""The root of the errors that their reader can mend."""
+"""Base classes of errors that the user can fix."""
 
 
 class UserError(Exception):
@@ -9,4 +9,4 @@ class UserError(Exception):
 
 
 class LostWorkerError(UserError):
-    """A worker's process died once too often."""
+    """A worker process died more often than it may be restarted."""

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, a line now and then in a log."""
+"""Shows the progress of long work: as a bar on a terminal, as a line every 15 seconds in a log."""
 
 import sys
 import time
@@ -41,7 +41,7 @@ class _Lines:
 
 @contextmanager
 def progress(label: str, total: int | None, done: int = 0) -> Iterator[Progress]:
-    """Shows the progress of ``total`` steps, of which ``done`` are behind us already."""
+    """Shows the progress of ``total`` steps, of which ``done`` are done already."""
     if not sys.stderr.isatty():
         yield _Lines(label, total, done)
         return

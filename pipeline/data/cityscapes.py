@@ -1,7 +1,7 @@
-"""Cityscapes' instances: what an ``instanceIds`` PNG says.
+"""Reads the instances in Cityscapes' ``instanceIds`` PNGs.
 
-A pixel holds a label id, or 1000 times the label id plus the number of the instance; an object class without a number
-is a group that was not told apart.
+A pixel holds a label id, or 1000 times the label id plus the number of the instance. The bare label id of an object
+class marks a group whose objects were not annotated one by one.
 
 Shape letters: H W rows and columns of an image.
 """
@@ -23,7 +23,7 @@ CATEGORIES = [Category(label.id, label.name) for label in all_labels if label.ha
 
 
 def check_instance_ids(present: list[int]) -> None:
-    """Raises ValueError if one of the ids in a PNG is none of Cityscapes'."""
+    """Raises ValueError if a PNG has an id that Cityscapes does not define."""
     unknown = [value for value in present if (value if value < 1000 else value // 1000) not in id2label]
     if unknown:
         raise ValueError(
@@ -35,7 +35,7 @@ def instances(ids: np.ndarray) -> list[Annotation]:
     """The objects of the evaluated classes in instance ids (H, W), groups as crowds; numbered from 0.
 
     Raises:
-        ValueError: for an id that is none of Cityscapes'.
+        ValueError: for an id that Cityscapes does not define.
     """
     known = {category.id for category in CATEGORIES}
     found: list[Annotation] = []
@@ -50,7 +50,7 @@ def instances(ids: np.ndarray) -> list[Annotation]:
 
 
 def _encoded(ids: np.ndarray) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Each id of ids (H, W), in order, with the RLE of its pixels: all from the runs of one pass over the columns."""
+    """Each id of ids (H, W), in order, with the RLE of its pixels, from one pass over the columns."""
     pixels = ids.ravel(order="F")
     starts = np.flatnonzero(np.concatenate([[True], pixels[1:] != pixels[:-1]]))
     stops, values = np.append(starts[1:], pixels.size), pixels[starts]

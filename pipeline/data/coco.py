@@ -1,6 +1,6 @@
-"""Reading and checking a COCO-instances dataset.
+"""Reads and checks a COCO-instances dataset.
 
-Everything that is wrong with a dataset is found before anything is written, and reported in one error.
+All problems of a dataset are found before anything is written, and reported in one error.
 """
 
 import json
@@ -70,7 +70,7 @@ class ImageRecord:
 
 @dataclass(frozen=True)
 class InstanceSplit:
-    """One checked split; annotations that were dropped are listed as they would have been reported."""
+    """One checked split. ``dropped`` has the error message of each annotation that was dropped."""
 
     categories: list[Category]
     images: list[ImageRecord]
@@ -111,7 +111,7 @@ def _runs(counts: str) -> list[int]:
 
 
 def encode_segmentation(segmentation: Any, height: int, width: int, *, polygons: bool = True) -> bytes:
-    """A COCO segmentation, be it polygons, uncompressed or compressed RLE, as compressed RLE counts.
+    """Converts a COCO segmentation (polygons, uncompressed or compressed RLE) to compressed RLE counts.
 
     Raises:
         ValueError: saying what is wrong with it.
@@ -126,7 +126,7 @@ def encode_segmentation(segmentation: Any, height: int, width: int, *, polygons:
                 raise ValueError(f"polygon {index} has {len(polygon) // 2} points, a polygon needs at least 3")
             if not all(isinstance(v, int | float) and math.isfinite(v) for v in polygon):
                 raise ValueError(f"polygon {index} has a coordinate that is no finite number")
-            # pycocotools overflows on them, and takes the process with it.
+            # pycocotools overflows on larger ones and crashes the process.
             if max(map(abs, polygon)) > MAX_COORDINATE:
                 raise ValueError(f"polygon {index} has a coordinate far outside its image")
         return coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))["counts"]
@@ -158,7 +158,7 @@ def _parse_annotation(raw: dict[str, Any], image: ImageRecord) -> Annotation:
     if not _is_finite(raw.get("area", 0)):
         raise _InvalidAnnotationError(f"area is {raw['area']}, expected a number")
     x, y, width, height = (float(v) for v in box)
-    # Boxes are clipped to their image on loading, so what counts is the part inside.
+    # Boxes are clipped to their image on loading, so the part inside must have an area.
     inside_width = min(x + width, image.width) - max(x, 0.0)
     inside_height = min(y + height, image.height) - max(y, 0.0)
     if inside_width <= 0 or inside_height <= 0:
@@ -189,7 +189,7 @@ def _load_json(path: Path) -> dict[str, Any]:
 
 
 def _faults(data: dict[str, Any], names: bool) -> list[str]:
-    """Entries without the ids, names and sizes that all else refers to."""
+    """Error messages for entries without the ids, names and sizes that other entries refer to."""
     found = []
     for kind, noun, integers, texts in (
         ("images", "image", ("id", "height", "width"), ("file_name",) if names else ()),
@@ -213,14 +213,14 @@ def _faults(data: dict[str, Any], names: bool) -> list[str]:
 
 
 def load_instances(path: Path, *, names: bool = True) -> dict[str, Any]:
-    """The JSON of an instances file, each entry with the ids and sizes that all else refers to.
+    """The JSON of an instances file, with the ids and sizes of each entry checked.
 
     Args:
         path: the COCO instances JSON.
         names: whether images must have a file name and categories a name.
 
     Raises:
-        DatasetError: listing the entries without them.
+        DatasetError: listing the entries whose id, size or name is missing or invalid.
     """
     data = _load_json(path)
     if faults := _faults(data, names):
@@ -229,9 +229,9 @@ def load_instances(path: Path, *, names: bool = True) -> dict[str, Any]:
 
 
 def duplicates(data: dict[str, Any]) -> list[str]:
-    """The ids of images, annotations and categories that stand more than once."""
+    """Error messages for ids of images, annotations and categories that occur more than once."""
     return [
-        f"{noun} {id_}: the id stands {n} times"
+        f"{noun} {id_}: the id occurs {n} times"
         for kind, noun in (("images", "image"), ("annotations", "annotation"), ("categories", "category"))
         for id_, n in Counter(entry["id"] for entry in data[kind]).items()
         if n > 1
@@ -254,7 +254,7 @@ def read_coco(
         annotations: the COCO instances JSON.
         storage: the dataset's root.
         images: the folder of the images in it.
-        known: the pictures that need no decoding.
+        known: pictures decoded in earlier runs, which are not decoded again.
         num_images: how many images there must be.
         invalid: whether unusable annotations (a polygon of fewer than three points, a box without area) are an
             error, or dropped and listed.

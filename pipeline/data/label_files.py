@@ -1,4 +1,4 @@
-"""Reading and checking images with label PNGs: Cityscapes' layout, or any folder of each.
+"""Reads and checks images with label PNGs: in Cityscapes' layout, or in one folder of images and one of labels.
 
 Shape letters: H W rows and columns of an image.
 """
@@ -47,8 +47,8 @@ def cityscapes_pairs(storage: Storage, split: LabelSplit, suffix: str) -> list[P
     """The images ``<city>/<image>_leftImg8bit.png`` of a split and their labels ``<city>/<image><suffix>``.
 
     Raises:
-        DatasetError: if there is no image, one lacks its labels or labels their image, or the number is not the
-            expected one.
+        DatasetError: if there are no images, an image has no labels, labels have no image, or the number of images is
+            not the expected one.
     """
     return _pairs(
         storage,
@@ -118,12 +118,12 @@ def read_labels(
         storage: the dataset's root.
         split: the split, for messages.
         pairs: its files.
-        known: the pictures that need no decoding.
-        interpret: what is wanted of the ids (H, W) in a label file; raises ValueError for ids that mean nothing.
+        known: pictures decoded in earlier runs, which are not decoded again.
+        interpret: computes the result from the ids (H, W) of a label file; raises ValueError for unknown ids.
         on_image: called once per image checked.
 
     Returns:
-        Each image, ids from 1 in the order of the pairs, and what ``interpret`` made of its labels.
+        Each image, with ids from 1 in the order of the pairs, and the result of ``interpret`` for its labels.
 
     Raises:
         DatasetError: listing everything that is wrong.
@@ -131,7 +131,7 @@ def read_labels(
     """
 
     def read(number: int, pair: Pair) -> tuple[LabelledImage, T] | str:
-        """An image, or what is wrong with it."""
+        """A checked image and its result, or an error message."""
         (height, width), problem = check_picture(storage, pair.image, known)
         if problem:
             return problem

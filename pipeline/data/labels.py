@@ -1,4 +1,4 @@
-"""What the values of a label PNG mean, and reading one."""
+"""Label tables (which class a value of a label PNG stands for) and the reading of label PNGs."""
 
 from pathlib import Path
 from typing import IO
@@ -23,7 +23,7 @@ CITYSCAPES = LabelTable(
 
 
 def plain(num_classes: int) -> LabelTable:
-    """Any dataset whose PNGs hold the classes 0 to K - 1, and 255 where a pixel is ignored.
+    """The table of a dataset whose PNGs hold the classes 0 to K - 1, and 255 for ignored pixels.
 
     Raises:
         ValueError: unless there are 1 to 255 classes.
@@ -34,7 +34,7 @@ def plain(num_classes: int) -> LabelTable:
 
 
 def read_picture(path: Path | IO[bytes]) -> Image.Image:
-    """A picture, read to its end.
+    """Decodes a whole picture file.
 
     Raises:
         ValueError: saying what is wrong with the file.

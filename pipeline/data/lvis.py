@@ -1,4 +1,4 @@
-"""The COCO-category view of an LVIS file, which AP* is measured on (Section 4.1 of the paper)."""
+"""Maps an LVIS file to COCO's categories: the ground truth of AP* (Section 4.1 of the paper)."""
 
 from collections import defaultdict
 from pathlib import Path, PurePosixPath
@@ -10,7 +10,7 @@ from pipeline.config.datasets import SynsetTable
 from pipeline.config.reader import load
 from pipeline.data.coco import DatasetError, load_instances
 
-#: A fact of the two datasets rather than a choice: it comes with the package.
+#: Part of the package rather than of the configuration: it is a fact about the two datasets.
 SYNSETS = Path(__file__).with_name("coco_to_synset.yaml")
 
 
@@ -18,17 +18,17 @@ def coco_view(annotations: Path, synsets: SynsetTable | None = None) -> dict[str
     """An LVIS file (v0.5 or v1) with COCO's categories.
 
     An LVIS category belongs to the COCO category that has its synset. Annotations of others are dropped; COCO
-    categories that the file has no category for are left out. LVIS is annotated federatedly: each image lists the
-    categories that it has none of, and those that are not annotated throughout. Both lists are mapped the same way
-    (Appendix D: they decide which detections count as wrong). The view of a view is the view itself.
+    categories that match none are left out. LVIS is a federated dataset: each image lists the categories that are
+    absent from it (negative), and those whose objects are not all annotated (not exhaustive). Both lists are mapped the
+    same way (Appendix D: they decide which detections count as wrong). The view of a view is the view itself.
 
-    Should several LVIS categories have one synset, an image has none of the COCO category if it has none of them, and
-    the COCO category is annotated throughout if they all are.
+    If several LVIS categories have the same synset, the COCO category is negative for an image if all of them are, and
+    exhaustive if all of them are.
 
     Args:
         annotations: the LVIS JSON.
         synsets: the categories of another dataset in COCO's format, with their synsets, instead of COCO's own 80. The
-            view carries the table, as ``synsets``, so that it can be scored without.
+            view keeps the table under ``synsets``, so that scoring does not need it as an argument.
 
     Returns:
         A dataset that the ``lvis`` package evaluates against: images with ``neg_category_ids`` and
@@ -95,7 +95,7 @@ def _map_image(image: dict[str, Any], present: set[int], members: dict[int, set[
     known = absent | present
 
     def is_partial(lvis_ids: set[int]) -> bool:
-        # With several categories: one of them has objects, and of another the image says nothing.
+        # Several LVIS categories, of which one has objects here and another was not checked in this image.
         return bool(lvis_ids & partial) or bool(lvis_ids & present and lvis_ids - known)
 
     mapped = {

@@ -1,11 +1,11 @@
-"""Parquet manifests: what `prepare` hands to training and evaluation.
+"""Parquet manifests: the output of `prepare`, read by training and evaluation.
 
 A prepared dataset is a folder with
 
 - ``dataset.json``: its task, its categories or its label table, and counts;
 - ``train.parquet`` and ``val.parquet``: one row per image, of instances with their masks as RLE, of semantic labels
   with the name of their PNG; images and label PNGs stay where they are;
-- ``truth/``: what the val split is scored against, whole and on this machine: ``instances.json`` and, where the dataset
+- ``truth/``: the ground truth of the val split, copied to this machine: ``instances.json`` and, where the dataset
   has LVIS annotations, their COCO-category view ``lvis.json``; Cityscapes' ``instanceIds`` PNGs; or label PNGs.
 """
 
@@ -97,7 +97,7 @@ class PreparedDataset:
 
     @property
     def truth(self) -> Path:
-        """The folder that the val split is scored against."""
+        """The folder with the ground truth of the val split."""
         return self.folder / "truth"
 
     def manifest(self, split: Split) -> pa.Table:
@@ -114,7 +114,7 @@ class PreparedDataset:
 
 @dataclass(frozen=True)
 class SplitManifest:
-    """What is written of one split."""
+    """The images of one split and the messages about dropped annotations."""
 
     images: Sequence[ImageRecord] | Sequence[LabelledImage]
     dropped_annotations: Sequence[str] = ()

@@ -1,4 +1,4 @@
-"""Checking picture files: whole, and of which size."""
+"""Checks that picture files are complete, and reads their sizes."""
 
 import hashlib
 import io
@@ -20,20 +20,20 @@ from pipeline.files import atomic_file
 
 Size = tuple[int, int]  # height and width in pixels
 
-# A remote file is waited for rather than worked on.
+# Remote reads spend their time waiting, so many run at once.
 REMOTE_THREADS = 32
 
 _SCHEMA = pa.schema([("digest", pa.binary(16)), ("height", pa.int32()), ("width", pa.int32())])
 
 
 class KnownPictures:
-    """Sizes of pictures that were once decoded to their end, by a hash of their bytes."""
+    """Sizes of pictures that were decoded completely before, by a hash of their bytes."""
 
     def __init__(self, sizes: dict[bytes, Size]) -> None:
         self._sizes = sizes
 
     def size(self, content: bytes) -> Size:
-        """The (height, width) of a picture file's content; decodes it unless it is known.
+        """The (height, width) of a picture file's content; decodes the picture unless it was decoded before.
 
         Raises:
             ValueError: saying what is wrong with it.
@@ -52,7 +52,7 @@ class KnownPictures:
 
 @contextmanager
 def known_pictures(path: Path) -> Iterator[KnownPictures]:
-    """The pictures that a file remembers; what the block adds is written back, even if it fails.
+    """Loads known pictures from a file, and writes back those that the block adds, even if the block fails.
 
     Raises:
         UserError: if the file is not one of these.
@@ -76,14 +76,14 @@ def known_pictures(path: Path) -> Iterator[KnownPictures]:
 
 
 class Checked(NamedTuple):
-    """A picture's size, or what is wrong with its file."""
+    """The (height, width) of a picture and no message, or an error message."""
 
     size: Size
     problem: str
 
 
 def check_picture(storage: Storage, name: str, known: KnownPictures) -> Checked:
-    """As :func:`check_pictures`, one file."""
+    """As :func:`check_pictures`, for one file."""
     try:
         return Checked(known.size(storage.read(name)), "")
     except UnreadableFileError as error:
@@ -98,13 +98,13 @@ def check_pictures(
     """Reads and checks picture files in parallel.
 
     Args:
-        storage: where they lie.
+        storage: the folder of the files.
         names: the files.
-        known: those that need no decoding.
+        known: pictures decoded in earlier runs, which are not decoded again.
         on_picture: called once for each.
 
     Returns:
-        By name: its size in pixels and no problem, or a problem that names the file.
+        By file name: its (height, width) in pixels and no message, or an error message that names the file.
 
     Raises:
         StorageError: if the storage cannot be reached.

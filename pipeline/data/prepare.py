@@ -1,4 +1,4 @@
-"""The `prepare` step: raw dataset -> checked manifests and the truth to score against, whole or not at all."""
+"""The `prepare` step: checks a raw dataset and writes its manifests and ground truth, whole or not at all."""
 
 import json
 import tempfile
@@ -39,14 +39,14 @@ T = TypeVar("T")
 
 
 class _AnnotationFile(NamedTuple):
-    """An annotation file as one of this machine, and what to call it: the path may be that of a copy."""
+    """A local annotation file, maybe a copy of a remote one, and the original's name for error messages."""
 
     path: Path
     where: str
 
     @contextmanager
     def named(self) -> Iterator[None]:
-        """Errors of the block name the file itself."""
+        """Has errors of the block name the original file instead of its copy."""
         try:
             yield
         except DatasetError as error:
@@ -55,7 +55,7 @@ class _AnnotationFile(NamedTuple):
 
 @dataclass(frozen=True)
 class _Preparation:
-    """One dataset on its way from ``storage`` into ``folder``."""
+    """The preparation of one dataset from ``storage`` into ``folder``."""
 
     storage: Storage
     folder: Path
@@ -64,10 +64,10 @@ class _Preparation:
     on_image: Callable[[], None]
 
     def all_of(self, parts: Iterable[K], read: Callable[[K], T]) -> dict[K, T]:
-        """What ``read`` makes of each part of the dataset.
+        """The result of ``read`` for each part of the dataset.
 
         Raises:
-            DatasetError: what is wrong with any of them.
+            DatasetError: with the problems of all parts.
         """
         found: dict[K, T] = {}
         errors: list[DatasetError] = []
@@ -91,7 +91,7 @@ class _Preparation:
         sources = {"train": (self.storage, dataset.train.annotations), "val": (self.storage, dataset.val.annotations)}
         if dataset.lvis is not None:
             sources["lvis"] = (Storage(join(data_root, dataset.lvis.root)), dataset.lvis.annotations)
-        # Before the images, which take long.
+        # Fetched before the images, whose checks take long.
         files = self.all_of(sources, lambda part: self.fetch(part, *sources[part]))
 
         def read(name: Split) -> InstanceSplit:
@@ -178,7 +178,7 @@ class _Preparation:
         write_prepared(self.folder, table, {name: SplitManifest(images) for name, images in splits.items()})
 
     def fetch(self, part: str, storage: Storage, name: str) -> _AnnotationFile:
-        """An annotation file; a copy of it, where it is on another machine, in a folder of its own."""
+        """An annotation file of this machine, or a local copy of a remote one."""
         where = storage.where(name)
         try:
             path = storage.local(name, self.scratch / part)
@@ -190,7 +190,7 @@ class _Preparation:
 
 
 def expected_images(dataset: DatasetConfig) -> int | None:
-    """How many images a dataset must have, or None if that is not said."""
+    """How many images a dataset must have, or None if the configuration does not say."""
     counts = [dataset.train.num_images, dataset.val.num_images]
     return None if None in counts else sum(filter(None, counts))
 
@@ -202,19 +202,19 @@ def prepare(
     known: Path,
     progress: AbstractContextManager[Progress],
 ) -> None:
-    """Checks both splits of a dataset and writes what training and evaluation need of it.
+    """Checks both splits of a dataset and writes the prepared dataset (see :mod:`pipeline.data.manifest`).
 
     Args:
         dataset: the layout of the raw files.
-        data_root: the folder or URI they lie in.
-        output: the folder to write; replaced only when all is well.
-        known: the file that remembers, by their content, the pictures that were once found whole.
+        data_root: the folder or URI that the dataset's root is relative to.
+        output: the folder to write. An earlier one is replaced, and only if there are no problems.
+        known: the file that lists pictures decoded in earlier runs, by a hash of their content.
         progress: shows how many images have been checked.
 
     Raises:
-        DatasetError: listing all that is wrong with both splits, or with the two together.
+        DatasetError: listing all problems of both splits, and of one split against the other.
         StorageError: if the data root cannot be reached.
-        UserError: if ``known`` is not such a file.
+        UserError: if ``known`` cannot be read.
     """
     with ExitStack() as stack:
         bar = stack.enter_context(progress)

@@ -1,28 +1,28 @@
-"""Compressed run lengths (COCO's RLE) checked in bulk.
+"""Validates compressed run lengths (COCO's RLE) in bulk.
 
-pycocotools does not check what it decodes: counts of another size or cut short end in a wrong mask or a crash.
+pycocotools does not check its input: counts that are truncated or of another image size give a wrong mask or a crash.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 
-#: Characters checked at a time, few enough for their arrays to stay in a cache.
+#: Characters checked at a time: few enough for the arrays to fit the CPU's cache.
 CHUNK = 1 << 17
-#: Five bits each: more than any image has pixels.
+#: Groups of five bits in one number: enough for any number of pixels.
 MAX_GROUPS = 8
 
 
 def sound_counts(counts: Sequence[str], pixels: Sequence[int]) -> np.ndarray:
-    """Which compressed counts are well-formed runs that add up to their image.
+    """Tells which compressed counts are well-formed runs that add up to the size of their image.
 
     Args:
         counts: N texts, each the ``counts`` of one RLE.
         pixels: N numbers, the height times width that each must add up to.
 
     Returns:
-        (N,) bool. False also for some that are sound but written longer than need be; the caller takes a closer look
-        at those, with :func:`pipeline.data.coco.encode_segmentation`.
+        (N,) bool. Also False for some valid counts with superfluous groups; callers check those one by one
+        with :func:`pipeline.data.coco.encode_segmentation`.
     """
     found = [np.zeros(0, bool)]
     start = characters = 0

@@ -1,7 +1,6 @@
-"""Which images make up which batch: a pure function of the seed and the update's number.
+"""Chooses the images of each batch as a pure function of the seed and the number of the update.
 
-Nothing here has state to save. Resuming at update t, on any number of workers, gives the batches that an uninterrupted
-run would have seen.
+There is no state to save: resuming at update t, on any number of workers, gives the batches of an uninterrupted run.
 """
 
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from pipeline.errors import UserError
 
 
 class BatchShareError(UserError, ValueError):
-    """A batch that cannot be cut into parts of equal size for its workers."""
+    """A batch that cannot be split into equal parts for its workers."""
 
 
 class Draw(NamedTuple):
@@ -32,14 +31,14 @@ def draw_seed(*key: int) -> int:
 
 
 def global_batches(groups: np.ndarray, batch_size: int, seed: int) -> Iterator[list[int]]:
-    """Endless batches of image indices, each of one group: all landscape or all portrait, say, to need little padding.
+    """Endless batches of image indices, each from one group (such as landscape or portrait images, to save padding).
 
-    Every epoch is a new permutation. Images that do not fill a batch at its end wait for the next one.
+    Every epoch is a new permutation. Images left over at the end of an epoch go into the next epoch's batches.
 
     Args:
-        groups: (D,) the group of image i.
+        groups: (D,) the group of each image.
         batch_size: images per batch.
-        seed: of the permutations.
+        seed: seed of the permutations.
     """
     waiting: dict[int, list[int]] = {int(group): [] for group in np.unique(groups)}
     epoch = 0
@@ -55,11 +54,11 @@ def global_batches(groups: np.ndarray, batch_size: int, seed: int) -> Iterator[l
 
 @dataclass(frozen=True)
 class Share:
-    """What one worker does of every batch.
+    """One worker's share of every batch.
 
-    A batch is cut into parts, each of one forward and backward pass. Worker r does every ``world_size``-th of them from
-    the r-th on and adds their gradients up. What an update learns depends on the parts, not on who does them: fewer
-    workers than parts repeat, up to the order of sums, what as many workers as parts would have done.
+    A batch is split into parts (micro-batches), each of which is one forward and backward pass. Worker r computes parts
+    r, r + ``world_size``, ... and accumulates their gradients. An update depends on the parts, not on the number of
+    workers: with fewer workers it is the same up to the order of floating-point sums.
     """
 
     rank: int = 0
@@ -68,17 +67,17 @@ class Share:
 
     @property
     def own(self) -> range:
-        """The numbers of this worker's parts: at least one."""
+        """The indices of this worker's parts, at least one."""
         return range(self.rank, self.parts, self.world_size)
 
     @classmethod
     def of_batch(cls, batch_size: int, images_per_worker: int | None, rank: int = 0, world_size: int = 1) -> "Share":
-        """A worker's share of batches of a size.
+        """A worker's share of batches of ``batch_size`` images.
 
         Args:
             batch_size: images per update, over all workers.
-            images_per_worker: the most images of one pass; all of a worker's at once if not given.
-            rank, world_size: this worker, and how many there are.
+            images_per_worker: the most images in one pass; by default all of a worker's images.
+            rank, world_size: this worker's rank, and the number of workers.
 
         Raises:
             BatchShareError: if the batch does not divide.
@@ -103,14 +102,14 @@ ALONE = Share()
 
 
 class TrainingBatches(Sampler[list[Draw]]):
-    """This worker's parts of the batches of updates ``start`` to ``stop``: one list for each part, in order.
+    """Yields this worker's parts of the batches of updates ``start`` to ``stop`` as lists of draws, in order.
 
     Args:
-        groups: (D,) the group of image i; the images of a batch are of one.
-        batch_size: images per update over all workers; part p has every ``share.parts``-th from the p-th on.
-        seed: of the permutations and the augmentation.
+        groups: (D,) the group of each image; a batch has images of one group only.
+        batch_size: images per update over all workers; part p has images p, p + ``share.parts``, ... of the batch.
+        seed: seed of the permutations and of the augmentation.
         start, stop: the updates to cover.
-        share: this worker's.
+        share: this worker's share of each batch.
 
     Raises:
         ValueError: if the dataset is empty or the batch does not divide by its parts.

@@ -1,4 +1,4 @@
-"""The folder that raw data lie in: on this machine, or behind any URI that pyarrow knows."""
+"""Access to the folder of raw data: on this machine, or behind any URI that pyarrow can open."""
 
 import os
 from collections.abc import Iterator
@@ -20,23 +20,23 @@ class StorageError(UserError, OSError):
 
 
 class UnreadableFileError(StorageError):
-    """One file that is missing or cannot be read; the others may be well."""
+    """One file that is missing or cannot be read, while the storage itself can be reached."""
 
 
 class Storage:
     """Files below one folder, by their names relative to it.
 
-    It can be pickled, and used after a fork: each process connects for itself. (A process must not fork while another
-    of its threads reads.)
+    It can be pickled, and used after a fork, because each process opens its own connection. A process must not fork
+    while another of its threads reads.
 
     Args:
         root: a path, or a URI such as ``s3://bucket/folder``, with options of pyarrow's after a "?" (``region``,
-            ``endpoint_override``, ``scheme``); ``fsspec+<protocol>://`` reaches what fsspec knows. Credentials come
-            from where the service's own tools look for them: for S3 the environment (``AWS_ACCESS_KEY_ID``, ...),
+            ``endpoint_override``, ``scheme``); ``fsspec+<protocol>://`` reaches what fsspec knows. Credentials are
+            those that the service's own tools use: for S3 from the environment (``AWS_ACCESS_KEY_ID``, ...),
             ``~/.aws`` or the machine's role.
 
     Raises:
-        StorageError: for a URI with credentials, which would end in files and messages.
+        StorageError: for a URI with credentials, which would be written to files and messages.
     """
 
     def __init__(self, root: str) -> None:
@@ -55,7 +55,7 @@ class Storage:
         return f"Storage({self.root!r})"
 
     def where(self, name: str = "") -> str:
-        """What to call a file, or the whole of it, in a message."""
+        """The name of a file, or of the storage itself, for messages."""
         return join(self.root, name).partition("?")[0].rstrip("/") if is_remote(self.root) else join(self.root, name)
 
     def read(self, name: str) -> bytes:
@@ -79,7 +79,7 @@ class Storage:
                 file.write(chunk)
 
     def local(self, name: str, folder: Path) -> Path:
-        """A file as one of this machine: itself, or a copy in ``folder``.
+        """The path of a file on this machine: the file itself, or a copy in ``folder`` if the storage is remote.
 
         Raises:
             StorageError: as :meth:`read`.
@@ -106,7 +106,7 @@ class Storage:
         return iter(sorted(names))
 
     def _chunks(self, name: str, size: int | None = None) -> Iterator[bytes]:
-        """A file's bytes, so many at once; all of them if not given."""
+        """A file's bytes in chunks of ``size``, by default in one."""
         filesystem, folder = self._filesystem()
         try:
             with filesystem.open_input_stream(f"{folder}/{name}") as stream:
@@ -115,7 +115,7 @@ class Storage:
         except FileNotFoundError as error:
             raise UnreadableFileError(f"{self.where(name)}: no such file") from error
         except (OSError, ValueError, ArrowException) as error:
-            # On this machine it is that file; elsewhere it is the way there, which is the same for all files.
+            # A local error concerns this file; a remote one most likely concerns all files.
             kind = StorageError if is_remote(self.root) else UnreadableFileError
             raise kind(f"{self.where(name)}: cannot be read ({error})") from error
 

@@ -1,7 +1,7 @@
 """Average precision over a dataset and over resamples of its images, from one run of the matching.
 
-Detections are matched with objects image by image; only the precision over recall is of all images. So an image that is
-drawn n times counts n times there, and nothing is matched again.
+Detections are matched with objects within each image; only the precision-recall curve is over all images. So an image
+that a resample has n times counts n times in the curve, and nothing is matched again.
 
 Shape letters: N images, K categories, T IoU thresholds, D detections, S resamples.
 """
@@ -13,12 +13,12 @@ import numpy as np
 
 from pipeline.metrics.bootstrap import interval, resample_counts
 
-#: COCO's, as pycocotools computes them: their last digits decide some comparisons.
+#: COCO's thresholds, computed as in pycocotools: the last digits decide some comparisons.
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0, 1, 101)
 AREAS = ("all", "small", "medium", "large")
 
-#: Which IoU thresholds and which range of areas each statistic is of.
+#: The IoU thresholds and the range of areas of each statistic.
 STATISTICS = {
     "AP": (slice(None), "all"),
     "AP50": (slice(0, 1), "all"),
@@ -28,27 +28,27 @@ STATISTICS = {
     "APl": (slice(None), "large"),
 }
 
-BLOCK = 1 << 22  # numbers of an array at a time
+BLOCK = 1 << 22  # elements of an array processed at a time
 
 
 class Matches(NamedTuple):
-    """What one category has within one range of areas, detections in order of falling score, then of their images."""
+    """The matches of one category in one range of areas; detections sorted by falling score, then by image."""
 
     area: str  # of AREAS
-    images: np.ndarray  # (D,) from 0 to N
-    right: np.ndarray  # (T, D) bool, found an object
-    wrong: np.ndarray  # (T, D) bool, found none; neither where the detection does not count
-    objects: np.ndarray  # (N,) how many objects there are to find
+    images: np.ndarray  # (D,) from 0 to N - 1
+    right: np.ndarray  # (T, D) bool, true positives
+    wrong: np.ndarray  # (T, D) bool, false positives; ignored detections are neither
+    objects: np.ndarray  # (N,) objects to be found in each image
 
 
 def average_precision(matches: Sequence[Matches], counts: np.ndarray) -> dict[str, np.ndarray]:
-    """The six statistics of a dataset that has each image so many times.
+    """The six statistics of resampled datasets, given how often each has each image.
 
     Equal to evaluating that dataset. Detections of equal score are in the order of their images, as both pycocotools
     and lvis have them.
 
     Args:
-        matches: of all categories.
+        matches: those of all categories.
         counts: (S, N), how often each resample has each image.
 
     Returns:
@@ -76,7 +76,7 @@ def ap_intervals(matches: Sequence[Matches], images: int, resamples: int, seed: 
     """95% bootstrap intervals over images of the six statistics.
 
     Args:
-        matches: of all categories.
+        matches: those of all categories.
         images: N.
         resamples: S.
         seed: of the resampling.
@@ -98,7 +98,7 @@ def _average_precision(found: Matches, counts: np.ndarray) -> np.ndarray:
         present = start + np.flatnonzero(positives[start : start + step])
         for t, (is_right, is_wrong) in enumerate(zip(found.right, found.wrong, strict=True)):
             right, wrong = found.images[is_right], found.images[is_wrong]
-            # How many wrong detections come before each right one.
+            # The number of false positives before each true positive.
             before = np.cumsum(is_wrong)[is_right]
             precision[present, t] = _area_under(right, wrong, before, counts[present], positives[present])
     return precision
@@ -109,14 +109,14 @@ def _area_under(
 ) -> np.ndarray:
     """Precision averaged over the recall thresholds, (S,).
 
-    Recall and the largest precision from there on change at right detections only, so nothing else is looked at. An
-    image's copies of one detection come one after another; the last of them has the largest precision.
+    Recall, and the largest precision from there on, change at true positives only, so nothing else is computed. The
+    copies of one detection follow one another; the last copy has the largest precision.
 
     Args:
-        right: (P,) the images of the right detections, in order of falling score.
-        wrong: (Q,) those of the wrong ones.
-        before: (P,) how many of the wrong ones come before each right one.
-        counts: (S, N).
+        right: (P,) the images of the true positives, in order of falling score.
+        wrong: (Q,) the images of the false positives.
+        before: (P,) how many false positives come before each true positive.
+        counts: (S, N), how often each resample has each image.
         positives: (S,) the number of objects, not 0.
     """
     if not right.size:
@@ -124,7 +124,7 @@ def _area_under(
     true = np.cumsum(counts[:, right], axis=1)
     false = np.zeros((len(counts), before[-1] + 1), np.int64)
     np.cumsum(counts[:, wrong[: before[-1]]], axis=1, out=false[:, 1:])
-    # The spacing is the evaluators' guard against a division by zero.
+    # The evaluators add np.spacing(1) against a division by zero.
     precision = true / (false[:, before] + true + np.spacing(1))
     precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
     reached = np.searchsorted(RECALLS, true / positives[:, None], side="right")

@@ -1,6 +1,6 @@
 """Boundary AP (Cheng et al., "Boundary IoU: Improving Object-Centric Image Segmentation Evaluation", CVPR 2021).
 
-COCO AP with the smaller of mask IoU and boundary IoU: two masks must agree inside a band along their contours, too.
+COCO AP with the smaller of mask IoU and boundary IoU: two masks must also agree inside a band along their contours.
 """
 
 import functools
@@ -34,7 +34,7 @@ def boundary_ap(
 
     Raises:
         DatasetError, PredictionError: as :func:`pipeline.metrics.coco_ap.coco_ap`.
-        ValueError: for a dilation ratio that is no positive number.
+        ValueError: if the dilation ratio is not positive and finite.
     """
     if not (math.isfinite(dilation_ratio) and dilation_ratio > 0):
         raise ValueError(f"dilation_ratio is {dilation_ratio}, expected a positive number")
@@ -48,7 +48,7 @@ def boundary_width(height: int, width: int, dilation_ratio: float) -> int:
 
 
 def mask_boundary(mask: np.ndarray, width: int) -> np.ndarray:
-    """The part of a mask within ``width`` pixels of what is not mask; beyond the array's border nothing is.
+    """The pixels of a mask within ``width`` pixels of its outside; beyond the array's border is outside.
 
     Args:
         mask: (H, W) bool.
@@ -74,12 +74,12 @@ def _erode(mask: np.ndarray, window: int) -> np.ndarray:
 
 
 class _Region:
-    """A boundary cropped to its mask's box."""
+    """The boundary of a mask, cropped to the mask's box."""
 
     def __init__(self, rle: dict[str, Any], dilation_ratio: float) -> None:
         image_height, image_width = rle["size"]
         x, y, width, height = coco_mask.toBbox(rle).astype(int)
-        # Beyond its box there is no mask: the crop's border is as good as the image's.
+        # There is no mask beyond its box, so the crop's border can stand for the image's.
         crop = coco_mask.decode(rle)[y : y + height, x : x + width].astype(bool)
         self.pixels = mask_boundary(crop, boundary_width(image_height, image_width, dilation_ratio))
         self.area = int(np.count_nonzero(self.pixels))
@@ -101,7 +101,7 @@ def _iou(a: _Region, b: _Region) -> float:
 def _smaller_iou(
     found: Sequence[Any], objects: Sequence[Any], crowd: Sequence[bool], dilation_ratio: float
 ) -> np.ndarray:
-    """(D, G) the smaller IoU of each pair, exact where it can reach the lowest threshold; crowds have mask IoU."""
+    """(D, G) the smaller IoU of each pair, exact if it reaches the lowest threshold; crowds have mask IoU alone."""
     ious = np.array(coco_mask.iou(found, objects, crowd))
     # A pair whose masks overlap less cannot match, whatever its boundaries.
     rows, columns = np.nonzero((ious >= IOU_THRESHOLDS[0]) & ~np.array(crowd))

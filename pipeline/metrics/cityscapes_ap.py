@@ -25,11 +25,11 @@ def cityscapes_ap(truth: Path, predictions: Path) -> dict[str, float]:
 
     Args:
         truth: a folder of ``*_gtFine_instanceIds.png`` at any depth: Cityscapes' ``gtFine``, one of its splits, or
-            anything laid out alike.
+            another folder of the same layout.
         predictions: a folder with one text file for each image, ``<image>*.txt`` at any depth. Its lines are
-            ``mask.png label_id confidence``, separated by one space: the mask's path relative to the text file, not
-            zero where the instance is and of the image's size; the label id (not the train id). A file without lines
-            says that nothing was found. Label ids that the benchmark does not evaluate are left aside.
+            ``mask.png label_id confidence``, separated by one space: the mask's path relative to the text file,
+            non-zero inside the instance and of the image's size; the label id (not the train id). An empty file means
+            that nothing was found. Label ids that the benchmark does not evaluate are ignored.
 
     Returns:
         AP, AP50, and AP-<class>, AP50-<class> for person, rider, car, truck, bus, train, motorcycle and bicycle; NaN
@@ -39,7 +39,7 @@ def cityscapes_ap(truth: Path, predictions: Path) -> dict[str, float]:
         GroundTruthError: if there is no ground truth, or one cannot be read or has an unknown id.
         PredictionError: for an image without a text file or with two, or a line that is malformed or names a missing,
             unreadable or twice-used mask, one of another size or outside the folder, an unknown label id, or a
-            confidence that is no finite number.
+            confidence that is not finite.
     """
     predictions = predictions.resolve()  # cityscapesscripts compares the masks' paths with it
     pairs = pairs_by_image(truth, predictions, INSTANCE_SUFFIX, ".txt")
@@ -64,7 +64,7 @@ def cityscapes_ap(truth: Path, predictions: Path) -> dict[str, float]:
 
 
 def _private_tool() -> ModuleType:
-    """A copy of cityscapesscripts' evaluation for one use: its settings are globals of the module."""
+    """A fresh copy of cityscapesscripts' evaluation module, whose settings are module globals."""
     spec = importlib.util.find_spec("cityscapesscripts.evaluation.evalInstanceLevelSemanticLabeling")
     assert spec is not None
     assert spec.loader is not None
@@ -73,7 +73,7 @@ def _private_tool() -> ModuleType:
     # It calls np.in1d, which NumPy 2.4 removed, and reshapes the result.
     tool.np = ModuleType("numpy")
     vars(tool.np).update(vars(np), in1d=np.isin)
-    tool.printError = _refuse  # its own ends the process
+    tool.printError = _refuse  # the original exits the process
     return tool
 
 
@@ -91,7 +91,7 @@ def _precisions(tool: Any, matches: dict[str, Any]) -> np.ndarray:
             try:
                 precisions[0, i, j] = tool.evaluateMatches(matches, setting).item()
             except IndexError:
-                # No object is found and all predictions lie on ignored regions: it indexes an empty list of scores.
+                # Where all predictions lie on ignored regions and no object is found, the tool indexes an empty list.
                 precisions[0, i, j] = 0
     return precisions
 
@@ -144,7 +144,7 @@ def _check_line(line: str, folder: Path, root: Path, shape: tuple[int, ...]) -> 
 
 
 def _number(text: str) -> float:
-    """NaN for what is no number."""
+    """The value as a float, NaN if it is not a number."""
     try:
         return float(text)
     except ValueError:

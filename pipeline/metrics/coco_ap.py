@@ -26,9 +26,9 @@ def coco_ap(annotations: Path, predictions: Path, *, resamples: int = 0, seed: i
         on: [low, high], the 95% bootstrap interval over images.
 
     Raises:
-        DatasetError: for annotations with ids that stand twice or do not resolve, or with unusable masks.
-        PredictionError: for an unknown image or category, a mask of another size than its image, or a score that is
-            no finite number.
+        DatasetError: for annotations with duplicate or unknown ids, or unusable masks.
+        PredictionError: for an unknown image or category, a mask of another size than its image, or a score that
+            is not finite.
     """
     return score_instances(coco_mask.iou, annotations, predictions, resamples, seed)
 

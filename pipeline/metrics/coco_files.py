@@ -1,4 +1,4 @@
-"""COCO files as the instance metrics read them: checked, with every mask as compressed RLE."""
+"""Reads COCO files for the instance metrics: checks them, and converts every mask to compressed RLE."""
 
 import json
 import sys
@@ -32,7 +32,7 @@ def check_ground_truth(data: dict[str, Any], path: Path) -> dict[str, Any]:
         mask's if not given), and annotations numbered from 1.
 
     Raises:
-        DatasetError: listing ids that stand twice or do not resolve, and masks that cannot be used.
+        DatasetError: listing duplicate and unknown ids, and unusable masks.
     """
     problems = duplicates(data)
     if not data["images"]:
@@ -66,7 +66,7 @@ def check_ground_truth(data: dict[str, Any], path: Path) -> dict[str, Any]:
         except ValueError as error:
             problems.append(f"annotation {raw['id']} (image {raw['image_id']}): {error}")
             continue
-        # Numbered anew: to both evaluators an object of id 0 is one that no detection matches.
+        # Renumbered from 1: both evaluators take a match with an object of id 0 for no match.
         annotations.append(
             {
                 **raw,
@@ -84,22 +84,22 @@ def check_ground_truth(data: dict[str, Any], path: Path) -> dict[str, Any]:
 def read_results(
     path: Path, images: Sequence[Mapping[str, Any]], categories: Collection[int], left_out: Collection[int] = ()
 ) -> list[dict[str, Any]]:
-    """A COCO results file, a list of {image_id, category_id, segmentation (RLE), score}; anything else is left out.
+    """A COCO results file, a list of {image_id, category_id, segmentation (RLE), score}; other keys are dropped.
 
-    Boxes are, too: pycocotools and lvis would take areas from them, and mask AP by size would be by the boxes' size.
+    Boxes are dropped too: pycocotools and lvis would take areas from them, so that AP by size would go by box area.
 
     Args:
         path: the file.
-        images: what predictions can be of, with id, height and width.
-        categories: the ids that they can have.
-        left_out: ids of other images that predictions can be of; these predictions are passed over.
+        images: the images that may have predictions, with id, height and width.
+        categories: the category ids that predictions may have.
+        left_out: ids of other images; their predictions are skipped.
 
     Returns:
         The results with their segmentations as compressed RLE, in the file's order.
 
     Raises:
         PredictionError: naming the first entry with an unknown image or category, a mask of another size than its
-            image, or a score that is no finite number.
+            image, or a score that is not finite.
     """
     try:
         entries = json.loads(path.read_bytes())
@@ -138,7 +138,7 @@ def detections(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _fault(entry: Any, sizes: Mapping[int, tuple[int, int]], categories: frozenset[int]) -> str | None:
-    """What is wrong with a result, its mask apart."""
+    """The error message for a result, its mask aside; None if it is valid."""
     if not isinstance(entry, dict):
         return f": {entry!r} is no result"
     image_id, category_id, score = entry.get("image_id"), entry.get("category_id"), entry.get("score")
@@ -152,7 +152,7 @@ def _fault(entry: Any, sizes: Mapping[int, tuple[int, int]], categories: frozens
 
 
 def _sound(segmentations: Sequence[Any], shapes: Sequence[tuple[int, int]]) -> list[bool]:
-    """Which segmentations are compressed RLEs of their image's size, found sound all at once."""
+    """Tells, all at once, which segmentations are valid compressed RLEs of their image's size."""
     sound = [
         isinstance(s, dict) and isinstance(s.get("counts"), str) and s.get("size") == list(shape)
         for s, shape in zip(segmentations, shapes, strict=True)
@@ -170,7 +170,7 @@ def _rle(segmentation: Any, shape: tuple[int, int], sound: bool, *, polygons: bo
 
 
 def _without_slivers(segmentation: Any) -> Any:
-    """Polygons without those of one or two points, which cover nothing: pycocotools takes two points for a box."""
+    """Drops polygons of one or two points, which cover nothing: pycocotools takes two points for a box."""
     if not isinstance(segmentation, list):
         return segmentation
     kept = [polygon for polygon in segmentation if not (isinstance(polygon, list) and len(polygon) in (2, 4))]

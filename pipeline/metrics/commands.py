@@ -1,4 +1,4 @@
-"""``pointrend score``: any metric from files alone, whoever made the predictions."""
+"""``pointrend score``: computes metrics from files alone, whatever program made the predictions."""
 
 import json
 import math
@@ -14,7 +14,7 @@ from pipeline.errors import UserError
 
 app = typer.Typer(help="Score predictions against ground truth, from files alone.", no_args_is_help=True)
 
-# The metrics are imported inside the commands: the others answer without loading them.
+# The metrics are imported inside the commands, so that the other commands start without them.
 
 Annotations = Annotated[Path, typer.Argument(metavar="GT.json", help="a COCO instances file")]
 LvisAnnotations = Annotated[
@@ -25,7 +25,7 @@ Truth = Annotated[Path, typer.Option("--gt", help="the folder of the ground trut
 PredictionsFolder = Annotated[Path, typer.Option("--pred", help="the folder of the predictions")]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object")]
 Resamples = Annotated[
-    int, typer.Option(min=0, metavar="N", help="95% bootstrap intervals over images, from as many resamples")
+    int, typer.Option(min=0, metavar="N", help="number of resamples of the images for 95% bootstrap intervals")
 ]
 
 
@@ -59,13 +59,15 @@ def ap_star(
 def boundary_ap(
     annotations: Annotations,
     predictions: Predictions,
-    dilation_ratio: Annotated[float, typer.Option(help="the boundary's width, of the image's diagonal")] = 0.02,
+    dilation_ratio: Annotated[
+        float, typer.Option(help="width of the boundary as a fraction of the image's diagonal")
+    ] = 0.02,
     resamples: Resamples = 0,
     as_json: AsJson = False,
 ) -> None:
     """Boundary AP: COCO mask AP by the smaller of mask IoU and boundary IoU."""
     if not (math.isfinite(dilation_ratio) and dilation_ratio > 0):
-        raise typer.BadParameter(f"{dilation_ratio} is no positive number", param_hint="--dilation-ratio")
+        raise typer.BadParameter(f"{dilation_ratio} is not a positive number", param_hint="--dilation-ratio")
 
     def score() -> Mapping[str, Any]:
         from pipeline.metrics.boundary_ap import boundary_ap
@@ -80,12 +82,12 @@ def miou(
     truth: Truth,
     predictions: PredictionsFolder,
     trimap: Annotated[
-        list[int] | None, typer.Option(min=1, help="also inside a band this many pixels wide; can be repeated")
+        list[int] | None, typer.Option(min=1, help="also mIoU within this many pixels of a boundary; can be repeated")
     ] = None,
     resamples: Resamples = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Mean IoU of semantic segmentation, on request near the boundaries too."""
+    """Mean IoU of semantic segmentation; with --trimap also near the boundaries."""
 
     def score() -> Mapping[str, Any]:
         from pipeline.metrics.segmentation_iou import miou
@@ -129,7 +131,7 @@ def _fail(error: Exception) -> NoReturn:
 
 
 def _plain(value: Any) -> Any:
-    """A value that JSON can hold: what is not defined is null."""
+    """Converts a value to plain JSON types; NaN and infinity become null."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -150,7 +152,7 @@ def _table(scores: Mapping[str, Any]) -> Table:
 
 
 def _rows(scores: Mapping[str, Any], intervals: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str, str]]:
-    """Name, value and interval of each number; those of a mapping, such as IoU by class, come under its name."""
+    """Name, value and interval of each number; the names of a nested mapping, such as IoU by class, follow its own."""
     for name, value in scores.items():
         if isinstance(value, Mapping):
             yield from _rows(value, intervals.get(name, {}), f"{prefix}{name} ")

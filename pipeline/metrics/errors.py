@@ -1,4 +1,4 @@
-"""What cannot be scored."""
+"""Errors of files that cannot be scored."""
 
 from pipeline.errors import UserError
 
@@ -8,4 +8,4 @@ class PredictionError(UserError, ValueError):
 
 
 class GroundTruthError(UserError, ValueError):
-    """Ground truth that nothing can be scored against; the message names the file."""
+    """Ground truth that cannot be used; the message names the file."""

@@ -28,8 +28,8 @@ def ap_star(
     """Mask AP in percent by LVIS's rules: 300 detections per image, and a detection counts as wrong only where the
     annotations say so.
 
-    LVIS's APr, APc and APf are not among the results: they go by how many of LVIS's training images have a category,
-    and what is measured here has trained on COCO's.
+    LVIS's APr, APc and APf are left out: they group categories by their number of LVIS training images, which says
+    nothing about models trained on COCO.
 
     All images of the LVIS file count, so predictions must be for all of them: v0.5's val are COCO's val2017, v1's are
     partly from train2017, on which a COCO model has trained.
@@ -37,9 +37,9 @@ def ap_star(
     Args:
         annotations: an LVIS file, v0.5 or v1, or its COCO-category view (see :func:`pipeline.data.lvis.coco_view`).
         predictions: a COCO results file, with COCO's image and category ids (a view's own, where it was made with
-            another table of synsets). Categories that the LVIS version lacks are passed over.
-        left_out: ids of images that the LVIS file lacks and predictions can be of all the same; these are passed over,
-            and those of any other image that it lacks are an error.
+            another table of synsets). Predictions of categories that the LVIS version lacks are skipped.
+        left_out: ids of images that are not in the LVIS file but may have predictions, which are skipped. Predictions
+            for any other image that is not in the file are an error.
         resamples: how many resamples of the images the intervals are taken from; 0 for none.
         seed: of the resampling.
 
@@ -49,10 +49,10 @@ def ap_star(
         on: [low, high], the 95% bootstrap interval over images.
 
     Raises:
-        DatasetError: for a file that is not LVIS's, and annotations with ids that stand twice or do not resolve, or
-            with unusable masks.
-        PredictionError: for an unknown image or category, a mask of another size than its image, or a score that is
-            no finite number.
+        DatasetError: for a file that is not in LVIS's format, and for annotations with duplicate or unknown ids, or
+            unusable masks.
+        PredictionError: for an unknown image or category, a mask of another size than its image, or a score that
+            is not finite.
     """
     view = check_ground_truth(coco_view(annotations), annotations)
     categories = [entry.id for entry in synset_table(view, annotations).root]
@@ -69,7 +69,7 @@ def ap_star(
 
 
 def _matches(evaluation: Evaluation) -> list[Matches]:
-    """What lvis has found, which has a list over categories, ranges of areas and images."""
+    """The matches in lvis's results, which are a list over categories, ranges of areas and images."""
     matches = []
     images = len(evaluation.params.img_ids)
     for cell, start in enumerate(range(0, len(evaluation.eval_imgs), images)):

@@ -1,4 +1,4 @@
-"""The ``lvis`` package as it must be met: 0.5.3 sets up logging on import and uses names that NumPy has dropped."""
+"""Works around the ``lvis`` package 0.5.3: it configures logging on import and uses names that NumPy has removed."""
 
 import logging
 from types import FunctionType, SimpleNamespace
@@ -10,12 +10,12 @@ _handlers = logging.root.handlers[:]
 import lvis.eval  # noqa: E402 - between the two looks at the handlers
 from lvis import LVIS, LVISEval, LVISResults  # noqa: E402
 
-# Its own handler would print this process's warnings in lvis's format.
+# The handler that lvis installs would print this process's warnings in lvis's format.
 logging.root.handlers[:] = _handlers
 
 
 class Truth(LVIS):
-    """An LVIS dataset that is in memory already."""
+    """An LVIS dataset from memory instead of from a file."""
 
     def __init__(self, dataset: dict[str, Any]) -> None:
         self.logger = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ class Truth(LVIS):
 
 
 class Detections(LVISResults):
-    """Detections (with id and area), of which each image keeps the 300 of highest score.
+    """Detections (with id and area), cut to the 300 of highest score in each image.
 
     The package's own constructor copies the ground truth, warns, and fails on an empty list.
     """

@@ -1,8 +1,8 @@
-"""Which detections find which objects, by COCO's rules: all images at once instead of pycocotools' loops.
+"""Matches detections with objects by COCO's rules, for all images at once instead of in pycocotools' loops.
 
-Within an image and a category, detections choose in order of falling score, each the object of largest IoU that is
-left. That order is all that binds: here the first detections of all images choose together, then the second ones, each
-at all IoU thresholds. Only pairs that reach the lowest threshold are looked at.
+Within an image and a category, each detection, in order of falling score, takes the free object of largest IoU. Images
+do not depend on one another: the first detections of all images are matched together, then the second ones, each at all
+IoU thresholds. Only pairs that reach the lowest threshold are considered.
 
 Shape letters: N images, K categories, T IoU thresholds, D detections, G objects, E pairs of both.
 """
@@ -27,7 +27,7 @@ PairwiseIoU = Callable[[Sequence[Any], Sequence[Any], Sequence[bool]], np.ndarra
 
 
 class _Pairs(NamedTuple):
-    """Detections and objects, by their numbers, that overlap enough to match."""
+    """Pairs of a detection and an object, by index, that overlap enough to match."""
 
     detections: np.ndarray  # (E,)
     objects: np.ndarray  # (E,)
@@ -35,21 +35,21 @@ class _Pairs(NamedTuple):
 
 
 def match(truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]], iou: PairwiseIoU) -> list[Matches]:
-    """What pycocotools' ``evaluate`` finds.
+    """The matches that pycocotools' ``evaluate`` finds.
 
     Args:
         truth: images, categories and annotations as :func:`pipeline.metrics.coco_files.read_ground_truth` gives them.
         detections: as :func:`pipeline.metrics.coco_files.detections` gives them.
-        iou: of the masks of one category in one image.
+        iou: computes the IoU of the masks of one category in one image.
 
     Returns:
-        K times one per range of areas, the categories in order of their ids.
+        one :class:`Matches` for each category, in order of their ids, and each range of areas.
     """
     image_ids = np.sort([image["id"] for image in truth["images"]])
     category_ids = np.sort([category["id"] for category in truth["categories"]])
 
     def cells(entries: Sequence[Mapping[str, Any]]) -> np.ndarray:
-        """Category and image of each entry in one number."""
+        """A number for the category and image (the cell) of each entry."""
         categories = np.array([entry["category_id"] for entry in entries], np.int64)
         images = np.array([entry["image_id"] for entry in entries], np.int64)
         return np.searchsorted(category_ids, categories) * len(image_ids) + np.searchsorted(image_ids, images)
@@ -94,7 +94,7 @@ def match(truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]], iou
 
 
 def _ranks(groups: np.ndarray) -> np.ndarray:
-    """How many of the same number stand before each of rising numbers."""
+    """For each of rising numbers, how many equal ones come before it."""
     return np.arange(groups.size) - np.searchsorted(groups, groups)
 
 
@@ -125,16 +125,16 @@ def _pairs(
 def _choose(
     pairs: _Pairs, detection_cells: np.ndarray, crowd: np.ndarray, ignored: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Lets each detection choose an object.
+    """Assigns an object to each detection.
 
     Args:
         pairs: E.
-        detection_cells: (D,) rising, what has no objects in common.
-        crowd: (G,) bool, objects that any number of detections may choose.
-        ignored: (G,) bool, objects chosen only where there is no other, without effect.
+        detection_cells: (D,) the cell (category and image) of each detection, rising.
+        crowd: (G,) bool, objects that any number of detections may take.
+        ignored: (G,) bool, objects taken only where no other is left; such detections do not count.
 
     Returns:
-        (T, D) bool: which detections have an object, and which have one that counts.
+        (T, D) bool: which detections have an object, and which have one that is not ignored.
     """
     matched = np.zeros((len(IOU_THRESHOLDS), len(detection_cells)), bool)
     right = matched.copy()
@@ -143,7 +143,7 @@ def _choose(
     taken = np.zeros((len(IOU_THRESHOLDS), len(crowd)), bool)
     choosers, chooser = np.unique(pairs.detections, return_inverse=True)
     turn = _ranks(detection_cells[choosers])[chooser]
-    # By turn and detection, the object to be preferred first; of equal ones the last, as pycocotools does.
+    # Sorted by turn, detection and preference; among equal IoUs the last object, as in pycocotools.
     order = np.lexsort((-pairs.objects, -pairs.ious, ignored[pairs.objects], pairs.detections, turn))
     detections, objects, ious = (column[order] for column in pairs)
     bounds = np.searchsorted(turn[order], np.arange(turn.max() + 2))

@@ -1,4 +1,4 @@
-"""Which prediction belongs to which ground truth, by the files' names."""
+"""Pairs predictions with ground truth by file name."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ def pairs_by_image(truth: Path, predictions: Path, truth_suffix: str, extension:
 
     ``<image><truth_suffix>`` belongs with ``<image>*<extension>``, as in cityscapesscripts, where ``<image>`` is
     ``<city>_<sequence>_<frame>``; a number goes on to its last digit, so that frame 1 is not frame 10. Predictions of
-    other images are left aside.
+    other images are ignored.
 
     Raises:
         GroundTruthError: without any ground truth, or with two for one image.
@@ -65,7 +65,7 @@ def _check(truth: Path, predictions: Path, truths: dict[str, Path], pattern: str
 
 
 def _image(name: str, images: dict[str, Path]) -> str | None:
-    """The image that a file's name begins with."""
+    """The name of the image at the beginning of a file name."""
     for end in range(len(name), 0, -1):
         if name[:end] in images and not name[end : end + 1].isdigit():
             return name[:end]

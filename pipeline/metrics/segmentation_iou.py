@@ -37,24 +37,24 @@ def miou(
     Boundary pixels are those with another class above, below, left or right of them, one on either side of the
     boundary; a pixel is within w pixels if its Euclidean distance to a boundary pixel, centre to centre, is less than
     w. On a straight boundary those are the w pixels next to it on each side. All ignored ids are one class here: an
-    object's outline against an ignored region is a boundary like any other (in Chen et al. every boundary is such a
-    one), a change between two ignored ids is none, and ignored pixels are never counted. The image's edge is no
+    object's outline against an ignored region is a boundary (in Chen et al. all boundaries are of this kind), a change
+    between two ignored ids is not, and ignored pixels are never counted. The image's edge is no
     boundary. So an image of a single class has no trimap, and with a width larger than the images the value is the
     mIoU of all the others.
 
     Args:
         truth: a folder of ground-truth PNGs at any depth: with the default table, Cityscapes' ``gtFine``, one of its
-            splits, or anything laid out alike.
+            splits, or another folder of the same layout.
         predictions: a folder of PNGs of label ids (not train ids), one for each ground truth, of its size; found by the
             image's name (see `pipeline.metrics.pairs`), or under the same relative path, as the table says.
-        table: which ids are what; `pipeline.data.labels.plain` for data of one's own.
+        table: the meaning of the label ids; `pipeline.data.labels.plain` for other data than Cityscapes.
         trimap_widths: in pixels, from 1.
         resamples: bootstrap resamples of the images for 95 % intervals; 0 for none.
         seed: of the resamples.
 
     Returns:
         In percent: mIoU, IoU (by class), and for each width w, trimap{w}_mIoU and trimap{w}_IoU. With resamples,
-        also each of those keys with _interval: (low, high), by class where the value is. And images, their number.
+        also each of those keys with _interval: (low, high), by class if the value is. And images, their number.
 
     Raises:
         GroundTruthError: if there is no ground truth, or one cannot be read or has an id outside the table.
@@ -68,7 +68,7 @@ def miou(
         pairs = pairs_by_image(truth, predictions, table.truth_suffix, ".png")
     else:
         pairs = pairs_by_path(truth, predictions, ".png")
-    # A 1024x2048 image takes some 100 MB of memory on its way.
+    # Each 1024x2048 image needs about 100 MB of memory, hence at most eight at once.
     with ThreadPoolExecutor(min(8, usable_cpus())) as pool:
         areas = np.stack(list(pool.map(lambda pair: _areas(pair[0], pair[1], table, trimap_widths), pairs)))
 

@@ -1,4 +1,4 @@
-"""Seeded stand-ins for the datasets of the paper, drawn in seconds."""
+"""Seeded synthetic datasets in place of COCO, LVIS and Cityscapes, drawn in seconds."""
 
 from pipeline.synthetic.shapes import ShapesSpec, generate_shapes
 from pipeline.synthetic.streets import StreetsSpec, generate_streets

@@ -28,9 +28,9 @@ def signed_area(ring: np.ndarray) -> float:
 
 
 def crop_coverage(rings: list[np.ndarray], height: int, width: int) -> tuple[tuple[slice, slice], np.ndarray]:
-    """As `coverage`, of the rows and columns alone that the rings reach; those, and the shares (h, w) there.
+    """As `coverage`, but only for the rows and columns that the rings reach: these slices, and the shares (h, w) there.
 
-    Exact at SAMPLES x SAMPLES points a pixel: in each row of samples that an edge crosses, it toggles all the
+    Exact at SAMPLES x SAMPLES points per pixel: in each row of samples that an edge crosses, the edge toggles all
     samples to its right.
     """
     start = np.concatenate(rings)
@@ -52,7 +52,7 @@ def crop_coverage(rings: list[np.ndarray], height: int, width: int) -> tuple[tup
 
 
 def coverage(rings: list[np.ndarray], height: int, width: int) -> np.ndarray:
-    """The share (H, W) of each pixel, in [0, 1], inside the rings under the even-odd rule."""
+    """The share of each pixel (H, W), in [0, 1], that is inside the rings under the even-odd rule."""
     window, share = crop_coverage(rings, height, width)
     whole = np.zeros((height, width), dtype=np.float32)
     whole[window] = share

@@ -1,7 +1,7 @@
-"""LVIS v1 annotations of the shapes: exact masks, categories of LVIS's own, and each image annotated for some of them.
+"""LVIS v1 annotations of the shapes: exact masks, and categories of which each image is annotated for some only.
 
-LVIS is annotated federatedly (Gupta et al. 2019): an image lists the categories that are verified absent, those whose
-objects are annotated only in part, and says nothing of the others, whether it has them or not.
+LVIS is a federated dataset (Gupta et al. 2019): an image lists the categories that are verified absent, and those whose
+objects are annotated only in part. About all other categories it says nothing, whether it has objects of them or not.
 """
 
 from collections import Counter
@@ -11,18 +11,18 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as mask_api
 
-#: By name, as in LVIS, and so with other ids than COCO's: arrows and crescents are in no image, holes are a part of
-#: gears and rings, and none of the three is a category of COCO's.
+#: Sorted by name, as in LVIS, and so with other ids than in the COCO file. Three are not in the COCO file: arrows and
+#: crescents, which no image has, and holes, which are parts of gears and rings.
 LVIS_CATEGORIES: tuple[str, ...] = ("arrow", "blob", "crescent", "gear", "hole", "leaf", "ring", "star")
 MAX_ANNOTATIONS = 200  # of an image, holes included
 
 ABSENT = 0.6  # share of the categories without objects that are verified absent
-UNKNOWN = 0.12  # share of those with objects of which the image says nothing
-PARTIAL = 0.5  # share of those with several objects that are annotated only in part
+UNKNOWN = 0.12  # share of the categories with objects that are not annotated at all
+PARTIAL = 0.5  # share of the categories with several objects that are annotated only in part
 
 
 def synset(name: str) -> str:
-    """Made up: WordNet's synsets have a part of speech in the middle, so it is none of theirs."""
+    """An invented synset: those of WordNet have a part of speech in the middle, so the two cannot be confused."""
     return f"{name}.shape.01"
 
 
@@ -32,9 +32,9 @@ def annotate_federatedly(
     """LVIS's record of an image and its annotations.
 
     Args:
-        rng: draws what the image says.
+        rng: chooses which categories are annotated.
         image: its id, height, width and file_name, relative to the dataset's root.
-        objects: category of LVIS_CATEGORIES and visible mask (H, W) bool of all that there is.
+        objects: category from LVIS_CATEGORIES and visible mask (H, W) bool of every object.
     """
     by_category: dict[str, list[np.ndarray]] = {name: [] for name in LVIS_CATEGORIES}
     for name, mask in objects:
@@ -43,7 +43,7 @@ def annotate_federatedly(
     partial: list[int] = []
     annotations: list[dict[str, Any]] = []
     for category_id, masks in enumerate(by_category.values(), 1):
-        # Always the same number of draws, so that one category's fate leaves the others' alone.
+        # Always the same number of draws, so that the choice for one category does not change the others'.
         fate, chosen = rng.random(), rng.permutation(len(masks))
         if not masks:
             if fate < ABSENT:

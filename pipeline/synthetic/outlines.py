@@ -1,4 +1,4 @@
-"""From masks to outlines and to polygons such as an annotator draws."""
+"""Traces the outlines of masks, and simplifies them to polygons such as annotators draw."""
 
 from collections.abc import Iterator
 
@@ -28,7 +28,7 @@ def trace_outlines(mask: np.ndarray) -> list[np.ndarray]:
     number[edges] = np.arange(len(direction))
     end_x, end_y = x + np.array([1, 0, -1, 0])[direction], y + np.array([0, 1, 0, -1])[direction]
     left, ahead, right = (number[(direction + turn) % 4, end_y, end_x] for turn in (-1, 0, 1))
-    # Only where two diagonal pixels meet is there a choice; the left turn leads on to the other pixel.
+    # Where two diagonal pixels meet there are two ways on; the left turn leads to the other pixel.
     following = np.where(left >= 0, left, np.where(ahead >= 0, ahead, right))
 
     corners = np.stack([x, y], axis=1)
@@ -93,14 +93,14 @@ def _contains(ring: np.ndarray, point: np.ndarray) -> bool:
 
 
 def _join_hole(ring: np.ndarray, hole: np.ndarray) -> np.ndarray:
-    """One ring around a region with a hole: where the two are nearest, a slit of no width joins them."""
+    """Joins the ring of a region and that of a hole in it where they are nearest, by a slit of no width."""
     gaps = np.linalg.norm(ring[:, None] - hole, axis=2)
     i, j = np.unravel_index(np.argmin(gaps), gaps.shape)
     return np.concatenate([ring[: i + 1], np.roll(hole, -j, axis=0), hole[j : j + 1], ring[i:]])
 
 
 def mask_polygons(mask: np.ndarray, tolerance: float) -> list[np.ndarray]:
-    """Polygons (P, 2), one a connected part, such as an annotator might draw around a mask (H, W) bool.
+    """Polygons (P, 2), one for each connected part of a mask (H, W) bool, such as an annotator might draw.
 
     Parts and holes under MIN_FRAGMENT pixels are left out, except for the largest part.
     """
@@ -113,7 +113,7 @@ def mask_polygons(mask: np.ndarray, tolerance: float) -> list[np.ndarray]:
         # A pixel centre of the part itself, on the right of the hole's first edge.
         step = np.sign(hole[1] - hole[0])
         beside = hole[0] + (step + np.array([-step[1], step[0]])) / 2
-        # Parts run from large to small, and the smallest around that pixel is the one it belongs to.
+        # Parts are sorted from large to small; the pixel belongs to the smallest part around it.
         owner = max((n for n, part in enumerate(parts) if _contains(part, beside)), default=None)
         if owner is not None:
             polygons[owner] = _join_hole(polygons[owner], simplify(hole, tolerance))

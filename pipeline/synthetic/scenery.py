@@ -1,4 +1,4 @@
-"""What stands still in a street: sky, ground, buildings, walls, fences, trees, poles, signs and lights."""
+"""Draws the static parts of a street: sky, ground, buildings, walls, fences, trees, poles, signs and lights."""
 
 import numpy as np
 from cityscapesscripts.helpers.labels import name2label
@@ -376,7 +376,7 @@ def bonnet(view: View, rise: float, colour: np.ndarray) -> None:
 
 
 def border(view: View, width: int) -> None:
-    """What rectifying leaves without a picture at both sides."""
+    """The empty borders that rectification leaves at both sides."""
     rows, columns = view.ids.shape
     y = np.arange(rows)[:, None] / rows
     bulge = width * (0.5 + 2 * (y - 0.5) ** 2)

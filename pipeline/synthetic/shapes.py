@@ -1,10 +1,10 @@
-"""A seeded stand-in for COCO and LVIS: textured, crisp-edged, partly occluding shapes with instance masks.
+"""A seeded synthetic dataset in place of COCO and LVIS: textured, crisp-edged, overlapping shapes with instance masks.
 
 Outlines carry detail that a 28x28 grid over their box cannot hold (spikes, teeth, stems) and that a network can see in
 the image. The category is in the shape alone: colours and textures are drawn independently of it.
 
-COCO's polygons are coarse and LVIS's masks precise, which is why the paper measures AP* beside AP (Section 4.1); so it
-is here, on the same images.
+The paper measures AP* beside AP because COCO's polygons are coarse and LVIS's masks are precise (Section 4.1). The same
+images therefore have both kinds of annotations here.
 
 Shape letters: H W rows and columns of an image, R regions (objects) in it, P points of an outline, with points and
 rings as in :mod:`pipeline.synthetic.drawing`.
@@ -32,13 +32,13 @@ CATEGORIES: tuple[str, ...] = ("star", "gear", "ring", "blob", "leaf")
 
 MIN_VISIBLE = 0.4  # of an object's whole area, hidden and out-of-image parts included
 MIN_AREA = 60  # visible pixels of an object
-PLACEMENT_ATTEMPTS = 12  # before an object is left out of a crowded image
+PLACEMENT_ATTEMPTS = 12  # tries to place an object before it is left out of a crowded image
 MAX_OBJECTS = 99
 
 
 @dataclass(frozen=True)
 class ShapesSpec:
-    """What to generate; raises ValueError naming the field that is out of range."""
+    """The parameters of the dataset; raises ValueError naming the field that is out of range."""
 
     train_images: int
     val_images: int
@@ -263,7 +263,7 @@ def _coco_annotations(scene: Scene, image_id: int, tolerance: float) -> list[dic
 
 @dataclass(frozen=True)
 class _Records:
-    """What the files of annotations say of one image."""
+    """The records of one image in the annotation files."""
 
     image: dict[str, Any]
     annotations: list[dict[str, Any]]
@@ -298,13 +298,14 @@ def generate_shapes(
 
     Layout: ``{train,val}/<12-digit id>.png``; ``annotations/instances_{train,val}.json``, COCO instances with polygons
     as coarse as COCO's; ``annotations/lvis_{train,val}.json``, LVIS v1 annotations of the same images with exact masks,
-    in LVIS's own categories and federated as LVIS is; the two have synsets in common (``star.shape.01`` and so on). The
-    bytes depend on `spec` alone, and image i of a split and its annotations do not depend on the number of images.
+    in categories with other ids and federated as in LVIS; the two files share synsets (``star.shape.01`` and so on).
+    The bytes depend on `spec` alone, and image i of a split and its annotations do not depend on the number of images.
 
     Args:
         spec: what to draw.
         root: the dataset's folder.
-        processes: worker processes, by default one a core; see :func:`pipeline.synthetic.splits.draw_images`.
+        processes: number of worker processes, by default one per usable CPU; see
+            :func:`pipeline.synthetic.splits.draw_images`.
         on_image: called in this process after each image, as for a progress bar.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Drawing the images of a train and a val split, in parallel and with the same bytes whatever the number of workers."""
+"""Draws the images of a train and a val split in parallel; the bytes do not depend on the number of workers."""
 
 import multiprocessing
 from collections.abc import Callable, Iterable
@@ -15,10 +15,10 @@ T = TypeVar("T")
 
 
 def split_number(split: str) -> int:
-    """The split's part in the seed of an image.
+    """The number of a split, which is part of the seed of its images.
 
     Raises:
-        ValueError: for another split than train and val.
+        ValueError: if the split is neither train nor val.
     """
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}; expected one of {', '.join(SPLITS)}")
@@ -26,7 +26,7 @@ def split_number(split: str) -> int:
 
 
 def check_ranges(spec: object, ranges: dict[str, tuple[float, float]]) -> None:
-    """Raises ValueError naming the first field of `spec` that is not a number from its low to its high end."""
+    """Raises ValueError naming the first field of `spec` that is outside its range (low, high), ends included."""
     for name, (low, high) in ranges.items():
         value = getattr(spec, name)
         if not low <= value <= high:
@@ -39,13 +39,13 @@ def draw_images(
     processes: int | None = None,
     on_image: Callable[[], None] | None = None,
 ) -> dict[str, list[T]]:
-    """What `draw(split, index)` returns for each image, in order.
+    """Calls `draw(split, index)` for each image and returns the results in order, by split.
 
     Args:
-        draw: a function that can be pickled, unless there is one process.
+        draw: the function; with several processes it must be picklable.
         counts: the number of images of each split.
-        processes: worker processes, by default one a core; 1 works in this process. They are spawned, so a script that
-            calls this needs its ``if __name__ == "__main__":`` guard.
+        processes: number of worker processes, by default one per usable CPU; 1 draws in this process. They
+            are spawned, so a script that calls this needs its ``if __name__ == "__main__":`` guard.
         on_image: called in this process after each image, as for a progress bar.
     """
     splits = [split for split, count in counts.items() for _ in range(count)]

@@ -1,8 +1,8 @@
-"""A seeded stand-in for Cityscapes: a toy town through a windscreen, in Cityscapes' layout and with its label ids.
+"""A seeded synthetic dataset in place of Cityscapes: street scenes in its layout and with its label ids.
 
-All 19 evaluated classes occur, the eight of objects with instances and with groups, and the void ones: the bonnet of
-one's own car, what rectifying leaves empty, bins, caravans. Edges have detail that coarse predictions cannot hold: thin
-poles, rims of bicycles that one sees through, leaves, pickets, legs.
+All 19 evaluated classes occur, the eight object classes both as instances and as groups, and void regions too: the ego
+vehicle, the borders left by rectification, bins, caravans. Edges have detail that coarse predictions cannot represent:
+thin poles, see-through bicycle rims, leaves, pickets, legs.
 """
 
 import math
@@ -20,7 +20,7 @@ from pipeline.synthetic.scenery import label
 from pipeline.synthetic.splits import MAX_IMAGES, SPLITS, check_ranges, draw_images, split_number
 from pipeline.synthetic.view import Camera, View, rgb
 
-#: Towns of the two splits, which have none in common.
+#: The towns of each split; no town is in both.
 CITIES = {"train": ("bricktown", "lindenau"), "val": ("harbourside",)}
 FRAME = 19  # as in Cityscapes, where the 20th frame of each sequence is annotated
 SMALLEST_OBJECT = 14  # visible pixels
@@ -30,7 +30,7 @@ MOODS = (rgb(214, 226, 238), rgb(226, 226, 224), rgb(240, 222, 200), rgb(204, 21
 
 @dataclass(frozen=True)
 class StreetsSpec:
-    """What to generate; raises ValueError naming the field that is out of range."""
+    """The parameters of the dataset; raises ValueError naming the field that is out of range."""
 
     train_images: int
     val_images: int
@@ -55,11 +55,11 @@ class StreetsSpec:
 
 @dataclass
 class _Street:
-    """A street while it is laid out: from left to right the X where each part begins, in metres."""
+    """The layout of a street: the X, in metres, where each part begins, from left to right."""
 
     view: View
     left: float
-    """Of the road's edge, below 0; the sidewalk begins there."""
+    """The left edge of the road, below 0, where the sidewalk begins."""
     right: float
     walk_left: float
     """Where the sidewalk ends, with a verge of grass or none behind it."""
@@ -70,14 +70,14 @@ class _Street:
     lane: float
     """The middle of the oncoming lane."""
     things: list[tuple[float, Callable[[], None]]] = field(default_factory=list)
-    """Distance and how to draw it."""
+    """The distance of each thing in metres, and the function that draws it."""
     _taken: list[tuple[float, float, float, float]] = field(default_factory=list)
 
     def add(self, z: float, draw: Callable[[], None]) -> None:
         self.things.append((z, draw))
 
     def free(self, x: float, z: float, across: float, along: float) -> bool:
-        """Whether there is room for something of these half sizes on the ground; if so it is taken from now on."""
+        """Reserves a place on the ground for something of these half sizes; False if it is taken already."""
         if any(abs(x - tx) < across + ta and abs(z - tz) < along + tl for tx, tz, ta, tl in self._taken):
             return False
         self._taken.append((x, z, across, along))
@@ -87,8 +87,8 @@ class _Street:
 def render_street(spec: StreetsSpec, split: str, index: int) -> tuple[np.ndarray, np.ndarray]:
     """Image (H, W, 3) uint8 and instance ids (H, W) uint16 of one image of a split.
 
-    They depend on the spec's sizes, its seed, the split and the index only. What is rare in a street takes turns over
-    the indices, so that a few images have all of it.
+    They depend on the spec's sizes, its seed, the split and the index only. Rare classes take turns
+    over the indices, so that a few images have all of them.
     """
     rng = np.random.default_rng([spec.seed, split_number(split), index])
     height, width = spec.height, spec.width
@@ -158,7 +158,7 @@ def _line_with_houses(street: _Street, side: int, index: int) -> None:
     ends = [1.2]
     while ends[-1] < scenery.FAR:
         ends.append(ends[-1] + rng.uniform(6, 13))
-    # Of the parts that are near, one is a wall or a fence, in turns.
+    # One of the near parts is a wall or a fence, in turns.
     special = int(rng.integers(1, 3)) if (side < 0) == (index // 4 % 2 == 0) else -1
     for number in range(len(ends) - 2, -1, -1):
         near, far = ends[number], min(ends[number + 1], scenery.FAR)
@@ -283,7 +283,7 @@ def _populate(street: _Street, index: int) -> None:
         x, z = rng.uniform(street.left + 0.5, street.right - 0.5), rng.uniform(8, 15)
         if street.free(x, z, 0.4, 0.4):
             street.add(z, partial(traffic.person, view, x, z))
-    if rng.random() < 0.4:  # people who stand so close that nobody can tell them apart: one group
+    if rng.random() < 0.4:  # people too close to be annotated one by one: one group
         x = rng.choice([street.walk_left + 1.1, street.walk_right - 1.3])
         z = rng.uniform(13, 22)
         if street.free(x, z, 1.2, 0.8):
@@ -324,14 +324,15 @@ def generate_streets(
 
     Layout, as Cityscapes': ``leftImg8bit/{train,val}/<city>/<city>_<index>_000019_leftImg8bit.png`` and
     ``gtFine/{train,val}/<city>/<city>_<index>_000019_gtFine_{labelIds,instanceIds}.png``, with Cityscapes' label ids.
-    An instance has 1000 times its label id plus its number in the image; stuff, and groups of objects that are not told
-    apart, have the label id. The bytes depend on `spec` alone, and image i of a split does not depend on the number of
-    images.
+    An instance has 1000 times its label id plus its number in the image; stuff, and groups of objects that are not
+    separated, have the label id. The bytes depend on `spec` alone, and image i of a split does not depend on the number
+    of images.
 
     Args:
         spec: what to draw.
         root: the dataset's folder.
-        processes: worker processes, by default one a core; see :func:`pipeline.synthetic.splits.draw_images`.
+        processes: number of worker processes, by default one per usable CPU; see
+            :func:`pipeline.synthetic.splits.draw_images`.
         on_image: called in this process after each image, as for a progress bar.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What moves in a street: people, bicycles, motorcycles, cars, trucks, buses and trains."""
+"""Draws what moves in a street: people, bicycles, motorcycles, cars, trucks, buses and trains."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -248,7 +248,7 @@ def trailer(view: View, x: float, z: float, yaw: float) -> None:
 def _upright(
     view: View, x: float, z: float, parts: Sequence[tuple[list[np.ndarray], np.ndarray]], id_: int, turned: float
 ) -> None:
-    """Parts in metres, back to front; `turned` is how wide they look, negative for their mirror image."""
+    """The parts in metres, back to front; `turned` scales their width, and mirrors them if it is negative."""
     stretch = np.array([turned, 1.0])
     view.fill_layers(
         [
@@ -260,7 +260,7 @@ def _upright(
 
 
 def person(view: View, x: float, z: float, id_: int | None = None) -> None:
-    """Somebody who walks or stands."""
+    """A person who walks or stands."""
     rng = view.rng
     tall = rng.uniform(1.55, 1.9) if rng.random() < 0.85 else rng.uniform(1.05, 1.35)
     coat, trousers, skin = _pick(rng, CLOTHES), _pick(rng, TROUSERS), _pick(rng, SKIN)
@@ -289,7 +289,7 @@ def person(view: View, x: float, z: float, id_: int | None = None) -> None:
 
 
 def bicycle(view: View, x: float, z: float, turned: float, id_: int | None = None) -> None:
-    """From the side; one sees through it."""
+    """Seen from the side, with see-through wheels."""
     colour = _pick(view.rng, BODIES)
     # So that a rim is there at all in a small picture.
     thick = max(0.045, 1.15 / view.camera.scale(z))
@@ -348,7 +348,7 @@ def motorcycle(view: View, x: float, z: float, turned: float) -> None:
 
 
 def rider(view: View, x: float, z: float, turned: float, *, on: str) -> None:
-    """Somebody on a bicycle or a motorcycle."""
+    """A rider on a bicycle or a motorcycle."""
     (bicycle if on == "bicycle" else motorcycle)(view, x, z, turned)
     rng = view.rng
     coat, trousers, skin = _pick(rng, CLOTHES), _pick(rng, TROUSERS), _pick(rng, SKIN)

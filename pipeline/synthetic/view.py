@@ -1,4 +1,4 @@
-"""A camera on a street, and the picture and label ids that it takes.
+"""A camera on a street, and the picture and instance ids that it records.
 
 World coordinates are in metres: X to the right of the camera, Y above the ground, Z away from the camera. Shape
 letters: H W rows and columns of the picture, P points.
@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.synthetic.drawing import crop_coverage, polar, smooth_noise, turn
 
-#: An RGB colour (3,) in [0, 255], or what gives the colours (h, w, 3) at the pixel centres x (h, w) and y (h, w).
+#: An RGB colour (3,) in [0, 255], or a function from pixel centres x (h, w) and y (h, w) to colours (h, w, 3).
 Paint = np.ndarray | Callable[[np.ndarray, np.ndarray], np.ndarray]
 #: Rings and the paint inside them.
 Layer = tuple[list[np.ndarray], Paint]
@@ -64,7 +64,7 @@ class Camera:
 
 @dataclass
 class View:
-    """What the camera sees, painted from far to near."""
+    """The picture and the instance ids, painted from far to near."""
 
     camera: Camera
     rng: np.random.Generator
@@ -97,7 +97,7 @@ class View:
         return colour + (self.haze - colour) * share
 
     def fill(self, rings: list[np.ndarray], paint: Paint, id_: int | None, *, dirt: float = 0) -> None:
-        """Paints the inside of rings; as a detail of what is there already if `id_` is None."""
+        """Paints the inside of rings. If `id_` is None the ids stay, for details of something painted before."""
         self.fill_layers([(rings, paint)], id_, dirt=dirt)
 
     def fill_layers(self, layers: Sequence[Layer], id_: int | None, *, dirt: float = 0) -> None:
@@ -139,8 +139,8 @@ class View:
         """The picture (H, W, 3) uint8 and the instance ids (H, W) uint16.
 
         Args:
-            smallest: the visible pixels that it takes to tell an object from others of its class. With fewer it has
-                the label id alone, as Cityscapes' groups do.
+            smallest: the visible pixels that an object needs to count as an instance. With fewer it has the label
+                id alone, as groups in Cityscapes do.
         """
         ids, counts = np.unique(self.ids, return_counts=True)
         found = self.ids.copy()
@@ -179,7 +179,7 @@ def leafy(rng: np.random.Generator, x: float, y: float, radius: float, points: i
 
 
 def stripes(along: np.ndarray, period: float, share: float, blur: np.ndarray | float) -> np.ndarray:
-    """How much of each pixel lies on the middle `share` of every period: soft over `blur`, even where that is wide."""
+    """How much of each pixel lies in the middle `share` of every period, with edges softened over `blur`."""
     inside = share * period / 2 - np.abs(along % period - period / 2)
     mix = np.clip(blur / period, 0, 1)
     return (1 - mix) * np.clip(inside / np.maximum(blur, 1e-6) + 0.5, 0, 1) + mix * share

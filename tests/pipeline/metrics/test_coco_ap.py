@@ -209,8 +209,8 @@ def test_runs_as_numbers_are_masks_too(score: Callable[..., dict[str, float]]) -
 # Ground truth that cannot be scored against
 
 BAD_TRUTH = {
-    "an id twice": (lambda c: c["annotations"].append(c["annotations"][0]), "annotation 1: the id stands 2 times"),
-    "an image twice": (lambda c: c["images"].append(c["images"][0]), "image 1: the id stands 2 times"),
+    "an id twice": (lambda c: c["annotations"].append(c["annotations"][0]), "annotation 1: the id occurs 2 times"),
+    "an image twice": (lambda c: c["images"].append(c["images"][0]), "image 1: the id occurs 2 times"),
     "no such image": (
         lambda c: c["annotations"][0].update(image_id=5),
         "annotation 1 (image 5): there is no such image",

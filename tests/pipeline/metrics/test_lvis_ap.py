@@ -129,7 +129,7 @@ def test_a_bad_entry_is_named_with_its_file(
 def test_ids_that_stand_twice(write: Callable[..., tuple[Path, Path]]) -> None:
     content = lvis_file()
     content["annotations"][1]["id"] = content["annotations"][0]["id"]
-    with pytest.raises(DatasetError, match="annotation 11: the id stands 2 times"):
+    with pytest.raises(DatasetError, match="annotation 11: the id occurs 2 times"):
         ap_star(*write(content, RESULTS))
 
 
