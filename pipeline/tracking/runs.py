@@ -200,7 +200,7 @@ def read_run(tracker: Tracker, run_id: str) -> RunRecord:
         key=run.data.tags[KEY_TAG],
         name=run.info.run_name,
         parameters=dict(run.data.params),
-        tags={key: value for key, value in run.data.tags.items() if not key.startswith("mlflow.")},
+        tags={key: value for key, value in run.data.tags.items() if not key.startswith(("mlflow.", "pointrend."))},
         started=run.info.start_time,
         ended=run.info.end_time,
         metrics=tracker.entries(run_id),
