@@ -635,7 +635,7 @@ def test_sampling_and_rendering_as_the_network_takes_them(written: Callable[[str
     experiment = load(ExperimentConfig, written(EXPERIMENT))
     assert experiment.sampling is not None
     sampling = experiment.sampling.build()
-    assert (sampling.strategy, sampling.num_points, sampling.oversample, sampling.importance) == (
+    assert (sampling.strategy, sampling.num_points, sampling.oversample_ratio, sampling.importance_sample_ratio) == (
         "biased", 196, 3.0, 0.75,
     )  # fmt: skip
     rendering = experiment.evaluations["28x28"].build()
