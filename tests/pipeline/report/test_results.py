@@ -13,7 +13,6 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from pipeline.config.evaluations import EvaluationConfig, RenderingConfig
 from pipeline.config.experiments import RunConfig
 from pipeline.config.parameters import run_parameters
-from pipeline.config.params import Params
 from pipeline.config.project import Project
 from pipeline.config.selection import Selection
 from pipeline.evaluation.record import EvaluationRecord
