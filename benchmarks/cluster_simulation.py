@@ -3,14 +3,14 @@
     python benchmarks/cluster_simulation.py box --gpus 8 --runs 20
     python benchmarks/cluster_simulation.py nodes --nodes 64 --seconds-per-unit 480
 
-``box`` is one machine: runs of 2 to 4 workers of one GPU each. A run's job holds one GPU per worker while it "trains" and
-then "evaluates" in the same workers, which tell the numbers of their GPUs. Reported are the timeline, the most GPUs in
-use at a time, whether any GPU was given to two runs at once, and the most drivers alive.
+``box`` is one machine: runs of 2 to 4 workers of one GPU each. A run's job holds one GPU per worker while it "trains"
+and then "evaluates" in the same workers, which tell the numbers of their GPUs. Reported are the timeline, the most GPUs
+in use at a time, whether any GPU was given to two runs at once, and the most drivers alive.
 
 ``nodes`` is a cluster of machines of 8 GPUs that the trainings of the paper share, each taking a whole machine. Reported
-is the share of the machines that worked, from the first submission until no run waits any more: after that, the last
-runs come to their ends and nothing can fill their machines. It ends there, and stops what still runs. Needs about
-100 MB of memory per node.
+is the share of machines that worked, from the first submission until no run waits any more: after that, the last runs
+come to their ends and nothing can fill their machines. It ends there, and stops what still runs. Needs about 100 MB of
+memory per node.
 """
 
 import argparse
@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import ray
@@ -140,7 +141,7 @@ def box(arguments: argparse.Namespace) -> dict[str, object]:
     first = min(span["driver"] for span in spans.values())
     edges = sorted({span[edge] for span in spans.values() for edge in ("train", "end")})
     used, shared = 0, 0
-    for begin, end in zip(edges, edges[1:], strict=False):
+    for begin, end in pairwise(edges):
         held = [g for span in spans.values() if span["train"] <= begin and end <= span["end"] for g in span["gpus"]]
         used, shared = max(used, len(held)), shared + (len(held) != len(set(held)))
     drivers = max(

@@ -15,8 +15,8 @@ from uuid import uuid4
 import pytest
 from mlflow import MlflowClient
 from mlflow_server import MlflowServer
-from pipeline.cluster.run import finish, mark_unfinished
 
+from pipeline.cluster.run_job import finish, mark_unfinished
 from pipeline.tracking import sender as metric_sender
 from pipeline.tracking.client import Tracker, TrackingError
 from pipeline.tracking.runs import RunRecord, log_run, send_missing
@@ -252,7 +252,7 @@ def test_ctrl_c_while_a_finished_training_waits(tracker: Tracker, file: MetricsF
 def test_a_run_that_cannot_be_marked_hides_no_other_error(
     tracker: Tracker, nowhere: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("pipeline.cluster.run.UNFINISHED_SECONDS", 0.4)
+    monkeypatch.setattr("pipeline.cluster.run_job.UNFINISHED_SECONDS", 0.4)
     tracker.client = MlflowClient(nowhere)
     mark_unfinished(tracker, ["run"], "KILLED")
     assert "still counts as running" in capsys.readouterr().out
@@ -261,7 +261,7 @@ def test_a_run_that_cannot_be_marked_hides_no_other_error(
 def test_a_server_that_hangs_does_not_hold_up_ctrl_c(
     server: MlflowServer, tracker: Tracker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("pipeline.cluster.run.UNFINISHED_SECONDS", 0.4)
+    monkeypatch.setattr("pipeline.cluster.run_job.UNFINISHED_SECONDS", 0.4)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
     run_id = log_run(tracker, RECORD)
     server.signal(signal.SIGSTOP)
@@ -285,7 +285,7 @@ from pipeline.tracking.client import Tracker
 from pipeline.tracking.runs import RunRecord, log_run
 from pipeline.tracking.sender import MetricSender
 from pipeline.training.loop import Update
-from pipeline.cluster.run import finish
+from pipeline.cluster.run_job import finish
 from pipeline.training.metrics_file import MetricsFile
 from pipeline.training.run_log import RunLog
 
