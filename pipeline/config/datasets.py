@@ -14,7 +14,7 @@ from pydantic import (
 )
 
 from pipeline.config.labels import LabelTable
-from pipeline.config.reader import Strict, _validate
+from pipeline.config.reader import Strict, read, validate
 from pointrend.specs import (
     Task,
 )
@@ -124,7 +124,7 @@ class SynsetTable(RootModel[list[CocoSynset]]):
 
 def load_dataset(path: Path) -> DatasetConfig:
     """As :func:`load`, for a dataset's file: its ``source`` says which kind it is."""
-    return _validate(TypeAdapter(DatasetConfig), path)
+    return validate(TypeAdapter(DatasetConfig), [(path, read(path))])
 
 
 def dataset_task(dataset: DatasetConfig) -> Task:

@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from pipeline.config.evaluations import RenderingConfig, SemanticRenderingConfig
-from pipeline.config.reader import Strict, _validate
+from pipeline.config.reader import Strict, load_derived
 from pointrend.specs import (
     FOUR_CONV_SIDE,
     MODELS,
@@ -37,8 +37,8 @@ class SamplingConfig(Strict):
 
     strategy: Literal["biased", "grid"]
     num_points: int = Field(description="N, points of a region, or of an image for a semantic model")
-    oversample_ratio: float = Field(3.0, description="k")
-    importance_sample_ratio: float = Field(0.75, description="beta")
+    oversample_ratio: float = Field(description="k, candidates per point")
+    importance_sample_ratio: float = Field(description="beta, share of the points that are the most uncertain ones")
 
     def build(self) -> PointSampling:
         return PointSampling(self.strategy, self.num_points, self.oversample_ratio, self.importance_sample_ratio)
@@ -163,20 +163,24 @@ ModelConfig = Annotated[
 
 
 def load_model(path: Path) -> InstanceModelConfig | SemanticModelConfig:
-    """As :func:`load`, for a model's file: its ``name`` says which of the two it is."""
-    return _validate(TypeAdapter(ModelConfig), path)
+    """Reads a model's file and its bases; its ``name`` says which kind of model it is.
+
+    Raises:
+        ConfigError: naming the file and every key that is wrong.
+    """
+    return load_derived(TypeAdapter(ModelConfig), path)
 
 
 def setting_problem(
     setting: RenderingConfig | SemanticRenderingConfig, model: InstanceModelConfig | SemanticModelConfig
 ) -> str | None:
-    """Why a model cannot be evaluated so."""
+    """Why a setting does not go with a model, to follow the model's name; None if it does."""
     if isinstance(model, InstanceModelConfig):
         if not isinstance(setting, RenderingConfig):
             return "needs a resolution"
         if not model.has_point_head and setting != RenderingConfig(resolution=FOUR_CONV_SIDE):
             return f"renders at resolution {FOUR_CONV_SIDE}, without points"
-        return None
+        return "has a point head and needs num_points" if model.has_point_head and setting.num_points is None else None
     if not isinstance(setting, SemanticRenderingConfig):
         return "is a semantic one: it renders at the image's resolution and takes none"
     if model.has_point_head != (setting.num_points is not None):

@@ -1,6 +1,7 @@
 """The schema of ``configs/schedules``: SGD, its learning rates, the batch and the precision."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import (
@@ -8,10 +9,11 @@ from pydantic import (
     NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
+    TypeAdapter,
     model_validator,
 )
 
-from pipeline.config.reader import Strict
+from pipeline.config.reader import Strict, load_derived
 
 
 class Phase(Strict):
@@ -70,3 +72,12 @@ class ScheduleConfig(Strict):
     def learning_rate(self) -> float:
         """The one that the warm-up leads to."""
         return self.parts[0].learning_rate
+
+
+def load_schedule(path: Path) -> ScheduleConfig:
+    """Reads a schedule's file and its bases.
+
+    Raises:
+        ConfigError: naming the file and every key that is wrong.
+    """
+    return load_derived(TypeAdapter(ScheduleConfig), path)

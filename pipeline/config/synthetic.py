@@ -11,7 +11,7 @@ from pydantic import (
     TypeAdapter,
 )
 
-from pipeline.config.reader import Strict, _validate
+from pipeline.config.reader import Strict, read, validate
 
 
 class ShapesConfig(Strict):
@@ -42,4 +42,4 @@ SyntheticConfig = Annotated[ShapesConfig | StreetsConfig, Field(discriminator="d
 
 def load_synthetic(path: Path) -> SyntheticConfig:
     """As :func:`load`, for what is to be drawn: ``draws`` says which of the two it is."""
-    return _validate(TypeAdapter(SyntheticConfig), path)
+    return validate(TypeAdapter(SyntheticConfig), [(path, read(path))])

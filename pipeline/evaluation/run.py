@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.cluster.prediction import predict_in_chunks
 from pipeline.config.clusters import ClusterConfig
-from pipeline.config.evaluations import EvaluationConfig
+from pipeline.config.evaluations import EvaluationConfig, EvaluationSetting, SemanticRenderingConfig
 from pipeline.config.experiments import RunConfig
 from pipeline.data.manifest import PreparedDataset
 from pipeline.data.storage import Storage
@@ -55,11 +55,14 @@ def predict(run: TrainedRun, settings: EvaluationConfig, cluster: ClusterConfig,
                 merge_predictions(parts, name, image_ids, predictions_file(output, name))
 
 
-def score(dataset: PreparedDataset, predictions: Path, setting: str) -> tuple[dict[str, float], dict[str, Any]]:
-    """The metrics of a setting, and what else of its scores is kept."""
-    if dataset.task == "semantic":
-        return score_labels(dataset.truth, labels_folder(predictions, setting), dataset.labels)
-    return score_instances(dataset, predictions_file(predictions, setting)), {}
+def score(
+    dataset: PreparedDataset, predictions: Path, name: str, setting: EvaluationSetting
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """The metrics of a setting's predictions, and the details that are kept beside them, such as IoU by class."""
+    if isinstance(setting, SemanticRenderingConfig):
+        folder = labels_folder(predictions, name)
+        return score_labels(dataset.truth, folder, dataset.labels, setting.trimap_widths or ())
+    return score_instances(dataset, predictions_file(predictions, name)), {}
 
 
 def evaluate_run(
@@ -97,7 +100,7 @@ def evaluate_run(
     started = now()
     with atomic_folder(output) as folder:
         predict(run, settings, cluster, folder)
-        scores = {name: score(dataset, folder, name) for name in settings.root}
+        scores = {name: score(dataset, folder, name, setting) for name, setting in settings.root.items()}
         ended = now()
         # Nothing is logged before all is well.
         parent = training_run(training, trained, tracker)

@@ -3,7 +3,7 @@
 import json
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -18,8 +18,6 @@ from pipeline.metrics.cityscapes_ap import cityscapes_ap
 from pipeline.metrics.coco_ap import coco_ap
 from pipeline.metrics.lvis_ap import ap_star
 from pipeline.metrics.segmentation_iou import miou
-
-TRIMAP_WIDTHS = (8, 20)  # pixels (Table 8)
 
 
 def score_instances(prepared: PreparedDataset, predictions: Path) -> dict[str, float]:
@@ -87,12 +85,20 @@ def _picture(rle: dict[str, Any]) -> Image.Image:
     return Image.frombytes("1", (width, height), np.packbits(rows, axis=1).tobytes())
 
 
-def score_labels(truth: Path, predictions: Path, table: LabelTable) -> tuple[dict[str, float], dict[str, Any]]:
+def score_labels(
+    truth: Path, predictions: Path, table: LabelTable, trimap_widths: Sequence[int]
+) -> tuple[dict[str, float], dict[str, Any]]:
     """The metrics of a folder of label PNGs, and for each of them the IoU of every class.
 
-    What is not defined is left out: a class that is neither there nor predicted, say.
+    Undefined values are left out, such as the IoU of a class that is neither in the truth nor predicted.
+
+    Args:
+        truth: the folder of ground truth.
+        predictions: the folder.
+        table: of the label ids of both.
+        trimap_widths: of trimap mIoU, in pixels.
     """
-    found = miou(truth, predictions, table=table, trimap_widths=TRIMAP_WIDTHS)
+    found = miou(truth, predictions, table=table, trimap_widths=trimap_widths)
     means = {key: value for key, value in found.items() if key.endswith("mIoU") and not math.isnan(value)}
     classes = {
         key: {name: round(value, 4) for name, value in by_class.items() if not math.isnan(value)}

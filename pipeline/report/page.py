@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from pipeline.config.figures import FiguresConfig
 from pipeline.config.selection import Selection
 from pipeline.config.tables import TableConfig
 from pipeline.files import atomic_folder
@@ -52,6 +53,7 @@ def build_report(
     predictions: Path,
     output: Path,
     tracking_uri: str,
+    shown: FiguresConfig,
     sweeps: Sequence[SweepResult] = (),
     lost: Mapping[str, str] | None = None,
 ) -> None:
@@ -69,6 +71,7 @@ def build_report(
         predictions: the folder of all runs' predictions.
         output: the folder to write.
         tracking_uri: for the page's hint on `mlflow ui`.
+        shown: what the figures of PointRend's masks show.
         sweeps: the selected ones.
         lost: why runs that were selected have no results.
     """
@@ -80,7 +83,7 @@ def build_report(
             if not table.experiments or selected & table.experiments
         ]
         write_tables(filled, folder)
-        figures = draw_figures(tables, results, datasets, trained, predictions, folder)
+        figures = draw_figures(tables, results, datasets, trained, predictions, shown, folder)
         sections = [sweep_section(sweep, folder) for sweep in sweeps]
         page = render_page(scale, filled, figures, results, folder, tracking_uri, sections, lost)
         (folder / "index.html").write_text(page, encoding="utf-8")

@@ -57,7 +57,7 @@ def evaluate_settings(
             predict(run, EvaluationConfig(settings), cluster, folder)
             seconds = rendering_seconds(run, settings, task.timed_images, cluster, folder)
             for name, point in missing.items():
-                metrics = score(dataset, folder, name)[0]
+                metrics = score(dataset, folder, name, settings[name])[0]
                 if task.metric not in metrics:
                     known = ", ".join(sorted(metrics))
                     raise SweepError(f"metric: {task.metric!r} is none of this dataset's, which are {known}")

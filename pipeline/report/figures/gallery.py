@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.config.evaluations import EvaluationConfig, RenderingConfig
+from pipeline.config.figures import FiguresConfig
 from pipeline.config.tables import TableConfig
 from pipeline.data.manifest import PreparedDataset
 from pipeline.data.storage import Storage
@@ -59,6 +60,7 @@ def draw_figures(
     datasets: dict[str, ReportedDataset],
     trained: Mapping[str, ReportedRun],
     predictions: Path,
+    shown: FiguresConfig,
     folder: Path,
 ) -> list[Figure]:
     """Draws the pictures into a folder.
@@ -69,6 +71,7 @@ def draw_figures(
         datasets: by name.
         trained: the runs' own networks and settings, by name.
         predictions: the folder of all runs' predictions.
+        shown: what the figures of PointRend's masks show.
         folder: where the PNG files go.
     """
     figures = []
@@ -111,7 +114,7 @@ def draw_figures(
                 file = f"{kind}_{dataset}.png"
                 panels.render().save(folder / file)
                 figures.append(Figure(title, caption, file))
-    figures += _drawn_by_networks(columns, trained, folder)
+    figures += _drawn_by_networks(columns, trained, shown, folder)
     figures += _accuracy_over_settings(results, trained, folder)
     training_curves(results, folder / "training_curves.png")
     caption = "Total loss; PointRend's has a term more, that of its points."
@@ -136,7 +139,10 @@ def _mean_overlaps(objects: Sequence[FoundObject], captions: Sequence[str]) -> s
 
 
 def _drawn_by_networks(
-    columns: Sequence[tuple[str, RunResult, str]], trained: Mapping[str, ReportedRun], folder: Path
+    columns: Sequence[tuple[str, RunResult, str]],
+    trained: Mapping[str, ReportedRun],
+    shown: FiguresConfig,
+    folder: Path,
 ) -> list[Figure]:
     """Subdivision and training points, of the first PointRend that is compared on each dataset."""
     figures, datasets = [], set()
@@ -144,8 +150,10 @@ def _drawn_by_networks(
         run = trained[result.run].run
         if run.config.model.has_point_head and result.dataset not in datasets:
             datasets.add(result.dataset)
-            draw = draw_instance_figures if run.config.model.task == "instance" else draw_semantic_figures
-            figures += draw(run, folder)
+            if run.config.model.task == "instance":
+                figures += draw_instance_figures(run, shown, folder)
+            else:
+                figures += draw_semantic_figures(run, folder)
     return figures
 
 
@@ -156,9 +164,9 @@ def _accuracy_over_settings(
     figures, datasets = [], set()
     for result in results:
         settings = {
-            name: setting.build()
+            name: rendering
             for name, setting in trained[result.run].settings.root.items()
-            if isinstance(setting, RenderingConfig) and name in result.evaluations
+            if isinstance(setting, RenderingConfig) and name in result.evaluations and (rendering := setting.build())
         }
         if result.dataset in datasets or not settings:
             continue

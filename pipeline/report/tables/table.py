@@ -105,7 +105,7 @@ def _count(cell: CostCell) -> dict[str, float]:
     """What a mask head takes: nothing is run for it."""
     spec = MODELS[cell.model]
     assert isinstance(spec, InstanceSpec)  # the schema's promise
-    rendering = Rendering(cell.resolution, cell.num_points or Rendering().num_points)
+    rendering = Rendering(cell.resolution, cell.num_points or 1)  # the 4xconv head subdivides nothing
     return {"": float(getattr(spec_complexity(spec, spec.num_classes, rendering), cell.cost))}
 
 

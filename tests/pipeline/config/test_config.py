@@ -13,11 +13,13 @@ from pydantic import ValidationError
 from pipeline.config.clusters import ClusterConfig
 from pipeline.config.datasets import CityscapesDataset, CocoDataset, load_dataset
 from pipeline.config.evaluations import EvaluationConfig
-from pipeline.config.experiments import ExperimentConfig, RunConfig
+from pipeline.config.experiments import ExperimentConfig, RunConfig, load_experiment
+from pipeline.config.figures import FiguresConfig
+from pipeline.config.metrics import MetricsConfig
 from pipeline.config.models import ModelConfig, load_model
 from pipeline.config.project import Project
 from pipeline.config.reader import ConfigError, load
-from pipeline.config.schedules import ScheduleConfig
+from pipeline.config.schedules import ScheduleConfig, load_schedule
 from pipeline.config.selection import SelectedRun, Selection
 from pipeline.config.sweeps import load_sweep
 from pipeline.config.synthetic import SyntheticConfig
@@ -29,10 +31,12 @@ CONFIGS = Path(__file__).parents[3] / "configs"
 SCHEMAS: dict[str, Callable[[Path], Any]] = {
     "clusters": lambda path: load(ClusterConfig, path),
     "datasets": load_dataset,
-    "experiments": lambda path: load(ExperimentConfig, path),
-    "models": lambda path: load_model(path),
+    "experiments": load_experiment,
+    "figures.yaml": lambda path: load(FiguresConfig, path),
+    "metrics.yaml": lambda path: load(MetricsConfig, path),
+    "models": load_model,
     "sweeps": load_sweep,
-    "schedules": lambda path: load(ScheduleConfig, path),
+    "schedules": load_schedule,
     "synthetic": lambda path: load(SyntheticConfig, path),
     "tables": lambda path: load(TableConfig, path),
     "throughput.yaml": lambda path: load(Throughput, path),
@@ -65,7 +69,7 @@ dataset: shapes
 model: pointrend_tiny_shapes
 schedule: demo
 seeds: [0, 1]
-sampling: {strategy: biased, num_points: 196}
+sampling: {strategy: biased, num_points: 196, oversample_ratio: 3.0, importance_sample_ratio: 0.75}
 evaluations:
   28x28: {resolution: 28, num_points: 784}
 """
@@ -228,9 +232,7 @@ def test_selecting_the_demo_scale(repository: Path) -> None:
 def test_a_run_begins_with_one_that_begins_with_nothing(project: Project) -> None:
     path = project.root / "configs/experiments/demo/coco_4xconv_r50.yaml"
     path.write_text(path.read_text().replace("shapes_detector-0", "coco_pointrend_r50-0"))
-    with pytest.raises(
-        ConfigError, match=r"coco_4xconv_r50\.yaml:\n  starts_from: 'coco_pointrend_r50-0' is not a run of"
-    ):
+    with pytest.raises(ConfigError, match=r"4xconv_r50\.yaml:\n  starts_from: 'coco_pointrend_r50-0' is not a run of"):
         project.select("demo", "data")
 
 
@@ -307,11 +309,11 @@ def test_an_unknown_cluster_lists_the_clusters(repository: Path) -> None:
         (ExperimentConfig, EXPERIMENT, "seeds: [0, 1]", "seeds: [0, -1]", "seeds.1", "-1"),
         (ExperimentConfig, EXPERIMENT, "seeds: [0, 1]", "seeds: []", "seeds", "at least 1"),
         (ExperimentConfig, EXPERIMENT, "dataset: shapes", "dataset: ../shapes", "dataset", "'../shapes'"),
-        (ExperimentConfig, EXPERIMENT, "biased, ", "biased, importance_sample_ratio: 1.5, ",
+        (ExperimentConfig, EXPERIMENT, "ratio: 0.75", "ratio: 1.5",
          "sampling", "importance_sample_ratio (beta) is 1.5"),
-        (ExperimentConfig, EXPERIMENT, "biased, ", "biased, oversample_ratio: 0.5, ",
+        (ExperimentConfig, EXPERIMENT, "ratio: 3.0", "ratio: 0.5",
          "sampling", "oversample_ratio (k) is 0.5"),
-        (ExperimentConfig, EXPERIMENT, "{strategy: biased, num_points: 196}", "{strategy: grid, num_points: 200}",
+        (ExperimentConfig, EXPERIMENT, "biased, num_points: 196", "grid, num_points: 200",
          "sampling", "square"),
         (ExperimentConfig, EXPERIMENT, "resolution: 28,", "resolution: 28x28,",
          "evaluations.28x28.resolution", "'28x28'"),
@@ -340,7 +342,7 @@ def test_an_unknown_cluster_lists_the_clusters(repository: Path) -> None:
          "evaluations", "missing"),
         (Selection, SELECTION, "synthetic: [shapes]", "synthetic: shapes", "synthetic", "'shapes'"),
         (Selection, SELECTION, "synthetic: [shapes]\n", "", "synthetic", "missing"),
-        (Selection, SELECTION, "{task: instance, train: a.json, ", "{task: instance, ", "datasets.shapes.train", "missing"),
+        (Selection, SELECTION, "train: a.json, ", "", "datasets.shapes.train", "missing"),
         (ClusterConfig, "workers: 0\n", "workers: 0", "workers: -1", "workers", "-1"),
     ],
 )  # fmt: skip
@@ -492,8 +494,7 @@ def test_resolved_runs_survive_their_files(scale: str, repository: Path, tmp_pat
 
 def test_pointrend_needs_sampling(project: Project) -> None:
     path = project.configs / "experiments" / "demo" / "coco_pointrend_r50.yaml"
-    lines = [line for line in path.read_text().splitlines() if not line.startswith("sampling")]
-    path.write_text("\n".join(lines))
+    path.write_text(path.read_text() + "sampling: null\n")
     with pytest.raises(ConfigError) as caught:
         project.experiment("demo", "coco_pointrend_r50")
     assert str(path) in str(caught.value)
@@ -502,7 +503,7 @@ def test_pointrend_needs_sampling(project: Project) -> None:
 
 def test_the_4xconv_head_has_no_sampling(project: Project) -> None:
     path = project.configs / "experiments" / "demo" / "coco_4xconv_r50.yaml"
-    path.write_text(path.read_text() + "sampling: {strategy: biased, num_points: 196}\n")
+    path.write_text(path.read_text() + EXPERIMENT.splitlines()[5] + "\n")
     with pytest.raises(ConfigError) as caught:
         project.experiment("demo", "coco_4xconv_r50")
     assert str(path) in str(caught.value)
@@ -770,12 +771,10 @@ def watched(project: Project, text: str, experiment: str, data_root: str = "data
     """What DVC watches of a dataset that is given to one experiment of the demo, which then starts from no other."""
     shutil.rmtree(project.configs / "sweeps" / "demo")
     (project.configs / "datasets" / "mine.yaml").write_text(text)
+    whole = project.experiment("demo", experiment).model_dump(exclude={"starts_from"}) | {"dataset": "mine"}
     for path in (project.configs / "experiments" / "demo").iterdir():
-        if path.stem != experiment:
-            path.unlink()
-            continue
-        text = re.sub(r"^starts_from: .*\n", "", path.read_text(), flags=re.MULTILINE)
-        path.write_text(re.sub(r"^dataset: .*$", "dataset: mine", text, flags=re.MULTILINE))
+        path.unlink()
+    (project.configs / "experiments" / "demo" / f"{experiment}.yaml").write_text(yaml.safe_dump(whole))
     selection = project.select("demo", data_root)
     assert selection.synthetic == []
     return selection.datasets["mine"].model_dump(exclude={"task"})
@@ -831,7 +830,7 @@ def test_what_is_drawn_lies_in_the_project_whatever_the_data_root(project: Proje
 
 
 def test_finite_values_only_in_sampling(written: Callable[[str], Path]) -> None:
-    text = edited(EXPERIMENT, "num_points: 196}", "num_points: 196, oversample_ratio: .inf}")
+    text = edited(EXPERIMENT, "ratio: 3.0", "ratio: .inf")
     assert "sampling" in refusal(ExperimentConfig, written(text))
 
 
