@@ -53,7 +53,7 @@ class PointHeadConfig(Strict):
     """The size of PointRend's point head (Section 3.2)."""
 
     layers: PositiveInt = Field(3, description="hidden layers")
-    channels: PositiveInt | None = Field(None, description="of each; by default the model's own")
+    channels: PositiveInt | None = Field(None, description="of each hidden layer; null for the model's own")
 
 
 class _Network(Strict):
@@ -78,17 +78,17 @@ class _Network(Strict):
 
 
 class InstanceModelConfig(_Network):
-    """An instance model and the sizes of the images it sees."""
+    """An instance model and the sizes that its images are resized to."""
 
     pretrained_backbone: bool
     norm: Literal["frozen_batch", "group"]
     train_min_sizes: Annotated[list[PositiveInt], Field(min_length=1)] = Field(
-        description="shorter edges to choose from in training, in pixels"
+        description="shorter edges in pixels, one of which is drawn for each training image"
     )
     test_min_size: PositiveInt
     max_size: PositiveInt
     rois_per_image: PositiveInt | None = None
-    detections_per_image: PositiveInt | None = Field(None, description="the most that are kept at inference; or 100")
+    detections_per_image: PositiveInt | None = Field(None, description="kept at inference, by score; null for 100")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -101,11 +101,11 @@ class InstanceModelConfig(_Network):
 
 
 class Scales(Strict):
-    """The sizes that a training image is resized to, from one multiple of its own to another in steps of pixels."""
+    """The sizes that a training image is resized to: multiples of its own, in steps of pixels of the shorter edge."""
 
     smallest: PositiveFloat
     largest: PositiveFloat
-    step: PositiveInt = Field(description="from one shorter edge to the next, in pixels")
+    step: PositiveInt = Field(description="between neighbouring shorter edges, in pixels")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -115,18 +115,18 @@ class Scales(Strict):
 
 
 class SemanticModelConfig(_Network):
-    """A semantic model and the crops that it trains on (Appendix B). At inference images keep their size."""
+    """A semantic model and the crops that it trains on (Appendix B). At inference, images keep their size."""
 
     pretrained_backbone: Literal["torchvision", "R-103"] | None = Field(
-        description="whose ImageNet weights, torchvision's or Detectron2's ResNet-103; null to train from scratch"
+        description="ImageNet weights of torchvision or of Detectron2's ResNet-103; null to train from scratch"
     )
     norm: Literal["frozen_batch", "batch", "group"]
-    levels: list[str] | None = Field(None, description="the pyramid levels of SemanticFPN, by default P2 to P5")
+    levels: list[str] | None = Field(None, description="pyramid levels of SemanticFPN; null for P2 to P5")
     crop_size: Annotated[list[PositiveInt], Field(min_length=2, max_length=2)] = Field(description="[H, W] in pixels")
     scales: Scales
-    color_augmentation: bool = Field(description="SSD's: brightness, contrast, saturation and hue")
+    color_augmentation: bool = Field(description="of SSD: brightness, contrast, saturation and hue")
     max_class_share: float | None = Field(
-        gt=0, lt=1, description="crop bootstrapping: draw a crop again while one class covers more of it; null for none"
+        gt=0, lt=1, description="crop bootstrapping: redraw a crop while one class covers more than this; null for none"
     )
 
     @model_validator(mode="after")
@@ -149,7 +149,7 @@ class SemanticModelConfig(_Network):
 
 
 def _model_task(value: Any) -> Task | None:
-    """A name that no model has is reported by the first of the two."""
+    """The task of a model; an unknown name counts as an instance model, whose schema then reports it."""
     if isinstance(value, dict):
         name = value.get("name")
         return task_of(MODELS[name]) if isinstance(name, str) and name in MODELS else "instance"

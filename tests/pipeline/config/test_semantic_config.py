@@ -1,6 +1,5 @@
 """Configuration of semantic models, their schedules and evaluation settings."""
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,13 +35,6 @@ def model(tmp_path: Path) -> Callable[..., SemanticModelConfig]:
         return found
 
     return read
-
-
-@pytest.fixture
-def project(tmp_path: Path, repository: Path) -> Project:
-    """A copy of the project's own configuration, to change."""
-    shutil.copytree(repository / "configs", tmp_path / "configs")
-    return Project(tmp_path)
 
 
 def change(project: Project, file: str, old: str, new: str) -> None:

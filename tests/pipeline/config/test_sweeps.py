@@ -1,6 +1,5 @@
 """Sweeps' files: what is refused, and what they resolve to."""
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -49,12 +48,6 @@ run: coco_pointrend_r50-0
 steps: [2, 5]
 num_points: [196, 784]
 """
-
-
-@pytest.fixture
-def project(repository: Path, tmp_path: Path) -> Project:
-    shutil.copytree(repository / "configs", tmp_path / "configs")
-    return Project(tmp_path)
 
 
 def write(project: Project, text: str) -> Path:
