@@ -119,7 +119,7 @@ def test_all_faults_are_named_at_once(written: Callable[[str], Path]) -> None:
     ],
 )
 def test_a_repeated_key_is_named_with_its_line(written: Callable[[str], Path], text: str, line: int, key: str) -> None:
-    assert f"line {line}: key '{key}' stands twice" in refusal(ScheduleConfig, written(text))
+    assert f"line {line}: key '{key}' appears twice" in refusal(ScheduleConfig, written(text))
 
 
 @pytest.mark.parametrize(
