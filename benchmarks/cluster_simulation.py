@@ -7,8 +7,8 @@
 and then "evaluates" in the same workers, which tell the numbers of their GPUs. Reported are the timeline, the most GPUs
 in use at a time, whether any GPU was given to two runs at once, and the most drivers alive.
 
-``nodes`` is a cluster of machines of 8 GPUs that the trainings of the paper share, each taking a whole machine. Reported
-is the share of machines that worked, from the first submission until no run waits any more: after that, the last runs
+``nodes`` is a cluster of machines of 8 GPUs that the trainings of the paper share, each taking a whole one. Reported is
+the share of machines that worked, from the first submission until no run waits any more: after that, the last runs
 come to their ends and nothing can fill their machines. It ends there, and stops what still runs. Needs about 100 MB of
 memory per node.
 """

@@ -41,6 +41,7 @@ def main() -> None:
         outputs.root / "predictions",
         stage.root / "reports" / stage.params.scale,
         tracker.uri,
+        stage.project.figures(),
         read_sweeps(outputs.shown_sweeps, outputs.root / "sweeps"),
         results.missing,
     )

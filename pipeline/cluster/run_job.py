@@ -134,7 +134,8 @@ def _finish_evaluation(
     dataset = run.dataset()
     with atomic_folder(evaluation.predictions, replace=True) as folder:
         gather(run, evaluation.settings, evaluation.chunks, folder)
-    scores = {name: score(dataset, evaluation.predictions, name) for name in evaluation.settings.root}
+    settings = evaluation.settings.root.items()
+    scores = {name: score(dataset, evaluation.predictions, name, setting) for name, setting in settings}
     ended = now()
     # Nothing is logged before all is well.
     trained = run.weights.parent

@@ -3,8 +3,7 @@
 Shape letters: K classes, P points, M the side of a region mask, H W rows and columns.
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from pipeline.config.figures import FiguresConfig
+from pipeline.config.models import SamplingConfig
 from pipeline.evaluation.trained_run import TrainedRun
 from pipeline.report.figures.cells import draw_cells, draw_points, fill, shades
 from pipeline.report.figures.figure import Figure
@@ -20,33 +21,23 @@ from pipeline.report.figures.shown_objects import LOCATED, ShownObject, shown_ob
 from pipeline.report.figures.steps import Step, subdivision_steps
 from pointrend.drawing import boundary, color, draw_masks
 from pointrend.instance import MaskRCNN, PointRendMaskHead, select_class_logits
-from pointrend.points import mask_uncertainty, select_training_points, upsample
-from pointrend.specs import COARSE_SIDE, PAPER_SAMPLING, Rendering
+from pointrend.points import mask_uncertainty, select_training_points, subdivision_sizes, upsample
+from pointrend.specs import COARSE_SIDE, Rendering
 from pointrend.subdivision import subdivision_sizes
 
 IMAGES = 40  # to take the objects from
 OBJECTS = 3
 SEED = 0  # of the training points
 CELL = 40  # pixels of a cell of the coarse mask
-CELL_STEPS = 2  # subdivision steps whose cells are shown one by one
-STEP_POINTS = COARSE_SIDE**2  # as many a step as the coarse mask has cells: few enough to see them all
-RESOLUTIONS = (28, 56, 112, 224)
 PANEL, MARGIN = 300, 0.1  # pixels of a panel's longer edge; around a box, as a part of its longer edge
 
-#: The strategies of Figure 5, N = 14².
-STRATEGIES = {
-    "regular grid": replace(PAPER_SAMPLING, strategy="grid"),
-    "uniform (k = 1, β = 0)": replace(PAPER_SAMPLING, oversample_ratio=1, importance_sample_ratio=0),
-    "mildly biased (k = 3, β = 0.75)": PAPER_SAMPLING,
-    "heavily biased (k = 10, β = 1)": replace(PAPER_SAMPLING, oversample_ratio=10, importance_sample_ratio=1),
-}
 
-
-def draw_instance_figures(run: TrainedRun, folder: Path) -> list[Figure]:
+def draw_instance_figures(run: TrainedRun, shown: FiguresConfig, folder: Path) -> list[Figure]:
     """Draws one subdivision step, training points and masks of several resolutions into a folder.
 
     Args:
         run: a run with PointRend.
+        shown: which steps, points and resolutions.
         folder: where the PNG files go.
 
     Returns:
@@ -62,31 +53,33 @@ def draw_instance_figures(run: TrainedRun, folder: Path) -> list[Figure]:
         return []
     name, chosen = run.config.run, objects[0]
     coarse = coarse_mask(model.mask_head, chosen)
-    steps = mask_steps(model.mask_head, chosen, CELL_STEPS, STEP_POINTS)
+    steps = mask_steps(model.mask_head, chosen, shown.subdivision.steps, shown.subdivision.num_points)
+    numbers = ", ".join(dict.fromkeys(str(sampling.num_points) for sampling in shown.training_points.values()))
     figures = []
     for panels, figure in (
         (
             step_panels(chosen, coarse, steps),
             Figure(
                 f"Adaptive subdivision: {name}",
-                f"The first {CELL_STEPS} steps for the first object below (the paper's Figure 4): a prediction is "
-                f"interpolated to twice its resolution, then the point head predicts the N = {STEP_POINTS} cells whose "
+                f"The first {shown.subdivision.steps} steps for the first object below (the paper's Figure 4): a "
+                "prediction is interpolated to twice its resolution, then the point head predicts the "
+                f"N = {shown.subdivision.num_points} cells whose "
                 "probability is closest to 0.5 (dots). White is a probability of 0, orange of 1; the object's box is "
                 "stretched to a square.",
                 f"subdivision_{name}.png",
             ),
         ),
         (
-            sampling_panels(coarse),
+            sampling_panels(coarse, shown.training_points),
             Figure(
                 f"Training points: {name}",
-                "N = 14² points drawn by different strategies from the same coarse prediction (the paper's Figure 5), "
-                "which is interpolated as their selection sees it.",
+                f"N = {numbers} points drawn by different strategies from the same coarse prediction (the paper's "
+                "Figure 5), which is interpolated as their selection sees it.",
                 f"training_points_{name}.png",
             ),
         ),
         (
-            resolution_panels(model, objects),
+            resolution_panels(model, objects, shown.resolutions),
             Figure(
                 f"Output resolutions: {name}",
                 "The same objects rendered at different resolutions, each cell of a mask as it is (the paper's Figures "
@@ -160,32 +153,32 @@ def region_picture(shown: ShownObject, side: int) -> Image.Image:
     return to_image(shown.image, 1).resize((side, side), Image.Resampling.BICUBIC, box)
 
 
-def sampling_panels(coarse: Tensor) -> Panels:
-    """The coarse prediction (1, 1, 7, 7) and the training points of each strategy on it."""
+def sampling_panels(coarse: Tensor, strategies: Mapping[str, SamplingConfig]) -> Panels:
+    """The coarse prediction (1, 1, 7, 7) and the training points of each strategy on it, under its name."""
     extent = COARSE_SIDE * CELL
     smooth = draw_cells(shades(upsample(coarse, (extent, extent))[0, 0].sigmoid()), 1, lines=False)
     row = [draw_cells(shades(coarse[0, 0].sigmoid()), CELL)]
-    for sampling in STRATEGIES.values():
+    for sampling in strategies.values():
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(SEED)
-            points = select_training_points(coarse, sampling, lambda logits: mask_uncertainty(logits[:, 0]))
+            points = select_training_points(coarse, sampling.build(), lambda logits: mask_uncertainty(logits[:, 0]))
         row.append(draw_points(smooth, points[0], 3))
-    return Panels(["coarse prediction", *STRATEGIES], [row])
+    return Panels(["coarse prediction", *strategies], [row])
 
 
-def resolution_panels(model: MaskRCNN, objects: Sequence[ShownObject]) -> Panels:
+def resolution_panels(model: MaskRCNN, objects: Sequence[ShownObject], resolutions: Sequence[int]) -> Panels:
     """A row for each object: its part of the image, and its mask at each resolution over it."""
     head = model.mask_head
     assert isinstance(head, PointRendMaskHead)
     rows: list[list[Image.Image]] = []
     for shown in objects:
         row = [noted(fill(_crop(shown)[0], PANEL), shown.category)]
-        for resolution in RESOLUTIONS:
+        for resolution in resolutions:
             with torch.inference_mode():
                 (masks,) = model.region_masks(shown.found, Rendering(resolution, head.rendering.num_points))
             row.append(noted(mask_over_image(shown, masks[0, 0] >= 0.5), ""))
         rows.append(row)
-    return Panels(["image", *(f"{side}×{side}" for side in RESOLUTIONS)], rows)
+    return Panels(["image", *(f"{side}×{side}" for side in resolutions)], rows)
 
 
 def _crop(shown: ShownObject) -> tuple[Tensor, Tensor]:
