@@ -69,9 +69,9 @@ def draw_instance_figures(run: TrainedRun, folder: Path) -> list[Figure]:
             Figure(
                 f"Adaptive subdivision: {name}",
                 f"The first {CELL_STEPS} steps for the first object below (the paper's Figure 4). Each step "
-                f"interpolates the prediction to twice its resolution; then the point head predicts the N = {STEP_POINTS} cells "
-                "whose probability is closest to 0.5 (dots). White is a probability of 0, orange a probability of 1. "
-                "The object's box is stretched to a square.",
+                "interpolates the prediction to twice its resolution; then the point head predicts the "
+                f"N = {STEP_POINTS} cells whose probability is closest to 0.5 (dots). White is a probability of 0, "
+                "orange a probability of 1. The object's box is stretched to a square.",
                 f"subdivision_{name}.png",
             ),
         ),
@@ -90,7 +90,7 @@ def draw_instance_figures(run: TrainedRun, folder: Path) -> list[Figure]:
                 f"Output resolutions: {name}",
                 "The same objects rendered at different resolutions, without smoothing (the paper's Figures 6 and 7). "
                 "They are detections with the highest scores, of different categories, among the larger boxes that "
-                f"have the category of an object and an IoU of at least {LOCATED} with its box. Their masks play no part.",
+                f"have the category of an object and an IoU of at least {LOCATED} with its box; masks play no part.",
                 f"resolutions_{name}.png",
             ),
         ),

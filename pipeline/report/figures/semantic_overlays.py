@@ -37,7 +37,7 @@ class LabelSource:
 
 
 def palette(table: LabelTable) -> np.ndarray:
-    """The colours (K + 1, 3) in [0, 1] of the classes, Cityscapes' own for its classes, and black for ignored pixels."""
+    """Colours (K + 1, 3) in [0, 1]: of each class, Cityscapes' own for its classes; last, of ignored pixels, black."""
     if all(name in name2label for name in table.names):
         colors = [tuple(value / 255 for value in name2label[name].color) for name in table.names]
     else:
