@@ -5,6 +5,7 @@ Shape letters: R objects, H W rows and columns.
 
 import io
 import json
+import math
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +52,10 @@ class Panels:
 
     def render(self) -> Image.Image:
         """All panels in one picture."""
-        widths = [max(row[c].width for row in self.rows) for c in range(len(self.captions))]
+        widths = [
+            max(math.ceil(font().getlength(caption)), *(row[column].width for row in self.rows))
+            for column, caption in enumerate(self.captions)
+        ]
         heights = [max(panel.height for panel in row) for row in self.rows]
         size = (sum(widths) + GAP * (len(widths) - 1), CAPTION + sum(heights) + GAP * (len(heights) - 1))
         sheet = Image.new("RGB", size, "white")
