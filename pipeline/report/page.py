@@ -16,9 +16,10 @@ from pipeline.evaluation.trained_run import TrainedRun
 from pipeline.files import atomic_folder
 from pipeline.report.figures.figure import Figure
 from pipeline.report.figures.gallery import ReportedDataset, draw_figures
-from pipeline.report.figures.sweeps import SweepResult, SweepSection, sweep_section
+from pipeline.report.figures.sweeps import SweepSection, sweep_section
 from pipeline.report.plots import write_plots
 from pipeline.report.results import RunResult
+from pipeline.report.sweep_results import SweepResult
 from pipeline.report.tables.formats import (
     format_difference,
     format_number,

@@ -221,7 +221,7 @@ def _missing(value: Value) -> str:
 
 
 def _left_out(value: Value) -> str:
-    return f"run with {value.changes}; the paper's number, of other settings, is left out" if value.changes else ""
+    return f"run with {value.changes}; the paper's number is of other settings and left out" if value.changes else ""
 
 
 def _by_columns(table: Table, reason: Callable[[Value], str]) -> Iterable[tuple[str, list[str]]]:
