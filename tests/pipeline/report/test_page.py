@@ -315,7 +315,7 @@ def report(repository: Path, tmp_path_factory: pytest.TempPathFactory, made_up: 
     weights = folder / "model.safetensors"
     pointrend = results[1].config
     save_weights(build_run_model(pointrend, 1, pretrained=False), weights, {"model": pointrend.model.name})
-    settings = {"28x28": RenderingConfig(resolution=28), "224x224": RenderingConfig(resolution=224)}
+    settings = {f"{side}x{side}": RenderingConfig(resolution=side, num_points=784) for side in (28, 224)}
     four_conv = pointrend.model_copy(update={"model": Project(repository).model("mask_rcnn_tiny_shapes")})
     networks = {results[0].run: four_conv, results[1].run: pointrend}
     trained = {
