@@ -101,6 +101,11 @@ class Jobs:
         except (*UNREACHABLE, RuntimeError) as error:
             raise RayUnreachableError(f"{address}: no Ray answers; start it or change RAY_ADDRESS ({error})") from error
 
+    @property
+    def _address_of_workers(self) -> dict[str, str]:
+        """``RAY_ADDRESS`` for a job's workers, whose Ray would look for any Ray of the machine."""
+        return {"RAY_ADDRESS": self._head} if self._head else {}
+
     def _patiently(self, call: Callable[[], T]) -> T:
         """The result of a call that is tried again while Ray does not answer."""
         begun, silent = time.monotonic(), True
@@ -163,7 +168,7 @@ class Jobs:
                     entrypoint_num_cpus=driver.cpus,
                     entrypoint_num_gpus=driver.gpus,
                     entrypoint_memory=int(driver.memory),
-                    runtime_env={"env_vars": job.environment},
+                    runtime_env={"env_vars": job.environment | self._address_of_workers},
                     metadata={"parts": " ".join(job.parts), "needs": job.needs.to_json()},
                 )
             except (*UNREACHABLE, RuntimeError, ValueError) as error:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
+from inspect import signature
 from typing import NamedTuple
 
 import torch
@@ -21,6 +22,13 @@ from pipeline.training.precision import autocast, float32_math
 from pipeline.training.schedule import learning_rate
 
 NORM_LAYERS = (nn.BatchNorm2d, nn.SyncBatchNorm, nn.GroupNorm, nn.LayerNorm)
+
+#: DistributedDataParallel's option for sending buffers before each forward pass, which newer versions of torch renamed.
+BUFFERS_OPTION = (
+    "forward_sync_buffers"
+    if "forward_sync_buffers" in signature(DistributedDataParallel).parameters
+    else "broadcast_buffers"
+)
 
 #: How often training on a GPU waits for the device to learn whether all was finite: as often as losses are logged.
 UPDATES_PER_CHECK = 10
@@ -184,8 +192,8 @@ def distribute(model: nn.Module, world_size: int, device: torch.device) -> nn.Mo
     return DistributedDataParallel(
         model,
         device_ids=[device] if device.type == "cuda" else None,
-        broadcast_buffers=False,
         gradient_as_bucket_view=True,
+        **{BUFFERS_OPTION: False},
     )
 
 
