@@ -6,12 +6,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from mini_project import MiniProject, make_project
+from mini_project import FirstRepro, MiniProject, make_project
 
 import pipeline  # noqa: F401 - before Ray, which reads its settings when it is imported
 
@@ -20,19 +20,6 @@ import pipeline  # noqa: F401 - before Ray, which reads its settings when it is 
 def project(tmp_path_factory: pytest.TempPathFactory) -> MiniProject:
     """A miniature project in which nothing has run; the tests of a module share it."""
     return make_project(tmp_path_factory.mktemp("project"))
-
-
-@dataclass(frozen=True)
-class FirstRepro:
-    """The first `dvc repro` of a miniature project.
-
-    Attributes:
-        project: after it.
-        stages: those that ran, in order, but for those that always run.
-    """
-
-    project: MiniProject
-    stages: list[str]
 
 
 @pytest.fixture(scope="session")
