@@ -121,15 +121,20 @@ class FirstRepro:
     stages: list[str]
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 120) -> None:
-    """Waits until something is so.
+def wait_for(condition: Callable[[], Any], what: str, seconds: float = 120) -> None:
+    """Waits until a condition holds.
+
+    Args:
+        condition: asked twenty times a second.
+        what: it waits for, for the message.
+        seconds: that it waits at most.
 
     Raises:
-        AssertionError: if it is not after so many seconds.
+        AssertionError: if it does not come.
     """
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, f"it did not happen within {seconds:.0f} s"
+        assert time.monotonic() < end, f"not within {seconds:.0f} s: {what}"
         time.sleep(0.05)
 
 

@@ -9,7 +9,7 @@ import pytest
 from mini_project import FirstRepro, MiniProject, job_drivers, wait_for
 from safetensors.torch import load_file
 
-from pipeline.tracking.client import KEY_TAG
+from pipeline.tracking.runs import KEY_TAG
 
 BOTH = ["4xconv", "pointrend"]
 
@@ -92,7 +92,7 @@ def test_a_report_that_is_killed_half_way_is_written_again(project: MiniProject)
     with (project.root / "pipeline/report/page.html.j2").open("a") as stream:
         stream.write("<!-- another layout -->\n")
     process = project.start("dvc", "repro")
-    wait_for(lambda: list(page.parent.parent.glob(".*")))  # the folder that it is written aside in
+    wait_for(lambda: list(page.parent.parent.glob(".*")), "the folder that the report is written to at first")
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate(timeout=60)
     assert not page.exists() or page.stat().st_ino == before, "never half of it"
@@ -174,7 +174,7 @@ def test_a_training_that_is_stopped_and_killed_goes_on_and_ends_with_the_same_we
 
     # Ctrl-C is for the stage: the job goes on until it is stopped, and says where it was.
     process = project.start(*only)
-    wait_for(checkpoints)
+    wait_for(checkpoints, "a checkpoint")
     second = project.run("dvc", "repro", timeout=60)
     assert second.returncode != 0, "two at once"
     assert "busy" in second.stdout or "lock" in second.stdout
@@ -193,7 +193,7 @@ def test_a_training_that_is_stopped_and_killed_goes_on_and_ends_with_the_same_we
 
     # Everything is killed: first what waits, then the training itself.
     process = project.start(*only)
-    wait_for(lambda: max(checkpoints()) > stopped_at)
+    wait_for(lambda: max(checkpoints()) > stopped_at, "another checkpoint")
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate(timeout=120)
     (driver,) = job_drivers(project, "run_job")

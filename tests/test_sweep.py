@@ -139,7 +139,7 @@ def ended_trials(project: MiniProject) -> dict[str, str]:
 def stop_after_a_trial(project: MiniProject, number: signal.Signals) -> str:
     """Has the sweep run, sends a signal to what waits for it once a trial has ended, and returns what that has said."""
     process = project.start("dvc", "repro", "sweep@k_beta")
-    wait_for(lambda: process.poll() is not None or ended_trials(project), seconds=300)
+    wait_for(lambda: process.poll() is not None or ended_trials(project), "a trial's end", seconds=300)
     assert process.poll() is None, process.communicate()[0]
     os.killpg(process.pid, number)
     output, _ = process.communicate(timeout=120)
