@@ -1,7 +1,6 @@
 """An evaluation that loses a worker ends with the predictions of one that lost nothing, in every byte."""
 
 import os
-import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ from mini_project import wait_for
 pytestmark = pytest.mark.faults
 
 TWO = {"workers": 2, "max_failures": 1}
-IMAGES = 240
+IMAGES = 96
 CHUNKS = IMAGES // 8
 
 
@@ -39,13 +38,12 @@ def test_a_worker_that_is_killed_in_the_middle_of_an_evaluation_is_replaced(tmp_
     assert len(expected) == 2 * IMAGES
 
     job = start(tmp_path / "killed")
-    wait_for(lambda: job.driver.poll() is not None or job.predicted_chunks() >= 4, "four predicted chunks")
+    wait_for(lambda: job.driver.poll() is not None or job.predicted_chunks() >= 2, "two predicted chunks")
     assert job.driver.poll() is None, job.output
-    first_group = job.worker(rank=1)
-    os.kill(first_group, signal.SIGKILL)
+    killed = job.worker(rank=1)
+    os.kill(killed, signal.SIGKILL)
     assert job.predicted_chunks() < CHUNKS
     summary = job.finish()
-    assert job.worker(rank=1) != first_group
-    assert len(re.findall(r"world_rank=1\b", job.output)) == 2, "two groups of workers"
+    assert job.worker(rank=1) != killed, "another worker"
     assert summary["resumed_from"] == 0, "it was not trained again"
     assert job.predictions() == expected
