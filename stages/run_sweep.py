@@ -1,6 +1,7 @@
 """The job of a sweep on the Ray cluster. Submitted by what waits for it."""
 
 import argparse
+import signal
 from pathlib import Path
 
 from pipeline.cluster.parts import sweep_place
@@ -18,6 +19,7 @@ def main() -> None:
     parser.add_argument("--task", type=Path, required=True, help="the resolved sweep")
     parser.add_argument("--key", required=True, help="the hash that its inputs must have")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # `pointrend jobs stop` ends a sweep as Ctrl-C does
     stage = Stage()
     task = load(SweepTask, arguments.task).root
     place = sweep_place(stage, task)

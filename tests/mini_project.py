@@ -8,10 +8,14 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
+import psutil
 import yaml
 from mlflow import MlflowClient
 
@@ -48,7 +52,7 @@ class MiniProject:
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
-    def run(self, *command: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
         """Runs a command to its end; its whole output is in ``stdout``."""
         process = self.start(*command)
         try:
@@ -68,12 +72,33 @@ class MiniProject:
             now.backup(then)
         return MlflowClient(f"sqlite:///{copy}")
 
-    def repro(self) -> list[str]:
+    def repro(self, *targets: str) -> list[str]:
         """`dvc repro`: the stages that ran, in order, but for those that always run."""
-        result = self.run("dvc", "repro")
+        result = self.run("dvc", "repro", *targets)
         assert result.returncode == 0, result.stdout
         ran = re.findall(r"^Running stage '([^']+)'", result.stdout, flags=re.MULTILINE)
+        assert set(ran) >= ({"configure"} if targets else {"configure", "track"}), result.stdout
         return [stage for stage in ran if stage not in ("configure", "track")]
+
+    def copy(self, root: Path) -> "MiniProject":
+        """A copy of this project and of all that it has made, in a folder that is yet to be.
+
+        The files of DVC's cache are hard links: DVC never writes into them.
+        """
+
+        def link_or_copy(source: str, target: str) -> str:
+            if Path(source).is_relative_to(self.root / ".dvc/cache"):
+                os.link(source, target)
+                return target
+            return shutil.copy2(source, target)
+
+        temporary = shutil.ignore_patterns("__pycache__", "ray", "rwlock*", "mlflow.db.lock")
+        shutil.copytree(self.root, root, copy_function=link_or_copy, ignore=temporary)
+        with closing(sqlite3.connect(root / "mlflow.db")) as database, database:
+            # MLflow keeps the whole path of each run's artifacts.
+            for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
+                database.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (str(self.root), str(root)))
+        return replace(self, root=root)
 
     def edit(self, file: str, old: str, new: str) -> None:
         """Replaces text in a file of the project; it must be there."""
@@ -81,6 +106,45 @@ class MiniProject:
         text = path.read_text()
         assert old in text, f"{old!r} is not in {file}"
         path.write_text(text.replace(old, new))
+
+
+@dataclass(frozen=True)
+class FirstRepro:
+    """The first `dvc repro` of a miniature project.
+
+    Attributes:
+        project: after it.
+        stages: those that ran, in order, but for those that always run.
+    """
+
+    project: MiniProject
+    stages: list[str]
+
+
+def wait_for(condition: Callable[[], Any], what: str, seconds: float = 120) -> None:
+    """Waits until a condition holds.
+
+    Args:
+        condition: asked twenty times a second.
+        what: it waits for, for the message.
+        seconds: that it waits at most.
+
+    Raises:
+        AssertionError: if it does not come.
+    """
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"not within {seconds:.0f} s: {what}"
+        time.sleep(0.05)
+
+
+def job_drivers(project: MiniProject, stage: str) -> list[psutil.Process]:
+    """The processes of a project's jobs that run a module of ``stages``, such as ``run_job``."""
+    return [
+        process
+        for process in psutil.process_iter(["cmdline", "cwd"])
+        if process.info["cwd"] == str(project.root) and f"stages.{stage}" in (process.info["cmdline"] or [])
+    ]
 
 
 def make_project(root: Path) -> MiniProject:

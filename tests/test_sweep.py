@@ -1,10 +1,10 @@
-"""Sweeps in a miniature project, run for real. The tests of this file build on each other, in order."""
+"""Sweeps in a miniature project, run for real as jobs of its own Ray."""
 
 import json
 import os
 import shutil
 import signal
-import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import typer
 import yaml
-from mini_project import MiniProject, make_project
+from mini_project import MiniProject, job_drivers, wait_for
 from mlflow.entities import Run
 from typer.testing import CliRunner
 
@@ -48,10 +48,12 @@ heat_map: [num_points, steps]
 """
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> MiniProject:
-    """The miniature project with one run and two sweeps."""
-    mini = make_project(tmp_path_factory.mktemp("sweeps"))
+STORAGE = ".pointrend/sweeps"
+
+
+def with_sweeps(base_project: MiniProject, root: Path) -> MiniProject:
+    """A project with one run, which is trained, and two sweeps, which have not run."""
+    mini = base_project.copy(root)
     selection = yaml.safe_load((mini.root / "selection.yaml").read_text())
     selection["runs"] = {RUN: selection["runs"][RUN]}
     selection["sweeps"] = {
@@ -76,6 +78,49 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> MiniProject:
     return mini
 
 
+@dataclass(frozen=True)
+class SweptProject:
+    """A project whose sweeps have run, one of them in two attempts.
+
+    Attributes:
+        project: after its sweeps, before its report.
+        stages: those that DVC ran for the sweeps.
+        ended_before: the records of the trials that had ended when the sweep was killed, by the trials' names.
+        left: what the sweep has left of its records.
+    """
+
+    project: MiniProject
+    stages: list[str]
+    ended_before: dict[str, dict[str, Any]]
+    left: list[Path]
+
+
+@pytest.fixture(scope="module")
+def swept(base_project: MiniProject, tmp_path_factory: pytest.TempPathFactory) -> SweptProject:
+    """After both sweeps; the job of the one that trains was killed in the middle, and the stage that waited for it."""
+    project = with_sweeps(base_project, tmp_path_factory.mktemp("sweeps") / "project")
+    stop_after_a_trial(project, signal.SIGKILL)
+    (driver,) = job_drivers(project, "run_sweep")
+    driver.kill()
+    driver.wait(60)
+    ended = {name: json.loads(text) for name, text in ended_trials(project).items()}
+    assert 0 < len(ended) < 6
+    stages = project.repro("sweep@k_beta") + project.repro("sweep@subdivision")
+    return SweptProject(project, stages, ended, list((project.root / STORAGE).glob("k_beta-*")))
+
+
+@pytest.fixture(scope="module")
+def reported(swept: SweptProject) -> MiniProject:
+    """The project with its sweeps and its report; tests that change it take a copy."""
+    assert swept.project.repro()[-1] == "report"
+    return swept.project
+
+
+@pytest.fixture
+def reported_copy(reported: MiniProject, tmp_path: Path) -> MiniProject:
+    return reported.copy(tmp_path / "project")
+
+
 def rows(project: MiniProject, name: str) -> list[dict[str, Any]]:
     return pq.read_table(project.root / f"outputs/demo/sweeps/{name}/results.parquet").to_pylist()
 
@@ -86,28 +131,33 @@ def mlflow_runs(project: MiniProject, name: str, kind: str) -> list[Run]:
     return client.search_runs([experiment.experiment_id], f"tags.kind = '{kind}' AND tags.sweep = '{name}'")
 
 
-def wait_for(condition, seconds: float = 180) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it never happened"
-        time.sleep(0.05)
+def ended_trials(project: MiniProject) -> dict[str, str]:
+    """The records of the trials of k_beta that have ended, while the sweep is under way."""
+    texts = {path.parent.name: path.read_text() for path in (project.root / STORAGE).glob("k_beta-*/*/trial.json")}
+    return {name: text for name, text in texts.items() if json.loads(text)["status"] != "running"}
 
 
-def test_a_subdivision_sweep_trains_nothing_and_agrees_with_the_evaluation(project: MiniProject) -> None:
-    result = project.run("dvc", "repro", f"evaluate@{RUN}")
-    assert result.returncode == 0, result.stdout
-    weights = project.root / TRAINED
-    before = weights.stat().st_mtime_ns, weights.read_bytes()
+def stop_after_a_trial(project: MiniProject, number: signal.Signals) -> str:
+    """Has the sweep run, sends a signal to what waits for it once a trial has ended, and returns what that has said."""
+    process = project.start("dvc", "repro", "sweep@k_beta")
+    wait_for(lambda: process.poll() is not None or ended_trials(project), "a trial's end", seconds=300)
+    assert process.poll() is None, process.communicate()[0]
+    os.killpg(process.pid, number)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode != 0, output
+    return output
 
-    result = project.run("dvc", "repro", "sweep@subdivision")
-    assert result.returncode == 0, result.stdout
-    assert [line for line in result.stdout.splitlines() if line.startswith("Running stage")] == [
-        "Running stage 'sweep@subdivision':"
-    ]
-    assert (weights.stat().st_mtime_ns, weights.read_bytes()) == before
+
+def test_a_subdivision_sweep_trains_nothing_and_agrees_with_the_evaluation(
+    swept: SweptProject, base_project: MiniProject
+) -> None:
+    project = swept.project
+    assert swept.stages == ["sweep@k_beta", "sweep@subdivision"]
+    before, after = ((each.root / TRAINED).stat() for each in (base_project, project))
+    assert (after.st_mtime_ns, after.st_size) == (before.st_mtime_ns, before.st_size)
     assert len(mlflow_runs(project, "subdivision", "trial")) == 4
 
-    evaluated = json.loads((project.root / f"outputs/demo/metrics/{RUN}.json").read_text())["evaluations"]
+    evaluated = json.loads((project.root / f"outputs/demo/evaluations/{RUN}.json").read_text())["evaluations"]
     found = {(row["steps"], row["num_points"]): row for row in rows(project, "subdivision")}
     assert len(found) == 4
     for setting, point in (("28x28", (2, 784)), ("224x224", (5, 784))):
@@ -118,45 +168,24 @@ def test_a_subdivision_sweep_trains_nothing_and_agrees_with_the_evaluation(proje
     assert found[2, 196]["multiply_adds"] < found[5, 196]["multiply_adds"] < found[5, 784]["multiply_adds"]
 
 
-STORAGE = ".pointrend/sweeps"
-SWEEP = ("dvc", "repro", "sweep@k_beta")
-
-
-def done(project: MiniProject) -> dict[str, str]:
-    """The records of the trials of k_beta that have ended."""
-    texts = {path.parent.name: path.read_text() for path in (project.root / STORAGE).glob("k_beta-*/*/trial.json")}
-    return {name: text for name, text in texts.items() if json.loads(text)["status"] != "running"}
-
-
-def stop_after_a_trial(project: MiniProject, number: signal.Signals) -> str:
-    """Starts the sweep, stops it once a trial more has ended, and returns what it said."""
-    before = done(project).keys()
-    process = project.start(*SWEEP)
-    wait_for(lambda: done(project).keys() > before)
-    os.killpg(process.pid, number)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode != 0, output
-    assert 0 < len(done(project)) < 6
-    return output
-
-
 @pytest.mark.faults
-def test_ctrl_c_ends_a_sweep_and_says_what_is_safe(project: MiniProject) -> None:
+def test_ctrl_c_ends_the_waiting_and_jobs_stop_the_sweep(base_project: MiniProject, tmp_path: Path) -> None:
+    project = with_sweeps(base_project, tmp_path / "project")
     output = stop_after_a_trial(project, signal.SIGINT)
-    assert "what is done is safe" in output
+    assert "The jobs go on" in output
     assert "Traceback" not in output
+    assert "RUNNING" in project.run("pointrend", "jobs", "list").stdout
+    assert project.run("pointrend", "jobs", "stop", "k_beta").returncode == 0
+    followed = project.run("pointrend", "jobs", "follow", "k_beta")
+    assert followed.returncode == 1
+    assert "what is done is safe" in followed.stdout
     assert {run.info.status for run in mlflow_runs(project, "k_beta", "sweep")} == {"KILLED"}
+    assert 0 < len(ended_trials(project)) < 6
 
 
-def test_a_sweep_that_was_killed_goes_on_and_repeats_no_trial(project: MiniProject) -> None:
-    storage = project.root / STORAGE
-    stop_after_a_trial(project, signal.SIGKILL)
-    finished = done(project)
-
-    result = project.run(*SWEEP)
-    assert result.returncode == 0, result.stdout
-    assert not list(storage.glob("k_beta-*")), "nothing is left behind"
-
+def test_a_sweep_that_was_killed_goes_on_and_repeats_no_trial(swept: SweptProject) -> None:
+    project = swept.project
+    assert swept.left == []
     found = {row["trial"]: row for row in rows(project, "k_beta")}
     assert len(found) == 6
     (parent,) = mlflow_runs(project, "k_beta", "sweep")
@@ -176,8 +205,7 @@ def test_a_sweep_that_was_killed_goes_on_and_repeats_no_trial(project: MiniProje
         # One entry for each rung: nothing was done twice.
         steps = [entry.step for entry in client.get_metric_history(run.info.run_id, "AP")]
         assert steps == [rung["update"] for rung in row["rungs"]]
-    for name, text in finished.items():
-        record = json.loads(text)
+    for name, record in swept.ended_before.items():
         assert found[name]["status"] == record["status"]
         assert found[name]["seconds"] == record["seconds"], "measured once"
 
@@ -188,19 +216,17 @@ def test_a_sweep_that_was_killed_goes_on_and_repeats_no_trial(project: MiniProje
     assert all(row["oversample_ratio"] > 1 for row in found.values() if row["status"] == "stopped")
 
 
-def test_the_best_setting_is_an_experiment_of_the_scale(project: MiniProject) -> None:
-    shutil.copy(
-        project.root / "outputs/demo/sweeps/k_beta/best.yaml", project.root / "configs/experiments/demo/best.yaml"
-    )
-    experiment = Project(project.root).experiment("demo", "best")
-    (project.root / "configs/experiments/demo/best.yaml").unlink()
+def test_the_best_setting_is_an_experiment_of_the_scale(swept: SweptProject, tmp_path: Path) -> None:
+    root = swept.project.root
+    shutil.copytree(root / "configs", tmp_path / "configs")
+    shutil.copy(root / "outputs/demo/sweeps/k_beta/best.yaml", tmp_path / "configs/experiments/demo")
+    experiment = Project(tmp_path).experiment("demo", "best")
     assert experiment.sampling is not None
     assert experiment.sampling.oversample_ratio == 1.0
 
 
-def test_the_report_shows_the_sweeps(project: MiniProject) -> None:
-    assert project.repro()[-1] == "report"
-    report = project.root / "reports/demo"
+def test_the_report_shows_the_sweeps(reported: MiniProject) -> None:
+    report = reported.root / "reports/demo"
     pictures = {path.name for path in report.glob("sweep_*.png")}
     assert pictures == {
         f"sweep_{name}_{kind}.png" for name in ("k_beta", "subdivision") for kind in ("heat_map", "pareto")
@@ -210,13 +236,15 @@ def test_the_report_shows_the_sweeps(project: MiniProject) -> None:
     assert 'id="sweep-subdivision"' in page
 
 
-def test_a_new_title_draws_the_report_again_and_runs_nothing(project: MiniProject) -> None:
-    assert project.repro() == []
-    project.edit("configs/sweeps/demo/k_beta.yaml", "k and β", "k by β")
-    assert project.repro() == ["configure", "report"]
+def test_a_new_title_draws_the_report_again_and_runs_nothing(reported_copy: MiniProject) -> None:
+    assert reported_copy.repro() == []
+    reported_copy.edit("configs/sweeps/demo/k_beta.yaml", "k and β", "k by β")
+    assert reported_copy.repro() == ["report"]
 
 
-def test_a_lost_database_gets_the_sweeps_again_once(project: MiniProject) -> None:
+def test_a_lost_database_gets_the_sweeps_again_once(reported_copy: MiniProject) -> None:
+    project = reported_copy
+
     def logged() -> list[tuple[Any, ...]]:
         client = project.mlflow()
         found = []
@@ -242,21 +270,24 @@ def test_a_lost_database_gets_the_sweeps_again_once(project: MiniProject) -> Non
         assert logged() == before
 
 
-def test_the_command_does_not_train_what_is_missing(project: MiniProject, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(project.root)
+def test_the_command_does_not_train_what_is_missing(
+    project_copy: MiniProject, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(project_copy.root)
     app = typer.Typer()
     app.command()(sweep)
-    weights = project.root / TRAINED
-    aside = weights.rename(weights.with_suffix(".aside"))
-    result = CliRunner().invoke(app, ["configs/sweeps/demo/subdivision.yaml"])
-    aside.rename(weights)
+    (project_copy.root / TRAINED).unlink()
+    file = tmp_path / "subdivision.yaml"
+    file.write_text(SUBDIVISION)
+    result = CliRunner().invoke(app, [str(file)])
     assert result.exit_code == 1
     assert f"`dvc repro train@{RUN}`" in result.output + result.stderr
 
 
-def test_the_command_runs_a_sweep(project: MiniProject, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(project.root)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+def test_the_command_runs_a_sweep(project_copy: MiniProject, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(project_copy.root)
+    for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
     app = typer.Typer()
     app.command()(sweep)
     file = tmp_path / "coarse.yaml"
@@ -264,4 +295,4 @@ def test_the_command_runs_a_sweep(project: MiniProject, monkeypatch: pytest.Monk
     result = CliRunner().invoke(app, [str(file)])
     assert result.exit_code == 0, result.output + result.stderr
     assert "best is num_points=49,steps=1" in result.output
-    assert len(rows(project, "coarse")) == 1
+    assert len(rows(project_copy, "coarse")) == 1

@@ -51,7 +51,7 @@ def run_sweep(
         the best trial.
 
     Raises:
-        InterruptedSweepError: after Ctrl-C.
+        InterruptedSweepError: after Ctrl-C or SIGTERM.
         SweepError: if it needs a run that is not trained, runs already, or has a trial that fails.
     """
     place.check()
@@ -95,7 +95,8 @@ def run_sweep(
                 keep_sweep(folder, run, trials, tracker)
             log_run(tracker, run)
         except BaseException as error:
-            interrupted = isinstance(error, KeyboardInterrupt)
+            # Ray answers SIGTERM with SystemExit.
+            interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
             running = [record.mlflow_run_id for record in records.all() if record.status == "running"]
             mark_unfinished(tracker, [*filter(None, running), run_id], "KILLED" if interrupted else "FAILED")
             if interrupted:

@@ -1,26 +1,32 @@
 """Trains a run under Ray Train on made-up labels: what the tests beside it start, kill and start again.
 
-Usage: job.py FOLDER CLUSTER UPDATES CHECKPOINT_EVERY. CLUSTER is a cluster configuration as JSON; what FOLDER already
-holds is gone on from.
+Usage: job.py FOLDER CLUSTER UPDATES CHECKPOINT_EVERY [evaluate]. CLUSTER is a cluster configuration as JSON. It goes on
+from what FOLDER already holds. With "evaluate" the run is evaluated as well.
 """
 
 import sys
 from pathlib import Path
 
 from made_up_labels import OWN, prepared_labels
-from pipeline.cluster.run import run_training
 
+from pipeline.cluster.run_job import run_job
 from pipeline.config.clusters import ClusterConfig
+from pipeline.config.evaluations import EvaluationConfig, SemanticRenderingConfig
 from pipeline.config.experiments import RunConfig
 from pipeline.config.models import SamplingConfig
 from pipeline.config.project import Project
 from pipeline.config.schedules import Poly, ScheduleConfig, Warmup
 from pipeline.data.storage import Storage
+from pipeline.evaluation.evaluation import Evaluation
+from pipeline.evaluation.trained_run import TrainedRun
 from pipeline.stage import run_stage
 from pipeline.tracking.client import Tracker
 from pipeline.training.training import Training
 
 REPOSITORY = Path(__file__).parents[2]
+SETTINGS = EvaluationConfig(
+    {f"os{stride}": SemanticRenderingConfig(output_stride=stride, num_points=256) for stride in (8, 16)}
+)
 
 
 def config(updates: int, checkpoint_every: int) -> RunConfig:
@@ -46,16 +52,19 @@ def main() -> None:
     folder, cluster = Path(sys.argv[1]), ClusterConfig.model_validate_json(sys.argv[2])
     if not (folder / "prepared").is_dir():
         prepared_labels(folder, OWN, images=6)
-    training = Training(
-        config(int(sys.argv[3]), int(sys.argv[4])),
-        folder / "prepared",
-        Storage(str(folder / "raw")),
-        "test",
-        folder / "runs",
-    )
+    run = config(int(sys.argv[3]), int(sys.argv[4]))
+    prepared, images, runs = folder / "prepared", Storage(str(folder / "raw")), folder / "runs"
+    training = Training(run, prepared, images, "test", runs)
+    evaluation = evaluated = None
+    if sys.argv[5:] == ["evaluate"]:
+        evaluation = Evaluation("faults", training.key, SETTINGS, prepared, "test", training.storage)
+        evaluated = TrainedRun(run, prepared, images, training.weights)
     tracker = Tracker(f"sqlite:///{folder / 'mlflow.db'}", "faults", folder / "artifacts")
-    run_training(training, cluster, tracker, "test")
-    training.collect(folder / "output")
+    run_job(run, training, evaluation, evaluated, cluster, tracker, "test")
+    output = folder / "output"
+    training.collect(output)
+    if evaluation is not None:
+        evaluation.collect(output / "predictions", output / "evaluation.json", output / "metrics.json")
 
 
 if __name__ == "__main__":

@@ -7,12 +7,11 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
+from mini_project import wait_for
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -39,13 +38,6 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15",
         **more,
     }
-
-
-def wait_for(condition: Callable[[], Any], what: str, seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"it never happened: {what}"
-        time.sleep(0.05)
 
 
 def started_for(folder: Path) -> list[psutil.Process]:
@@ -75,13 +67,30 @@ class Job:
     """One process of job.py, in a folder of its own; ``driver`` is the process."""
 
     def __init__(
-        self, folder: Path, cluster: dict[str, Any], updates: int = 60, checkpoint_every: int = 5, **env: str
+        self,
+        folder: Path,
+        cluster: dict[str, Any],
+        updates: int = 60,
+        checkpoint_every: int = 5,
+        *,
+        evaluate: bool = False,
+        **env: str,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self._output = folder, folder / "output.txt"
         with self._output.open("w") as stream:
             self.driver = subprocess.Popen(
-                [*(sys.executable, HERE / "job.py", folder, json.dumps(cluster)), str(updates), str(checkpoint_every)],
+                [
+                    *(
+                        sys.executable,
+                        HERE / "job.py",
+                        folder,
+                        json.dumps(cluster),
+                        str(updates),
+                        str(checkpoint_every),
+                    ),
+                    *(["evaluate"] if evaluate else []),
+                ],
                 env=environment(folder, **env),
                 stdout=stream,
                 stderr=subprocess.STDOUT,
@@ -102,6 +111,10 @@ class Job:
         )
         assert self.driver.poll() is None, self.output
 
+    def predicted_chunks(self) -> int:
+        """How many chunks of images are predicted, while the evaluation is under way."""
+        return len(list(self.folder.glob("runs/*/evaluation-*/chunks/images-*")))
+
     def worker(self, rank: int) -> int:
         """The process id of the worker of a rank, of the newest group."""
         return int(re.findall(rf"pid=(\d+)\) world_rank={rank}\b", self.output)[-1])
@@ -119,6 +132,11 @@ class Job:
             raise AssertionError(f"not done after {seconds} s:\n{self.output}") from None
         assert status == 0, self.output
         return json.loads((self.folder / "output" / "train.json").read_text())
+
+    def predictions(self) -> dict[str, bytes]:
+        """Every predicted file."""
+        folder = self.folder / "output" / "predictions"
+        return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.png")}
 
     def weights(self) -> dict[str, Tensor]:
         return load_file(self.folder / "output" / "model.safetensors")

@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from faults.processes import wait_for
-from mini_project import MiniProject
+from mini_project import MiniProject, wait_for
 from mlflow import MlflowClient
 from mlflow_server import MlflowServer
 from safetensors.torch import load_file

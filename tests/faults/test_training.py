@@ -13,7 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from faults.processes import Job, RayNodes, kill_all, started_for, wait_for
+from faults.processes import Job, RayNodes, kill_all, started_for
+from mini_project import wait_for
 from mlflow import MlflowClient
 from torch import Tensor
 
