@@ -8,10 +8,10 @@ import pytest
 
 from pipeline.config.evaluations import EvaluationConfig, RenderingConfig, SemanticRenderingConfig
 from pipeline.config.models import InstanceModelConfig, SemanticModelConfig, load_model
+from pipeline.config.parameters import run_parameters
 from pipeline.config.project import Project
 from pipeline.config.reader import ConfigError, load
 from pipeline.config.schedules import ScheduleConfig
-from pipeline.tracking.client import run_parameters
 
 MODEL = """\
 name: pointrend_semantic_fpn_tiny

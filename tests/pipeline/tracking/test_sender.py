@@ -15,8 +15,8 @@ from uuid import uuid4
 import pytest
 from mlflow import MlflowClient
 from mlflow_server import MlflowServer
-from pipeline.cluster.run import finish, mark_unfinished
 
+from pipeline.cluster.run_job import finish, mark_unfinished
 from pipeline.tracking import sender as metric_sender
 from pipeline.tracking.client import Tracker, TrackingError
 from pipeline.tracking.runs import RunRecord, log_run, send_missing
@@ -285,7 +285,7 @@ from pipeline.tracking.client import Tracker
 from pipeline.tracking.runs import RunRecord, log_run
 from pipeline.tracking.sender import MetricSender
 from pipeline.training.loop import Update
-from pipeline.cluster.run import finish
+from pipeline.cluster.run_job import finish
 from pipeline.training.metrics_file import MetricsFile
 from pipeline.training.run_log import RunLog
 
