@@ -3,9 +3,9 @@
 from pipeline.data.manifest import read_prepared
 from pipeline.evaluation.trained_run import TrainedRun
 from pipeline.report.figures.gallery import ReportedDataset
-from pipeline.report.figures.sweeps import read_sweeps
 from pipeline.report.page import build_report
 from pipeline.report.results import read_results
+from pipeline.report.sweep_results import read_sweeps
 from pipeline.report.tables.tracked import log_tables
 from pipeline.stage import Stage, run_stage
 from pipeline.tracking.client import tracker_of
@@ -41,6 +41,7 @@ def main() -> None:
         outputs.root / "predictions",
         stage.root / "reports" / stage.params.scale,
         tracker.uri,
+        stage.project.figures(),
         read_sweeps(outputs.shown_sweeps, outputs.root / "sweeps"),
         results.missing,
     )

@@ -12,7 +12,7 @@ import pytest
 from mini_project import MiniProject
 from safetensors.torch import load_file
 
-from pipeline.tracking.client import KEY_TAG
+from pipeline.tracking.runs import KEY_TAG
 
 BOTH = ["4xconv", "pointrend"]
 

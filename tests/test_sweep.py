@@ -69,8 +69,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> MiniProject:
     # After a few updates every AP is zero. Trials with a large k shall look worse, for early stopping to see it.
     mini.edit(
         "pipeline/sweep/trial.py",
-        "return score(run.dataset(), folder, SETTING)[0]",
-        'return score(run.dataset(), folder, SETTING)[0] | {"AP": 10.0 - self.record.point["oversample_ratio"]}',
+        "return score(run.dataset(), folder, SETTING, self.trials.task.setting)[0]",
+        "found = score(run.dataset(), folder, SETTING, self.trials.task.setting)[0]\n"
+        '            return found | {"AP": 10.0 - self.record.point["oversample_ratio"]}',
     )
     return mini
 

@@ -86,18 +86,20 @@ def run_job(
 
 
 def _begin(training: Training, tracker: Tracker, version: str) -> RunRecord:
-    """The training's MLflow run, new or the one that was interrupted."""
+    """The training's MLflow run, new or the one that was interrupted. One that is trained is logged at its end."""
     config = training.config
     parameters = run_parameters(config)
     tags = {"kind": "training", "experiment": config.experiment, "code": version, "hardware": hardware()}
     tags |= {name: parameters[name] for name in ("dataset", "head", "backbone", "sampling") if name in parameters}
     record = RunRecord(training.key, config.run, parameters, tags, started=now(), config=config.model_dump(mode="json"))
+    if is_trained(training.storage):
+        return record
     run_id = log_run(tracker, record)
     metrics = MetricsFile(training.storage / METRICS)
     if not metrics.path.exists():
         # A run that was interrupted, and lost its storage, has its metrics in MLflow alone.
         metrics.restore(tracker.entries(run_id))
-    return replace(record, run_id=run_id, started=tracker.get(run_id).info.start_time)
+    return replace(record, run_id=run_id)
 
 
 def _finish_training(
@@ -132,7 +134,8 @@ def _finish_evaluation(
     dataset = run.dataset()
     with atomic_folder(evaluation.predictions, replace=True) as folder:
         gather(run, evaluation.settings, evaluation.chunks, folder)
-    scores = {name: score(dataset, evaluation.predictions, name) for name in evaluation.settings.root}
+    settings = evaluation.settings.root.items()
+    scores = {name: score(dataset, evaluation.predictions, name, setting) for name, setting in settings}
     ended = now()
     # Nothing is logged before all is well.
     trained = run.weights.parent
@@ -193,7 +196,8 @@ def finish(storage: Path, tracker: Tracker, record: RunRecord) -> RunRecord:
     try:
         metrics = MetricsFile(storage / METRICS).entries()
         record = replace(record, metrics=metrics, ended=max((entry.timestamp for entry in metrics), default=now()))
-        return replace(record, run_id=log_run(tracker, record))
+        run_id = log_run(tracker, record)
+        return replace(record, run_id=run_id, started=tracker.get(run_id).info.start_time)
     except TrackingError as error:
         raise TrackingError(f"{safe} once MLflow answers ({error})") from error
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""The schema of ``configs/datasets``: where a dataset's raw files lie and what is read from them."""
+"""The schema of ``configs/datasets``: where the raw files of a dataset lie and what is read from them."""
 
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -14,7 +14,7 @@ from pydantic import (
 )
 
 from pipeline.config.labels import LabelTable
-from pipeline.config.reader import Strict, _validate
+from pipeline.config.reader import Strict, read, validate
 from pointrend.specs import (
     Task,
 )
@@ -29,18 +29,18 @@ class CocoSplit(Strict):
 
 
 class LvisSource(Strict):
-    """LVIS annotations of a COCO dataset's val images, which AP* is measured on."""
+    """LVIS annotations of a COCO dataset's val images, on which AP* is measured."""
 
     root: str
     annotations: str
-    num_images: PositiveInt | None = Field(None, description="how many of the val images it must have")
-    synsets: dict[str, str] | None = Field(None, description="LVIS's synset of each category; by default COCO's own 80")
+    num_images: PositiveInt | None = Field(None, description="how many of the val images the annotations must cover")
+    synsets: dict[str, str] | None = Field(None, description="LVIS synset by category name; null for COCO's own")
 
     @field_validator("synsets")
     @classmethod
     def _check_synsets(cls, synsets: dict[str, str] | None) -> dict[str, str] | None:
         if synsets is not None and len(set(synsets.values())) != len(synsets):
-            raise ValueError("a synset stands more than once; expected one category for each")
+            raise ValueError("a synset appears more than once; expected one category for each")
         return synsets
 
 
@@ -53,11 +53,11 @@ class LabelSplit(Strict):
 
 
 class DatasetFolder(Strict):
-    """What all datasets have in common."""
+    """Settings of every kind of dataset."""
 
-    root: str = Field(description="relative to the data root, or absolute")
-    synthetic: bool = Field(False, description="drawn by the generate stage as configs/synthetic/<root>.yaml says")
-    obtain: str = Field("", description="how to get the raw files; shown where they are missing")
+    root: str = Field(description="folder of the raw files, relative to the data root, or absolute")
+    synthetic: bool = Field(False, description="drawn as configs/synthetic/<root>.yaml says, inside the project")
+    obtain: str = Field("", description="how to get the raw files, for the error where they are missing")
 
 
 class CocoDataset(DatasetFolder):
@@ -68,12 +68,12 @@ class CocoDataset(DatasetFolder):
     val: CocoSplit
     lvis: LvisSource | None = None
     invalid_annotations: Literal["error", "drop"] = Field(
-        "error", description="what to do with polygons of fewer than three points and boxes without area"
+        "error", description="what to do about polygons of fewer than three points and boxes without area"
     )
 
 
 class CityscapesDataset(DatasetFolder):
-    """A tree laid out as Cityscapes': its eight object classes as instances, or its 19 classes as labels."""
+    """A folder laid out like Cityscapes: its eight object classes as instances, or its 19 classes as labels."""
 
     source: Literal["cityscapes"]
     task: Task
@@ -82,13 +82,13 @@ class CityscapesDataset(DatasetFolder):
 
 
 class LabelDataset(DatasetFolder):
-    """A folder of images and one of label PNGs, each under its image's path."""
+    """A folder of images and a folder of label PNGs with the same relative paths."""
 
     source: Literal["labels"]
     train: LabelSplit
     val: LabelSplit
     classes: Annotated[dict[str, NonNegativeInt], Field(min_length=1)] = Field(description="label id by class name")
-    ignored: list[NonNegativeInt] = Field([255], description="label ids of pixels that count nowhere")
+    ignored: list[NonNegativeInt] = Field([255], description="label ids that neither training nor scores count")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -103,7 +103,7 @@ DatasetConfig = Annotated[CocoDataset | CityscapesDataset | LabelDataset, Field(
 
 
 class CocoSynset(Strict):
-    """One of COCO's 80 categories and the synset that LVIS has it under."""
+    """One of COCO's 80 categories and its synset in LVIS."""
 
     id: PositiveInt
     name: str
@@ -111,24 +111,28 @@ class CocoSynset(Strict):
 
 
 class SynsetTable(RootModel[list[CocoSynset]]):
-    """COCO's categories in LVIS: a category of either has at most one of the other."""
+    """COCO's categories in LVIS, one to one."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         for key in ("id", "name", "synset"):
             values = [getattr(entry, key) for entry in self.root]
             if repeated := sorted({value for value in values if values.count(value) > 1}):
-                raise ValueError(f"{key} {', '.join(map(str, repeated))} stands more than once")
+                raise ValueError(f"{key} {', '.join(map(str, repeated))} appears more than once")
         return self
 
 
 def load_dataset(path: Path) -> DatasetConfig:
-    """As :func:`load`, for a dataset's file: its ``source`` says which kind it is."""
-    return _validate(TypeAdapter(DatasetConfig), path)
+    """Reads a dataset's file; its ``source`` says which kind of dataset it is.
+
+    Raises:
+        ConfigError: naming the file and every key that is wrong.
+    """
+    return validate(TypeAdapter(DatasetConfig), [(path, read(path))])
 
 
 def dataset_task(dataset: DatasetConfig) -> Task:
-    """What a dataset is for."""
+    """The task of a dataset."""
     if isinstance(dataset, CityscapesDataset):
         return dataset.task
     return "instance" if isinstance(dataset, CocoDataset) else "semantic"

@@ -1,5 +1,6 @@
 """How a trained run is evaluated: output resolution, stride and points per subdivision step."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
@@ -10,29 +11,36 @@ from pydantic import (
     Tag,
 )
 
+from pipeline.config.metrics import MetricsConfig
 from pipeline.config.reader import ConfigError, Strict
-from pointrend.specs import PAPER_RENDERING, Rendering, Task
+from pointrend.specs import Rendering, Task
 
 
 class RenderingConfig(Strict):
-    """One way to evaluate an instance model (Table 3). The 4xconv head has one resolution and no subdivision."""
+    """One way to evaluate an instance model (Table 3). The 4xconv head has a single resolution and no subdivision."""
 
     resolution: PositiveInt
-    num_points: PositiveInt | None = Field(None, description="N, the most points per subdivision step")
+    num_points: PositiveInt | None = Field(
+        None, description="N, the most points per subdivision step; null for the 4xconv head"
+    )
 
-    def build(self) -> Rendering:
-        return Rendering(self.resolution, self.num_points or PAPER_RENDERING.num_points)
+    def build(self) -> Rendering | None:
+        """How PointRend renders; None for the 4xconv head."""
+        return None if self.num_points is None else Rendering(self.resolution, self.num_points)
 
 
 class SemanticRenderingConfig(Strict):
-    """One way to evaluate a semantic model (Tables 6 and 7); the prediction ends at the image's resolution."""
+    """One way to evaluate a semantic model (Tables 6 and 7), which predicts at the image's resolution."""
 
-    output_stride: Literal[8, 16] | None = Field(None, description="of DeepLabV3 alone")
+    output_stride: Literal[8, 16] | None = Field(None, description="of DeepLabV3, which must have one")
     num_points: PositiveInt | None = Field(None, description="N of PointRend, the most points per subdivision step")
+    trimap_widths: Annotated[list[PositiveInt], Field(min_length=1)] | None = Field(
+        None, description="of trimap mIoU, in pixels; null for those of configs/metrics.yaml"
+    )
 
 
 def _setting_task(value: Any) -> Task | None:
-    """Only an instance model renders at a resolution of its own."""
+    """The task of a setting: only those of instance models have a resolution."""
     if isinstance(value, dict):
         return "instance" if "resolution" in value else "semantic"
     if isinstance(value, RenderingConfig):
@@ -46,6 +54,18 @@ EvaluationSetting = Annotated[
 ]
 
 
+def with_metrics(
+    settings: Mapping[str, EvaluationSetting], metrics: MetricsConfig
+) -> dict[str, RenderingConfig | SemanticRenderingConfig]:
+    """Evaluation settings in which what ``configs/metrics.yaml`` has is filled in where they leave it open."""
+    return {
+        name: setting.model_copy(update={"trimap_widths": metrics.trimap_widths})
+        if isinstance(setting, SemanticRenderingConfig) and setting.trimap_widths is None
+        else setting
+        for name, setting in settings.items()
+    }
+
+
 S = TypeVar("S", RenderingConfig, SemanticRenderingConfig)
 
 
@@ -53,12 +73,12 @@ class EvaluationConfig(RootModel[dict[str, EvaluationSetting]]):
     """The evaluation settings of one run, by name."""
 
     def all_of(self, kind: type[S]) -> dict[str, S]:
-        """The settings, which are all of one kind.
+        """The settings, all of which must be of one kind.
 
         Raises:
             ConfigError: if one is not.
         """
         settings = {name: setting for name, setting in self.root.items() if isinstance(setting, kind)}
         if others := self.root.keys() - settings.keys():
-            raise ConfigError(f"evaluations {', '.join(sorted(others))} are no {kind.__name__}")
+            raise ConfigError(f"evaluations {', '.join(sorted(others))} are not of {kind.__name__}")
         return settings

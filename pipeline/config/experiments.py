@@ -1,15 +1,17 @@
 """The schema of ``configs/experiments``, and a run: an experiment with one of its seeds, resolved."""
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import (
     Field,
     NonNegativeInt,
+    TypeAdapter,
 )
 
 from pipeline.config.evaluations import EvaluationSetting
 from pipeline.config.models import ModelConfig, PointHeadConfig, SamplingConfig
-from pipeline.config.reader import Name, Strict
+from pipeline.config.reader import Name, Strict, load_derived
 from pipeline.config.schedules import ScheduleConfig
 from pointrend.specs import (
     MODELS,
@@ -61,6 +63,15 @@ class RunConfig(Strict):
             assert isinstance(spec, InstanceSpec)
             default = spec.mask_channels
         return own.layers, own.channels or default
+
+
+def load_experiment(path: Path) -> ExperimentConfig:
+    """Reads an experiment's file and its bases. ``evaluations`` replace those of the base: they are all or none.
+
+    Raises:
+        ConfigError: naming the file and every key that is wrong.
+    """
+    return load_derived(TypeAdapter(ExperimentConfig), path, replaced=("evaluations",))
 
 
 def start_of(experiment: ExperimentConfig) -> str:

@@ -1,4 +1,4 @@
-"""What the values of a label PNG mean."""
+"""The meaning of the values of a label PNG."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,17 +13,17 @@ UNKNOWN = -1
 class LabelTable:
     """The label ids of a dataset's PNGs.
 
-    Classes are numbered by their place in ``names``; all ignored ids are one more class, number ``len(names)``.
+    A class has its index in ``names`` as number; all ignored ids share the number ``len(names)``.
 
     Attributes:
         names: the classes' names, (K,).
         ids: the classes' ids in the PNGs, (K,).
-        ignored: ids whose pixels are left out of any score.
+        ignored: ids whose pixels no score counts.
         truth_suffix: how ground-truth files end where files are named as in Cityscapes, ``<image><truth_suffix>``, with
             predictions ``<image>*.png``; empty where a prediction has the relative path of its ground truth.
 
     Raises:
-        ValueError: if an id stands for two things, is negative or above 65535, or if ids and names differ in number.
+        ValueError: if an id is used twice, is negative or above 65535, or if ids and names differ in number.
     """
 
     names: tuple[str, ...]
@@ -40,7 +40,7 @@ class LabelTable:
 
     @cached_property
     def _classes(self) -> np.ndarray:
-        """Class by id + 1, with one unknown id on either side."""
+        """Class number by id + 1, with an unknown id at both ends."""
         classes = np.full(max(*self.ids, *self.ignored) + 3, UNKNOWN, np.int32)
         classes[np.array(self.ids) + 1] = np.arange(len(self.ids))
         classes[np.array(self.ignored, dtype=int) + 1] = len(self.ids)

@@ -8,9 +8,9 @@ def is_remote(root: str) -> bool:
     return "://" in root
 
 
-def drawn_folder(scale: str, name: str = "") -> str:
-    """The folder of a drawn dataset, or of all of a scale, relative to the project's root."""
-    return str(Path("outputs") / scale / "drawn" / name)
+def drawn_folder(scale: str) -> str:
+    """The folder of the drawn datasets of a scale, relative to the project's root."""
+    return f"outputs/{scale}/drawn"
 
 
 def join(root: str, name: str) -> str:

@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from pipeline.config.evaluations import RenderingConfig, SemanticRenderingConfig
-from pipeline.config.reader import Strict, _validate
+from pipeline.config.reader import Strict, load_derived
 from pointrend.specs import (
     FOUR_CONV_SIDE,
     MODELS,
@@ -37,8 +37,8 @@ class SamplingConfig(Strict):
 
     strategy: Literal["biased", "grid"]
     num_points: int = Field(description="N, points of a region, or of an image for a semantic model")
-    oversample_ratio: float = Field(3.0, description="k")
-    importance_sample_ratio: float = Field(0.75, description="beta")
+    oversample_ratio: float = Field(description="k, candidates per point")
+    importance_sample_ratio: float = Field(description="beta, share of the points that are the most uncertain ones")
 
     def build(self) -> PointSampling:
         return PointSampling(self.strategy, self.num_points, self.oversample_ratio, self.importance_sample_ratio)
@@ -53,7 +53,7 @@ class PointHeadConfig(Strict):
     """The size of PointRend's point head (Section 3.2)."""
 
     layers: PositiveInt = Field(3, description="hidden layers")
-    channels: PositiveInt | None = Field(None, description="of each; by default the model's own")
+    channels: PositiveInt | None = Field(None, description="of each hidden layer; null for the model's own")
 
 
 class _Network(Strict):
@@ -78,17 +78,17 @@ class _Network(Strict):
 
 
 class InstanceModelConfig(_Network):
-    """An instance model and the sizes of the images it sees."""
+    """An instance model and the sizes that its images are resized to."""
 
     pretrained_backbone: bool
     norm: Literal["frozen_batch", "group"]
     train_min_sizes: Annotated[list[PositiveInt], Field(min_length=1)] = Field(
-        description="shorter edges to choose from in training, in pixels"
+        description="shorter edges in pixels, one of which is drawn for each training image"
     )
     test_min_size: PositiveInt
     max_size: PositiveInt
     rois_per_image: PositiveInt | None = None
-    detections_per_image: PositiveInt | None = Field(None, description="the most that are kept at inference; or 100")
+    detections_per_image: PositiveInt | None = Field(None, description="kept at inference, by score; null for 100")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -101,11 +101,11 @@ class InstanceModelConfig(_Network):
 
 
 class Scales(Strict):
-    """The sizes that a training image is resized to, from one multiple of its own to another in steps of pixels."""
+    """The sizes that a training image is resized to: multiples of its own, in steps of pixels of the shorter edge."""
 
     smallest: PositiveFloat
     largest: PositiveFloat
-    step: PositiveInt = Field(description="from one shorter edge to the next, in pixels")
+    step: PositiveInt = Field(description="between neighbouring shorter edges, in pixels")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -115,18 +115,18 @@ class Scales(Strict):
 
 
 class SemanticModelConfig(_Network):
-    """A semantic model and the crops that it trains on (Appendix B). At inference images keep their size."""
+    """A semantic model and the crops that it trains on (Appendix B). At inference, images keep their size."""
 
     pretrained_backbone: Literal["torchvision", "R-103"] | None = Field(
-        description="whose ImageNet weights, torchvision's or Detectron2's ResNet-103; null to train from scratch"
+        description="ImageNet weights of torchvision or of Detectron2's ResNet-103; null to train from scratch"
     )
     norm: Literal["frozen_batch", "batch", "group"]
-    levels: list[str] | None = Field(None, description="the pyramid levels of SemanticFPN, by default P2 to P5")
+    levels: list[str] | None = Field(None, description="pyramid levels of SemanticFPN; null for P2 to P5")
     crop_size: Annotated[list[PositiveInt], Field(min_length=2, max_length=2)] = Field(description="[H, W] in pixels")
     scales: Scales
-    color_augmentation: bool = Field(description="SSD's: brightness, contrast, saturation and hue")
+    color_augmentation: bool = Field(description="of SSD: brightness, contrast, saturation and hue")
     max_class_share: float | None = Field(
-        gt=0, lt=1, description="crop bootstrapping: draw a crop again while one class covers more of it; null for none"
+        gt=0, lt=1, description="crop bootstrapping: redraw a crop while one class covers more than this; null for none"
     )
 
     @model_validator(mode="after")
@@ -149,7 +149,7 @@ class SemanticModelConfig(_Network):
 
 
 def _model_task(value: Any) -> Task | None:
-    """A name that no model has is reported by the first of the two."""
+    """The task of a model; an unknown name counts as an instance model, whose schema then reports it."""
     if isinstance(value, dict):
         name = value.get("name")
         return task_of(MODELS[name]) if isinstance(name, str) and name in MODELS else "instance"
@@ -163,20 +163,24 @@ ModelConfig = Annotated[
 
 
 def load_model(path: Path) -> InstanceModelConfig | SemanticModelConfig:
-    """As :func:`load`, for a model's file: its ``name`` says which of the two it is."""
-    return _validate(TypeAdapter(ModelConfig), path)
+    """Reads a model's file and its bases; its ``name`` says which kind of model it is.
+
+    Raises:
+        ConfigError: naming the file and every key that is wrong.
+    """
+    return load_derived(TypeAdapter(ModelConfig), path)
 
 
 def setting_problem(
     setting: RenderingConfig | SemanticRenderingConfig, model: InstanceModelConfig | SemanticModelConfig
 ) -> str | None:
-    """Why a model cannot be evaluated so."""
+    """Why a setting does not go with a model, to follow the model's name; None if it does."""
     if isinstance(model, InstanceModelConfig):
         if not isinstance(setting, RenderingConfig):
             return "needs a resolution"
         if not model.has_point_head and setting != RenderingConfig(resolution=FOUR_CONV_SIDE):
             return f"renders at resolution {FOUR_CONV_SIDE}, without points"
-        return None
+        return "has a point head and needs num_points" if model.has_point_head and setting.num_points is None else None
     if not isinstance(setting, SemanticRenderingConfig):
         return "is a semantic one: it renders at the image's resolution and takes none"
     if model.has_point_head != (setting.num_points is not None):

@@ -4,14 +4,16 @@ from pathlib import Path
 
 from pipeline.config.clusters import ClusterConfig
 from pipeline.config.datasets import CocoDataset, DatasetConfig, dataset_task, load_dataset
-from pipeline.config.evaluations import EvaluationConfig
-from pipeline.config.experiments import ExperimentConfig, RunConfig, start_of
+from pipeline.config.evaluations import EvaluationConfig, with_metrics
+from pipeline.config.experiments import ExperimentConfig, RunConfig, load_experiment, start_of
+from pipeline.config.figures import FiguresConfig
 from pipeline.config.locations import drawn_folder, is_remote, join
+from pipeline.config.metrics import MetricsConfig
 from pipeline.config.models import InstanceModelConfig, SemanticModelConfig, load_model, setting_problem
 from pipeline.config.overrides import OverrideError, apply_overrides, changed_settings, check_overrides
 from pipeline.config.params import ExperimentOverrides, Params, SamplingOverrides
 from pipeline.config.reader import ConfigError, load
-from pipeline.config.schedules import ScheduleConfig
+from pipeline.config.schedules import ScheduleConfig, load_schedule
 from pipeline.config.selection import SelectedDataset, SelectedRun, Selection
 from pipeline.config.sweep_tasks import select_sweeps, swept_experiments
 from pipeline.config.synthetic import SyntheticConfig, load_synthetic
@@ -61,13 +63,19 @@ class Project:
         return load_model(self.configs / "models" / f"{name}.yaml")
 
     def schedule(self, name: str) -> ScheduleConfig:
-        return load(ScheduleConfig, self.configs / "schedules" / f"{name}.yaml")
+        return load_schedule(self.configs / "schedules" / f"{name}.yaml")
 
     def cluster(self, name: str) -> ClusterConfig:
         return load(ClusterConfig, self.configs / "clusters" / f"{name}.yaml")
 
     def table(self, name: str) -> TableConfig:
         return load(TableConfig, self.configs / "tables" / f"{name}.yaml")
+
+    def metrics(self) -> MetricsConfig:
+        return load(MetricsConfig, self.configs / "metrics.yaml")
+
+    def figures(self) -> FiguresConfig:
+        return load(FiguresConfig, self.configs / "figures.yaml")
 
     def table_names(self) -> list[str]:
         return sorted(path.stem for path in (self.configs / "tables").glob("*.yaml"))
@@ -90,9 +98,11 @@ class Project:
             ConfigError: if its file or a changed setting is wrong or does not go with the model.
         """
         path = self._experiment_file(scale, name)
-        experiment = load(ExperimentConfig, path)
+        experiment = load_experiment(path)
         if problem := self._disagreement(experiment):
             raise ConfigError(f"{path}:\n  {problem}")
+        evaluations = with_metrics(experiment.evaluations, self.metrics())
+        experiment = experiment.model_copy(update={"evaluations": evaluations})
         if params is None:
             return experiment
         try:

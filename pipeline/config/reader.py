@@ -1,10 +1,10 @@
-"""Reads one YAML or JSON file into its typed schema.
+"""Reads a YAML or JSON file, and the files that it is based on, into its typed schema.
 
-:func:`load` refuses unknown, repeated and ill-typed keys with an error that names the file and the key.
+Unknown, repeated and ill-typed keys are errors that name the file and the key.
 """
 
 import re
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -18,6 +18,11 @@ from pydantic import (
 )
 
 from pipeline.errors import UserError
+
+try:
+    from yaml import CSafeLoader as SafeLoader  # three times as fast, where PyYAML was built with it
+except ImportError:
+    from yaml import SafeLoader  # type: ignore[assignment]
 
 
 class ConfigError(UserError, ValueError):
@@ -33,8 +38,8 @@ class Strict(BaseModel):
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_]*$")]
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML as it is meant: a repeated key is a mistake, and 1e-4 is a number."""
+class _UniqueKeyLoader(SafeLoader):
+    """YAML in which a repeated key is an error and 1e-4 a number."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
@@ -44,7 +49,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
             if not isinstance(key, Hashable):
                 raise ConfigError(f"line {line}: {key!r} cannot be a key")
             if key in seen:
-                raise ConfigError(f"line {line}: key {key!r} stands twice")
+                raise ConfigError(f"line {line}: key {key!r} appears twice")
             seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -54,22 +59,65 @@ _UniqueKeyLoader.add_implicit_resolver(
 )
 
 T = TypeVar("T")
+Layer = tuple[Path, Any]  # a file and its content
 
 
 def load(schema: type[T], path: Path) -> T:
     """Reads one YAML or JSON file and validates it.
 
     Args:
-        schema: a model of this module.
+        schema: a model of this package.
         path: the file.
 
     Raises:
         ConfigError: naming the file and every key that is missing, unknown or ill-typed.
     """
-    return _validate(TypeAdapter(schema), path)
+    return validate(TypeAdapter(schema), [(path, read(path))])
 
 
-def _validate(adapter: TypeAdapter[T], path: Path) -> T:
+def load_derived(adapter: TypeAdapter[T], path: Path, replaced: Collection[str] = ()) -> T:
+    """As :func:`load`, for a file that may have a ``base``: another file, whose keys it has unless it overrides them.
+
+    ``base: name`` is a file in the same folder, ``base: folder/name`` one in a folder next to it; bases can be chained.
+    A mapping overrides only the keys that it has; a list or a value replaces the one of the base.
+
+    Args:
+        adapter: of the schema.
+        path: the file.
+        replaced: keys whose mappings replace the base's like lists.
+
+    Raises:
+        ConfigError: as :func:`load`, naming the file in which a wrong key stands; or for a base that is missing or
+            leads back to a file.
+    """
+    layers: list[Layer] = []
+    file: Path | None = path
+    while file is not None:
+        if file in (known for known, _ in layers):
+            chain = " -> ".join(str(known) for known in [*(known for known, _ in layers), file])
+            raise ConfigError(f"{path}:\n  base: leads back to a file: {chain}")
+        data = read(file)
+        base = data.pop("base", None) if isinstance(data, dict) else None
+        layers.append((file, data))
+        file = None if base is None else _base_file(layers[-1][0], base)
+    return validate(adapter, layers, replaced)
+
+
+def _base_file(path: Path, base: Any) -> Path:
+    if not isinstance(base, str) or not re.fullmatch(r"(\w+/)?\w+", base):
+        raise ConfigError(f"{path}:\n  base: expected the name of a file, as `name` or `folder/name` (got {base!r})")
+    file = (path.parent.parent if "/" in base else path.parent) / f"{base}.yaml"
+    if not file.is_file():
+        raise ConfigError(f"{path}:\n  base: no such file: {file}{_alternatives(file)}")
+    return file
+
+
+def read(path: Path) -> Any:
+    """The content of one YAML or JSON file.
+
+    Raises:
+        ConfigError: if it is missing or not YAML.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
@@ -77,13 +125,9 @@ def _validate(adapter: TypeAdapter[T], path: Path) -> T:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text ({error})") from error
     try:
-        data = yaml.load(text, _UniqueKeyLoader)  # noqa: S506 - a subclass of SafeLoader
+        return yaml.load(text, _UniqueKeyLoader)  # noqa: S506 - a subclass of SafeLoader
     except (yaml.YAMLError, ConfigError) as error:
         raise ConfigError(f"{path}: {error}") from error
-    try:
-        return adapter.validate_python(data)
-    except ValidationError as error:
-        raise ConfigError(f"{path}:\n" + "\n".join(f"  {line}" for line in _explain(error, data))) from error
 
 
 def _alternatives(path: Path) -> str:
@@ -91,23 +135,73 @@ def _alternatives(path: Path) -> str:
     return f"; {path.parent} has {', '.join(names)}" if names else ""
 
 
-def _explain(error: ValidationError, data: Any) -> list[str]:
-    lines = []
+def validate(adapter: TypeAdapter[T], layers: Sequence[Layer], replaced: Collection[str] = ()) -> T:
+    """Validates a file's content, merged with that of its bases.
+
+    Args:
+        adapter: of the schema.
+        layers: the file and its content, followed by those of its base, its base's base, and so on.
+        replaced: keys whose mappings are not merged.
+
+    Raises:
+        ConfigError: naming every key that is missing, unknown or ill-typed, and the file in which it stands.
+    """
+    data = layers[-1][1]
+    for path, own in reversed(layers[:-1]):
+        if not (isinstance(data, dict) and isinstance(own, dict)):
+            raise ConfigError(f"{path}: the file and its base must have keys")
+        data = _merged(data, own, replaced)
+    try:
+        return adapter.validate_python(data)
+    except ValidationError as error:
+        lines: dict[Path, list[str]] = {}
+        for keys, line in _explain(error, data):
+            lines.setdefault(_file_of(keys, layers), []).append(f"  {line}")
+        (path, _), *bases = layers
+        found = [f"{path}:", *lines.get(path, [])] if path in lines else []
+        for base in (base for base, _ in bases if base in lines):
+            found += [f"{base}, a base of {path}:", *lines[base]]
+        raise ConfigError("\n".join(found)) from error
+
+
+def _merged(base: dict[Any, Any], own: dict[Any, Any], replaced: Collection[str]) -> dict[Any, Any]:
+    merged = dict(base)
+    for key, value in own.items():
+        both = isinstance(value, dict) and isinstance(base.get(key), dict)
+        merged[key] = _merged(base[key], value, replaced) if both and key not in replaced else value
+    return merged
+
+
+def _file_of(keys: Sequence[int | str], layers: Sequence[Layer]) -> Path:
+    """The file in which a key stands, or, for a missing one, in which the mapping stands that should have it."""
+    for length in range(len(keys), 0, -1):
+        for path, data in layers:
+            try:
+                for key in keys[:length]:
+                    data = data[key]
+            except (KeyError, IndexError, TypeError):
+                continue
+            return path
+    return layers[0][0]
+
+
+def _explain(error: ValidationError, data: Any) -> Iterator[tuple[list[int | str], str]]:
+    """The keys and the message of each error."""
     for item in error.errors():
-        location = ".".join(map(str, _keys(item["loc"], data, missing=item["type"] == "missing")))
+        keys = _keys(item["loc"], data, missing=item["type"] == "missing")
+        location = ".".join(map(str, keys))
         if item["type"] == "extra_forbidden":
-            lines.append(f"{location}: unknown key")
+            yield keys, f"{location}: unknown key"
         elif item["type"] == "missing":
-            lines.append(f"{location}: missing")
+            yield keys, f"{location}: missing"
         else:
             value = item.get("input")
             shown = f" (got {value!r})" if isinstance(value, str | int | float | bool | None) else ""
-            lines.append(f"{location or 'file'}: {item['msg'].removeprefix('Value error, ')}{shown}")
-    return lines
+            yield keys, f"{location or 'file'}: {item['msg'].removeprefix('Value error, ')}{shown}"
 
 
 def _keys(location: tuple[int | str, ...], data: Any, *, missing: bool) -> list[int | str]:
-    """The keys of the file in an error's location, which has the tags of the unions on its way among them."""
+    """The keys in an error's location, without the tags of unions that pydantic puts between them."""
     keys: list[int | str] = []
     for place, part in enumerate(location, start=1):
         try:

@@ -1,6 +1,7 @@
 """The schema of ``configs/schedules``: SGD, its learning rates, the batch and the precision."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import (
@@ -8,10 +9,11 @@ from pydantic import (
     NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
+    TypeAdapter,
     model_validator,
 )
 
-from pipeline.config.reader import Strict
+from pipeline.config.reader import Strict, load_derived
 
 
 class Phase(Strict):
@@ -22,14 +24,14 @@ class Phase(Strict):
 
 
 class Warmup(Strict):
-    """A linear rise of the learning rate from this one to the first phase's."""
+    """A linear rise of the learning rate, from this one to that of the first phase."""
 
     updates: PositiveInt
     learning_rate: PositiveFloat
 
 
 class Poly(Strict):
-    """A learning rate that falls to zero as (1 - share of the updates done) to a power (Appendix B)."""
+    """A learning rate that falls to zero as (1 - fraction of the updates done) ** power (Appendix B)."""
 
     updates: PositiveInt
     learning_rate: PositiveFloat
@@ -37,14 +39,14 @@ class Poly(Strict):
 
 
 class ScheduleConfig(Strict):
-    """SGD and its learning rates, in steps (Appendix A) or falling all the time (Appendix B)."""
+    """SGD, with a learning rate that falls in steps (Appendix A) or by the poly policy (Appendix B)."""
 
     batch_size: PositiveInt = Field(description="images per update, over all workers")
     warmup: Warmup
     phases: Annotated[list[Phase], Field(min_length=1)] | None = None
     poly: Poly | None = None
     head_multiplier: PositiveFloat = Field(
-        1.0, description="of the learning rate of a semantic model's head: DeepLabV3's ASPP and prediction layer"
+        1.0, description="factor of the learning rate of a semantic model's head: DeepLabV3's ASPP and prediction layer"
     )
     momentum: NonNegativeFloat = 0.9
     weight_decay: NonNegativeFloat = 0.0001
@@ -65,7 +67,7 @@ class ScheduleConfig(Strict):
 
     @property
     def parts(self) -> Sequence[Phase | Poly]:
-        """The stretches of training, one after the other."""
+        """The stretches of training in order."""
         return self.phases or [self.poly]  # type: ignore[list-item]
 
     @property
@@ -74,5 +76,14 @@ class ScheduleConfig(Strict):
 
     @property
     def learning_rate(self) -> float:
-        """The one that the warm-up leads to."""
+        """The learning rate at the end of the warm-up."""
         return self.parts[0].learning_rate
+
+
+def load_schedule(path: Path) -> ScheduleConfig:
+    """Reads a schedule's file and its bases.
+
+    Raises:
+        ConfigError: naming the file and every key that is wrong.
+    """
+    return load_derived(TypeAdapter(ScheduleConfig), path)

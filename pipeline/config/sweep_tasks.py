@@ -1,4 +1,4 @@
-"""Sweeps resolved into everything that they depend on."""
+"""Sweeps, resolved into everything that they depend on."""
 
 from itertools import product
 from pathlib import Path
@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 class TrainingTask(Strict):
     """Everything that a training sweep depends on.
 
-    Of the experiment there is what its best setting's needs: other evaluations and seeds make no sweep run again.
+    Of the experiment it keeps the evaluation that trials are judged by: a change of other evaluations or seeds does not
+    run the sweep again.
     """
 
     kind: Literal["training"]
@@ -57,7 +58,7 @@ class TrainingTask(Strict):
 
     @property
     def rungs(self) -> list[int]:
-        """The updates after which a trial is judged: ASHA's milestones, and the last."""
+        """The updates after which a trial is judged: ASHA's milestones and the last update."""
         updates, rungs = self.base.schedule.updates, []
         if self.early_stopping is not None:
             milestone = self.early_stopping.grace
@@ -67,13 +68,13 @@ class TrainingTask(Strict):
         return [*rungs, updates]
 
     def trial(self, point: Point) -> RunConfig:
-        """The training of a point."""
+        """The training with the settings of a point."""
         changes = {key: value for key, value in self.base.changes.items() if key not in point}
         varied_settings = varied(point, self.base.sampling, self.base.point_head)
         return self.base.model_copy(update={**varied_settings, "changes": changes})
 
     def best(self, point: Point) -> ExperimentConfig:
-        """The experiment of a point."""
+        """The experiment with the settings of a point."""
         changes = varied(point, self.experiment.sampling, self.experiment.point_head)
         return self.experiment.model_copy(update=changes)
 
@@ -101,16 +102,16 @@ class SubdivisionTask(Strict):
 
     @property
     def points(self) -> list[Point]:
-        """All combinations."""
+        """All combinations of steps and number of points."""
         return [{"steps": steps, "num_points": n} for steps, n in product(self.steps, self.num_points)]
 
     def best(self, point: Point) -> ExperimentConfig:
-        """The experiment, to be evaluated by a point."""
+        """The experiment, evaluated with the settings of a point."""
         return self.experiment.model_copy(update={"evaluations": {"best": rendering(point)}})
 
 
 class SweepTask(RootModel[Annotated[TrainingTask | SubdivisionTask, Field(discriminator="kind")]]):
-    """A sweep as its stage reads it."""
+    """A resolved sweep, as its stage reads it."""
 
 
 def varied(point: Point, sampling: SamplingConfig | None, point_head: PointHeadConfig | None) -> dict[str, Any]:

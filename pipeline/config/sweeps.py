@@ -1,4 +1,4 @@
-"""The schema of ``configs/sweeps``."""
+"""The schema of ``configs/sweeps``: settings that are varied, and how the report shows what comes of it."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
@@ -20,14 +20,14 @@ Point = dict[str, Value]  # a value for each parameter of a space
 
 
 class Parameter(NamedTuple):
-    """How a parameter is shown, and whether its values are counts."""
+    """How a parameter is shown, and whether its values are whole numbers."""
 
     symbol: str
     label: str
     is_count: bool
 
 
-#: Every parameter that can be swept, by its name in a space or in the results.
+#: The parameters that can be swept, by their names in a space and in results.
 PARAMETERS = {
     "num_points": Parameter("N", "N, points", True),
     "oversample_ratio": Parameter("k", "k, oversampling", False),
@@ -39,11 +39,11 @@ PARAMETERS = {
 
 
 class Range(Strict):
-    """All values from one to another; those of a count are whole."""
+    """All values between two; whole numbers for a parameter that is a count."""
 
     low: float
     high: float
-    log: bool = Field(False, description="whether small values are to be as likely as large ones")
+    log: bool = Field(False, description="draw from the logarithm, so that each order of magnitude is equally likely")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -68,13 +68,13 @@ Values = Annotated[
 
 
 class Space(Strict):
-    """What is tried for each parameter of training: a list of values or a range of them."""
+    """The values to try for each parameter of training: a list or a range."""
 
     num_points: Values | None = Field(None, description="N, training points of a region")
     oversample_ratio: Values | None = Field(None, description="k, candidates per point")
     importance_sample_ratio: Values | None = Field(None, description="beta, share of points that are most uncertain")
     point_layers: Values | None = Field(None, description="hidden layers of the point head")
-    point_channels: Values | None = Field(None, description="channels of each of them")
+    point_channels: Values | None = Field(None, description="channels of each hidden layer")
 
     @property
     def given(self) -> dict[str, list[Value] | Range]:
@@ -121,44 +121,44 @@ Search = Annotated[GridSearch | RandomSearch | OptunaSearch, Field(discriminator
 
 
 class EarlyStopping(Strict):
-    """ASHA: at each rung, all but the best 1 / ``reduction`` of the trials that have come there are stopped."""
+    """ASHA: at each rung, only the best 1 / ``reduction`` of the trials that reached it go on."""
 
-    grace: PositiveInt = Field(description="updates of the first rung; each further one has `reduction` times as many")
+    grace: PositiveInt = Field(description="updates of the first rung; each next one has `reduction` times as many")
     reduction: int = Field(3, ge=2)
 
 
 class ShownSweep(Strict):
-    """How the report shows a sweep; nothing runs again for it."""
+    """How the report shows a sweep. A change here runs nothing again."""
 
     title: str
     cost: Literal["seconds", "multiply_adds"] = Field(
         "seconds", description="measured per update or image, or counted for one region"
     )
     heat_map: Annotated[list[str], Field(min_length=2, max_length=2)] | None = Field(
-        None, description="the parameters of its rows and columns"
+        None, description="the parameters of its rows and columns; null for none"
     )
 
     def shown(self) -> "ShownSweep":
-        """This part alone."""
+        """The part of the configuration that the report reads."""
         return ShownSweep(title=self.title, cost=self.cost, heat_map=self.heat_map)
 
 
 class TrainingSweep(ShownSweep):
-    """Trials that train."""
+    """A sweep whose trials are trainings."""
 
     kind: Literal["training"]
-    experiment: Name = Field(description="what is varied")
+    experiment: Name = Field(description="the experiment that is varied")
     starts_from: str | None = Field(
-        None, description="a run whose weights trials start from, all but the point head's; null to train from nothing"
+        None, description="a run whose weights trials start from, except the point head's; null for none"
     )
-    schedule: Name | None = Field(None, description="of each trial; by default the experiment's own")
+    schedule: Name | None = Field(None, description="of each trial; null for the experiment's own")
     seed: NonNegativeInt = 0
     space: Space
     search: Search
     early_stopping: EarlyStopping | None = None
-    evaluation: str = Field(description="the evaluation of the experiment that a trial is judged by")
+    evaluation: str = Field(description="the evaluation setting of the experiment that trials are judged by")
     metric: str = "AP"
-    val_images: PositiveInt | None = Field(None, description="judge by so many images of a COCO dataset; null for all")
+    val_images: PositiveInt | None = Field(None, description="judge by this many COCO val images; null for all")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -172,14 +172,14 @@ class TrainingSweep(ShownSweep):
 
 
 class SubdivisionSweep(ShownSweep):
-    """Ways to render what one run has learned. Nothing is trained."""
+    """A sweep over the ways to render masks of one trained run."""
 
     kind: Literal["subdivision"]
-    run: str = Field(description="a run of params.yaml")
-    steps: Annotated[list[PositiveInt], Field(min_length=1)] = Field(description="subdivision steps from 7x7")
+    run: str = Field(description="a run of selection.yaml")
+    steps: Annotated[list[PositiveInt], Field(min_length=1)] = Field(description="subdivision steps, from 7x7")
     num_points: Annotated[list[PositiveInt], Field(min_length=1)] = Field(description="N, the most points of a step")
     metric: str = "AP"
-    timed_images: PositiveInt = Field(16, description="how many images rendering is timed on")
+    timed_images: PositiveInt = Field(16, description="val images that rendering is timed on")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -197,7 +197,7 @@ class SweepFile(RootModel[SweepConfig]):
 
 
 class ShownSweeps(RootModel[dict[str, ShownSweep]]):
-    """The sweeps that are selected, as the report shows them."""
+    """How the report shows the selected sweeps, by name."""
 
 
 def load_sweep(path: Path) -> TrainingSweep | SubdivisionSweep:

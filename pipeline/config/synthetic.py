@@ -1,4 +1,4 @@
-"""The schema of ``configs/synthetic``: what is drawn as a stand-in for COCO, LVIS and Cityscapes."""
+"""The schema of ``configs/synthetic``: drawn datasets that stand in for COCO, LVIS and Cityscapes."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,7 +11,7 @@ from pydantic import (
     TypeAdapter,
 )
 
-from pipeline.config.reader import Strict, _validate
+from pipeline.config.reader import Strict, read, validate
 
 
 class ShapesConfig(Strict):
@@ -41,5 +41,9 @@ SyntheticConfig = Annotated[ShapesConfig | StreetsConfig, Field(discriminator="d
 
 
 def load_synthetic(path: Path) -> SyntheticConfig:
-    """As :func:`load`, for what is to be drawn: ``draws`` says which of the two it is."""
-    return _validate(TypeAdapter(SyntheticConfig), path)
+    """Reads a file of ``configs/synthetic``; its ``draws`` says which kind of dataset it is.
+
+    Raises:
+        ConfigError: naming the file and every key that is wrong.
+    """
+    return validate(TypeAdapter(SyntheticConfig), [(path, read(path))])

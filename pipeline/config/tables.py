@@ -21,7 +21,7 @@ from pointrend.specs import (
 
 
 class Cell(Strict):
-    """Where a table's number comes from, and the paper's own."""
+    """A number that runs measure, and the published one."""
 
     experiment: str
     evaluation: str
@@ -30,13 +30,20 @@ class Cell(Strict):
 
 
 class CostCell(Strict):
-    """A number that is counted on a model's mask head, one region with all classes, and the paper's own (Table 2)."""
+    """A number counted on a model's mask head for one region with all classes, and the published one (Table 2)."""
 
     model: str
     resolution: PositiveInt
-    num_points: PositiveInt | None = Field(None, description="N, of PointRend")
+    num_points: PositiveInt | None = Field(None, description="N of PointRend, which must have one")
     cost: Literal["multiply_adds", "activations"]
     paper: float | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.num_points is None) == MODELS[self.model].has_pointrend:
+            expected = "needs num_points" if self.num_points is None else "subdivides nothing and has no num_points"
+            raise ValueError(f"model {self.model!r} {expected}")
+        return self
 
     @field_validator("model")
     @classmethod
@@ -47,14 +54,14 @@ class CostCell(Strict):
 
 
 def _cell_kind(value: Any) -> str:
-    # No tag is the name of a key: errors would be said to be of that key.
+    # Neither tag is the name of a key: the tag would show up as that key in the location of errors.
     return "counted" if isinstance(value, CostCell) or (isinstance(value, dict) and "cost" in value) else "measured"
 
 
 class Column(Strict):
     key: Name
     label: str
-    unit: PositiveFloat = Field(1.0, description="what its numbers are divided by")
+    unit: PositiveFloat = Field(1.0, description="numbers are divided by it before they are shown")
 
 
 class Row(Strict):
@@ -63,31 +70,33 @@ class Row(Strict):
         str,
         Annotated[Annotated[Cell, Tag("measured")] | Annotated[CostCell, Tag("counted")], Discriminator(_cell_kind)],
     ]
-    baseline: bool = Field(False, description="whether others' gains are over this one, see TableConfig.baseline_of")
+    baseline: bool = Field(
+        False, description="whether gains of other rows are over this one, see TableConfig.baseline_of"
+    )
 
     @property
     def measured(self) -> dict[str, Cell]:
-        """The cells that runs fill."""
+        """The cells that runs measure."""
         return {key: cell for key, cell in self.cells.items() if isinstance(cell, Cell)}
 
 
 class TableConfig(Strict):
     """A table of the paper as data."""
 
-    heading: str | None = Field(None, description="what the paper calls it, if not by its number")
+    heading: str | None = Field(None, description="null for the table's number")
     title: str
     row_labels: list[str]
     columns: list[Column]
     rows: list[Row]
-    overlays: bool = Field(False, description="whether the report shows what its rows predict, side by side")
+    overlays: bool = Field(False, description="whether the report shows the predictions of its rows side by side")
 
     @property
     def experiments(self) -> set[str]:
-        """The names of all experiments that it has numbers of."""
+        """The names of the experiments of all cells."""
         return {cell.experiment for row in self.rows for cell in row.measured.values()}
 
     def baseline_of(self, index: int) -> int:
-        """The row that a row's gains are over: the nearest baseline above it, or else below; without any the first."""
+        """The index of a row's baseline: the nearest above it, else the first below; row 0 if none is marked."""
         baselines = [number for number, row in enumerate(self.rows) if row.baseline] or [0]
         above = [number for number in baselines if number <= index]
         return above[-1] if above else baselines[0]

@@ -121,11 +121,11 @@ def encode_segmentation(segmentation: Any, height: int, width: int, *, polygons:
             raise ValueError("the list of polygons is empty")
         for index, polygon in enumerate(segmentation):
             if not isinstance(polygon, list) or len(polygon) % 2:
-                raise ValueError(f"polygon {index} is no list of x, y pairs")
+                raise ValueError(f"polygon {index} is not a list of x, y pairs")
             if len(polygon) < 6:
                 raise ValueError(f"polygon {index} has {len(polygon) // 2} points, a polygon needs at least 3")
             if not all(isinstance(v, int | float) and math.isfinite(v) for v in polygon):
-                raise ValueError(f"polygon {index} has a coordinate that is no finite number")
+                raise ValueError(f"polygon {index} has a coordinate that is not a finite number")
             # pycocotools overflows on larger ones and crashes the process.
             if max(map(abs, polygon)) > MAX_COORDINATE:
                 raise ValueError(f"polygon {index} has a coordinate far outside its image")
@@ -181,7 +181,7 @@ def _load_json(path: Path) -> dict[str, Any]:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DatasetError(path, [f"not JSON, or truncated ({error})"]) from error
     if not isinstance(data, dict):
-        raise DatasetError(path, ["no JSON object: not a COCO instances file"])
+        raise DatasetError(path, ["not a JSON object, so not a COCO instances file"])
     missing = [key for key in ("images", "annotations", "categories") if not isinstance(data.get(key), list)]
     if missing:
         raise DatasetError(path, [f"no list {key!r}: not a COCO instances file" for key in missing])
@@ -198,7 +198,7 @@ def _faults(data: dict[str, Any], names: bool) -> list[str]:
     ):
         for index, entry in enumerate(data[kind]):
             if not isinstance(entry, dict):
-                found.append(f"{noun} number {index}: no JSON object")
+                found.append(f"{noun} number {index}: not a JSON object")
                 continue
             where = f"{noun} {entry['id']}" if _is_int(entry.get("id")) else f"{noun} number {index}"
             for key in integers:

@@ -126,7 +126,7 @@ class TrainingBatches(Sampler[list[Draw]]):
         share: Share = ALONE,
     ) -> None:
         if not len(groups):
-            raise ValueError("there is no image to train on")
+            raise ValueError("there are no images to train on")
         if batch_size % share.parts:
             raise ValueError(f"batch_size is {batch_size}, which cannot be cut into {share.parts} equal parts")
         self._groups, self._batch_size, self._seed = groups, batch_size, seed

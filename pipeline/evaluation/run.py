@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from pipeline.config.evaluations import EvaluationConfig
+from pipeline.config.evaluations import EvaluationConfig, EvaluationSetting, SemanticRenderingConfig
 from pipeline.data.manifest import PreparedDataset
 from pipeline.errors import UserError
 from pipeline.evaluation.chunks import Predict, chunk_folder, image_chunks, predict_chunks
@@ -94,15 +94,18 @@ def predict(run: TrainedRun, settings: EvaluationConfig, device: torch.device, c
     gather(run, settings, chunks, output)
 
 
-def score(dataset: PreparedDataset, predictions: Path, setting: str) -> tuple[dict[str, float], dict[str, Any]]:
-    """The metrics of a setting, and what else of its scores is kept."""
-    if dataset.task == "semantic":
+def score(
+    dataset: PreparedDataset, predictions: Path, name: str, setting: EvaluationSetting
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """The metrics of a setting's predictions, and the details that are kept beside them, such as IoU by class."""
+    if isinstance(setting, SemanticRenderingConfig):
         from pipeline.evaluation.semantic_scores import score_labels
 
-        return score_labels(dataset.truth, labels_folder(predictions, setting), dataset.labels)
+        folder = labels_folder(predictions, name)
+        return score_labels(dataset.truth, folder, dataset.labels, setting.trimap_widths or ())
     from pipeline.evaluation.instance_scores import score_instances
 
-    return score_instances(dataset, predictions_file(predictions, setting)), {}
+    return score_instances(dataset, predictions_file(predictions, name)), {}
 
 
 def own_device(use_gpu: bool) -> torch.device:

@@ -140,7 +140,7 @@ def detections(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def _fault(entry: Any, sizes: Mapping[int, tuple[int, int]], categories: frozenset[int]) -> str | None:
     """The error message for a result, its mask aside; None if it is valid."""
     if not isinstance(entry, dict):
-        return f": {entry!r} is no result"
+        return f": {entry!r} is not a JSON object"
     image_id, category_id, score = entry.get("image_id"), entry.get("category_id"), entry.get("score")
     if type(image_id) is not int or image_id not in sizes:
         return f": unknown image id {image_id}"

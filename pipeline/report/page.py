@@ -10,14 +10,16 @@ import pyarrow.parquet as pq
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from pipeline.config.figures import FiguresConfig
 from pipeline.config.tables import TableConfig
 from pipeline.evaluation.trained_run import TrainedRun
 from pipeline.files import atomic_folder
 from pipeline.report.figures.figure import Figure
 from pipeline.report.figures.gallery import ReportedDataset, draw_figures
-from pipeline.report.figures.sweeps import SweepResult, SweepSection, sweep_section
+from pipeline.report.figures.sweeps import SweepSection, sweep_section
 from pipeline.report.plots import write_plots
 from pipeline.report.results import RunResult
+from pipeline.report.sweep_results import SweepResult
 from pipeline.report.tables.formats import (
     format_difference,
     format_number,
@@ -51,6 +53,7 @@ def build_report(
     predictions: Path,
     output: Path,
     tracking_uri: str,
+    shown: FiguresConfig,
     sweeps: Sequence[SweepResult] = (),
     lost: Mapping[str, str] | None = None,
 ) -> None:
@@ -69,6 +72,7 @@ def build_report(
         predictions: the folder of all runs' predictions.
         output: the folder to write.
         tracking_uri: the address of MLflow, which the page names.
+        shown: what the figures of PointRend's masks show.
         sweeps: the results of the selected sweeps.
         lost: why selected runs have no results, by run.
     """
@@ -80,7 +84,7 @@ def build_report(
         ]
         write_tables(filled, folder)
         write_plots(results, folder / "plots")
-        figures = draw_figures(tables, results, datasets, trained, predictions, folder)
+        figures = draw_figures(tables, results, datasets, trained, predictions, shown, folder)
         sections = [sweep_section(sweep, folder) for sweep in sweeps]
         page = render_page(scale, filled, figures, results, folder, tracking_uri, sections, lost)
         (folder / "index.html").write_text(page, encoding="utf-8")

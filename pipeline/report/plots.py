@@ -38,9 +38,7 @@ def _over_resolution(results: Sequence[RunResult]) -> Iterable[tuple[str | int |
     for label in dict.fromkeys(result.label for result in results):
         runs = [result for result in results if result.label == label]
         settings = {
-            name: setting.build()
-            for name, setting in runs[0].settings.root.items()
-            if isinstance(setting, RenderingConfig)
+            name: setting for name, setting in runs[0].settings.root.items() if isinstance(setting, RenderingConfig)
         }
         usual = statistics.mode(setting.num_points for setting in settings.values()) if settings else None
         for name, setting in sorted(settings.items(), key=lambda item: item[1].resolution):

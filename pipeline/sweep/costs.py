@@ -27,7 +27,9 @@ def multiply_adds(config: RunConfig, num_classes: int, setting: EvaluationSettin
         return None
     layers, channels = size
     spec = replace(spec, point_layers=layers, point_channels=channels)
-    return spec_complexity(spec, num_classes, setting.build()).multiply_adds
+    rendering = setting.build()
+    assert rendering is not None  # a model with a point head has a number of points
+    return spec_complexity(spec, num_classes, rendering).multiply_adds
 
 
 @torch.inference_mode()

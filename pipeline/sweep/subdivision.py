@@ -98,7 +98,7 @@ def evaluate_settings(
             gather(run, EvaluationConfig(settings), work.chunks, folder)
             seconds = json.loads(work.seconds.read_text())
             for name, point in missing.items():
-                metrics = score(dataset, folder, name)[0]
+                metrics = score(dataset, folder, name, settings[name])[0]
                 if task.metric not in metrics:
                     known = ", ".join(sorted(metrics))
                     raise SweepError(f"metric: {task.metric!r} is none of this dataset's, which are {known}")

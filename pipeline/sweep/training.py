@@ -27,7 +27,7 @@ from pipeline.sweep.search import POINT, OptunaPoints, grid_points, random_point
 from pipeline.sweep.trial import CHECKPOINTS, UPDATE, Trials, run_trial
 from pipeline.tracking.client import Tracker
 from pipeline.tracking.runs import log_run, read_run
-from pipeline.training.metrics_file import MetricEntry, now
+from pipeline.training.metrics_file import MetricEntry
 
 # Ctrl-C ends the sweep as it ends all else, results are kept by us, an error is shown once, and so is progress.
 RAY_SETTINGS = {
@@ -135,11 +135,11 @@ def close(record: TrialRecord, records: TrialRecords, tracker: Tracker) -> None:
     if record.status == "running":
         record = record.as_stopped()
         records.write(record)
-    if tracker.get(record.mlflow_run_id).info.status != "FINISHED":
-        # A trial that trains has logged its metrics as they came.
-        last = record.metrics if record.updates == 0 else {}
-        time = now()
-        metrics = [MetricEntry(key, value, time, 0) for key, value in {**last, **record.costs}.items()]
-        run = read_run(tracker, record.mlflow_run_id)
-        log_run(tracker, replace(run, tags={"trial_status": record.status}, ended=time, metrics=metrics))
+    run = read_run(tracker, record.mlflow_run_id)
+    # A trial that trains has logged its metrics as they came.
+    last = record.metrics if record.updates == 0 else {}
+    # The time of the last entry: what is logged again after an interruption has the same time, and is there once.
+    time = max((entry.timestamp for entry in run.metrics), default=run.started)
+    metrics = [MetricEntry(key, value, time, 0) for key, value in {**last, **record.costs}.items()]
+    log_run(tracker, replace(run, tags={"trial_status": record.status}, ended=time, metrics=metrics))
     shutil.rmtree(records.trial_folder(record.point) / CHECKPOINTS, ignore_errors=True)

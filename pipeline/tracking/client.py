@@ -32,7 +32,7 @@ from pipeline.stage import Stage
 from pipeline.tracking.store import tracking_uri
 from pipeline.training.metrics_file import MetricEntry
 
-METRICS_PER_REQUEST = 1000  # MLflow's limit
+METRICS_PER_REQUEST, MOST_RUNS = 1000, 50_000  # MLflow's limits
 PATIENCE_SECONDS = 30.0
 SILENT_SECONDS = 5.0
 LONGEST_PAUSE_SECONDS = 5.0
@@ -126,18 +126,8 @@ class Tracker:
             raise TrackingError(f"MLflow at {self.uri}, {subject}: {_reason(error)}") from error
 
     def find(self, run_id: str) -> Run | None:
-        """A run; None if MLflow does not have it or has deleted it."""
-
-        def find() -> Run | None:
-            try:
-                return self.client.get_run(run_id)
-            except MlflowException as error:
-                if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                    return None
-                raise
-
-        run = self.call(f"run {run_id}", find)
-        return run if run and run.info.lifecycle_stage == LifecycleStage.ACTIVE else None
+        """A run of the experiment; None if MLflow does not have it or has deleted it."""
+        return next(iter(self._search(f"attributes.run_id = '{run_id}'")), None)
 
     def get(self, run_id: str) -> Run:
         """A run with its parameters, tags and last metrics."""
@@ -145,14 +135,7 @@ class Tracker:
 
     def runs(self, tags: Mapping[str, str]) -> list[Run]:
         """The experiment's runs that have all of the tags."""
-        found: list[Run] = []
-        token: str | None = ""
-        while token is not None:
-            search = functools.partial(self.client.search_runs, [self.experiment_id], tags_query(tags))
-            page = self.call(f"runs with {dict(tags)}", functools.partial(search, page_token=token or None))
-            found += page
-            token = page.token or None
-        return found
+        return self._search(tags_query(tags))
 
     def entries(self, run_id: str) -> list[MetricEntry]:
         """Every metric entry of a run."""
@@ -176,6 +159,11 @@ class Tracker:
         """Deletes a run; MLflow keeps it, hidden, until `mlflow gc`."""
         self.call(f"run {run_id}", lambda: self.client.delete_run(run_id))
 
+    def _search(self, query: str) -> list[Run]:
+        """The experiment's runs that are not deleted and match a filter; the oldest first."""
+        search = functools.partial(self.client.search_runs, [self.experiment_id], query, max_results=MOST_RUNS)
+        return list(self.call(f"runs with {query}", lambda: search(order_by=["attributes.start_time ASC"])))
+
     def _history(self, run_id: str, metric: str) -> list[MetricEntry]:
         found = self.call(f"run {run_id}", lambda: self.client.get_metric_history(run_id, metric))
         return [MetricEntry(entry.key, entry.value, entry.timestamp, entry.step) for entry in found]
@@ -184,7 +172,7 @@ class Tracker:
         found = self.client.get_experiment_by_name(self.experiment)
         if found is None:
             # A server knows where its artifacts go; a database alone would take the working directory.
-            local = self.artifacts is not None and self.uri.startswith(DATABASES)
+            local = self.artifacts and self.uri.startswith(DATABASES)
             location = self.artifacts.resolve().as_uri() if self.artifacts and local else None
             return self.client.create_experiment(self.experiment, artifact_location=location)
         if found.lifecycle_stage == LifecycleStage.DELETED:

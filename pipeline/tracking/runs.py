@@ -65,10 +65,10 @@ def content_key(*content: Any) -> str:
 def log_run(tracker: Tracker, record: RunRecord) -> str:
     """Makes MLflow have a run as its record says, and returns the run's id.
 
-    The run is the one with the record's ``run_id``; where MLflow does not have that (any more), the one that was
-    logged in its place, which has that id as a tag; without ``run_id``, the one with the record's key. If there is
-    none, it is created. A record that is under way continues a run that was interrupted, but never one that is
-    finished. However often it is called, and wherever it was interrupted, there is one run with every entry once.
+    It is the run with the record's ``run_id``; if MLflow does not have that (any more), the one that was logged in its
+    place, which has that id as a tag; without ``run_id``, one with the record's key. If there is none, it is created.
+    A record that is under way continues an interrupted run, but never a finished one. However often this is called,
+    and wherever it was interrupted, there is one run with every entry once.
 
     Raises:
         TrackingError: if MLflow does not answer.
@@ -96,12 +96,11 @@ def log_run(tracker: Tracker, record: RunRecord) -> str:
 
 def _find_or_create(tracker: Tracker, record: RunRecord) -> Run:
     identity = {KEY_TAG: record.key} | ({RELOGGED_TAG: record.run_id} if record.run_id else {})
-    order = ["attributes.start_time ASC"]
-    found = list(tracker.client.search_runs([tracker.experiment_id], tags_query(identity), order_by=order))
+    found = list(tracker.client.search_runs([tracker.experiment_id], tags_query(identity)))
     if record.ended is None:
         found = [run for run in found if run.info.status != "FINISHED" and RELOGGED_TAG not in run.data.tags]
     if found:
-        return found[0]
+        return min(found, key=lambda run: (run.info.status == "FINISHED", run.info.start_time))
     tags = {**record.tags, **identity} | ({MLFLOW_PARENT_RUN_ID: record.parent} if record.parent else {})
     return tracker.client.create_run(tracker.experiment_id, record.started, tags, record.name)
 
@@ -115,12 +114,7 @@ def send_missing(tracker: Tracker, run_id: str, entries: Sequence[MetricEntry]) 
 
 
 def training_run(record: TrainingRecord, trained: Path, tracker: Tracker) -> str:
-    """The id of a finished training's MLflow run, which is logged again if MLflow does not have it.
-
-    Args:
-        record: of the training.
-        trained: the training's output.
-        tracker: where it is looked for.
+    """The MLflow run of a finished training, logged again from the folder ``trained`` if MLflow does not have it.
 
     Raises:
         MetricsFileError: if its metrics are needed and missing or damaged.
@@ -152,7 +146,7 @@ def log_evaluation(
     tracker: Tracker,
     logged_as: str | None = None,
 ) -> str:
-    """The id of an evaluation's MLflow run, nested in its training's and with the training's parameters.
+    """Logs an evaluation as a run nested in its training's, with the training's parameters, and returns its id.
 
     Args:
         config: the run that was evaluated.
@@ -185,32 +179,16 @@ def log_evaluation(
 
 
 def evaluation_run(record: EvaluationRecord, name: str, config: RunConfig, parent: str, tracker: Tracker) -> str:
-    """The id of an evaluation's MLflow run, which is logged again if MLflow does not have it.
-
-    Args:
-        record: of the run's evaluations.
-        name: of the setting.
-        config: the run that was evaluated.
-        parent: the training's MLflow run.
-        tracker: where it is looked for.
-    """
+    """The MLflow run of the evaluation with setting ``name``, logged again if MLflow does not have it."""
     logged, times = record.logged_as(name), (record.started, record.ended)
     if tracker.find(logged) is not None:
         return logged
-    return log_evaluation(
-        config, name, record.settings.root[name], record.metrics(name), times, parent, tracker, logged_as=logged
-    )
+    setting, metrics = record.settings.root[name], record.metrics(name)
+    return log_evaluation(config, name, setting, metrics, times, parent, tracker, logged)
 
 
 def keep_sweep(folder: Path, sweep: RunRecord, trials: Sequence[str], tracker: Tracker) -> None:
-    """Writes the runs of a sweep into a folder, from which :func:`log_sweep` can log them again.
-
-    Args:
-        folder: an existing one.
-        sweep: the sweep's record, which has ended.
-        trials: its trials' MLflow runs, which have ended.
-        tracker: where those are.
-    """
+    """Writes a sweep's record and those of its trials' runs, all ended, for :func:`log_sweep` to log them again."""
     records = [read_run(tracker, run_id) for run_id in trials]
     write_json(folder / SWEEP_RUNS, {"sweep": vars(sweep), "trials": [vars(record) for record in records]})
 
@@ -222,7 +200,7 @@ def read_run(tracker: Tracker, run_id: str) -> RunRecord:
         key=run.data.tags[KEY_TAG],
         name=run.info.run_name,
         parameters=dict(run.data.params),
-        tags={key: value for key, value in run.data.tags.items() if not key.startswith("mlflow.")},
+        tags={key: value for key, value in run.data.tags.items() if not key.startswith(("mlflow.", "pointrend."))},
         started=run.info.start_time,
         ended=run.info.end_time,
         metrics=tracker.entries(run_id),

@@ -13,18 +13,10 @@ CLOSE_SECONDS = 5.0
 
 
 class MetricSender:
-    """A thread that sends what is new in a metrics file. It never holds the training up and never fails it.
+    """A thread that sends what is new in a metrics file to an MLflow run. It never delays the training or fails it.
 
-    What it could not send is in the file, and is sent when the training is over.
-
-    The thread starts with the first :meth:`notify`: by then the image loaders have been forked, which must not happen
-    while the thread holds a lock.
-
-    Args:
-        file: the metrics file.
-        uri: the tracking server or database.
-        experiment: the MLflow experiment.
-        run_id: the MLflow run.
+    What it could not send is in the file, and is sent when the training is over. The thread starts with the first
+    :meth:`notify`: by then the image loaders have been forked, which must not happen while the thread holds a lock.
     """
 
     def __init__(self, file: MetricsFile, uri: str, experiment: str, run_id: str) -> None:

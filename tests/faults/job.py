@@ -32,7 +32,7 @@ def config(updates: int, checkpoint_every: int) -> RunConfig:
         dataset="labels",
         seed=5,
         model=network.model_copy(update={"crop_size": [64, 64], "norm": "group"}),
-        sampling=SamplingConfig(strategy="biased", num_points=64),
+        sampling=SamplingConfig(strategy="biased", num_points=64, oversample_ratio=3.0, importance_sample_ratio=0.75),
         schedule=ScheduleConfig(
             batch_size=4,
             warmup=Warmup(updates=2, learning_rate=0.001),

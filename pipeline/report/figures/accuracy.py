@@ -15,24 +15,23 @@ from pipeline.report.figures.figure import Figure
 
 Series = Mapping[str, Sequence[tuple[int, float]]]  # (setting, metric) pairs by label
 
-LEAST_SPAN = 1.0  # of the metric's axis, in percent: what is shown as equal is not to look like a gain
+LEAST_SPAN = 1.0  # least range of the metric's axis, in percent, so that differences below 0.1 do not look like gains
 
 
 def draw_accuracy_figure(
     dataset: str, metric: str, by_resolution: Series, by_points: Series, folder: Path
 ) -> list[Figure]:
-    """Draws how a metric depends on output resolution and on N into a folder, a panel for each.
+    """Draws a metric over output resolution and over N into a folder, a panel for each.
 
     Args:
-        dataset: what it was measured on.
-        metric: its name, as the axis should have it.
-        by_resolution: (M, metric) pairs by label, M the side of the masks; one pair alone is drawn as a level to
-            compare with.
-        by_points: (N, metric) pairs by label, N the most points that a step predicts.
-        folder: where the PNG file goes.
+        dataset: the dataset that it was measured on.
+        metric: the label of the axis.
+        by_resolution: (M, metric) pairs by label, M the side of the masks; a single pair gets a horizontal line.
+        by_points: (N, metric) pairs by label, N the most points of a subdivision step.
+        folder: the folder of the PNG file.
 
     Returns:
-        The figure; none without any pair.
+        The figure; an empty list if there is no pair.
     """
     shown = [
         (label, named, series)
@@ -63,7 +62,7 @@ def draw_accuracy_figure(
     missing = max(LEAST_SPAN - (high - low), 0.0) / 2
     axes[0, 0].set_ylim(low - missing, high + missing)
     axes[0, 0].set_ylabel(metric)
-    # Below the panels it covers no number.
+    # Below the panels the legend covers no number.
     handles = {line.get_label(): line for panel in axes[0] for line in panel.get_lines()}
     figure.legend(
         [handles[label] for label in labels], labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9
@@ -71,7 +70,7 @@ def draw_accuracy_figure(
     file = f"accuracy_{dataset}.png"
     figure.savefig(folder / file, dpi=150)
     plt.close(figure)
-    caption = "Along a line the weights and boxes are the same: only how masks are rendered differs."
+    caption = "Along a line, weights and boxes are the same and only the rendering of the masks differs."
     return [Figure(f"Accuracy over resolution and points: {dataset}", caption, file)]
 
 
@@ -88,6 +87,6 @@ def _draw_series(panel: Axes, series: Series, colors: Mapping[str, str]) -> None
 
 
 def _points_label(points: int) -> str:
-    """784 as "28²"; a number that is no square as it is."""
+    """784 as "28²"; a number that is not a square unchanged."""
     side = math.isqrt(points)
     return f"{side}²" if side**2 == points else str(points)

@@ -1,4 +1,4 @@
-"""Drawings of small grids and of points on them: every cell crisp, every point a dot.
+"""Draws small grids with visible cells, and points on them as dots.
 
 Shape letters: P points, H W rows and columns of a grid.
 """
@@ -13,20 +13,20 @@ from pipeline.report.figures.overlays import to_image
 
 Color = tuple[int, int, int]
 
-OUTSIDE: Color = (255, 255, 255)  # of a mask
-INSIDE: Color = (232, 119, 34)
+OUTSIDE: Color = (255, 255, 255)  # probability 0
+INSIDE: Color = (232, 119, 34)  # probability 1
 LINES: Color = (196, 196, 196)  # between cells
-SMOOTHING = 8  # dots are drawn that many times as large, then shrunk
+SMOOTHING = 8  # dots are drawn so many times larger and then shrunk
 
 
-def shades(probabilities: Tensor) -> np.ndarray:
-    """The colours of mask probabilities: (H, W) in [0, 1] to (H, W, 3) uint8, from white to orange."""
+def probability_colors(probabilities: Tensor) -> np.ndarray:
+    """Mask probabilities (H, W) in [0, 1] as colours (H, W, 3) uint8 from white to orange."""
     share = probabilities.clamp(0, 1).cpu().numpy()[..., None]
     return ((1 - share) * np.array(OUTSIDE) + share * np.array(INSIDE)).round().astype(np.uint8)
 
 
 def draw_cells(colors: np.ndarray, cell: int, *, lines: bool = True) -> Image.Image:
-    """Colours (H, W, 3) uint8 as squares of ``cell`` pixels, with a thin line around each if there is room for one."""
+    """Colours (H, W, 3) uint8 as squares of ``cell`` pixels, with thin lines between them unless ``lines`` is False."""
     height, width = colors.shape[:2]
     image = Image.fromarray(colors).resize((width * cell, height * cell), Image.Resampling.NEAREST)
     if lines:
@@ -41,7 +41,7 @@ def draw_cells(colors: np.ndarray, cell: int, *, lines: bool = True) -> Image.Im
 
 
 def draw_points(image: Image.Image, points: Tensor, radius: float, color: Color = (0, 0, 0)) -> Image.Image:
-    """An image with a round dot at each of the points (P, 2), which are (x, y) in [0, 1] of it."""
+    """An image with a dot at each of the points (P, 2), which are (x, y) in [0, 1] of the image."""
     size = (image.width * SMOOTHING, image.height * SMOOTHING)
     dots = Image.new("L", size)
     pen = ImageDraw.Draw(dots)
@@ -53,8 +53,8 @@ def draw_points(image: Image.Image, points: Tensor, radius: float, color: Color 
     return drawn
 
 
-def fill(picture: Tensor, side: int) -> Image.Image:
-    """A picture (3, H, W) in [0, 1] with a longer edge of ``side`` pixels, its own pixels as crisp as they can be."""
+def fit_picture(picture: Tensor, side: int) -> Image.Image:
+    """Resizes a picture (3, H, W) in [0, 1] to a longer edge of ``side`` pixels and keeps its pixels visible."""
     longer = max(picture.shape[1:])
     size = (round(picture.shape[2] * side / longer), round(picture.shape[1] * side / longer))
     return to_image(picture, math.ceil(side / longer)).resize(size, Image.Resampling.BOX)

@@ -1,16 +1,16 @@
-"""A picture of the report."""
+"""A figure of the report."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Figure:
-    """What the page shows under a title.
+    """A picture with the texts of its section of the page.
 
     Args:
-        title: of its section.
-        caption: what there is to see.
-        file: the PNG, in the report's folder.
+        title: the section's title.
+        caption: what the picture shows.
+        file: the name of the PNG in the report's folder.
     """
 
     title: str

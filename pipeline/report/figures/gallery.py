@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.config.evaluations import RenderingConfig
+from pipeline.config.figures import FiguresConfig
 from pipeline.config.tables import TableConfig
 from pipeline.data.manifest import PreparedDataset
 from pipeline.data.storage import Storage
@@ -55,6 +56,7 @@ def draw_figures(
     datasets: dict[str, ReportedDataset],
     trained: Mapping[str, TrainedRun],
     predictions: Path,
+    shown: FiguresConfig,
     folder: Path,
 ) -> list[Figure]:
     """Draws all figures into a folder.
@@ -65,6 +67,7 @@ def draw_figures(
         datasets: by name.
         trained: the runs' networks, by the names of the runs.
         predictions: the folder of all runs' predictions.
+        shown: what the figures of PointRend's masks show.
         folder: the folder of the PNG files.
     """
     figures = []
@@ -107,7 +110,7 @@ def draw_figures(
                 file = f"{kind}_{dataset}.png"
                 panels.render().save(folder / file)
                 figures.append(Figure(title, caption, file))
-    figures += _drawn_by_networks(columns, trained, folder)
+    figures += _drawn_by_networks(columns, trained, shown, folder)
     figures += _accuracy_over_settings(results, folder)
     training_curves(results, folder / "training_curves.png")
     caption = "Total loss. PointRend's has one more term, the loss at its points."
@@ -132,7 +135,10 @@ def _mean_overlaps(objects: Sequence[FoundObject], captions: Sequence[str]) -> s
 
 
 def _drawn_by_networks(
-    columns: Sequence[tuple[str, RunResult, str]], trained: Mapping[str, TrainedRun], folder: Path
+    columns: Sequence[tuple[str, RunResult, str]],
+    trained: Mapping[str, TrainedRun],
+    shown: FiguresConfig,
+    folder: Path,
 ) -> list[Figure]:
     """Subdivision and training points, drawn by the first compared run with PointRend of each dataset."""
     figures, datasets = [], set()
@@ -140,8 +146,10 @@ def _drawn_by_networks(
         run = trained[result.run]
         if run.config.model.has_point_head and result.dataset not in datasets:
             datasets.add(result.dataset)
-            draw = draw_instance_figures if run.config.model.task == "instance" else draw_semantic_figures
-            figures += draw(run, folder)
+            if run.config.model.task == "instance":
+                figures += draw_instance_figures(run, shown, folder)
+            else:
+                figures += draw_semantic_figures(run, folder)
     return figures
 
 
@@ -150,9 +158,9 @@ def _accuracy_over_settings(results: Sequence[RunResult], folder: Path) -> list[
     figures, datasets = [], set()
     for result in results:
         settings = {
-            name: setting.build()
+            name: rendering
             for name, setting in result.settings.root.items()
-            if isinstance(setting, RenderingConfig) and name in result.evaluations
+            if isinstance(setting, RenderingConfig) and name in result.evaluations and (rendering := setting.build())
         }
         if result.dataset in datasets or not settings:
             continue

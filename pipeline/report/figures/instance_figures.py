@@ -1,10 +1,9 @@
-"""The paper's figures of PointRend's masks, from a run's own model: Figures 4, 5, and 6 with 7.
+"""The paper's figures of PointRend's masks (Figures 4, 5, 6 and 7), drawn by a run's own model.
 
 Shape letters: K classes, P points, M the side of a region mask, H W rows and columns.
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,45 +11,38 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from pipeline.config.figures import FiguresConfig
+from pipeline.config.models import SamplingConfig
 from pipeline.evaluation.trained_run import TrainedRun
-from pipeline.report.figures.cells import draw_cells, draw_points, fill, shades
+from pipeline.report.figures.cells import draw_cells, draw_points, fit_picture, probability_colors
 from pipeline.report.figures.figure import Figure
-from pipeline.report.figures.overlays import Panels, Scenes, noted, to_image
+from pipeline.report.figures.overlays import Panels, Scenes, to_image, with_note
 from pipeline.report.figures.shown_objects import LOCATED, ShownObject, shown_objects
 from pipeline.report.figures.steps import Step, subdivision_steps
 from pointrend.drawing import boundary, color, draw_masks
 from pointrend.instance import MaskRCNN, PointRendMaskHead, select_class_logits
 from pointrend.points import mask_uncertainty, select_training_points, upsample
-from pointrend.specs import COARSE_SIDE, PAPER_SAMPLING, Rendering
+from pointrend.specs import COARSE_SIDE, Rendering
 from pointrend.subdivision import subdivision_sizes
 
-IMAGES = 40  # to take the objects from
+IMAGES = 40  # images that the objects are chosen from
 OBJECTS = 3
-SEED = 0  # of the training points
+SEED = 0  # seed of the training points
 CELL = 40  # pixels of a cell of the coarse mask
-CELL_STEPS = 2  # subdivision steps whose cells are shown one by one
-STEP_POINTS = COARSE_SIDE**2  # as many a step as the coarse mask has cells: few enough to see them all
-RESOLUTIONS = (28, 56, 112, 224)
-PANEL, MARGIN = 300, 0.1  # pixels of a panel's longer edge; around a box, as a part of its longer edge
-
-#: The strategies of Figure 5, N = 14².
-STRATEGIES = {
-    "regular grid": replace(PAPER_SAMPLING, strategy="grid"),
-    "uniform (k = 1, β = 0)": replace(PAPER_SAMPLING, oversample_ratio=1, importance_sample_ratio=0),
-    "mildly biased (k = 3, β = 0.75)": PAPER_SAMPLING,
-    "heavily biased (k = 10, β = 1)": replace(PAPER_SAMPLING, oversample_ratio=10, importance_sample_ratio=1),
-}
+PANEL = 300  # pixels of a panel's longer edge
+MARGIN = 0.1  # around a box, as a part of the box's longer edge
 
 
-def draw_instance_figures(run: TrainedRun, folder: Path) -> list[Figure]:
+def draw_instance_figures(run: TrainedRun, shown: FiguresConfig, folder: Path) -> list[Figure]:
     """Draws one subdivision step, training points and masks of several resolutions into a folder.
 
     Args:
         run: a run with PointRend.
-        folder: where the PNG files go.
+        shown: which steps, points and resolutions.
+        folder: the folder of the PNG files.
 
     Returns:
-        Figures 4, 5 and 6; none where the model has no PointRend, or has located no object of the val images.
+        Figures 4, 5 and 6; an empty list if the model has no PointRend or locates no object in the val images.
     """
     model = run.model(torch.device("cpu"))
     if not isinstance(model, MaskRCNN) or not isinstance(model.mask_head, PointRendMaskHead):
@@ -62,36 +54,37 @@ def draw_instance_figures(run: TrainedRun, folder: Path) -> list[Figure]:
         return []
     name, chosen = run.config.run, objects[0]
     coarse = coarse_mask(model.mask_head, chosen)
-    steps = mask_steps(model.mask_head, chosen, CELL_STEPS, STEP_POINTS)
+    steps = mask_steps(model.mask_head, chosen, shown.subdivision.steps, shown.subdivision.num_points)
+    numbers = ", ".join(dict.fromkeys(str(sampling.num_points) for sampling in shown.training_points.values()))
     figures = []
     for panels, figure in (
         (
             step_panels(chosen, coarse, steps),
             Figure(
                 f"Adaptive subdivision: {name}",
-                f"The first {CELL_STEPS} steps for the first object below (the paper's Figure 4): a prediction is "
-                f"interpolated to twice its resolution, then the point head predicts the N = {STEP_POINTS} cells whose "
-                "probability is closest to 0.5 (dots). White is a probability of 0, orange of 1; the object's box is "
-                "stretched to a square.",
+                f"The first {shown.subdivision.steps} steps for the first object below (the paper's Figure 4). Each "
+                "step interpolates the prediction to twice its resolution; then the point head predicts the "
+                f"N = {shown.subdivision.num_points} cells whose probability is closest to 0.5 (dots). White is a "
+                "probability of 0, orange a probability of 1. The object's box is stretched to a square.",
                 f"subdivision_{name}.png",
             ),
         ),
         (
-            sampling_panels(coarse),
+            sampling_panels(coarse, shown.training_points),
             Figure(
                 f"Training points: {name}",
-                "N = 14² points drawn by different strategies from the same coarse prediction (the paper's Figure 5), "
-                "which is interpolated as their selection sees it.",
+                f"N = {numbers} points selected by different strategies on the same coarse prediction (the paper's "
+                "Figure 5), which is shown interpolated.",
                 f"training_points_{name}.png",
             ),
         ),
         (
-            resolution_panels(model, objects),
+            resolution_panels(model, objects, shown.resolutions),
             Figure(
                 f"Output resolutions: {name}",
-                "The same objects rendered at different resolutions, each cell of a mask as it is (the paper's Figures "
-                "6 and 7). Shown are the highest scores of different categories among the larger boxes that have an "
-                f"object's category and an IoU of {LOCATED} or more with its box, whatever the masks are.",
+                "The same objects rendered at different resolutions, without smoothing (the paper's Figures 6 and 7). "
+                "They are detections with the highest scores, of different categories, among the larger boxes that "
+                f"have the category of an object and an IoU of at least {LOCATED} with its box; masks play no part.",
                 f"resolutions_{name}.png",
             ),
         ),
@@ -103,7 +96,7 @@ def draw_instance_figures(run: TrainedRun, folder: Path) -> list[Figure]:
 
 @torch.inference_mode()
 def coarse_mask(head: PointRendMaskHead, shown: ShownObject) -> Tensor:
-    """The coarse prediction of an object's own class: logits (1, 1, 7, 7)."""
+    """The coarse prediction for an object's class: logits (1, 1, 7, 7)."""
     return select_class_logits(head.coarse_logits(shown.found.features, shown.found.boxes), shown.found.labels[0])
 
 
@@ -124,11 +117,11 @@ def mask_steps(head: PointRendMaskHead, shown: ShownObject, count: int, num_poin
 
 
 def step_panels(shown: ShownObject, coarse: Tensor, steps: Sequence[Step]) -> Panels:
-    """A row for each step: the prediction, the same interpolated, the chosen points, and what becomes of it."""
+    """A row for each step: the prediction, its interpolation, the selected points, and the refined prediction."""
     extent = COARSE_SIDE * CELL
 
     def grid(logits: Tensor) -> Image.Image:
-        return draw_cells(shades(logits[0, 0].sigmoid()), extent // logits.shape[-1])
+        return draw_cells(probability_colors(logits[0, 0].sigmoid()), extent // logits.shape[-1])
 
     rows: list[list[Image.Image]] = []
     before = coarse
@@ -140,52 +133,52 @@ def step_panels(shown: ShownObject, coarse: Tensor, steps: Sequence[Step]) -> Pa
             (interpolated, f"{new}×{new}"),
             (draw_points(interpolated, step.points[0], extent / new / 4), f"{step.points.shape[1]} of {new**2} cells"),
             (grid(step.refined), f"{new}×{new}"),
-            (_covered(region_picture(shown, extent), _enlarged(step.refined[0, 0] >= 0, extent)), shown.category),
+            (_with_mask(region_picture(shown, extent), _enlarged(step.refined[0, 0] >= 0, extent)), shown.category),
         ]
-        rows.append([noted(panel, note) for panel, note in panels])
+        rows.append([with_note(panel, note) for panel, note in panels])
         before = step.refined
     captions = ["prediction", "2× bilinear upsampling", "most uncertain points", "refined prediction", "refined mask"]
     return Panels(captions, rows)
 
 
 def _enlarged(mask: Tensor, side: int) -> Tensor:
-    """A mask (M, M) as (side, side), a multiple of it."""
+    """A mask (M, M) repeated to (side, side); side is a multiple of M."""
     times = side // mask.shape[-1]
     return mask.repeat_interleave(times, 0).repeat_interleave(times, 1)
 
 
 def region_picture(shown: ShownObject, side: int) -> Image.Image:
-    """What lies in an object's box, stretched to a square of ``side`` pixels as its mask is."""
+    """The part of the image in an object's box, stretched to a square of ``side`` pixels."""
     box = tuple(shown.box.tolist())
     return to_image(shown.image, 1).resize((side, side), Image.Resampling.BICUBIC, box)
 
 
-def sampling_panels(coarse: Tensor) -> Panels:
-    """The coarse prediction (1, 1, 7, 7) and the training points of each strategy on it."""
+def sampling_panels(coarse: Tensor, strategies: Mapping[str, SamplingConfig]) -> Panels:
+    """The coarse prediction (1, 1, 7, 7) and the training points of each strategy on it, under its name."""
     extent = COARSE_SIDE * CELL
-    smooth = draw_cells(shades(upsample(coarse, (extent, extent))[0, 0].sigmoid()), 1, lines=False)
-    row = [draw_cells(shades(coarse[0, 0].sigmoid()), CELL)]
-    for sampling in STRATEGIES.values():
+    smooth = draw_cells(probability_colors(upsample(coarse, (extent, extent))[0, 0].sigmoid()), 1, lines=False)
+    row = [draw_cells(probability_colors(coarse[0, 0].sigmoid()), CELL)]
+    for sampling in strategies.values():
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(SEED)
-            points = select_training_points(coarse, sampling, lambda logits: mask_uncertainty(logits[:, 0]))
+            points = select_training_points(coarse, sampling.build(), lambda logits: mask_uncertainty(logits[:, 0]))
         row.append(draw_points(smooth, points[0], 3))
-    return Panels(["coarse prediction", *STRATEGIES], [row])
+    return Panels(["coarse prediction", *strategies], [row])
 
 
-def resolution_panels(model: MaskRCNN, objects: Sequence[ShownObject]) -> Panels:
-    """A row for each object: its part of the image, and its mask at each resolution over it."""
+def resolution_panels(model: MaskRCNN, objects: Sequence[ShownObject], resolutions: Sequence[int]) -> Panels:
+    """A row for each object: its part of the image, and its mask at each resolution over that part."""
     head = model.mask_head
     assert isinstance(head, PointRendMaskHead)
     rows: list[list[Image.Image]] = []
     for shown in objects:
-        row = [noted(fill(_crop(shown)[0], PANEL), shown.category)]
-        for resolution in RESOLUTIONS:
+        row = [with_note(fit_picture(_crop(shown)[0], PANEL), shown.category)]
+        for resolution in resolutions:
             with torch.inference_mode():
                 (masks,) = model.region_masks(shown.found, Rendering(resolution, head.rendering.num_points))
-            row.append(noted(mask_over_image(shown, masks[0, 0] >= 0.5), ""))
+            row.append(with_note(mask_over_image(shown, masks[0, 0] >= 0.5), ""))
         rows.append(row)
-    return Panels(["image", *(f"{side}×{side}" for side in RESOLUTIONS)], rows)
+    return Panels(["image", *(f"{side}×{side}" for side in resolutions)], rows)
 
 
 def _crop(shown: ShownObject) -> tuple[Tensor, Tensor]:
@@ -198,21 +191,21 @@ def _crop(shown: ShownObject) -> tuple[Tensor, Tensor]:
 
 
 def mask_over_image(shown: ShownObject, mask: Tensor) -> Image.Image:
-    """A region mask (M, M) bool laid over its part of the image, the cells of both as large as they are."""
+    """A region mask (M, M) bool drawn over its part of the image, without smoothing."""
     crop, box = _crop(shown)
-    picture = fill(crop, PANEL)
+    picture = fit_picture(crop, PANEL)
     scale = torch.tensor([picture.width / crop.shape[-1], picture.height / crop.shape[-2]]).repeat(2)
     x0, y0, x1, y1 = (box * scale).tolist()
     side = mask.shape[-1]
-    # The cell that the centre of each pixel of the panel lies in.
+    # The mask's cell at the centre of each pixel of the panel.
     columns = ((torch.arange(picture.width) + 0.5 - x0) / (x1 - x0) * side).floor().long()
     rows = ((torch.arange(picture.height) + 0.5 - y0) / (y1 - y0) * side).floor().long()
     inside = ((rows >= 0) & (rows < side))[:, None] & ((columns >= 0) & (columns < side))
-    return _covered(picture, mask[rows.clamp(0, side - 1)][:, columns.clamp(0, side - 1)] & inside)
+    return _with_mask(picture, mask[rows.clamp(0, side - 1)][:, columns.clamp(0, side - 1)] & inside)
 
 
-def _covered(picture: Image.Image, mask: Tensor) -> Image.Image:
-    """A picture with a mask (H, W) bool of its own size laid over it, in an outline of two pixels."""
+def _with_mask(picture: Image.Image, mask: Tensor) -> Image.Image:
+    """A picture with a mask (H, W) bool of the same size drawn over it, outlined by two pixels."""
     image = torch.from_numpy(np.array(picture)).permute(2, 0, 1) / 255
     drawn = draw_masks(image, mask[None])
     inner = mask & ~boundary(mask[None])[0]

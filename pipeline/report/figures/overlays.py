@@ -1,10 +1,11 @@
-"""Pictures of masks: ground truth and each head's predictions side by side (the paper's Figures 2 and 6).
+"""Draws masks: ground truth and the predictions of each head side by side (the paper's Figures 2 and 6).
 
 Shape letters: R objects, H W rows and columns.
 """
 
 import io
 import json
+import math
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +25,8 @@ from pointrend.pictures import decode_picture
 
 Rle = dict[str, Any]  # COCO's: size (H, W) and counts
 
-MIN_SCORE = 0.5  # of a prediction that is drawn
-MIN_IOU = 0.5  # of a prediction with the object it is said to be
+MIN_SCORE = 0.5  # predictions with lower scores are not drawn
+MIN_IOU = 0.5  # least IoU of a prediction and the object it is matched to
 GAP, CAPTION = 6, 20  # pixels
 
 
@@ -39,20 +40,23 @@ class Source:
 
 def font() -> ImageFont.FreeTypeFont:
     """The captions' font."""
-    # Pillow's own font lacks signs such as the one in "28×28"; matplotlib brings one that has them.
+    # Pillow's own font has no "×"; matplotlib comes with a font that does.
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", 12)
 
 
 @dataclass(frozen=True)
 class Panels:
-    """A grid of pictures that explain themselves: column captions, and rows of equal-sized images."""
+    """A grid of pictures with column captions."""
 
     captions: list[str]
     rows: list[list[Image.Image]]
 
     def render(self) -> Image.Image:
         """All panels in one picture."""
-        widths = [max(row[c].width for row in self.rows) for c in range(len(self.captions))]
+        widths = [
+            max(math.ceil(font().getlength(caption)), *(row[column].width for row in self.rows))
+            for column, caption in enumerate(self.captions)
+        ]
         heights = [max(panel.height for panel in row) for row in self.rows]
         size = (sum(widths) + GAP * (len(widths) - 1), CAPTION + sum(heights) + GAP * (len(heights) - 1))
         sheet = Image.new("RGB", size, "white")
@@ -70,11 +74,11 @@ class Panels:
 
 
 class Scenes:
-    """The val images, their objects, and what each source predicts for them.
+    """The val images, their objects, and the predictions of each source.
 
     Args:
-        manifest: the val split's.
-        images: what its file names are relative to.
+        manifest: the manifest of the val split.
+        images: the storage that its file names are relative to.
         sources: the columns.
     """
 
@@ -84,7 +88,7 @@ class Scenes:
         self._predictions = [_by_image(source.predictions) for source in sources]
 
     def choose(self, count: int) -> list[int]:
-        """Ids of up to ``count`` images to show: evenly spread over those with objects, the same every time."""
+        """The ids of up to ``count`` images, evenly spread over those with objects."""
         ids = sorted(image_id for image_id in self._rows if self._objects(image_id))
         spread = np.linspace(0, len(ids) - 1, min(count, len(ids))).round().astype(int)
         return [ids[i] for i in spread]
@@ -95,11 +99,11 @@ class Scenes:
         return decode_picture(io.BytesIO(self._images.read(name)), self._images.where(name))
 
     def truth(self, image_id: int) -> Tensor:
-        """The objects' masks (R, H, W) bool, crowds left out."""
+        """The objects' masks (R, H, W) bool, without crowds."""
         return self._decode(self.truth_rles(image_id), image_id)
 
     def truth_rles(self, image_id: int) -> list[Rle]:
-        """The same, encoded."""
+        """The objects' masks as RLEs, without crowds."""
         size = self._size(image_id)
         return [{"size": size, "counts": annotation["counts"]} for annotation in self._objects(image_id)]
 
@@ -111,13 +115,13 @@ class Scenes:
         return [annotation for annotation in self._rows[image_id]["annotations"] if not annotation["iscrowd"]]
 
     def matched(self, image_id: int, source: int) -> list[Rle | None]:
-        """Each object's best prediction of a source, encoded, or None where none overlaps it enough."""
+        """The RLE of a source's best prediction for each object; None if none overlaps it enough."""
         return [None if best is None else best[1] for best in self._best(image_id, source)]
 
     def predicted(self, image_id: int, source: int) -> Tensor:
-        """All confident predictions (R', H, W): first those of the objects, in their order, then the others.
+        """All confident predictions (R', H, W): first those matched to objects, in the objects' order, then the others.
 
-        An object without a prediction leaves an empty mask, so that an object has the same colour in every column.
+        An object without a prediction has an empty mask, so that each object has the same colour in every column.
         """
         best = self._best(image_id, source)
         taken = {match[0] for match in best if match is not None}
@@ -130,7 +134,7 @@ class Scenes:
         return [result["segmentation"] for result in found if result["score"] >= MIN_SCORE]
 
     def _best(self, image_id: int, source: int) -> list[tuple[int, Rle] | None]:
-        """Each object's best prediction and its number among the confident ones."""
+        """The best prediction for each object, with its index among the confident ones."""
         truth, found = self.truth_rles(image_id), self._confident(image_id, source)
         if not found:
             return [None] * len(truth)
@@ -158,14 +162,14 @@ def _by_image(predictions: Path) -> dict[int, list[dict[str, Any]]]:
 
 
 def to_image(picture: Tensor, scale: int) -> Image.Image:
-    """(3, H, W) in [0, 1] as an image ``scale`` times as large, its pixels kept visible."""
+    """A picture (3, H, W) in [0, 1] as an image ``scale`` times as large, without smoothing."""
     pixels = (picture.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
     image = Image.fromarray(pixels)
     return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
 
 
 def scene_panels(scenes: Scenes, count: int) -> Panels:
-    """Whole images: the image, the ground truth, and every source's predictions."""
+    """A row for each of ``count`` images: the image, the ground truth, and every source's predictions."""
     rows = []
     for image_id in scenes.choose(count):
         picture = scenes.picture(image_id)
@@ -177,20 +181,20 @@ def scene_panels(scenes: Scenes, count: int) -> Panels:
 
 @dataclass(frozen=True)
 class FoundObject:
-    """An object that every source has found; masks are encoded."""
+    """An object that every source has found; its masks are RLEs."""
 
     image_id: int
     category_id: int
     truth: Rle
-    masks: list[Rle]  # of each source
-    overlaps: list[float]  # the IoU of each of them with the object
+    masks: list[Rle]  # one per source
+    overlaps: list[float]  # the IoU of each mask with the object's
     location: float  # the least IoU of a mask's bounding box with the object's
 
 
 def found_objects(scenes: Scenes, images: int) -> list[FoundObject]:
-    """The objects of up to ``images`` images that every source has found, the best located first.
+    """The objects in up to ``images`` images that every source has found, those with the best boxes first.
 
-    Location is a matter of boxes: it tells nothing about the masks inside them, and so favours none.
+    Boxes decide the order because they favour no mask head.
     """
     objects = []
     for image_id in scenes.choose(images):
@@ -206,8 +210,8 @@ def found_objects(scenes: Scenes, images: int) -> list[FoundObject]:
     return sorted(objects, key=lambda found: -found.location)
 
 
-def varied(objects: list[FoundObject]) -> list[FoundObject]:
-    """The first object of each image; of these the first of every category, then the second, and so on."""
+def one_per_image(objects: list[FoundObject]) -> list[FoundObject]:
+    """The first object of each image, ordered so that the categories alternate."""
     first: dict[int, FoundObject] = {}
     for found in objects:
         first.setdefault(found.image_id, found)
@@ -220,15 +224,15 @@ def varied(objects: list[FoundObject]) -> list[FoundObject]:
 
 
 def object_panels(scenes: Scenes, objects: list[FoundObject], count: int, side: int = 260) -> Panels:
-    """The first ``count`` of the :func:`varied` objects, enlarged, each mask with its IoU."""
+    """A row for each of the first ``count`` objects of :func:`one_per_image`, enlarged, with the IoU of each mask."""
     rows: list[list[Image.Image]] = []
-    for found in varied(objects)[:count]:
+    for found in one_per_image(objects)[:count]:
         picture = scenes.picture(found.image_id)
         masks = torch.from_numpy(coco_mask.decode([found.truth, *found.masks])).bool().permute(2, 0, 1)
         window = (slice(None), *_window(masks[0]))
         panels = (picture[window], *(draw_masks(picture, mask[None])[window] for mask in masks))
         notes = ["", "", *(f"IoU {overlap:.2f}" for overlap in found.overlaps)]
-        rows.append([noted(enlarge(panel, side), note) for panel, note in zip(panels, notes, strict=True)])
+        rows.append([with_note(enlarge(panel, side), note) for panel, note in zip(panels, notes, strict=True)])
     return Panels(["image", "ground truth", *(source.caption for source in scenes.sources)], rows)
 
 
@@ -242,13 +246,13 @@ def _window(mask: Tensor, margin: int = 6) -> tuple[slice, slice]:
 
 
 def enlarge(crop: Tensor, side: int) -> Image.Image:
-    """A crop (3, h, w) enlarged by a whole factor to at most ``side`` pixels, or shrunk to them."""
+    """A crop (3, h, w) enlarged by a whole factor to at most ``side`` pixels, or shrunk to ``side`` pixels."""
     image = to_image(crop, max(1, side // max(crop.shape[1:])))
     image.thumbnail((side, side))
     return image
 
 
-def noted(image: Image.Image, note: str) -> Image.Image:
+def with_note(image: Image.Image, note: str) -> Image.Image:
     """An image with a line of text below it."""
     noted = Image.new("RGB", (image.width, image.height + CAPTION), "white")
     noted.paste(image)

@@ -1,4 +1,4 @@
-"""The paper's Figure 9 from a run's own model: semantic segmentation, refined step by step.
+"""The paper's Figure 9, drawn by a run's own model: semantic segmentation, refined step by step.
 
 Shape letters: K classes, P points, H W rows and columns of an image.
 """
@@ -18,7 +18,7 @@ from pipeline.data.labels import read_ids
 from pipeline.data.manifest import PreparedDataset
 from pipeline.data.storage import Storage
 from pipeline.evaluation.trained_run import TrainedRun
-from pipeline.report.figures.cells import draw_points, fill
+from pipeline.report.figures.cells import draw_points, fit_picture
 from pipeline.report.figures.figure import Figure
 from pipeline.report.figures.overlays import GAP, Panels
 from pipeline.report.figures.semantic_overlays import densest_window, palette, with_legend
@@ -27,10 +27,10 @@ from pointrend.pictures import decode_picture
 from pointrend.points import Size, class_uncertainty
 from pointrend.semantic import SAMPLING_STRIDE, SemanticSegmenter
 
-IMAGES = 40  # to take the one that is shown from
-ZOOM = 4  # the enlarged part's edges are that part of the image's
-WIDTH = 1560  # of the picture, in pixels, at most
-PALE = 0.45  # what is left of a colour under points
+IMAGES = 40  # images that the shown one is chosen from
+ZOOM = 4  # the enlarged part has a quarter of the image's height and width
+WIDTH = 1560  # largest width of the picture in pixels
+PALE = 0.45  # opacity of the classes' colours under points
 
 
 class ShownImage(NamedTuple):
@@ -41,9 +41,9 @@ class ShownImage(NamedTuple):
 
 
 class LabelMap(NamedTuple):
-    """The classes at one resolution: (h, w) over an image of which each cell covers ``stride`` pixels.
+    """The classes (h, w) at one resolution; a cell covers ``stride`` pixels of the image in each direction.
 
-    ``points`` (P, 2) are the (x, y) in pixels of the cells that the point head has predicted.
+    ``points`` (P, 2) are the (x, y), in pixels, of the cells that the point head predicted.
     """
 
     classes: np.ndarray
@@ -56,10 +56,10 @@ def draw_semantic_figures(run: TrainedRun, folder: Path) -> list[Figure]:
 
     Args:
         run: a run with PointRend.
-        folder: where the PNG file goes.
+        folder: the folder of the PNG file.
 
     Returns:
-        Figure 9; none where the model has no PointRend, or the val split no image.
+        Figure 9; an empty list if the model has no PointRend or there is no val image.
     """
     model = run.model(torch.device("cpu"))
     if not isinstance(model, SemanticSegmenter) or model.pointrend is None:
@@ -74,9 +74,9 @@ def draw_semantic_figures(run: TrainedRun, folder: Path) -> list[Figure]:
     sheet = map_panels(shown, maps, prepared.labels).render()
     figure = Figure(
         f"Semantic refinement: {run.config.run}",
-        "The classes at each subdivision step, of the highest score at that resolution, without interpolation (the "
-        f"paper's Figure 9). Each step predicts the N = {num_points} cells (dots) whose two best classes are closest. "
-        "Below, enlarged, where the points of all steps are densest. Shown is the val image with the most classes.",
+        "The classes after each subdivision step at its own resolution, without interpolation (the paper's Figure 9). "
+        f"Each step predicts the N = {num_points} cells (dots) whose two best classes have the closest scores. Below, "
+        "enlarged, is the part with the most points. The image is the val image with the most classes.",
         f"semantic_subdivision_{run.config.run}.png",
     )
     with_legend(sheet, prepared.labels).save(folder / figure.file, optimize=True)
@@ -84,7 +84,7 @@ def draw_semantic_figures(run: TrainedRun, folder: Path) -> list[Figure]:
 
 
 def most_varied_image(prepared: PreparedDataset, images: Storage) -> ShownImage | None:
-    """The first image with the most classes of up to 40 val images, evenly spread; None where there are none."""
+    """The image with the most classes among up to 40 evenly spread val images; None if there are no val images."""
     val = prepared.manifest("val").select(["file_name", "label_file"]).to_pylist()
     best, most = None, -1
     for index in np.linspace(0, len(val) - 1, min(IMAGES, len(val))).round().astype(int):
@@ -100,7 +100,7 @@ def most_varied_image(prepared: PreparedDataset, images: Storage) -> ShownImage 
 
 @torch.inference_mode()
 def label_maps(model: SemanticSegmenter, picture: Tensor, num_points: int) -> list[LabelMap]:
-    """The coarse prediction of an image (3, H, W) and what each subdivision step makes of it, cut to the image.
+    """The label maps of an image (3, H, W): the coarse prediction, then each subdivision step, cropped to the image.
 
     Args:
         model: with PointRend.
@@ -131,7 +131,7 @@ def label_maps(model: SemanticSegmenter, picture: Tensor, num_points: int) -> li
 
 
 def map_panels(shown: ShownImage, maps: Sequence[LabelMap], table: LabelTable) -> Panels:
-    """The image and its truth, then a column for each label map: whole, with its points, and a part of it enlarged."""
+    """Image and ground truth, then a column for each label map: whole, with its points, and a part of it enlarged."""
     colors = palette(table)
     height, width = shown.truth.shape
     side = WIDTH // (len(maps) + 1) - GAP
@@ -139,7 +139,7 @@ def map_panels(shown: ShownImage, maps: Sequence[LabelMap], table: LabelTable) -
     part = densest_window(_point_counts(maps, (height, width)), max(1, height // ZOOM), max(1, width // ZOOM))
 
     def panel(colored: Tensor, window: tuple[slice, slice]) -> Image.Image:
-        return fill(colored[:, window[0], window[1]], side)
+        return fit_picture(colored[:, window[0], window[1]], side)
 
     def dotted(label_map: LabelMap, colored: Tensor, window: tuple[slice, slice]) -> Image.Image:
         drawn = panel(1 - PALE * (1 - colored), window)
@@ -181,9 +181,9 @@ def _colored(classes: np.ndarray, colors: np.ndarray) -> Tensor:
 
 
 def _point_counts(maps: Sequence[LabelMap], size: Size) -> np.ndarray:
-    """How many of the maps' points lie in each pixel (H, W)."""
+    """The number of the maps' points in each pixel (H, W)."""
     columns, rows = torch.cat([label_map.points for label_map in maps]).long().unbind(1)
-    inside = (rows < size[0]) & (columns < size[1])  # those beyond are of padding
+    inside = (rows < size[0]) & (columns < size[1])  # points in the padding are left out
     counts = np.zeros(size, dtype=np.int64)
     np.add.at(counts, (rows[inside].numpy(), columns[inside].numpy()), 1)
     return counts

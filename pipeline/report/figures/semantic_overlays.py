@@ -1,4 +1,4 @@
-"""Pictures of semantic labels: ground truth and each model's prediction side by side (the paper's Figure 8).
+"""Draws semantic labels: ground truth and the prediction of each model side by side (the paper's Figure 8).
 
 Shape letters: K classes, H W rows and columns.
 """
@@ -26,7 +26,7 @@ from pointrend.pictures import decode_picture
 
 OPACITY = 0.6
 PANEL = 320  # pixels of a panel's longer edge
-MAGNIFIED = 5  # the enlarged square's side is that part of the image's shorter edge
+MAGNIFIED = 5  # the enlarged square's side is a fifth of the image's shorter edge
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class LabelSource:
 
 
 def palette(table: LabelTable) -> np.ndarray:
-    """The colour of each class and of what is ignored, black: (K + 1, 3) in [0, 1]; Cityscapes' for its classes."""
+    """Colours (K + 1, 3) in [0, 1]: of each class, Cityscapes' own for its classes; last, of ignored pixels, black."""
     if all(name in name2label for name in table.names):
         colors = [tuple(value / 255 for value in name2label[name].color) for name in table.names]
     else:
@@ -47,18 +47,18 @@ def palette(table: LabelTable) -> np.ndarray:
 
 
 def paint(image: Tensor, classes: np.ndarray, colors: np.ndarray) -> Tensor:
-    """Classes (H, W) in their colours (K + 1, 3) over an image (3, H, W)."""
+    """An image (3, H, W) with its classes (H, W) drawn over it in their colours (K + 1, 3)."""
     painted = torch.from_numpy(colors[classes]).permute(2, 0, 1)
     return (1 - OPACITY) * image + OPACITY * painted
 
 
 def busiest_square(classes: np.ndarray, side: int) -> tuple[slice, slice]:
-    """Rows and columns of the square with the most boundary pixels of the ground truth, classes (H, W)."""
+    """Rows and columns of the square with the most boundary pixels of classes (H, W)."""
     return densest_window(boundary_distance(classes) == 0, side, side)
 
 
 def densest_window(values: np.ndarray, height: int, width: int) -> tuple[slice, slice]:
-    """Rows and columns of the window of that many rows and columns with the largest sum of values (H, W)."""
+    """Rows and columns of the ``height`` x ``width`` window with the largest sum of values (H, W)."""
     sums = np.pad(values, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
     inside = sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width] + sums[:-height, :-width]
     row, column = np.unravel_index(inside.argmax(), inside.shape)
@@ -66,13 +66,13 @@ def densest_window(values: np.ndarray, height: int, width: int) -> tuple[slice, 
 
 
 def label_panels(prepared: PreparedDataset, images: Storage, sources: Sequence[LabelSource], count: int) -> Panels:
-    """Up to ``count`` val images, evenly spread: each whole, and below it its :func:`busiest_square` enlarged.
+    """Up to ``count`` evenly spread val images, and below each its :func:`busiest_square`, enlarged.
 
     Args:
         prepared: the dataset.
-        images: what its file names are relative to.
+        images: the storage that its file names are relative to.
         sources: the columns after image and ground truth.
-        count: how many images.
+        count: the largest number of images.
     """
     table, names = prepared.labels, prediction_names(prepared)
     val = prepared.manifest("val").select(["file_name", "label_file"]).to_pylist()
@@ -91,7 +91,7 @@ def label_panels(prepared: PreparedDataset, images: Storage, sources: Sequence[L
 
 
 def with_legend(sheet: Image.Image, table: LabelTable) -> Image.Image:
-    """A picture with the classes' colours and names below it."""
+    """A picture with a legend of the classes below it."""
     entries = [*zip([*table.names, "ignored"], palette(table), strict=True)]
     places, left, line = [], GAP, 0
     for name, _ in entries:

@@ -1,4 +1,4 @@
-"""Which of a run's objects its pictures show: chosen by boxes and scores, never by how good a mask looks."""
+"""Chooses the objects that a run's figures show, by boxes and scores alone: masks play no part."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -15,15 +15,15 @@ from pipeline.report.figures.overlays import Scenes
 from pointrend.instance import MaskRCNN
 from pointrend.instance_inference import Detections
 
-LOCATED = 0.75  # least IoU of a box with that of the object
+LOCATED = 0.75  # least IoU of a detection's box and the object's
 
 
 @dataclass(frozen=True)
 class LocatedObject:
-    """A detection whose category and box are right."""
+    """A detection with the category and the box of an object."""
 
     image_id: int
-    number: int  # among the image's detections
+    number: int  # its index among the image's detections
     category_id: int
     score: float
     area: float  # of its box, in pixels
@@ -31,19 +31,19 @@ class LocatedObject:
 
 @dataclass(frozen=True)
 class ShownObject:
-    """An object, and what its mask can be rendered from."""
+    """An object with all that rendering its mask needs."""
 
     category: str
     image: Tensor  # (3, H, W)
     box: Tensor  # (4,) xyxy in pixels of the image
-    found: Detections  # of that image, without all others
+    found: Detections  # the image's features and this detection alone
 
 
 @torch.inference_mode()
 def located_objects(
     model: MaskRCNN, scenes: Scenes, categories: Sequence[Category], images: int
 ) -> list[LocatedObject]:
-    """The detections in up to ``images`` images that have an object's category and its box."""
+    """The detections, in up to ``images`` images, that have the category and the box of an object."""
     objects = []
     for image_id in scenes.choose(images):
         found = model.detect([scenes.picture(image_id)])
@@ -59,10 +59,10 @@ def located_objects(
     return objects
 
 
-def to_show(objects: Sequence[LocatedObject], count: int) -> list[LocatedObject]:
-    """Up to ``count`` objects, of different images and, as far as there are enough, of different categories.
+def choose_objects(objects: Sequence[LocatedObject], count: int) -> list[LocatedObject]:
+    """Up to ``count`` objects of different images and, if there are enough, of different categories.
 
-    Of the objects whose box is at least as large as the median one, the highest scores come first.
+    Objects whose box is smaller than the median box are left out; of the others the highest scores come first.
     """
     if not objects:
         return []
@@ -75,7 +75,7 @@ def to_show(objects: Sequence[LocatedObject], count: int) -> list[LocatedObject]
         left = [found for found in large if found.image_id not in images]
         if not left:
             break
-        # The first of the category that was taken least often.
+        # The first object of the category that was chosen least often.
         chosen.append(min(left, key=lambda found: seen[found.category_id]))
         seen[chosen[-1].category_id] += 1
     return chosen
@@ -84,12 +84,12 @@ def to_show(objects: Sequence[LocatedObject], count: int) -> list[LocatedObject]
 def shown_objects(
     model: MaskRCNN, scenes: Scenes, categories: Sequence[Category], images: int, count: int
 ) -> list[ShownObject]:
-    """The objects :func:`to_show` from up to ``images`` images; none where the model has located none."""
+    """The objects of :func:`choose_objects` from up to ``images`` images; empty if the model locates none."""
     names = {category.id: category.name for category in categories}
     shown = []
-    for chosen in to_show(located_objects(model, scenes, categories, images), count):
+    for chosen in choose_objects(located_objects(model, scenes, categories, images), count):
         image = scenes.picture(chosen.image_id)
-        # Detected once more: to keep the features of all images would take gigabytes.
+        # Detect again: keeping the features of all images would take gigabytes.
         with torch.inference_mode():
             found = model.detect([image])
         own = slice(chosen.number, chosen.number + 1)

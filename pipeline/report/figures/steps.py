@@ -1,4 +1,4 @@
-"""Adaptive subdivision, one step at a time (Section 3.1, "Inference"): what its pictures are drawn from.
+"""Adaptive subdivision, one step at a time (Section 3.1, "Inference"), for drawing.
 
 Shape letters: R regions, K classes, P points, H W rows and columns of a step's grid.
 """
@@ -16,9 +16,9 @@ from pointrend.subdivision import subdivide
 class Step(NamedTuple):
     """One step of subdivision."""
 
-    upsampled: Tensor  # (R, K, H, W) logits of the step before, interpolated
-    points: Tensor  # (R, P, 2), the cells that the point head predicted
-    refined: Tensor  # (R, K, H, W) logits with those predictions in their places
+    upsampled: Tensor  # (R, K, H, W) interpolated logits of the step before
+    points: Tensor  # (R, P, 2) centres of the cells that the point head predicts
+    refined: Tensor  # (R, K, H, W) logits with those predictions in place
 
 
 @torch.no_grad()
@@ -29,10 +29,10 @@ def subdivision_steps(
     sizes: Sequence[Size],
     num_points: int,
 ) -> list[Step]:
-    """The steps of :func:`pointrend.subdivision.subdivide`, with its arguments; the last one's logits are its result.
+    """The steps of :func:`pointrend.subdivision.subdivide`, with the same arguments; the last step has its result.
 
-    It skips what leaves no trace: grids of at most N cells, before the last of them. Here they are predicted like all
-    others.
+    ``subdivide`` predicts only the last of the grids with at most N cells, since each of them is predicted as a whole.
+    Here all of them are predicted.
     """
     steps: list[Step] = []
     logits = coarse_logits

@@ -1,11 +1,8 @@
-"""Sweeps: heat maps of two parameters and accuracy against cost, from the sweeps' own files."""
+"""Draws sweeps: heat maps of two parameters, and accuracy over cost."""
 
-import json
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import matplotlib
 
@@ -13,123 +10,18 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pyarrow.parquet as pq
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
-from pipeline.config.reader import load
 from pipeline.config.sweep_tasks import rendering
-from pipeline.config.sweeps import PARAMETERS, ShownSweep, ShownSweeps
+from pipeline.config.sweeps import PARAMETERS
+from pipeline.report.sweep_results import HeatMap, Row, SweepResult, heat_map, pareto_front
 
-COST_LABELS = {
-    ("training", "seconds"): "time of a training update",
-    ("subdivision", "seconds"): "time of the mask head for an image",
-    ("training", "multiply_adds"): "multiply-adds of the mask head per region",
-    ("subdivision", "multiply_adds"): "multiply-adds of the mask head per region",
-}
-LOG_FROM = 5.0  # a cost axis is logarithmic from this ratio of its ends on
-
-Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class SweepResult:
-    """A sweep as its files have it: what it was, and a row for each trial."""
-
-    name: str
-    shown: ShownSweep
-    about: dict[str, Any]
-    trials: list[Row]
-
-    @property
-    def metric(self) -> str:
-        return self.about["metric"]
-
-    @property
-    def parameters(self) -> list[str]:
-        """Those that were swept."""
-        return [name for name in PARAMETERS if name in self.trials[0]]
-
-    @property
-    def best(self) -> Row:
-        return next(trial for trial in self.trials if trial["trial"] == self.about["best"])
-
-    @property
-    def cost_label(self) -> str:
-        return COST_LABELS[self.about["kind"], self.shown.cost]
-
-
-def read_sweeps(shown: Path, folder: Path) -> list[SweepResult]:
-    """The selected sweeps.
-
-    Args:
-        shown: the file of what is selected.
-        folder: of the sweeps' outputs.
-    """
-    results = []
-    for name, sweep in load(ShownSweeps, shown).root.items():
-        about = json.loads((folder / name / "sweep.json").read_text())
-        results.append(SweepResult(name, sweep, about, pq.read_table(folder / name / "results.parquet").to_pylist()))
-    return results
-
-
-class Cell(NamedTuple):
-    """The best trial of two values, whatever its other parameters."""
-
-    value: float
-    status: str
-    updates: int
-
-
-@dataclass(frozen=True)
-class HeatMap:
-    """A metric over two parameters; a cell is missing where no trial was, or none with a score."""
-
-    row_name: str
-    column_name: str
-    rows: list[float]
-    columns: list[float]
-    cells: dict[tuple[float, float], Cell]
-
-
-def heat_map(sweep: SweepResult) -> HeatMap | None:
-    """The heat map that a sweep's file asks for, if it does.
-
-    Trials that were stopped early count only where no other is: their scores are those of fewer updates.
-    """
-    if sweep.shown.heat_map is None:
-        return None
-    row_name, column_name = sweep.shown.heat_map
-    cells: dict[tuple[float, float], Cell] = {}
-    ends = {
-        name: sorted({trial[name] for trial in sweep.trials if trial[name] is not None})
-        for name in (row_name, column_name)
-    }
-    for trial in sweep.trials:
-        value = trial.get(sweep.metric)
-        if value is None:
-            continue
-        place, cell = (trial[row_name], trial[column_name]), Cell(value, trial["status"], trial["updates"])
-        if place not in cells or _rank(cell) > _rank(cells[place]):
-            cells[place] = cell
-    return HeatMap(row_name, column_name, ends[row_name], ends[column_name], cells)
-
-
-def _rank(cell: Cell) -> tuple[bool, float]:
-    return cell.status == "finished", cell.value
-
-
-def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """The indices of the (cost, value) points that no other beats: none as cheap is better, none as good is cheaper."""
-    front: list[int] = []
-    for index in sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1])):
-        if not front or points[index][1] > points[front[-1]][1]:
-            front.append(index)
-    return front
+LOG_FROM = 5.0  # the cost axis is logarithmic if the largest cost is at least that many times the smallest
 
 
 def draw_heat_map(sweep: SweepResult, heat: HeatMap, path: Path) -> None:
-    """Cells with their scores; the best is framed, those of stopped trials are hatched, missing ones say so."""
+    """Draws cells with their scores: the best one is framed, stopped trials are hatched, missing scores are marked."""
     figure, axes = plt.subplots(
         figsize=(2.6 + 1.15 * len(heat.columns), 1.5 + 0.75 * len(heat.rows)), layout="constrained"
     )
@@ -182,7 +74,7 @@ def _tick(name: str, value: float) -> str:
 
 
 def draw_pareto(sweep: SweepResult, path: Path) -> None:
-    """Accuracy over cost, a colour per value of the heat map's first parameter; the front of all trials is drawn."""
+    """Draws accuracy over cost with the Pareto front; colours are the values of the heat map's first parameter."""
     trials = [t for t in sweep.trials if t.get(sweep.metric) is not None and t[sweep.shown.cost] is not None]
     points = [(trial[sweep.shown.cost], trial[sweep.metric]) for trial in trials]
     finished = [index for index, trial in enumerate(trials) if trial["status"] == "finished"]
@@ -214,7 +106,7 @@ def draw_pareto(sweep: SweepResult, path: Path) -> None:
     for i in front if series is None or len(trials) > 30 else range(len(trials)):
         on_front = i in front
         axes.annotate(
-            # The legend says what a lone number is.
+            # The legend names the parameter of a lone number.
             f"{trials[i][named[0]]:g}"
             if len(named) == 1
             else ", ".join(f"{PARAMETERS[name].symbol} {trials[i][name]:g}" for name in named),
@@ -245,18 +137,18 @@ def draw_pareto(sweep: SweepResult, path: Path) -> None:
 
 @dataclass(frozen=True)
 class SweepSection:
-    """What the page shows of a sweep; files are PNGs of the report's folder."""
+    """The page's section about a sweep; its files are PNGs in the report's folder."""
 
     name: str
     title: str
     notes: list[str]
     columns: list[str]
-    rows: list[list[str]]  # of text, the best trial first
+    rows: list[list[str]]  # the best trial first
     files: list[str]
 
 
 def sweep_section(sweep: SweepResult, folder: Path) -> SweepSection:
-    """Draws a sweep's pictures into a folder and says what they show."""
+    """Draws a sweep's pictures into a folder and writes the texts beside them."""
     files = []
     heat = heat_map(sweep)
     if heat is not None:
@@ -284,29 +176,31 @@ def _cells(sweep: SweepResult, trial: Row) -> list[str]:
 
 
 def _notes(sweep: SweepResult) -> list[str]:
-    """What a reader must know to read the numbers."""
+    """What the numbers mean."""
     about, best = sweep.about, sweep.best
     setting = ", ".join(f"{PARAMETERS[name].symbol} = {best[name]:g}" for name in sweep.parameters)
     notes = [f"Best: {setting}, with {sweep.metric} {best[sweep.metric]:.2f}."]
     if about["kind"] == "subdivision":
         notes.append(
-            f"All settings are rendered from one detector pass over the val images of run {about['run']}; nothing was "
-            f"trained. Seconds are the mask head's for an image, the median of up to {about['timed_images']} images, "
-            f"on {about['hardware']}."
+            f"Run {about['run']} detects objects in the val images once, and each setting renders their masks; nothing "
+            f"is trained. Seconds are the mask head's time for an image on {about['hardware']}: the median of up to "
+            f"{about['timed_images']} images."
         )
         return notes
-    start = f"the weights of {about['starts_from']}, its point head drawn anew" if about["starts_from"] else "nothing"
+    start = (
+        f"the weights of {about['starts_from']} with a new point head" if about["starts_from"] else "initial weights"
+    )
     judged = f"{about['val_images']} val images" if about["val_images"] else "all val images"
     notes.append(
-        f"Each trial trains {about['updates']} updates of {about['batch_size']} images from {start}, one seed, and is "
-        f"judged by {judged}. Small differences are noise."
+        f"Each trial trains {about['updates']} updates of {about['batch_size']} images from {start}, with one seed, "
+        f"and is evaluated on {judged}. Small differences are noise."
     )
     if about["early_stopping"]:
         notes.append(
-            "ASHA stops trials that are behind others after as many updates; their scores (hatched, hollow) are those "
-            "of fewer updates."
+            "ASHA stops trials that are behind others after the same number of updates. Their scores (hatched, hollow) "
+            "are of fewer updates."
         )
     if lost := [trial["trial"] for trial in sweep.trials if trial["status"] == "diverged"]:
-        notes.append(f"Diverged, and without a score: {'; '.join(lost)}.")
-    notes.append(f"Seconds are of an update, the median of a trial's, with trials side by side on {about['hardware']}.")
+        notes.append(f"Diverged, no score: {'; '.join(lost)}.")
+    notes.append(f"Seconds are the median time of an update, with trials side by side on {about['hardware']}.")
     return notes

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pipeline.config.tables import Cell, CostCell, Row, TableConfig
 from pipeline.report.results import RunResult
 from pointrend.complexity import spec_complexity
-from pointrend.specs import MODELS, PAPER_RENDERING, InstanceSpec, Rendering
+from pointrend.specs import MODELS, InstanceSpec, Rendering
 
 ROUNDED = 0.05  # smaller differences are shown as 0.0
 
@@ -104,7 +104,7 @@ def _count(cell: CostCell) -> dict[str, float]:
     """The cost of a mask head, counted from its layers."""
     spec = MODELS[cell.model]
     assert isinstance(spec, InstanceSpec)  # the schema's promise
-    rendering = Rendering(cell.resolution, cell.num_points or PAPER_RENDERING.num_points)
+    rendering = Rendering(cell.resolution, cell.num_points or 1)  # the 4xconv head subdivides nothing
     return {"": float(getattr(spec_complexity(spec, spec.num_classes, rendering), cell.cost))}
 
 
@@ -221,7 +221,7 @@ def _missing(value: Value) -> str:
 
 
 def _left_out(value: Value) -> str:
-    return f"run with {value.changes}; the paper's number, of other settings, is left out" if value.changes else ""
+    return f"run with {value.changes}; the paper's number is of other settings and left out" if value.changes else ""
 
 
 def _by_columns(table: Table, reason: Callable[[Value], str]) -> Iterable[tuple[str, list[str]]]:

@@ -1,6 +1,5 @@
 """Configuration of semantic models, their schedules and evaluation settings."""
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,13 +35,6 @@ def model(tmp_path: Path) -> Callable[..., SemanticModelConfig]:
         return found
 
     return read
-
-
-@pytest.fixture
-def project(tmp_path: Path, repository: Path) -> Project:
-    """A copy of the project's own configuration, to change."""
-    shutil.copytree(repository / "configs", tmp_path / "configs")
-    return Project(tmp_path)
 
 
 def change(project: Project, file: str, old: str, new: str) -> None:
@@ -123,7 +115,7 @@ DEEPLAB = "experiments/camvid/cityscapes_deeplabv3_r103.yaml"
         (FPN, "{num_points: 675}", "{num_points: 675, output_stride: 32}", "evaluations.full.output_stride: "),
         (FPN, "{num_points: 675}", "{num_points: 675, resolution: 224}", "evaluations.full: .* semantic"),
         (FPN, "{num_points: 675}", "{points: 675}", "evaluations.full.points: unknown key"),
-        (FPN, "dataset: camvid", "dataset: shapes", "dataset: 'shapes' is for instance models"),
+        (FPN, "description:", "dataset: shapes\ndescription:", "dataset: 'shapes' is for instance models"),
         (DEEPLAB, "{output_stride: 8}", "{}", "evaluations.os8: .* needs an output_stride"),
         (DEEPLAB, "{output_stride: 8}", "{output_stride: 8, num_points: 9}", "evaluations.os8: .* no point head"),
         ("experiments/demo/coco_4xconv_r50.yaml", "{resolution: 28}", "{}", "evaluations.28x28: .* needs a resolution"),
@@ -140,7 +132,7 @@ def test_an_experiment_that_does_not_fit_together(project: Project, file: str, o
 
 def test_settings_are_of_one_kind() -> None:
     mixed = EvaluationConfig({"a": RenderingConfig(resolution=7), "b": SemanticRenderingConfig(output_stride=8)})
-    with pytest.raises(ConfigError, match="evaluations b are no RenderingConfig"):
+    with pytest.raises(ConfigError, match="evaluations b are not of RenderingConfig"):
         mixed.all_of(RenderingConfig)
     assert EvaluationConfig.model_validate(mixed.model_dump()) == mixed
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.config.evaluations import SemanticRenderingConfig
 from pipeline.config.experiments import RunConfig
 from pipeline.config.models import SemanticModelConfig
 from pipeline.config.project import Project
@@ -138,7 +139,10 @@ def test_the_rendering_of_section_5(project: Project) -> None:
     # "During inference, subdivision uses N=8096 ... until reaching the input image resolution"; Table 6 has DeepLabV3
     # at output strides 16 and 8.
     found = {
-        name: {key: s.model_dump(exclude_none=True) for key, s in project.experiment("paper", name).evaluations.items()}
+        name: {
+            key: setting.model_dump(exclude_none=True, exclude={"trimap_widths"})
+            for key, setting in project.experiment("paper", name).evaluations.items()
+        }
         for name in DEEPLAB + FPN
     }
     assert found == {
@@ -146,6 +150,13 @@ def test_the_rendering_of_section_5(project: Project) -> None:
         DEEPLAB[1]: {"os16": {"output_stride": 16, "num_points": 8096}},
         **{name: {"full": {"num_points": 8096} if "pointrend" in name else {}} for name in FPN},
     }
+
+
+def test_the_trimaps_of_table_8(project: Project) -> None:
+    for name in DEEPLAB + FPN:
+        for setting in project.experiment("paper", name).evaluations.values():
+            assert isinstance(setting, SemanticRenderingConfig)
+            assert setting.trimap_widths == [8, 20]
 
 
 @pytest.mark.parametrize(("name", "rows"), [("table6", TABLE_6), ("table7", TABLE_7)], ids=["table6", "table7"])

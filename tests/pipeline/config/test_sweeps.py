@@ -1,6 +1,5 @@
 """Sweeps' files: what is refused, and what they resolve to."""
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -49,12 +48,6 @@ run: coco_pointrend_r50-0
 steps: [2, 5]
 num_points: [196, 784]
 """
-
-
-@pytest.fixture
-def project(repository: Path, tmp_path: Path) -> Project:
-    shutil.copytree(repository / "configs", tmp_path / "configs")
-    return Project(tmp_path)
 
 
 def write(project: Project, text: str) -> Path:
@@ -182,7 +175,9 @@ def test_other_evaluations_seeds_and_titles_run_no_sweep_again(project: Project)
     path = write(project, TRAINING)
     before = resolve_sweep(project, "demo", path, RUNS)[0].model_dump_json()
     experiment = project.configs / "experiments/demo/coco_pointrend_r50.yaml"
-    experiment.write_text(experiment.read_text().replace("seeds: [0]", "seeds: [0, 1]") + "  7x7: {resolution: 7}\n")
+    text = experiment.read_text().replace("seeds: [0]", "seeds: [0, 1]")
+    settings = "  224x224: {resolution: 224, num_points: 784}\n  7x7: {resolution: 7, num_points: 49}\n"
+    experiment.write_text(f"{text}evaluations:\n{settings}")
     path.write_text(TRAINING.replace("k and beta", "beta and k").replace("heat_map", "cost: multiply_adds\nheat_map"))
     assert resolve_sweep(project, "demo", path, RUNS)[0].model_dump_json() == before
     path.write_text(TRAINING.replace("[1.0, 3.0]", "[1.0, 4.0]"))

@@ -199,5 +199,5 @@ def test_passes_that_do_not_make_up_a_batch() -> None:
 
 
 def test_an_empty_dataset() -> None:
-    with pytest.raises(ValueError, match="no image to train on"):
+    with pytest.raises(ValueError, match="no images to train on"):
         updates(np.zeros(0, bool))

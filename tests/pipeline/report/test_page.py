@@ -29,6 +29,7 @@ from pipeline.training.model import build_run_model
 from pointrend import save_weights
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
+CHECKOUT = Path(__file__).parents[3]
 EVIL = "<script>alert('run')</script>"
 
 
@@ -323,6 +324,7 @@ def report(repository: Path, tmp_path_factory: pytest.TempPathFactory, made_up: 
         folder / "predictions",
         folder / "out",
         "sqlite:///mlflow.db",
+        Project(repository).figures(),
         lost={"cityscapes_pointrend_r50-0": "its loss diverged"},
     )
     return folder / "out"
@@ -401,14 +403,25 @@ def test_the_report_is_whole_or_not_at_all(
     with pytest.raises(DatasetError, match=r"nowhere/val\.parquet"):
         build_report(
             "demo", {"coco_4xconv_r50"}, {"table1": table_1}, results, {"shapes": gone}, {},
-            tmp_path / "predictions", output, "sqlite:///mlflow.db",
+            tmp_path / "predictions", output, "sqlite:///mlflow.db", Project(CHECKOUT).figures(),
         )  # fmt: skip
     assert contents(tmp_path) == before
 
 
 def test_a_report_on_nothing_has_what_needs_no_run(tmp_path: Path, repository: Path) -> None:
     tables = {name: Project(repository).table(name) for name in ("table1", "table2")}
-    build_report("demo", set(), tables, [], {}, {}, tmp_path / "predictions", tmp_path / "out", "sqlite:///x.db")
+    build_report(
+        "demo",
+        set(),
+        tables,
+        [],
+        {},
+        {},
+        tmp_path / "predictions",
+        tmp_path / "out",
+        "sqlite:///x.db",
+        Project(repository).figures(),
+    )
     page = Page((tmp_path / "out" / "index.html").read_text())
     assert page.open == []
     assert "Table 1" not in page.text

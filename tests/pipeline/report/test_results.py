@@ -9,18 +9,19 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
-from pipeline.tracking.spool import MetricSpool, send
 
 from pipeline.config.evaluations import EvaluationConfig, RenderingConfig
 from pipeline.config.experiments import RunConfig
+from pipeline.config.parameters import run_parameters
 from pipeline.config.project import Project
 from pipeline.config.selection import Selection
 from pipeline.evaluation.record import EvaluationRecord
 from pipeline.report.results import Results, RunResult, read_results
 from pipeline.stage import Outputs
-from pipeline.tracking.client import KEY_TAG, Tracker, TrackingError, run_parameters
-from pipeline.tracking.runs import log_evaluation, training_run
+from pipeline.tracking.client import Tracker, TrackingError
+from pipeline.tracking.runs import KEY_TAG, RunRecord, log_evaluation, log_run, training_run
 from pipeline.tracking.store import RELOGGED_TAG
+from pipeline.training.metrics_file import MetricsFile
 from pipeline.training.record import METRICS, RECORD, WEIGHTS, TrainingRecord, data_digest, training_key, write_record
 
 CODE = "a hash of the code"
@@ -82,17 +83,19 @@ class World:
         start = self.outputs.trained(config.starts_from) / WEIGHTS if config.starts_from else None
         key = training_key(config, data, CODE, start)
         tags = {"kind": "training", "experiment": config.experiment, "code": "abcdef", "hardware": "2 CPU threads"}
-        run_id = tracker.start(key, name, run_parameters(config), tags)
-        tracker.log_config(run_id, config.model_dump(mode="json"))
-        spool = MetricSpool(folder / METRICS)
-        spool.append(0, {"workers": 1.0})
+        metrics = MetricsFile(folder / METRICS)
+        metrics.append(0, {"workers": 1.0})
         for step, loss in LOSSES:
-            spool.append(step, {"loss": loss, "learning_rate": 0.02})
-        send(spool, tracker, run_id)
-        (folder / "metrics.sent.json").unlink()
-        tracker.finish(run_id, "FINISHED")
+            metrics.append(step, {"loss": loss, "learning_rate": 0.02})
+        entries = metrics.entries()
+        started, ended = entries[0].timestamp, entries[-1].timestamp
+        parameters, kept = run_parameters(config), config.model_dump(mode="json")
+        run_id = log_run(tracker, RunRecord(key, name, parameters, tags, started, ended, entries, kept))
         summary = {"updates": 30, "seconds": 754.0, "hardware": "2 CPU threads"}
-        write_record(folder, config, key, data, "abcdef", tracker.get(run_id), summary)
+        write_record(
+            folder, config, key=key, data=data, code="abcdef", run_id=run_id, parameters=parameters, tags=tags,
+            started=started, ended=ended, summary=summary,
+        )  # fmt: skip
         (folder / WEIGHTS).write_text(f"{weights} of {name}")
 
     def evaluate(self, name: str, settings: EvaluationConfig = SETTINGS) -> None:

@@ -21,6 +21,7 @@ from pipeline.sweep.records import TrialRecords
 from pipeline.sweep.trial import UPDATE, SweepError, Trials, run_trial
 from pipeline.synthetic import ShapesSpec, generate_shapes
 from pipeline.tracking.client import Tracker
+from pipeline.tracking.runs import RunRecord, log_run
 from pipeline.training.model import build_run_model
 from pointrend import save_weights
 
@@ -86,7 +87,7 @@ def trials(task: TrainingTask, prepared: Path, database: str, tmp_path: Path) ->
         records=TrialRecords(tmp_path / "records"),
         cluster=ClusterConfig(workers=0),
         tracking=(tracker.uri, tracker.experiment),
-        parent=tracker.start(str(tmp_path), "parent", {}, {}),
+        parent=log_run(tracker, RunRecord(str(tmp_path), "parent", {}, {}, started=0)),
         key=str(tmp_path),
         tags={},
     )

@@ -211,6 +211,16 @@ def test_a_run_under_way_is_finished_with_what_its_record_has(
     assert RELOGGED_TAG not in client.get_run(run_id).data.tags
 
 
+def test_a_run_whose_id_is_not_known_is_the_unfinished_one_of_its_key(tracker: Tracker) -> None:
+    """A training that is complete, but whose process was killed before or after MLflow knew."""
+    before = log_run(tracker, FINISHED)
+    under_way = log_run(tracker, replace(FINISHED, ended=None))
+    assert under_way != before
+    assert [log_run(tracker, FINISHED), tracker.get(under_way).info.status] == [under_way, "FINISHED"]
+    assert log_run(tracker, FINISHED) in (before, under_way)
+    assert count(tracker) == 2
+
+
 # A lost database. Runs that are deleted are as good as lost.
 
 

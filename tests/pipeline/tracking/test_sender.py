@@ -252,7 +252,7 @@ def test_ctrl_c_while_a_finished_training_waits(tracker: Tracker, file: MetricsF
 def test_a_run_that_cannot_be_marked_hides_no_other_error(
     tracker: Tracker, nowhere: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("pipeline.cluster.run.UNFINISHED_SECONDS", 0.4)
+    monkeypatch.setattr("pipeline.cluster.run_job.UNFINISHED_SECONDS", 0.4)
     tracker.client = MlflowClient(nowhere)
     mark_unfinished(tracker, ["run"], "KILLED")
     assert "still counts as running" in capsys.readouterr().out
@@ -261,7 +261,7 @@ def test_a_run_that_cannot_be_marked_hides_no_other_error(
 def test_a_server_that_hangs_does_not_hold_up_ctrl_c(
     server: MlflowServer, tracker: Tracker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("pipeline.cluster.run.UNFINISHED_SECONDS", 0.4)
+    monkeypatch.setattr("pipeline.cluster.run_job.UNFINISHED_SECONDS", 0.4)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
     run_id = log_run(tracker, RECORD)
     server.signal(signal.SIGSTOP)

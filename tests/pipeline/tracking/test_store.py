@@ -1,11 +1,14 @@
 """A glance into MLflow's own database, against what MLflow itself writes."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 
-from pipeline.tracking.store import RELOGGED_TAG, certainly_has, tracking_uri
+from pipeline.tracking.store import RELOGGED_TAG, certainly_has, original_project, tracking_uri
 
 
 @pytest.fixture
@@ -41,5 +44,49 @@ def test_nothing_is_certain_of_a_server_or_of_what_is_no_database(uri: str, tmp_
 def test_where_runs_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert tracking_uri(tmp_path) == f"sqlite:///{tmp_path / 'mlflow.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    assert tracking_uri(tmp_path) == f"sqlite:///{tmp_path / 'mlflow.db'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.example.org")
     assert tracking_uri(tmp_path) == "http://mlflow.example.org"
+
+
+def test_folders_that_only_look_like_dvc_s_workspaces_are_projects(tmp_path: Path) -> None:
+    for name in (".dvc/tmp/other", "dvc/tmp/exps", ".dvc/exps", ".dvc/tmp/exps"):
+        assert original_project(tmp_path / name) == tmp_path / name
+    assert original_project(tmp_path / ".dvc/tmp/exps/tmp1/sub") == tmp_path
+
+
+PIPELINE = """
+stages:
+  where:
+    cmd: {python} -c "from pathlib import Path; from pipeline.tracking.store import tracking_uri;
+      print('uri', tracking_uri(Path.cwd()), Path.cwd())"
+    params: [a]
+"""
+
+
+def test_a_temporary_workspace_of_dvc_has_the_database_of_its_project(
+    tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for name in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{name}_NAME", "t")
+        monkeypatch.setenv(f"GIT_{name}_EMAIL", "t@example.org")
+    monkeypatch.setenv("PYTHONPATH", str(repository))
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    project = tmp_path / "my project"
+    project.mkdir()
+    (project / "dvc.yaml").write_text(PIPELINE.format(python=sys.executable))
+    (project / "params.yaml").write_text("a: 1")
+
+    def run(*command: str) -> str:
+        done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    run("git", "init", "--quiet")
+    run("dvc", "init", "--quiet")
+    run("git", "add", ".")
+    run("git", "commit", "--quiet", "-m", "first")
+    said = run("dvc", "exp", "run", "--temp", "-S", "a=2")
+    assert f"uri sqlite:///{project}/mlflow.db {project}/.dvc/tmp/exps/" in said

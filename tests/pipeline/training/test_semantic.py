@@ -34,7 +34,9 @@ def config(repository: Path, model: str, **changes: Any) -> RunConfig:
         dataset="x",
         seed=5,
         model=network,
-        sampling=SamplingConfig(strategy="biased", num_points=9) if network.has_point_head else None,
+        sampling=SamplingConfig(strategy="biased", num_points=9, oversample_ratio=3.0, importance_sample_ratio=0.75)
+        if network.has_point_head
+        else None,
         schedule=ScheduleConfig(
             batch_size=2,
             warmup=Warmup(updates=1, learning_rate=0.001),

@@ -4,11 +4,19 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipeline.report.figures.cells import INSIDE, LINES, OUTSIDE, draw_cells, draw_points, fill, shades
+from pipeline.report.figures.cells import (
+    INSIDE,
+    LINES,
+    OUTSIDE,
+    draw_cells,
+    draw_points,
+    fit_picture,
+    probability_colors,
+)
 
 
 def test_shades_lie_between_the_two_colors() -> None:
-    colors = shades(torch.tensor([[0.0, 0.5, 1.0]]))
+    colors = probability_colors(torch.tensor([[0.0, 0.5, 1.0]]))
     assert colors[0, 0].tolist() == list(OUTSIDE)
     assert colors[0, 2].tolist() == list(INSIDE)
     assert np.abs(colors[0, 1] - (np.array(OUTSIDE) + INSIDE) / 2).max() <= 0.5
@@ -37,9 +45,9 @@ def test_points_are_dots_where_they_are() -> None:
 
 def test_a_picture_fills_its_longer_edge() -> None:
     picture = torch.tensor([0.0, 1.0]).repeat(3, 1, 1)  # one row of two pixels
-    wide = np.asarray(fill(picture, 6))
+    wide = np.asarray(fit_picture(picture, 6))
     assert wide.shape == (3, 6, 3)
     assert wide[0, :, 0].tolist() == [0, 0, 0, 255, 255, 255]
     # A pixel in which two meet has a bit of both.
-    assert np.asarray(fill(picture, 5))[0, :, 0].tolist() == [0, 0, 128, 255, 255]
-    assert np.asarray(fill(torch.zeros(3, 40, 10), 20)).shape == (20, 5, 3)
+    assert np.asarray(fit_picture(picture, 5))[0, :, 0].tolist() == [0, 0, 128, 255, 255]
+    assert np.asarray(fit_picture(torch.zeros(3, 40, 10), 20)).shape == (20, 5, 3)

@@ -18,7 +18,6 @@ from pipeline.data.manifest import SplitManifest, write_prepared
 from pipeline.data.storage import Storage
 from pipeline.evaluation.trained_run import TrainedRun
 from pipeline.report.figures.instance_figures import (
-    RESOLUTIONS,
     draw_instance_figures,
     mask_over_image,
     mask_steps,
@@ -35,6 +34,7 @@ from pointrend.specs import Rendering
 SIZE = (48, 64)
 CATEGORIES = [Category(4, "bolt"), Category(9, "nut")]
 NAME = "coco_pointrend_r50-0"
+SHOWN = Project(Path(__file__).parents[4]).figures()
 
 
 def run(repository: Path, experiment: str) -> RunConfig:
@@ -140,7 +140,7 @@ def test_the_figures(trained: TrainedRun, tmp_path: Path, contents: Callable[[Pa
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         torch.rand(1)  # whatever was drawn before does not matter
-        figures = draw_instance_figures(trained, tmp_path / folder)
+        figures = draw_instance_figures(trained, SHOWN, tmp_path / folder)
         assert [figure.file for figure in figures] == [
             f"subdivision_{NAME}.png", f"training_points_{NAME}.png", f"resolutions_{NAME}.png",
         ]  # fmt: skip
@@ -151,7 +151,7 @@ def test_the_figures(trained: TrainedRun, tmp_path: Path, contents: Callable[[Pa
             assert np.asarray(picture).std() > 0
         assert (tmp_path / "a" / figure.file).stat().st_size < 600_000
     with Image.open(tmp_path / "a" / figures[2].file) as picture:
-        assert picture.width <= (1 + len(RESOLUTIONS)) * 306
+        assert picture.width <= (1 + len(SHOWN.resolutions)) * 306
 
 
 def test_training_points_are_the_same_every_time_and_leave_other_random_numbers_alone() -> None:
@@ -159,9 +159,9 @@ def test_training_points_are_the_same_every_time_and_leave_other_random_numbers_
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    first = sampling_panels(coarse)
+    first = sampling_panels(coarse, SHOWN.training_points)
     assert torch.equal(torch.rand(3), expected)
-    again = sampling_panels(coarse)
+    again = sampling_panels(coarse, SHOWN.training_points)
     assert first.render().tobytes() == again.render().tobytes()
     # Four strategies, four pictures.
     assert len({panel.tobytes() for panel in first.rows[0]}) == 5
@@ -171,5 +171,5 @@ def test_training_points_are_the_same_every_time_and_leave_other_random_numbers_
     "asked", [{"objects": False}, {"experiment": "coco_4xconv_r50"}], ids=["nothing found", "another head"]
 )
 def test_no_figure_without_anything_to_show(make: Make, tmp_path: Path, asked: dict[str, Any]) -> None:
-    assert draw_instance_figures(make(**asked), tmp_path) == []
+    assert draw_instance_figures(make(**asked), SHOWN, tmp_path) == []
     assert list(tmp_path.iterdir()) == []

@@ -20,9 +20,9 @@ from pipeline.report.figures.overlays import (
     Source,
     found_objects,
     object_panels,
+    one_per_image,
     scene_panels,
     to_image,
-    varied,
 )
 from pointrend.drawing import color
 
@@ -281,7 +281,7 @@ def test_the_best_of_every_category_come_before_second_ones(make: Make) -> None:
     scenes = make(results, objects={i: [OBJECTS[0]] for i in found}, categories={3: 2})
     objects = found_objects(scenes, 100)
     assert [(o.image_id, o.category_id) for o in objects] == [(1, 1), (2, 1), (3, 2), (4, 1)]
-    assert [o.image_id for o in varied(objects)] == [1, 3, 2, 4]
+    assert [o.image_id for o in one_per_image(objects)] == [1, 3, 2, 4]
 
 
 def test_one_object_of_an_image_is_shown(make: Make) -> None:

@@ -1,6 +1,6 @@
 """Which objects are shown."""
 
-from pipeline.report.figures.shown_objects import LocatedObject, to_show
+from pipeline.report.figures.shown_objects import LocatedObject, choose_objects
 
 
 def located(image_id: int, score: float, area: float, category_id: int = 1) -> LocatedObject:
@@ -8,7 +8,7 @@ def located(image_id: int, score: float, area: float, category_id: int = 1) -> L
 
 
 def images(objects: list[LocatedObject], count: int) -> list[int]:
-    return [found.image_id for found in to_show(objects, count)]
+    return [found.image_id for found in choose_objects(objects, count)]
 
 
 def test_small_objects_are_left_out() -> None:

@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from pipeline.config.sweeps import ShownSweep
-from pipeline.report.figures.sweeps import Cell, SweepResult, heat_map, pareto_front, sweep_section
+from pipeline.report.figures.sweeps import sweep_section
 from pipeline.report.page import render_page
+from pipeline.report.sweep_results import Cell, SweepResult, heat_map, pareto_front
 
 
 def trial(k: float, beta: float, ap: float | None, status: str = "finished", points: int = 196) -> dict[str, Any]:
@@ -83,7 +84,7 @@ def test_the_page_has_a_section_with_both_pictures(sweep: SweepResult, tmp_path:
     text = " ".join(section.notes)
     assert "Best: N = 196, k = 1, β = 0.75, with AP 12.00" in text
     assert "40 val images" in text
-    assert "Diverged, and without a score: 3 0.75 196" in text
+    assert "Diverged, no score: 3 0.75 196" in text
 
     page = render_page("demo", [], [], [], tmp_path, "sqlite:///mlflow.db", [section])
     assert page.count("data:image/png;base64,") == 2

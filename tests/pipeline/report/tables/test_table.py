@@ -267,7 +267,7 @@ def test_a_row_is_named_by_what_was_run_and_claims_nothing_of_the_paper(made_up:
         (12.0, 2.0, 11.0),
     ]
     assert [v.agrees for v in values] == [None, None, True]
-    note = "AP: run with importance_sample_ratio 0.5; the paper's number, of other settings, is left out"
+    note = "AP: run with importance_sample_ratio 0.5; the paper's number is of other settings and left out"
     assert notes(table) == [note]
     text = to_markdown(table)
     assert "| A label [importance_sample_ratio 0.5] | 22.0 (+2.0) ±0.0 | – | – |" in text

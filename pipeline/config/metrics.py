@@ -1,0 +1,13 @@
+"""The schema of ``configs/metrics.yaml``: settings of metrics that all evaluations share."""
+
+from typing import Annotated
+
+from pydantic import Field, PositiveInt
+
+from pipeline.config.reader import Strict
+
+
+class MetricsConfig(Strict):
+    """Settings of metrics."""
+
+    trimap_widths: Annotated[list[PositiveInt], Field(min_length=1)] = Field(description="of trimap mIoU, in pixels")

@@ -1,0 +1,51 @@
+"""Models, their training points and renderings."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from made_up_configs import EXPERIMENT, MODEL, edited, refusal
+
+from pipeline.config.experiments import ExperimentConfig
+from pipeline.config.models import ModelConfig, load_model
+from pipeline.config.reader import load
+from pointrend import list_models
+
+
+def test_an_unknown_model_lists_the_models(written: Callable[[str], Path]) -> None:
+    text = edited(MODEL, "pointrend_rcnn_tiny_fpn", "pointrend_rcnn_tiny")
+    message = refusal(ModelConfig, written(text))
+    assert "'pointrend_rcnn_tiny'" in message
+    for name in list_models("instance"):
+        assert name in message
+
+
+@pytest.mark.parametrize(("pretrained", "norm"), [("true", "group"), ("false", "frozen_batch")])
+def test_imagenet_weights_and_frozen_normalisation_go_together(
+    written: Callable[[str], Path], pretrained: str, norm: str
+) -> None:
+    text = edited(edited(MODEL, "backbone: false", f"backbone: {pretrained}"), "norm: group", f"norm: {norm}")
+    message = refusal(ModelConfig, written(text))
+    assert "pretrained_backbone" in message
+    assert norm in message
+
+
+@pytest.mark.parametrize(("name", "has"), [("pointrend_rcnn_tiny_fpn", True), ("maskrcnn_tiny_fpn", False)])
+def test_which_models_have_a_point_head(written: Callable[[str], Path], name: str, has: bool) -> None:
+    assert load_model(written(edited(MODEL, "pointrend_rcnn_tiny_fpn", name))).has_point_head is has
+
+
+def test_sampling_and_rendering_as_the_network_takes_them(written: Callable[[str], Path]) -> None:
+    experiment = load(ExperimentConfig, written(EXPERIMENT))
+    assert experiment.sampling is not None
+    sampling = experiment.sampling.build()
+    assert (sampling.strategy, sampling.num_points, sampling.oversample_ratio, sampling.importance_sample_ratio) == (
+        "biased", 196, 3.0, 0.75,
+    )  # fmt: skip
+    rendering = experiment.evaluations["28x28"].build()
+    assert (rendering.resolution, rendering.num_points) == (28, 784)
+
+
+def test_finite_values_only_in_sampling(written: Callable[[str], Path]) -> None:
+    text = edited(EXPERIMENT, "ratio: 3.0", "ratio: .inf")
+    assert "sampling" in refusal(ExperimentConfig, written(text))

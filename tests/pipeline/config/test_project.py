@@ -1,0 +1,165 @@
+"""What files say about each other, and what runs resolve to."""
+
+import re
+from pathlib import Path
+
+import pytest
+from made_up_configs import (
+    EXPERIMENT,
+    SCALES,
+    edited,
+)
+
+from pipeline.config.evaluations import EvaluationConfig
+from pipeline.config.experiments import RunConfig
+from pipeline.config.project import Project
+from pipeline.config.reader import ConfigError, load
+from pipeline.config.selection import SelectedRun
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_resolved_runs_survive_their_files(scale: str, repository: Path, tmp_path: Path) -> None:
+    project = Project(repository)
+    for name, run_params in project.select(scale, "data").runs.items():
+        for value in project.run(scale, name, run_params):
+            path = tmp_path / f"{name}.json"
+            path.write_text(value.model_dump_json(indent=1))
+            schema = RunConfig if isinstance(value, RunConfig) else EvaluationConfig
+            assert load(schema, path) == value
+
+
+def test_pointrend_needs_sampling(project: Project) -> None:
+    path = project.configs / "experiments" / "demo" / "coco_pointrend_r50.yaml"
+    path.write_text(path.read_text() + "sampling: null\n")
+    with pytest.raises(ConfigError) as caught:
+        project.experiment("demo", "coco_pointrend_r50")
+    assert str(path) in str(caught.value)
+    assert "sampling: missing" in str(caught.value)
+
+
+def test_the_4xconv_head_has_no_sampling(project: Project) -> None:
+    path = project.configs / "experiments" / "demo" / "coco_4xconv_r50.yaml"
+    path.write_text(path.read_text() + EXPERIMENT.splitlines()[5] + "\n")
+    with pytest.raises(ConfigError) as caught:
+        project.experiment("demo", "coco_4xconv_r50")
+    assert str(path) in str(caught.value)
+    assert re.search(r"sampling: .*mask_rcnn_tiny_shapes.* has no point head", str(caught.value))
+
+
+@pytest.mark.parametrize("evaluation", ["{resolution: 224}", "{resolution: 28, num_points: 784}"])
+def test_the_4xconv_head_has_one_resolution_and_no_subdivision(project: Project, evaluation: str) -> None:
+    path = project.configs / "experiments" / "demo" / "coco_4xconv_r50.yaml"
+    path.write_text(edited(path.read_text(), "{resolution: 28}", evaluation))
+    with pytest.raises(ConfigError, match=re.escape(str(path)) + r"(.|\n)*evaluations\.28x28"):
+        project.experiment("demo", "coco_4xconv_r50")
+
+
+@pytest.mark.parametrize("part", ["model", "schedule", "dataset"])
+def test_an_experiment_with_a_part_that_does_not_exist(project: Project, part: str) -> None:
+    path = project.configs / "experiments" / "demo" / "coco_4xconv_r50.yaml"
+    path.write_text(re.sub(rf"^{part}: .*$", f"{part}: nothing", path.read_text(), flags=re.MULTILINE))
+    with pytest.raises(ConfigError, match=rf"{part}s.nothing\.yaml: no such configuration file; .* has "):
+        params = project.select("demo", "data")
+        project.run("demo", "coco_4xconv_r50-0", params.runs["coco_4xconv_r50-0"])
+
+
+@pytest.mark.parametrize(
+    ("run", "key", "expected"),
+    [
+        (
+            SelectedRun(
+                task="instance",
+                dataset="nuclei",
+                experiment="coco_4xconv_r50",
+                seed=0,
+                starts_from="train/shapes_detector-0",
+            ),
+            "dataset",
+            "'shapes'",
+        ),
+        (
+            SelectedRun(
+                task="instance",
+                dataset="shapes",
+                experiment="coco_4xconv_r50",
+                seed=5,
+                starts_from="train/shapes_detector-0",
+            ),
+            "seed",
+            "[0]",
+        ),
+        (
+            SelectedRun(
+                task="instance", dataset="shapes", experiment="coco_4xconv_r50", seed=0, starts_from="data/shapes"
+            ),
+            "starts_from",
+            "'train/shapes_detector-0'",
+        ),
+        (
+            SelectedRun(
+                task="instance",
+                dataset="shapes",
+                experiment="coco_5xconv_r50",
+                seed=0,
+                starts_from="train/shapes_detector-0",
+            ),
+            "",
+            "coco_4xconv_r50, coco_4xconv_r50_3x",
+        ),
+    ],
+)
+def test_a_run_that_disagrees_with_its_experiment(project: Project, run: SelectedRun, key: str, expected: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        project.run("demo", "mine", run)
+    assert expected in str(caught.value)
+    if key:
+        assert "selection.yaml" in str(caught.value)
+        assert f"runs.mine.{key}" in str(caught.value)
+
+
+def test_a_resolved_run(repository: Path) -> None:
+    project = Project(repository)
+    params = SelectedRun(
+        task="instance", dataset="coco2017", experiment="coco_pointrend_r50", seed=2, starts_from="data/coco2017"
+    )
+    run, evaluation = project.run("paper", "coco_pointrend_r50-2", params)
+    assert (run.run, run.experiment, run.dataset, run.seed) == (
+        "coco_pointrend_r50-2",
+        "coco_pointrend_r50",
+        "coco2017",
+        2,
+    )
+    assert run.model == project.model("pointrend_r50_coco")
+    assert run.schedule == project.schedule("coco_1x")
+    assert run.starts_from is None
+    # Those of Table 3.
+    assert {name: (s.resolution, s.num_points) for name, s in evaluation.root.items()} == {
+        "28x28": (28, 784),
+        "56x56": (56, 784),
+        "112x112": (112, 784),
+        "224x224": (224, 784),
+        "224x224_14": (224, 196),
+        "224x224_56": (224, 3136),
+        "224x224_112": (224, 12544),
+    }
+
+
+def test_a_resolved_run_knows_what_it_begins_with(repository: Path) -> None:
+    params = SelectedRun(
+        task="semantic",
+        dataset="streets_semantic",
+        experiment="cityscapes_deeplabv3_r103",
+        seed=0,
+        starts_from="train/streets_segmenter-0",
+    )
+    run, _ = Project(repository).run("demo", "cityscapes_deeplabv3_r103-0", params)
+    assert run.starts_from == "streets_segmenter-0"
+
+
+def test_a_run_that_is_not_evaluated(repository: Path) -> None:
+    params = SelectedRun(
+        task="instance", dataset="shapes", experiment="shapes_detector", seed=0, starts_from="data/shapes"
+    )
+    run, evaluation = Project(repository).run("demo", "shapes_detector-0", params)
+    assert run.starts_from is None
+    assert evaluation.root == {}

@@ -1,0 +1,190 @@
+"""What `pointrend select` chooses, and what DVC watches of it."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from made_up_configs import (
+    CITYSCAPES,
+    CONFIGS,
+    LABELS,
+    SCALES,
+    edited,
+)
+
+from pipeline.config.project import Project
+from pipeline.config.reader import ConfigError
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_every_scale_can_be_selected_and_all_of_its_runs_resolve(scale: str, repository: Path) -> None:
+    project = Project(repository)
+    selection = project.select(scale, "data")
+    assert selection.runs
+    for name, selected in selection.runs.items():
+        run, evaluation = project.run(scale, name, selected)
+        assert selected.task == run.model.task
+        assert name == f"{run.experiment}-{run.seed}"
+        assert run.dataset in selection.datasets
+        # One that is never evaluated is there for others.
+        assert evaluation.root or f"train/{name}" in {other.starts_from for other in selection.runs.values()}
+
+
+def test_selecting_the_demo_scale(repository: Path) -> None:
+    selected = Project(repository).select("demo", "some/where").model_dump()
+    runs = selected.pop("runs")
+    assert runs.keys() == {f"{name}-0" for name in Project(repository).experiment_names("demo")}
+    assert {name: runs[name] for name in ("coco_4xconv_r50-0", "shapes_detector-0")} == {
+        "coco_4xconv_r50-0": {
+            "task": "instance",
+            "dataset": "shapes",
+            "experiment": "coco_4xconv_r50",
+            "seed": 0,
+            "starts_from": "train/shapes_detector-0",
+        },
+        "shapes_detector-0": {
+            "task": "instance",
+            "dataset": "shapes",
+            "experiment": "shapes_detector",
+            "seed": 0,
+            "starts_from": "data/shapes",
+        },
+    }
+    assert selected == {
+        "synthetic": ["shapes", "streets"],
+        "datasets": {
+            "shapes": {
+                "task": "instance",
+                "train": "outputs/demo/drawn/shapes/annotations/instances_train.json",
+                "val": "outputs/demo/drawn/shapes/annotations/instances_val.json",
+                "lvis": "outputs/demo/drawn/shapes/annotations/lvis_val.json",
+            },
+            **{
+                f"streets_{task}": {
+                    "task": task,
+                    "train": "outputs/demo/drawn/streets/gtFine/train",
+                    "val": "outputs/demo/drawn/streets/gtFine/val",
+                    "lvis": "outputs/demo/drawn/streets/gtFine/val",
+                }
+                for task in ("instance", "semantic")
+            },
+        },
+        "sweeps": {
+            name: {"task": "instance", "dataset": "shapes", "starts_from": "train/coco_pointrend_r50-0"}
+            for name in ("oversampling_importance", "subdivision")
+        },
+    }
+
+
+def test_a_run_begins_with_one_that_begins_with_nothing(project: Project) -> None:
+    path = project.root / "configs/experiments/demo/coco_4xconv_r50.yaml"
+    path.write_text(path.read_text().replace("shapes_detector-0", "coco_pointrend_r50-0"))
+    with pytest.raises(ConfigError, match=r"4xconv_r50\.yaml:\n  starts_from: 'coco_pointrend_r50-0' is not a run of"):
+        project.select("demo", "data")
+
+
+def test_what_a_run_begins_with_must_exist(project: Project) -> None:
+    (project.configs / "experiments/demo/shapes_detector.yaml").unlink()
+    with pytest.raises(ConfigError) as caught:
+        project.select("demo", "data")
+    # Of those that begin with it, the first by name.
+    assert str(project.configs / "experiments/demo/cityscapes_4xconv_r50.yaml") in str(caught.value)
+    assert "starts_from: 'shapes_detector-0' is not a run of this scale" in str(caught.value)
+    assert "those are streets_segmenter-0" in str(caught.value)
+
+
+def test_a_run_begins_with_a_seed_that_there_is(project: Project) -> None:
+    path = project.configs / "experiments/demo/shapes_detector.yaml"
+    path.write_text(edited(path.read_text(), "seeds: [0]", "seeds: [1, 2]"))
+    with pytest.raises(
+        ConfigError, match=r"'shapes_detector-0' is not a run .* shapes_detector-1, shapes_detector-2, streets"
+    ):
+        project.select("demo", "data")
+
+
+def test_a_selection_loads_as_it_was_written(project: Project) -> None:
+    params = project.select("paper", "/data")
+    project.selection_file.write_text(yaml.safe_dump(params.model_dump(), sort_keys=False))
+    assert project.selection() == params
+
+
+def test_the_selected_runs_agree_with_their_experiments(repository: Path) -> None:
+    project = Project(repository)
+    selection = project.selection()
+    for name, selected in selection.runs.items():
+        project.run(project.params().scale, name, selected)
+    assert {run.dataset for run in selection.runs.values()} <= selection.datasets.keys()
+    project.check(project.params(), selection)
+
+
+def test_an_unknown_scale_lists_the_scales(repository: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no scale 'papre'.*demo.*paper"):
+        Project(repository).select("papre", "data")
+
+
+def test_an_unknown_cluster_lists_the_clusters(repository: Path) -> None:
+    with pytest.raises(ConfigError, match=r"lapdog\.yaml.*eight_gpus, laptop"):
+        Project(repository).initial_params("demo", "data", "lapdog")
+
+
+def watched(project: Project, text: str, experiment: str, data_root: str = "data") -> dict[str, str]:
+    """What DVC watches of a dataset that is given to one experiment of the demo, which then starts from no other."""
+    shutil.rmtree(project.configs / "sweeps" / "demo")
+    (project.configs / "datasets" / "mine.yaml").write_text(text)
+    whole = project.experiment("demo", experiment).model_dump(exclude={"starts_from"}) | {"dataset": "mine"}
+    for path in (project.configs / "experiments" / "demo").iterdir():
+        path.unlink()
+    (project.configs / "experiments" / "demo" / f"{experiment}.yaml").write_text(yaml.safe_dump(whole))
+    selection = project.select("demo", data_root)
+    assert selection.synthetic == []
+    return selection.datasets["mine"].model_dump(exclude={"task"})
+
+
+INSTANCE, SEMANTIC = "coco_4xconv_r50", "cityscapes_semantic_fpn_pointrend_r101"
+
+
+@pytest.mark.parametrize(
+    ("lvis", "expected"),
+    [
+        ("", "data/nuclei/instances_val.json"),
+        ("lvis: {root: lvis, annotations: lvis.json}\n", "data/lvis/lvis.json"),
+        ("lvis: {root: /elsewhere, annotations: lvis.json}\n", "/elsewhere/lvis.json"),
+        ("lvis: {root: 's3://bucket/lvis', annotations: lvis.json}\n", "configs/datasets/mine.yaml"),
+    ],
+    ids=["none", "beside", "elsewhere", "behind a URI"],
+)
+def test_what_dvc_watches_of_coco_files(project: Project, lvis: str, expected: str) -> None:
+    text = (CONFIGS / "datasets" / "nuclei.yaml").read_text() + lvis
+    assert watched(project, text, INSTANCE) == {
+        "train": "data/nuclei/instances_train.json",
+        "val": "data/nuclei/instances_val.json",
+        "lvis": expected,
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "experiment"),
+    [(CITYSCAPES, INSTANCE), (edited(CITYSCAPES, "instance", "semantic"), SEMANTIC), (LABELS, SEMANTIC)],
+    ids=["cityscapes instance", "cityscapes semantic", "labels"],
+)
+def test_what_dvc_watches_of_label_files(project: Project, text: str, experiment: str) -> None:
+    found = watched(project, text, experiment)
+    assert found == {"train": "data/x/b", "val": "data/x/d", "lvis": "data/x/d"}
+
+
+def test_an_absolute_root_stands_for_itself(project: Project) -> None:
+    assert watched(project, edited(LABELS, "root: x", "root: /elsewhere"), SEMANTIC)["train"] == "/elsewhere/b"
+
+
+@pytest.mark.parametrize(("root", "data_root"), [("x", "s3://bucket/data"), ("s3://bucket/x", "data")])
+def test_of_data_behind_a_uri_dvc_watches_the_configuration(project: Project, root: str, data_root: str) -> None:
+    found = watched(project, edited(LABELS, "root: x", f"root: {root}"), SEMANTIC, data_root)
+    assert set(found.values()) == {"configs/datasets/mine.yaml"}
+
+
+@pytest.mark.parametrize("data_root", ["data", "/somebody/elses", "s3://bucket"])
+def test_what_is_drawn_lies_in_the_project_whatever_the_data_root(project: Project, data_root: str) -> None:
+    for dataset in project.select("demo", data_root).datasets.values():
+        for path in (dataset.train, dataset.val, dataset.lvis):
+            assert path.startswith(("outputs/demo/drawn/shapes/", "outputs/demo/drawn/streets/"))
