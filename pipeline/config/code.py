@@ -65,6 +65,7 @@ _EVALUATE = {
         "pipeline.evaluation.instance_scores",
         "pointrend.instance_inference",
         "pointrend.instance_models",
+        "pointrend.rendering",
     ),
     "semantic": (
         "pipeline.evaluation.run",
