@@ -116,7 +116,7 @@ def run_config(experiment: str, seed: int) -> Any:
         dataset="shapes",
         seed=seed,
         model=project.model("pointrend_tiny_shapes"),
-        sampling={"strategy": "biased", "num_points": 196},
+        sampling=project.experiment("demo", "coco_pointrend_r50").sampling,
         schedule=project.schedule("demo"),
     )
 
