@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.config import ScheduleConfig
+from pipeline.config.schedules import ScheduleConfig
 from pipeline.data.dataset import Example
 from pipeline.data.samplers import ALONE
 from pipeline.training.loop import Update, build_optimizer, train

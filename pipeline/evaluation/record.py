@@ -93,5 +93,5 @@ def summary(record: EvaluationRecord) -> dict[str, float]:
     return {
         name: round(value, 2)
         for name, value in record.metrics(main).items()
-        if (name in ("AP", "AP_star", "boundary_AP") or name.endswith("mIoU")) and math.isfinite(value)
+        if (name in MAIN_METRICS or name.endswith("mIoU")) and math.isfinite(value)
     }

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.config.code import KINDS, CodeError, code_of, digest, library_versions, modules
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 COMPUTES = '''"""What this does."""
 
 import math

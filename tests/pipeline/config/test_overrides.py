@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from dvc.utils.hydra import apply_overrides as set_params
 
+from pipeline.config.parameters import run_parameters
 from pipeline.config.params import Params
 from pipeline.config.project import Project
 from pipeline.config.reader import ConfigError
 from pipeline.config.selection import Selection
 from pipeline.config.selection_files import params_text
 from pipeline.config.sweep_tasks import TrainingTask, resolve_selected
-from pipeline.tracking.client import run_parameters
 
 POINTREND, GRID, CONV = "coco_pointrend_r50", "coco_pointrend_r50_grid", "coco_4xconv_r50"
 RATIOS = ("oversample_ratio", "importance_sample_ratio")

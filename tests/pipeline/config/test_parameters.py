@@ -13,8 +13,8 @@ from pipeline.config.project import Project
 @pytest.fixture(scope="module")
 def paper_runs(repository: Path) -> dict[str, RunConfig]:
     project = Project(repository)
-    params = project.select("paper", "data", "laptop")
-    return {name: project.run("paper", name, run)[0] for name, run in params.runs.items()}
+    selection = project.select("paper", "data")
+    return {name: project.run("paper", name, run)[0] for name, run in selection.runs.items()}
 
 
 def test_the_parameters_of_pointrend(paper_runs: dict[str, RunConfig]) -> None:
@@ -56,8 +56,8 @@ def test_a_regular_grid_has_no_k_and_beta(paper_runs: dict[str, RunConfig]) -> N
 
 def test_one_training_size(repository: Path) -> None:
     project = Project(repository)
-    params = project.select("nuclei", "data", "laptop")
-    run, _ = project.run("nuclei", "coco_4xconv_r50-0", params.runs["coco_4xconv_r50-0"])
+    selection = project.select("nuclei", "data")
+    run, _ = project.run("nuclei", "coco_4xconv_r50-0", selection.runs["coco_4xconv_r50-0"])
     assert run_parameters(run)["train_size"] == "256"
 
 

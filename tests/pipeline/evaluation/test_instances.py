@@ -11,7 +11,15 @@ from torch import Tensor
 
 from pipeline.config.evaluations import RenderingConfig
 from pipeline.data.coco import Category
-from pipeline.evaluation.instances import ResultsWriter, encode_regions, encode_results, predict_regions
+from pipeline.evaluation.chunks import prefetched
+from pipeline.evaluation.instances import (
+    ResultsWriter,
+    encode_regions,
+    encode_results,
+    merge_predictions,
+    predict_regions,
+)
+from pipeline.evaluation.outputs import IncompletePredictionsError
 from pointrend import build_model
 from pointrend.instance import MaskRCNN
 from pointrend.paste import paste_masks
@@ -79,3 +87,45 @@ def test_results_written_in_parts_are_one_json_list(tmp_path: Path, batches: lis
             writer.add(map(json.dumps, batch))
         writer.close()
     assert json.loads(path.read_text()) == [result for batch in batches for result in batch]
+
+
+# Joining chunks
+
+
+def write_parts(root: Path, *parts: list[int]) -> list[Path]:
+    """Chunks of images without detections, but for image 2, which has one."""
+    folders = []
+    for index, image_ids in enumerate(parts):
+        folder = root / f"part{index}"
+        folder.mkdir()
+        lines = [f"{id_}" + ('\t{"image_id": 2}' if id_ == 2 else "") + "\n" for id_ in image_ids]
+        (folder / "a.jsonl").write_text("".join(lines))
+        folders.append(folder)
+    return folders
+
+
+def test_an_image_without_detections_is_not_a_lost_one(tmp_path: Path) -> None:
+    merge_predictions(write_parts(tmp_path, [5, 2], [3]), "a", [5, 2, 3], tmp_path / "merged.json")
+    assert json.loads((tmp_path / "merged.json").read_text()) == [{"image_id": 2}]
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ([[5], [3]], "part1, a: image 3, expected 2"),
+        ([[5, 2]], "no predictions for image 3"),
+        ([[5, 2], [2, 3]], "part1, a: image 2, expected 3"),
+        ([[5, 2, 3], [3]], "part1, a: image 3, expected None"),
+    ],
+    ids=["lost", "lost at the end", "twice", "too many"],
+)
+def test_every_image_must_be_there_exactly_once(parts: list[list[int]], message: str, tmp_path: Path) -> None:
+    with pytest.raises(IncompletePredictionsError, match=message):
+        merge_predictions(write_parts(tmp_path, *parts), "a", [5, 2, 3], tmp_path / "merged.json")
+    assert not (tmp_path / "merged.json").exists()
+
+
+def test_prefetching_keeps_the_order() -> None:
+    squares = [index * index for index in range(10)]
+    assert list(prefetched(squares, range(3, 7))) == [9, 16, 25, 36]  # type: ignore[arg-type]
+    assert list(prefetched(squares, range(0))) == []  # type: ignore[arg-type]

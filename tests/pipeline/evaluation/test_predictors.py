@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import pipeline.evaluation.instances as instances
-from pipeline.config import EvaluationConfig, RenderingConfig
+from pipeline.config.evaluations import EvaluationConfig, RenderingConfig
 from pipeline.data.coco import read_coco
 from pipeline.data.manifest import PreparedDataset, SplitManifest, read_prepared, write_prepared
 from pipeline.data.pictures import KnownPictures

@@ -1,11 +1,13 @@
 """The record of a run's evaluations."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 from pipeline.config.evaluations import EvaluationConfig, RenderingConfig, SemanticRenderingConfig
 from pipeline.config.project import Project
-from pipeline.evaluation.record import EvaluationRecord, leave_unevaluated, summary
+from pipeline.evaluation.evaluation import leave_unevaluated
+from pipeline.evaluation.record import EvaluationRecord, summary
 from pipeline.training.record import TrainingRecord
 
 
@@ -18,9 +20,10 @@ def test_a_run_without_settings_has_no_predictions_and_no_metrics(repository: Pa
         run=name, key="a key", mlflow_run_id="an id", config=config, data="data", code="code", parameters={}, tags={},
         started=1, ended=2, seconds=3.0, hardware="4 CPU threads",
     )  # fmt: skip
-    leave_unevaluated(training, tmp_path / "predictions", tmp_path / "metrics.json")
+    leave_unevaluated(training, tmp_path / "predictions", tmp_path / "record.json", tmp_path / "metrics.json")
     assert list((tmp_path / "predictions").iterdir()) == []
-    record = EvaluationRecord.read(tmp_path / "metrics.json")
+    assert json.loads((tmp_path / "metrics.json").read_text()) == {}
+    record = EvaluationRecord.read(tmp_path / "record.json")
     assert (record.run, record.training, record.mlflow_run_id) == (name, "a key", "an id")
     assert record.settings == settings
     assert record.evaluations == {}

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from made_up_instances import rle, scene
 from PIL import Image
-from pipeline.evaluation.scoring import score_instances
 
 from pipeline.data.cityscapes import CATEGORIES
 from pipeline.data.coco import Category, ImageRecord
 from pipeline.data.manifest import PreparedDataset, SplitManifest, read_prepared, write_prepared
+from pipeline.evaluation.instance_scores import score_instances
 from pipeline.metrics.boundary_ap import boundary_ap
 from pipeline.metrics.coco_ap import coco_ap
 from pipeline.metrics.errors import PredictionError

@@ -9,7 +9,6 @@ from made_up_labels import OWN, label_ids, prepared_labels
 from PIL import Image
 from torch import Tensor
 
-from pipeline.config.clusters import ClusterConfig
 from pipeline.config.evaluations import EvaluationConfig, SemanticRenderingConfig
 from pipeline.config.experiments import RunConfig
 from pipeline.config.labels import LabelTable
@@ -108,7 +107,8 @@ def test_a_run_s_predictions_and_their_scores(tmp_path: Path, repository: Path, 
     save_weights(model, weights, {})
     output.mkdir()
     trained = TrainedRun(run(repository), prepared.folder, images, weights)
-    predict(trained, EvaluationConfig({"os16": OS16, "os8": OS8}), ClusterConfig(workers=0), output)
+    settings = EvaluationConfig({"os16": OS16, "os8": OS8})
+    predict(trained, settings, torch.device("cpu"), tmp_path / "chunks", output)
     assert sorted(path.name for path in output.iterdir()) == ["labels_os16", "labels_os8"]
     assert len(list(labels_folder(output, "os8").rglob("*.png"))) == 9
     values, details = score(prepared, output, "os16", OS16.model_copy(update={"trimap_widths": [3]}))

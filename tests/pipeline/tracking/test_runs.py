@@ -102,8 +102,8 @@ def check_finished(tracker: Tracker, run_id: str, artifacts: Path) -> None:
 @pytest.fixture(scope="module")
 def config(repository: Path) -> RunConfig:
     project = Project(repository)
-    params = project.select("demo", "data", "laptop")
-    return project.run("demo", "coco_pointrend_r50-0", params.runs["coco_pointrend_r50-0"])[0]
+    selection = project.select("demo", "data")
+    return project.run("demo", "coco_pointrend_r50-0", selection.runs["coco_pointrend_r50-0"])[0]
 
 
 Evaluate = Callable[..., str]
