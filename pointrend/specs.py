@@ -71,8 +71,8 @@ class Rendering:
         ValueError: for a value below 1; the message names the field.
     """
 
-    resolution: int
-    num_points: int
+    resolution: int = 224
+    num_points: int = 28 * 28
 
     def __post_init__(self) -> None:
         _check_at_least_one(self, "resolution", "num_points")
@@ -180,7 +180,7 @@ def _check_at_least_one(spec: object, *names: str) -> None:
 #: The paper's settings of PointRend: training points of Section 4, rendering of Section 3.1, and those of Section 5 for
 #: semantic models. Every model below starts from them; all can be overridden.
 PAPER_SAMPLING = PointSampling("biased", num_points=14 * 14, oversample_ratio=3.0, importance_sample_ratio=0.75)
-PAPER_RENDERING = Rendering(resolution=224, num_points=28 * 28)
+PAPER_RENDERING = Rendering()
 PAPER_SEMANTIC_SAMPLING = replace(PAPER_SAMPLING, num_points=None)
 PAPER_POINTS_PER_STEP = 8096
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipeline.training.loop import BUFFERS_OPTION
+
 SCRIPT = Path(__file__).parent / "two_workers.py"
 
 
@@ -50,7 +52,7 @@ def test_gradients_are_averaged_exactly_once(runs: tuple[Path, Path]) -> None:
 def test_buffers_are_not_sent_and_gradients_not_copied(runs: tuple[Path, Path]) -> None:
     for rank in (0, 1):
         settings = json.loads((runs[1] / f"distributed{rank}.json").read_text())
-        assert settings == {"broadcast_buffers": False, "gradient_as_bucket_view": True}
+        assert settings == {BUFFERS_OPTION: False, "gradient_as_bucket_view": True}
 
 
 def test_parts_of_a_batch_are_the_same_whoever_does_them(tmp_path: Path) -> None:

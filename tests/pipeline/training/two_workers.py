@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from pipeline.config.schedules import Phase, ScheduleConfig, Warmup
 from pipeline.data.dataset import Example
 from pipeline.data.samplers import Draw, Share, TrainingBatches
-from pipeline.training.loop import build_optimizer, distribute, train
+from pipeline.training.loop import BUFFERS_OPTION, build_optimizer, distribute, train
 
 IMAGES, BATCH, UPDATES = 10, 4, 6
 SCHEDULE = ScheduleConfig(
@@ -82,7 +82,7 @@ def main(folder: Path, images_per_worker: int | None) -> None:
     torch.save(model.state_dict(), folder / f"weights{rank}.pt")
     (folder / f"images{rank}.json").write_text(json.dumps(seen))
     if isinstance(wrapped, DistributedDataParallel):
-        settings = {name: getattr(wrapped, name) for name in ("broadcast_buffers", "gradient_as_bucket_view")}
+        settings = {name: getattr(wrapped, name) for name in (BUFFERS_OPTION, "gradient_as_bucket_view")}
         (folder / f"distributed{rank}.json").write_text(json.dumps(settings))
     if distributed:
         dist.destroy_process_group()
