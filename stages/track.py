@@ -3,7 +3,6 @@
 import json
 
 from pipeline.stage import Stage, run_stage
-from pipeline.tracking.client import tracker_of
 from pipeline.tracking.store import certainly_has, tracking_uri
 
 
@@ -19,8 +18,10 @@ def main() -> None:
     if certainly_has(tracking_uri(stage.root), logged):
         return
 
+    # MLflow takes seconds to import.
     from pipeline.report.results import read_results
     from pipeline.report.tables.tracked import log_tables
+    from pipeline.tracking.client import tracker_of
     from pipeline.tracking.runs import log_sweep
 
     tracker = tracker_of(stage)
