@@ -41,8 +41,8 @@ class Settled:
 
     def configure(self, **variables: str) -> None:
         """Runs the stage `configure` in a process of its own."""
-        environment = " ".join(f"{name}={value}" for name, value in variables.items())
-        result = self.project.run("sh", "-c", f"{environment} exec sh stages/run configure")
+        given = (f"{name}={value}" for name, value in variables.items())
+        result = self.project.run("env", *given, "sh", "stages/run", "configure")
         assert result.returncode == 0, result.stdout
 
     def stale(self) -> set[str]:
