@@ -1,4 +1,4 @@
-"""What DVC would run, asked from within one of its stages, and which code a stage depends on."""
+"""What DVC would run and what it works on, asked from within one of its stages."""
 
 import subprocess
 import sys
@@ -6,15 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import UserError
-from pipeline.graph import code_digest
+from pipeline.graph import stages_in_scope, stages_under_way
 
-CONFIG = """
-[core]
-    no_scm = true
-    analytics = false
-    check_update = false
-"""
 STAGES = """
 stages:
   ask:
@@ -30,9 +23,12 @@ stages:
 """
 ASK = """
 from pathlib import Path
-from pipeline.graph import runs_everything, stages_to_run
-print(*stages_to_run(Path.cwd(), ["copy@a", "copy@b"]))
-print(runs_everything())
+from pipeline.graph import stages_in_scope, stages_to_run, stages_under_way, unchanged_stages
+names = ["copy@a", "copy@b"]
+print(*stages_to_run(Path.cwd(), names))
+print(*stages_in_scope(names))
+print(*unchanged_stages(Path.cwd(), names))
+print(*stages_under_way())
 """
 
 
@@ -53,13 +49,12 @@ class Folder:
     def write(self, name: str, text: str) -> None:
         (self.root / f"in-{name}").write_text(text)
 
-    def ask(self, *targets: str) -> tuple[list[str], bool]:
-        """What the stage was told in a `dvc repro`."""
+    def ask(self, *targets: str) -> list[list[str]]:
+        """What the stage was told in a `dvc repro`: what is to run, in scope, unchanged and under way."""
         self.asked += 1
         (self.root / "ask").write_text(str(self.asked))
         subprocess.run([Path(sys.executable).parent / "dvc", "repro", *targets], cwd=self.root, check=True)
-        stages, everything = (self.root / f"answer-{self.asked}").read_text().splitlines()
-        return stages.split(), everything == "True"
+        return [line.split() for line in (self.root / f"answer-{self.asked}").read_text().splitlines()]
 
 
 @pytest.fixture
@@ -71,54 +66,23 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folder:
 
 
 def test_what_is_to_run(folder: Folder) -> None:
-    assert folder.ask() == (["copy@a", "copy@b"], True)
-    assert folder.ask() == ([], True), "nothing has changed"
+    both = ["copy@a", "copy@b"]
+    assert folder.ask()[:3] == [both, both, []]
+    assert folder.ask()[:3] == [[], both, both], "nothing has changed"
     folder.write("b", "2")
-    assert folder.ask() == (["copy@b"], True)
+    assert folder.ask()[:3] == [["copy@b"], both, ["copy@a"]]
     folder.write("b", "1")
-    assert folder.ask() == ([], True), "DVC still has the result"
+    assert folder.ask()[0] == [], "DVC still has the result"
     (folder.root / "out-a").unlink()
-    assert folder.ask() == ([], True), "DVC still has the result"
+    assert folder.ask()[:3] == [[], both, ["copy@b"]], "DVC still has the result"
 
 
-def test_a_target_is_not_everything(folder: Folder) -> None:
-    assert folder.ask("--force") == (["copy@a", "copy@b"], True)
-    assert folder.ask("ask") == ([], False)
+def test_what_is_in_scope(folder: Folder) -> None:
+    assert sorted(folder.ask()[3]) == ["ask", "copy@a", "copy@b"]
+    assert folder.ask("ask", "copy@b")[1:] == [["copy@b"], ["copy@a", "copy@b"], ["ask", "copy@b"]]
+    assert folder.ask("ask")[1:] == [[], ["copy@a", "copy@b"], ["ask"]]
 
 
-def test_outside_of_dvc_nothing_is_everything() -> None:
-    from pipeline.graph import runs_everything
-
-    assert not runs_everything()
-
-
-class TestCode:
-    @pytest.fixture
-    def root(self, tmp_path: Path) -> Path:
-        (tmp_path / "dvc.yaml").write_text('stages: {train: {do: {deps: ["outputs/${key}", code, one.py]}}}')
-        (tmp_path / "code").mkdir()
-        (tmp_path / "code" / "two.py").write_text("x = 1\n")
-        (tmp_path / "one.py").write_text("y = 1\n")
-        return tmp_path
-
-    def test_every_file_counts(self, root: Path) -> None:
-        digests = [code_digest(root, "train")]
-        assert code_digest(root, "train") == digests[0]
-        (root / "one.py").write_text("y = 2\n")
-        digests.append(code_digest(root, "train"))
-        (root / "code" / "two.py").write_text("x = 2\n")
-        digests.append(code_digest(root, "train"))
-        (root / "code" / "two.py").rename(root / "code" / "three.py")
-        digests.append(code_digest(root, "train"))
-        assert len(set(digests)) == 4
-
-    def test_what_is_no_code_does_not(self, root: Path) -> None:
-        before = code_digest(root, "train")
-        (root / "code" / "__pycache__").mkdir()
-        (root / "code" / "__pycache__" / "two.pyc").write_bytes(b"1")
-        assert code_digest(root, "train") == before
-
-    def test_a_missing_file_is_named(self, root: Path) -> None:
-        (root / "one.py").unlink()
-        with pytest.raises(UserError, match=r"one\.py: missing"):
-            code_digest(root, "train")
+def test_outside_of_dvc_all_is_in_scope() -> None:
+    assert stages_under_way() is None
+    assert stages_in_scope(["copy@a", "train@x"]) == ["copy@a", "train@x"]

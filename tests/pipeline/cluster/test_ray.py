@@ -1,21 +1,43 @@
-"""A run under Ray Train with two real workers, started and stopped by the pipeline."""
+"""Ray Train with two real workers. One Ray serves all tests but the first, which starts its own."""
 
 import json
 import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray.cloudpickle
+import torch
+from made_up_images import prepared_images, small_run
 from mini_project import MiniProject
 
+from pipeline.cluster.connection import connected
 from pipeline.cluster.ray_train import fit, for_batch
+from pipeline.cluster.worker import RunWork, run_worker
 from pipeline.config.clusters import ClusterConfig
+from pipeline.config.evaluations import EvaluationConfig, RenderingConfig
 from pipeline.data.samplers import BatchShareError
+from pipeline.errors import LostWorkerError
+from pipeline.evaluation.run import gather, predict
+from pipeline.evaluation.trained_run import TrainedRun
 from pipeline.training.loop import DivergedTrainingError
+from pipeline.training.model import build_run_model
+from pointrend.weights import save_weights
+
+TWO = ClusterConfig(workers=2)
+
+
+@pytest.fixture(scope="module")
+def ray_of_this_machine() -> Iterator[None]:
+    patch = pytest.MonkeyPatch()
+    patch.delenv("RAY_ADDRESS", raising=False)
+    with connected(TWO):
+        yield
+    patch.undo()
 
 
 def ray_processes(marker: str) -> list[str]:
@@ -45,18 +67,67 @@ def test_two_workers_train_a_run_and_leave_nothing_running(project: MiniProject)
     assert left == []
 
 
+@pytest.mark.usefixtures("ray_of_this_machine")
 def test_a_worker_s_own_message_is_what_the_user_sees(tmp_path: Path) -> None:
     def train_worker(arguments: dict[str, Any]) -> None:
         raise DivergedTrainingError(f"update {arguments['update']}: not finite")
 
-    cluster = ClusterConfig(workers=2)
     # Pickled by value, for the workers cannot import this file.
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(DivergedTrainingError, match=r"^update 2: not finite$"):
-        fit(train_worker, {"update": 2}, cluster, "run", tmp_path)
+        fit(train_worker, {"update": 2}, TWO, "run", tmp_path)
     # Ray Train would leave one that connects to its Ray, which is gone.
     assert signal.getsignal(signal.SIGINT) is handler
+
+
+@pytest.mark.usefixtures("ray_of_this_machine")
+def test_a_worker_that_dies_once_too_often_is_one_message(tmp_path: Path) -> None:
+    def die(arguments: dict[str, Any]) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    with pytest.raises(LostWorkerError, match=r"worker \d of 2 died and its restarts are used up \(max_failures: 0"):
+        fit(die, {}, TWO, "killed", tmp_path)
+
+
+@pytest.mark.usefixtures("ray_of_this_machine")
+def test_two_workers_evaluate_to_the_bytes_of_one_though_one_is_killed(repository: Path, tmp_path: Path) -> None:
+    """They share the images; started again, they predict only the chunks that are not there."""
+    prepared, images = prepared_images(tmp_path, 19)  # chunks of 8, 8 and 3
+    config, weights = small_run(repository), tmp_path / "model.safetensors"
+    torch.manual_seed(3)
+    save_weights(build_run_model(config, 2, pretrained=False), weights, {})
+    run = TrainedRun(config, prepared, images, weights)
+    settings = EvaluationConfig({"28x28": RenderingConfig(resolution=28, num_points=196)})
+    alone, together, chunks = tmp_path / "alone", tmp_path / "together", tmp_path / "chunks"
+    for folder in (alone, together, chunks):
+        folder.mkdir()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as a worker of one CPU has
+    predict(run, settings, torch.device("cpu"), tmp_path / "chunks of one", alone)
+    torch.set_num_threads(threads)
+
+    def killed_once(arguments: dict[str, Any]) -> None:
+        run_worker(arguments)
+        died = arguments["work"].chunks.parent / "died"
+        if ray.train.get_context().get_world_rank() == 0 and not died.exists():
+            died.touch()
+            lost = arguments["work"].chunks / "images-0000016"
+            lost.rename(died.parent / "lost")  # as if it had been killed before its second chunk
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    cluster = TWO.model_copy(update={"max_failures": 1})
+    work = RunWork(cluster, evaluated=run, settings=settings, chunks=chunks)
+    fit(killed_once, {"work": work}, cluster, "evaluation", tmp_path / "ray")
+    assert (tmp_path / "died").exists()
+    assert sorted(part.name for part in chunks.iterdir()) == ["images-0000000", "images-0000008", "images-0000016"]
+    made = {part.name: part.stat().st_mtime_ns for part in chunks.iterdir()}
+    assert made["images-0000000"] < (tmp_path / "died").stat().st_mtime_ns < made["images-0000016"]
+    gather(run, settings, chunks, together)
+    name = "predictions_28x28.json"
+    assert (together / name).read_bytes() == (alone / name).read_bytes()
 
 
 def test_a_number_of_workers_that_may_vary_is_no_larger_than_a_batch_has_parts() -> None:

@@ -149,7 +149,7 @@ class TestPaper:
     def test_nothing_is_known_to_be_cached_of_a_scale_that_is_not_selected(self, paper: Plan) -> None:
         assert {run.cached for run in paper.runs} == {sweep.cached for sweep in paper.sweeps} == {None}
         assert paper.unknown is not None
-        assert "paper is not selected" in paper.unknown
+        assert "scale paper is not the selected one" in paper.unknown
 
 
 @pytest.mark.parametrize("scale", [scale for scale in Project(REPOSITORY).scales() if scale != "paper"])
@@ -270,6 +270,8 @@ class DvcProject:
         shutil.copytree(REPOSITORY / "configs", root / "configs")
         for name in ("params.yaml", "selection.yaml"):
             shutil.copy(REPOSITORY / name, root)
+        for package in ("pipeline", "pointrend", "stages"):  # whose code `configure` writes down
+            (root / package).symlink_to(REPOSITORY / package)
         (root / ".dvc").mkdir()
         (root / ".dvc/config").write_text("[core]\n no_scm = true\n analytics = false\n check_update = false\n")
         (root / "dvc.yaml").write_text(STAGES)

@@ -115,7 +115,7 @@ class World:
         ).write(self.outputs.evaluation_record(name))  # fmt: skip
 
     def read(self) -> Results:
-        return read_results(self.params.runs, self.outputs, self.tracker)
+        return read_results(self.selection.runs, self.outputs, self.tracker)
 
     def lose_database(self) -> None:
         # Of another name, for this process keeps the old one open.
