@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from inspect import signature
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -189,12 +189,8 @@ def distribute(model: nn.Module, world_size: int, device: torch.device) -> nn.Mo
     """
     if world_size == 1:
         return model
-    return DistributedDataParallel(
-        model,
-        device_ids=[device] if device.type == "cuda" else None,
-        gradient_as_bucket_view=True,
-        **{BUFFERS_OPTION: False},
-    )
+    options: dict[str, Any] = {BUFFERS_OPTION: False, "gradient_as_bucket_view": True}
+    return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None, **options)
 
 
 def train(
