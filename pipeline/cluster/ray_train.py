@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ray.exceptions import RayActorError
-from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
+from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from pipeline.cluster.connection import connected
@@ -94,12 +94,19 @@ def fit(
             for rank, failure in sorted(error.worker_failures.items()):
                 death = getattr(failure, "health_check_failure", failure)
                 if isinstance(death, RayActorError):
-                    raise LostWorkerError(
-                        f"worker {rank + 1} of {cluster.workers} died and its restarts are used up (max_failures: "
-                        f"{cluster.max_failures} in the cluster configuration); `dvc repro` goes on from the last "
-                        f"checkpoint. Ray says: {death}"
-                    ) from error
+                    raise _lost(f"worker {rank + 1} of {cluster.workers}", cluster, death) from error
             raise
+        except ControllerError as error:  # of a worker that dies before it has begun
+            if isinstance(error.controller_failure, RayActorError):
+                raise _lost(f"a worker of {cluster.workers}", cluster, error.controller_failure) from error
+            raise
+
+
+def _lost(who: str, cluster: ClusterConfig, death: RayActorError) -> LostWorkerError:
+    return LostWorkerError(
+        f"{who} died and its restarts are used up (max_failures: {cluster.max_failures} in the cluster configuration); "
+        f"`dvc repro` goes on from the last checkpoint. Ray says: {death}"
+    )
 
 
 @contextmanager
