@@ -15,8 +15,10 @@ import psutil
 
 from pipeline.errors import UserError
 
-PACKED = ".dvc/tmp/repro.dat"  # what `dvc exp run --queue` was asked to run, in the stash commit of the experiment
-SELECTING = ("targets", "single_item", "pipeline", "all_pipelines", "downstream", "recursive", "glob")
+QUEUED_OPTIONS = (
+    ".dvc/tmp/repro.dat"  # what `dvc exp run --queue` was asked to run, in the stash commit of the experiment
+)
+TARGET_OPTIONS = ("targets", "single_item", "pipeline", "all_pipelines", "downstream", "recursive", "glob")
 
 
 class GraphError(UserError):
@@ -36,7 +38,7 @@ def stages_to_run(root: Path, names: Iterable[str]) -> list[str]:
     Raises:
         GraphError: if DVC cannot tell.
     """
-    return _those(root, names, _runs)
+    return _select(root, names, _would_run)
 
 
 def unchanged_stages(root: Path, names: Iterable[str]) -> list[str]:
@@ -49,10 +51,10 @@ def unchanged_stages(root: Path, names: Iterable[str]) -> list[str]:
     Raises:
         GraphError: if DVC cannot tell.
     """
-    return _those(root, names, lambda stage: not stage.changed())
+    return _select(root, names, lambda stage: not stage.changed())
 
 
-def _those(root: Path, names: Iterable[str], fits: Callable[[Any], bool]) -> list[str]:
+def _select(root: Path, names: Iterable[str], fits: Callable[[Any], bool]) -> list[str]:
     """The names of the stages that fit."""
     # A second to import, and wanted only where something is to run.
     from dvc.exceptions import DvcException
@@ -72,7 +74,7 @@ def _those(root: Path, names: Iterable[str], fits: Callable[[Any], bool]) -> lis
     return found
 
 
-def _runs(stage: Any) -> bool:
+def _would_run(stage: Any) -> bool:
     """Whether a stage of DVC is changed, and its results are not in the cache either.
 
     One whose dependencies another stage is yet to make counts as one that runs.
@@ -110,11 +112,11 @@ def stages_in_scope(names: Iterable[str]) -> list[str]:
     return [name for name in names if under_way is None or name in under_way]
 
 
-class _Plain(pickle.Unpickler):
+class _PlainUnpickler(pickle.Unpickler):
     """Reads dicts, lists, strings and numbers, and refuses everything else."""
 
     def find_class(self, module: str, name: str) -> Any:
-        raise pickle.UnpicklingError(f"{PACKED}: holds a {module}.{name}; expected plain values")
+        raise pickle.UnpicklingError(f"{QUEUED_OPTIONS}: holds a {module}.{name}; expected plain values")
 
 
 def stages_under_way() -> list[str] | None:
@@ -122,15 +124,15 @@ def stages_under_way() -> list[str] | None:
 
     All that it looks at, stale or not. None if no `dvc repro` or `dvc exp run` is among the parents.
     """
-    found = _dvc_above()
+    found = _parent_dvc()
     if found is None:
         return None
     process, args = found
-    options = _packed_options(Path(args.infofile)) if args.func.__name__ == "CmdExecutorRun" else vars(args)
-    return _plan({key: options.get(key) for key in SELECTING}, Path(process.cwd()))
+    options = _queued_options(Path(args.infofile)) if args.func.__name__ == "CmdExecutorRun" else vars(args)
+    return _plan({key: options.get(key) for key in TARGET_OPTIONS}, Path(process.cwd()))
 
 
-def _dvc_above() -> tuple[psutil.Process, Namespace] | None:
+def _parent_dvc() -> tuple[psutil.Process, Namespace] | None:
     from dvc.cli import parse_args
 
     for process in psutil.Process().parents():
@@ -146,13 +148,13 @@ def _dvc_above() -> tuple[psutil.Process, Namespace] | None:
     return None
 
 
-def _packed_options(infofile: Path) -> dict[str, Any]:
+def _queued_options(infofile: Path) -> dict[str, Any]:
     """The options of a queued experiment. DVC removes their file before the first stage; the stash commit keeps it."""
     info = json.loads(infofile.read_text())
     dvc_dir = Path(info["dvc_dir"]).parent  # of a DVC project in a subfolder of the Git repository
-    packed = (dvc_dir / PACKED).as_posix()
-    show = ["git", "-C", info["root_dir"], "show", f"{infofile.stem}:{packed}"]
-    return _Plain(io.BytesIO(subprocess.run(show, check=True, capture_output=True).stdout)).load()["kwargs"]
+    queued_options = (dvc_dir / QUEUED_OPTIONS).as_posix()
+    show = ["git", "-C", info["root_dir"], "show", f"{infofile.stem}:{queued_options}"]
+    return _PlainUnpickler(io.BytesIO(subprocess.run(show, check=True, capture_output=True).stdout)).load()["kwargs"]
 
 
 def _plan(options: dict[str, Any], folder: Path) -> list[str]:

@@ -3,8 +3,8 @@
 import argparse
 import shutil
 
-from pipeline.cluster.parts import evaluation_of, training_of
-from pipeline.evaluation.evaluation import leave_unevaluated
+from pipeline.cluster.lookup import evaluation_of, training_of
+from pipeline.evaluation.evaluation import write_empty_evaluation
 from pipeline.stage import Stage, run_stage
 from pipeline.training.record import TrainingRecord
 
@@ -19,7 +19,7 @@ def main() -> None:
     record = TrainingRecord.read(outputs.trained(name))
     evaluation = evaluation_of(stage, name, training_of(stage, name), record.key)
     if evaluation is None:
-        leave_unevaluated(record, *collected)
+        write_empty_evaluation(record, *collected)
         return
     if not evaluation.is_done:
         # Ray takes seconds to import, and what only collects does not need it.
@@ -27,7 +27,7 @@ def main() -> None:
         from pipeline.cluster.submission import wait_for
 
         request = run_request(stage, name, train=False, evaluate=True)
-        wait_for(request, lambda: ready_requests(stage, f"evaluate@{name}"), place_of(stage), all_=False)
+        wait_for(request, lambda: ready_requests(stage, f"evaluate@{name}"), place_of(stage), show_earlier_output=False)
     evaluation.collect(*collected)
     if stage.cluster.storage is None:
         shutil.rmtree(evaluation.root)  # nobody else can be waiting for it

@@ -2,7 +2,7 @@
 
 import argparse
 
-from pipeline.cluster.parts import evaluation_of, training_of, weights_to_evaluate
+from pipeline.cluster.lookup import evaluation_of, training_of, weights_to_evaluate
 from pipeline.cluster.run_job import run_job
 from pipeline.errors import UserError
 from pipeline.evaluation.trained_run import TrainedRun

@@ -4,7 +4,7 @@ import argparse
 import signal
 from pathlib import Path
 
-from pipeline.cluster.parts import sweep_place
+from pipeline.cluster.lookup import sweep_place
 from pipeline.cluster.sweep_place import sweep_key
 from pipeline.config.reader import load
 from pipeline.config.sweep_tasks import SweepTask

@@ -3,7 +3,7 @@
 import argparse
 import shutil
 
-from pipeline.cluster.parts import training_of
+from pipeline.cluster.lookup import training_of
 from pipeline.graph import stages_in_scope
 from pipeline.stage import Stage, run_stage
 

@@ -30,7 +30,7 @@ UNREACHABLE = (ConnectionError, RequestException, ClientError, asyncio.TimeoutEr
 
 ATTEMPT = ".attempt-"
 #: The first word of the names of jobs that stop others.
-STOPPER = "stop-"
+CANCELLER_PREFIX = "stop-"
 
 # Ray says whenever an output has come to its end.
 logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
@@ -59,7 +59,7 @@ class Job:
     command: list[str]
     folder: Path
     needs: Needs = field(default_factory=lambda: Needs(Resources()))
-    parts: tuple[str, ...] = ()
+    results: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
 
 
@@ -68,9 +68,9 @@ def job_name(job: JobDetails) -> str:
     return (job.submission_id or "").split(ATTEMPT)[0]
 
 
-def job_parts(job: JobDetails) -> set[str]:
+def job_results(job: JobDetails) -> set[str]:
     """What a job makes, see :class:`Job`."""
-    return set((job.metadata or {}).get("parts", "").split())
+    return set((job.metadata or {}).get("results", "").split())
 
 
 def job_needs(job: JobDetails) -> Needs:
@@ -102,11 +102,11 @@ class Jobs:
             raise RayUnreachableError(f"{address}: no Ray answers; start it or change RAY_ADDRESS ({error})") from error
 
     @property
-    def _address_of_workers(self) -> dict[str, str]:
+    def _worker_environment(self) -> dict[str, str]:
         """``RAY_ADDRESS`` for a job's workers, whose Ray would look for any Ray of the machine."""
         return {"RAY_ADDRESS": self._head} if self._head else {}
 
-    def _patiently(self, call: Callable[[], T]) -> T:
+    def _retry(self, call: Callable[[], T]) -> T:
         """The result of a call that is tried again while Ray does not answer."""
         begun, silent = time.monotonic(), True
         while True:
@@ -127,7 +127,7 @@ class Jobs:
     def nodes(self) -> list[Resources]:
         """What each living node of the cluster has."""
         address = self._client.get_address()
-        found = self._patiently(lambda: list_nodes(address=address, limit=10_000, raise_on_missing_output=False))
+        found = self._retry(lambda: list_nodes(address=address, limit=10_000, raise_on_missing_output=False))
         totals = [node.resources_total for node in found if node.state == "ALIVE"]
         return [Resources(each.get("CPU", 0), each.get("GPU", 0), each.get("memory", 0)) for each in totals]
 
@@ -145,8 +145,8 @@ class Jobs:
 
     def list(self) -> list[JobDetails]:
         """All jobs that were submitted, in the order of their start."""
-        found = [job for job in self._patiently(self._client.list_jobs) if job.type == JobType.SUBMISSION]
-        jobs = [job for job in found if not (job.submission_id or "").startswith(STOPPER)]
+        found = [job for job in self._retry(self._client.list_jobs) if job.type == JobType.SUBMISSION]
+        jobs = [job for job in found if not (job.submission_id or "").startswith(CANCELLER_PREFIX)]
         return sorted(jobs, key=lambda job: job.start_time or 0)
 
     def submit(self, job: Job) -> bool:
@@ -168,8 +168,8 @@ class Jobs:
                     entrypoint_num_cpus=driver.cpus,
                     entrypoint_num_gpus=driver.gpus,
                     entrypoint_memory=int(driver.memory),
-                    runtime_env={"env_vars": job.environment | self._address_of_workers},
-                    metadata={"parts": " ".join(job.parts), "needs": job.needs.to_json()},
+                    runtime_env={"env_vars": job.environment | self._worker_environment},
+                    metadata={"results": " ".join(job.results), "needs": job.needs.to_json()},
                 )
             except (*UNREACHABLE, RuntimeError, ValueError) as error:
                 # Somebody else may have been faster; and a Ray that has just started has no agent yet.
@@ -180,7 +180,12 @@ class Jobs:
                 return True
 
     def follow(
-        self, job_id: str, show: Callable[[str], None], until: Callable[[], bool] = lambda: False, *, all_: bool = True
+        self,
+        job_id: str,
+        show: Callable[[str], None],
+        until: Callable[[], bool] = lambda: False,
+        *,
+        show_earlier_output: bool = True,
     ) -> JobDetails | None:
         """Shows the output of a job's last attempt until it ends, or until something else is so.
 
@@ -188,7 +193,7 @@ class Jobs:
             job_id: the job.
             show: gets its output, piece after piece.
             until: ends the following early; asked a few times a second.
-            all_: whether to show what the job has written before now, too.
+            show_earlier_output: whether to show what the job has written before now, too.
 
         Returns:
             what Ray knows of the job; None if Ray has lost it.
@@ -197,7 +202,7 @@ class Jobs:
         attempt = found.submission_id or "" if found else ""
         output = _Output(self._client, attempt, show)
         begun, said = time.monotonic(), False
-        if found is not None and not all_ and found.status == JobStatus.RUNNING:
+        if found is not None and not show_earlier_output and found.status == JobStatus.RUNNING:
             with suppress(*UNREACHABLE, RuntimeError):
                 output.skip(len(self._client.get_job_logs(attempt)))
         try:
@@ -208,7 +213,7 @@ class Jobs:
                 if job.status.is_terminal():
                     output.stop()
                     with suppress(RuntimeError):
-                        output.show_from(0, self._patiently(lambda: self._client.get_job_logs(attempt)))
+                        output.show_from(0, self._retry(lambda: self._client.get_job_logs(attempt)))
                     return job
                 if until():
                     return job
@@ -231,27 +236,27 @@ class Jobs:
             return False
         attempt = found.submission_id or ""
         if found.status == JobStatus.PENDING:
-            self._take_away(attempt)
+            self._cancel_pending(attempt)
         else:
-            self._patiently(lambda: self._client.stop_job(attempt))
+            self._retry(lambda: self._client.stop_job(attempt))
         return True
 
-    def _take_away(self, attempt: str) -> None:
-        name = f"{STOPPER}{attempt}-{time.time_ns()}"
+    def _cancel_pending(self, attempt: str) -> None:
+        name = f"{CANCELLER_PREFIX}{attempt}-{time.time_ns()}"
         prefix = ["env", f"RAY_ADDRESS={self._head}"] if self._head else []
-        program = shlex.join([*prefix, sys.executable, "-c", TAKE_AWAY, attempt])
-        self._patiently(lambda: self._client.submit_job(entrypoint=f"exec {program}", submission_id=name))
-        while not (status := self._patiently(lambda: self._client.get_job_status(name))).is_terminal():
+        program = shlex.join([*prefix, sys.executable, "-c", CANCEL_PENDING_JOB, attempt])
+        self._retry(lambda: self._client.submit_job(entrypoint=f"exec {program}", submission_id=name))
+        while not (status := self._retry(lambda: self._client.get_job_status(name))).is_terminal():
             time.sleep(POLL_SECONDS)
         if status != JobStatus.SUCCEEDED:
-            said = self._patiently(lambda: self._client.get_job_logs(name)).strip().splitlines()
+            said = self._retry(lambda: self._client.get_job_logs(name)).strip().splitlines()
             raise RayUnreachableError(f"{self.address}: job {attempt} could not be stopped ({(said or ['?'])[-1]})")
         with suppress(RuntimeError):
             self._client.delete_job(name)
 
 
 #: The program of the job that takes a waiting job away: Ray has no call for it.
-TAKE_AWAY = """
+CANCEL_PENDING_JOB = """
 import sys, ray
 from ray._private.worker import global_worker
 from ray.dashboard.modules.job.common import JOB_ACTOR_NAME_TEMPLATE, SUPERVISOR_ACTOR_RAY_NAMESPACE

@@ -42,7 +42,7 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def running(folder: Path) -> Jobs | None:
+def find_ray(folder: Path) -> Jobs | None:
     """The jobs of the project's Ray, if it runs.
 
     Args:
@@ -59,7 +59,7 @@ def running(folder: Path) -> Jobs | None:
 
 
 @contextmanager
-def reached(folder: Path, cpus: float) -> Iterator[Jobs]:
+def ensure_ray(folder: Path, cpus: float) -> Iterator[Jobs]:
     """The jobs of the project's Ray, which is started if it does not run, and does not stop during the block.
 
     Args:
@@ -70,7 +70,7 @@ def reached(folder: Path, cpus: float) -> Iterator[Jobs]:
         LocalRayError: if it does not start.
     """
     with _locked(folder):
-        yield running(folder) or _start(folder, cpus)
+        yield find_ray(folder) or _start(folder, cpus)
 
 
 def _start(folder: Path, cpus: float) -> Jobs:
@@ -87,7 +87,7 @@ def _start(folder: Path, cpus: float) -> Jobs:
         )
     end = time.monotonic() + START_SECONDS
     while keeper.poll() is None and time.monotonic() < end:
-        if (jobs := running(folder)) is not None:
+        if (jobs := find_ray(folder)) is not None:
             return jobs
         time.sleep(0.1)
     keeper.terminate()
@@ -95,7 +95,7 @@ def _start(folder: Path, cpus: float) -> Jobs:
     raise LocalRayError(f"Ray did not start on this machine; {log} says why:\n{log.read_text()[-2000:]}")
 
 
-def keep(folder: Path, cpus: int) -> None:
+def run_until_idle(folder: Path, cpus: int) -> None:
     """Runs Ray for as long as it has jobs that wait or run.
 
     Args:
@@ -121,4 +121,4 @@ def keep(folder: Path, cpus: int) -> None:
 
 
 if __name__ == "__main__":
-    keep(Path(sys.argv[1]), int(sys.argv[2]))
+    run_until_idle(Path(sys.argv[1]), int(sys.argv[2]))

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.cluster.jobs import Job, Jobs
+from pipeline.cluster.lookup import evaluation_of, sweep_place, training_of
 from pipeline.cluster.needs import ClusterTooSmallError, Needs, check_fits, needs_of_run, needs_of_sweep
-from pipeline.cluster.parts import evaluation_of, sweep_place, training_of
 from pipeline.cluster.ray_train import workers_for_batch
 from pipeline.cluster.submission import ENVIRONMENT, Place, Request
 from pipeline.cluster.sweep_place import SweepPlace, sweep_key
@@ -35,18 +35,18 @@ def run_request(stage: Stage, name: str, *, train: bool, evaluate: bool) -> Requ
     evaluation = evaluation_of(stage, name, training, key) if evaluate else None
     cluster, schedule = stage.cluster, training.config.schedule
     needs = needs_of_run(cluster, workers_for_batch(cluster, schedule.batch_size))
-    parts = [*([f"train:{training.key}"] if train else []), *([f"evaluate:{evaluation.key}"] if evaluation else [])]
+    results = [*([f"train:{training.key}"] if train else []), *([f"evaluate:{evaluation.key}"] if evaluation else [])]
     options = [*(["--train", training.key] if train else []), *(["--evaluate", evaluation.key] if evaluation else [])]
     dependents = {run.starts_from for run in stage.selection.runs.values()}
     awaited = training if train else evaluation
     assert awaited is not None
     return Request(
         name=name,
-        job=_job(stage, name, needs, parts, ["run_job", "--run", name, *options]),
+        job=_job(stage, name, needs, results, ["run_job", "--run", name, *options]),
         work=schedule.updates * schedule.batch_size * (1.0 if train else 0.01),
         is_done=lambda: awaited.is_done,
-        urgent=f"train/{name}" in dependents,
-        least=needs.with_workers(cluster.min_workers) if cluster.min_workers else None,
+        has_dependents=f"train/{name}" in dependents,
+        minimum_needs=needs.with_workers(cluster.min_workers) if cluster.min_workers else None,
     )
 
 
@@ -60,7 +60,7 @@ def sweep_request(stage: Stage, task: TrainingTask | SubdivisionTask, place: Swe
         needs = needs_of_sweep(cluster, 1)  # as many trials at a time as there is room for
         work = float(task.base.schedule.updates * task.base.schedule.batch_size)
     result = place.result(task.name, key)
-    command = ["run_sweep", "--task", str(_written(stage, task)), "--key", key]
+    command = ["run_sweep", "--task", str(_task_file(stage, task)), "--key", key]
     return Request(
         name=task.name,
         job=_job(stage, task.name, needs, [f"sweep:{key}"], command),
@@ -69,7 +69,7 @@ def sweep_request(stage: Stage, task: TrainingTask | SubdivisionTask, place: Swe
     )
 
 
-def _written(stage: Stage, task: TrainingTask | SubdivisionTask) -> Path:
+def _task_file(stage: Stage, task: TrainingTask | SubdivisionTask) -> Path:
     """The file of a resolved sweep, for its job; `dvc repro` has written it for the selected ones."""
     selected = stage.outputs.config("sweep", task.name)
     if selected.is_file() and load(SweepTask, selected).root == task:
@@ -80,16 +80,16 @@ def _written(stage: Stage, task: TrainingTask | SubdivisionTask) -> Path:
     return path
 
 
-def _job(stage: Stage, name: str, needs: Needs, parts: Sequence[str], command: Sequence[str]) -> Job:
+def _job(stage: Stage, name: str, needs: Needs, results: Sequence[str], command: Sequence[str]) -> Job:
     """A job of this project. Its id holds what it makes and what it asks for: with either it is another job."""
-    digest = hashlib.sha256(f"{sorted(parts)} {needs.to_json()}".encode()).hexdigest()[:16]
+    digest = hashlib.sha256(f"{sorted(results)} {needs.to_json()}".encode()).hexdigest()[:16]
     environment = {key: os.environ[key] for key in ENVIRONMENT if key in os.environ}
     return Job(
         id=f"{name}-{digest}",
         command=[sys.executable, "-m", f"stages.{command[0]}", *command[1:]],
         folder=stage.root.resolve(),
         needs=needs,
-        parts=tuple(parts),
+        results=tuple(results),
         environment=environment | {"OMP_NUM_THREADS": str(stage.cluster.cpus_per_worker)},
     )
 
@@ -134,10 +134,10 @@ def ready_requests(stage: Stage, current: str) -> list[Request]:
 
 def place_of(stage: Stage) -> Place:
     """Where the project submits its jobs."""
-    return Place(stage.home, stage.cluster, lambda request, jobs: _that_would_do(stage, request, jobs))
+    return Place(stage.home, stage.cluster, lambda request, jobs: _fitting_clusters(stage, request, jobs))
 
 
-def _that_would_do(stage: Stage, request: Request, jobs: Jobs) -> list[str]:
+def _fitting_clusters(stage: Stage, request: Request, jobs: Jobs) -> list[str]:
     """The names of the cluster configurations that a Ray has room for."""
     nodes, found = jobs.nodes(), []
     batch = stage.run(request.name).schedule.batch_size if request.name in stage.selection.runs else None

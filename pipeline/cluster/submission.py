@@ -13,8 +13,8 @@ from pathlib import Path
 
 from ray.job_submission import JobDetails, JobStatus
 
-from pipeline.cluster.jobs import Job, Jobs, RayUnreachableError, job_name, job_needs, job_parts
-from pipeline.cluster.local_head import reached, running
+from pipeline.cluster.jobs import Job, Jobs, RayUnreachableError, job_name, job_needs, job_results
+from pipeline.cluster.local_head import ensure_ray, find_ray
 from pipeline.cluster.needs import Needs, check_fits, count_to_submit
 from pipeline.config.clusters import ClusterConfig
 from pipeline.errors import UserError
@@ -38,16 +38,16 @@ class Request:
         job: which does it.
         work: how long it takes, in any unit: the longest is submitted first.
         is_done: whether the result is there.
-        urgent: whether other work begins with its result.
-        least: what it needs at least, where its number of workers may vary.
+        has_dependents: whether other work begins with its result.
+        minimum_needs: what it needs at minimum_needs, where its number of workers may vary.
     """
 
     name: str
     job: Job
     work: float
     is_done: Callable[[], bool]
-    urgent: bool = False
-    least: Needs | None = None
+    has_dependents: bool = False
+    minimum_needs: Needs | None = None
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Place:
         if address := os.environ.get("RAY_ADDRESS"):
             yield Jobs(address)
         else:
-            with reached(ray_folder(self.root), needs.total.cpus) as jobs:
+            with ensure_ray(ray_folder(self.root), needs.total.cpus) as jobs:
                 yield jobs
 
 
@@ -86,7 +86,7 @@ def running_jobs(root: Path) -> Jobs:
     """
     if address := os.environ.get("RAY_ADDRESS"):
         return Jobs(address)
-    jobs = running(ray_folder(root))
+    jobs = find_ray(ray_folder(root))
     if jobs is None:
         raise RayUnreachableError(f"{root}: no job waits or runs on this machine, and RAY_ADDRESS names no cluster")
     return jobs
@@ -99,7 +99,7 @@ def ray_folder(root: Path) -> Path:
 
 def in_order(requests: Sequence[Request]) -> list[Request]:
     """Requests in the order of their submission: what others begin with, then the longest."""
-    return sorted(requests, key=lambda request: (not request.urgent, -request.work))
+    return sorted(requests, key=lambda request: (not request.has_dependents, -request.work))
 
 
 def submit_what_fits(jobs: Jobs, requests: Sequence[Request], place: Place) -> list[Request]:
@@ -117,7 +117,7 @@ def submit_what_fits(jobs: Jobs, requests: Sequence[Request], place: Place) -> l
     nodes = [] if place.cluster.runs_at_once else jobs.nodes()
     if not place.cluster.runs_at_once:
         for request in todo:
-            needs = request.least or request.job.needs
+            needs = request.minimum_needs or request.job.needs
             try:
                 check_fits(request.name, nodes, needs)
             except UserError:
@@ -125,12 +125,12 @@ def submit_what_fits(jobs: Jobs, requests: Sequence[Request], place: Place) -> l
     live = jobs.live()
     waiting = []
     for request in todo:
-        twin = _twin(live, request.job)
-        if twin is None:
+        overlapping = _find_overlapping(live, request.job)
+        if overlapping is None:
             waiting.append(request)
-        elif twin.status == JobStatus.PENDING and job_name(twin) != request.job.id:
-            jobs.stop(twin.submission_id or "")
-            live = [job for job in live if job is not twin]
+        elif overlapping.status == JobStatus.PENDING and job_name(overlapping) != request.job.id:
+            jobs.stop(overlapping.submission_id or "")
+            live = [job for job in live if job is not overlapping]
             waiting.append(request)
     count = count_to_submit(nodes, map(job_needs, live), (r.job.needs for r in waiting), place.cluster.runs_at_once)
     for request in waiting[:count]:
@@ -138,10 +138,10 @@ def submit_what_fits(jobs: Jobs, requests: Sequence[Request], place: Place) -> l
     return waiting[count:]
 
 
-def _twin(live: Sequence[JobDetails], job: Job) -> JobDetails | None:
+def _find_overlapping(live: Sequence[JobDetails], job: Job) -> JobDetails | None:
     """The job that makes what another would make, or a part of it."""
-    own = set(job.parts)
-    return next((each for each in live if job_name(each) == job.id or own & job_parts(each)), None)
+    own = set(job.results)
+    return next((each for each in live if job_name(each) == job.id or own & job_results(each)), None)
 
 
 class _Queue:
@@ -168,7 +168,9 @@ class _Queue:
             self.top_up(jobs)
 
 
-def wait_for(request: Request, others: Callable[[], Sequence[Request]], place: Place, *, all_: bool = True) -> None:
+def wait_for(
+    request: Request, others: Callable[[], Sequence[Request]], place: Place, *, show_earlier_output: bool = True
+) -> None:
     """Has a request done by a job and waits for it, showing its output, while the cluster is kept full with others.
 
     A job that waits or runs already is joined; one that was killed is submitted again, and goes on from what is there.
@@ -177,7 +179,7 @@ def wait_for(request: Request, others: Callable[[], Sequence[Request]], place: P
         request: what is waited for. It is submitted in its turn.
         others: tells what else is to be done and can be done now. It is asked once.
         place: where.
-        all_: whether to show what a job that is joined has written before now, too.
+        show_earlier_output: whether to show what a job that is joined has written before now, too.
 
     Raises:
         ClusterTooSmallError: if the cluster could never run it.
@@ -190,12 +192,12 @@ def wait_for(request: Request, others: Callable[[], Sequence[Request]], place: P
         with place.jobs(request.job.needs) as jobs:
             queue = queue or _Queue([request, *others()], place)
             queue.top_up(jobs)
-        twin = _twin(jobs.live(), request.job)
-        if twin is None and request in queue:
+        overlapping = _find_overlapping(jobs.live(), request.job)
+        if overlapping is None and request in queue:
             time.sleep(TOP_UP_SECONDS)  # its turn has not come
             continue
-        name = job_name(twin) if twin else request.job.id
-        job = _follow(jobs, name, request, queue, all_ or lost > 0)
+        name = job_name(overlapping) if overlapping else request.job.id
+        job = _follow(jobs, name, request, queue, show_earlier_output or lost > 0)
         if request.is_done():
             return
         queue.put_back(request)
@@ -213,7 +215,7 @@ def wait_for(request: Request, others: Callable[[], Sequence[Request]], place: P
         print(f"job {name} was lost; it is submitted again", flush=True)
 
 
-def _follow(jobs: Jobs, name: str, request: Request, queue: _Queue, all_: bool) -> JobDetails | None:
+def _follow(jobs: Jobs, name: str, request: Request, queue: _Queue, show_earlier_output: bool) -> JobDetails | None:
     """Shows a job's output until it ends or the request is done; meanwhile the cluster is topped up."""
 
     def is_done() -> bool:
@@ -221,7 +223,9 @@ def _follow(jobs: Jobs, name: str, request: Request, queue: _Queue, all_: bool) 
         return request.is_done()
 
     try:
-        return jobs.follow(name, lambda text: print(text, end="", flush=True), is_done, all_=all_)
+        return jobs.follow(
+            name, lambda text: print(text, end="", flush=True), is_done, show_earlier_output=show_earlier_output
+        )
     except KeyboardInterrupt:
         print(
             "\nThe jobs go on: `pointrend jobs list` shows them, `pointrend jobs stop` stops them, and `dvc repro` "

@@ -2,7 +2,7 @@
 
 import shutil
 
-from pipeline.cluster.parts import sweep_place
+from pipeline.cluster.lookup import sweep_place
 from pipeline.cluster.sweep_place import sweep_key
 from pipeline.config.sweep_tasks import SubdivisionTask, TrainingTask
 from pipeline.files import atomic_folder

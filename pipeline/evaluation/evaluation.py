@@ -80,7 +80,7 @@ class Evaluation:
         write_json(metrics, summary(found))
 
 
-def leave_unevaluated(training: TrainingRecord, predictions: Path, record: Path, metrics: Path) -> None:
+def write_empty_evaluation(training: TrainingRecord, predictions: Path, record: Path, metrics: Path) -> None:
     """Writes the outputs of an evaluation without settings, of a run that is there for others to begin with.
 
     Args:

@@ -21,10 +21,10 @@ from pipeline.sweep.records import TrialRecord, TrialRecords
 from pipeline.sweep.results import best_trial, write_results
 from pipeline.sweep.subdivision import evaluate_settings
 from pipeline.sweep.subset import with_fewer_val_images
-from pipeline.sweep.training import close, run_trials
+from pipeline.sweep.training import finish_trial, run_trials
 from pipeline.sweep.trial import Trials
 from pipeline.tracking.client import Tracker
-from pipeline.tracking.runs import RunRecord, keep_sweep, log_run
+from pipeline.tracking.runs import RunRecord, log_run, save_sweep_runs
 from pipeline.training.metrics_file import MetricEntry, now
 from pipeline.training.run import hardware
 
@@ -58,7 +58,7 @@ def run_sweep(
     read_prepared(place.prepared)  # says so where there is none
     key = sweep_key(task, place)
     records = TrialRecords(place.records(task.name, key))
-    with _alone(records.folder, task.name):
+    with _exclusive(records.folder, task.name):
         tags = {"code": code, "hardware": hardware(), "dataset": task.dataset}
         run_tags = {"kind": "sweep", "sweep": task.name, **tags}
         settings = task.model_dump(mode="json")
@@ -88,11 +88,11 @@ def run_sweep(
                     "mlflow_run_id": run_id,
                     "mlflow_trial_ids": {record.name: record.mlflow_run_id for record in found},
                     "hardware": hardware(),
-                    **_circumstances(task),
+                    **_conditions(task),
                 }
                 write_results(folder, found, task.metric, best, task.best(best.point), about)
                 trials = [record.mlflow_run_id for record in found]
-                keep_sweep(folder, run, trials, tracker)
+                save_sweep_runs(folder, run, trials, tracker)
             log_run(tracker, run)
         except BaseException as error:
             # Ray answers SIGTERM with SystemExit.
@@ -124,13 +124,13 @@ def _run(
         evaluate_settings(task, run, cluster, records, tracker, run_id, tags)
     else:
         prepared = place.prepared.resolve()
-        judged = prepared
+        val_prepared = prepared
         if task.val_images is not None:
-            judged = with_fewer_val_images(prepared, task.val_images, records.folder / ".judged")
+            val_prepared = with_fewer_val_images(prepared, task.val_images, records.folder / ".val-subset")
         trials = Trials(
             task=task,
             prepared=prepared,
-            judged=judged,
+            val_prepared=val_prepared,
             images=place.images,
             weights=place.weights.resolve() if place.weights else None,
             records=records,
@@ -142,7 +142,7 @@ def _run(
         )
         run_trials(trials, tracker)
     for record in records.all():
-        close(record, records, tracker)
+        finish_trial(record, records, tracker)
 
 
 def _parameters(task: TrainingTask | SubdivisionTask) -> dict[str, str]:
@@ -160,7 +160,7 @@ def _parameters(task: TrainingTask | SubdivisionTask) -> dict[str, str]:
     }
 
 
-def _circumstances(task: TrainingTask | SubdivisionTask) -> dict[str, Any]:
+def _conditions(task: TrainingTask | SubdivisionTask) -> dict[str, Any]:
     """What a reader of the results must know."""
     if isinstance(task, SubdivisionTask):
         return {"run": task.run.run, "timed_images": task.timed_images}
@@ -176,7 +176,7 @@ def _circumstances(task: TrainingTask | SubdivisionTask) -> dict[str, Any]:
 
 
 @contextmanager
-def _alone(folder: Path, name: str) -> Iterator[None]:
+def _exclusive(folder: Path, name: str) -> Iterator[None]:
     """Keeps another process from running the same sweep; the lock goes with this one.
 
     Raises:

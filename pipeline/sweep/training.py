@@ -126,11 +126,11 @@ class _Bookkeeping(tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         record = self._records.read(trial.config[POINT])
         assert record is not None
-        close(record, self._records, self._tracker)
+        finish_trial(record, self._records, self._tracker)
         self._bar.advance(note=record.name)
 
 
-def close(record: TrialRecord, records: TrialRecords, tracker: Tracker) -> None:
+def finish_trial(record: TrialRecord, records: TrialRecords, tracker: Tracker) -> None:
     """Ends a trial's MLflow run and frees its checkpoints. One that did not end by itself was stopped early."""
     if record.status == "running":
         record = record.as_stopped()

@@ -61,7 +61,7 @@ class Trials:
 
     task: TrainingTask
     prepared: Path
-    judged: Path
+    val_prepared: Path
     images: Storage
     weights: Path | None
     records: TrialRecords
@@ -147,7 +147,7 @@ class _Training:
         config, schedule, trials = self.config, self.config.schedule, self.trials
         # Interrupted between a rung's checkpoint and its score.
         if self.start in trials.task.rungs and self.record.at(self.start) is None:
-            self._judge(self.start)
+            self._score_rung(self.start)
         dataset = training_images(config, read_prepared(trials.prepared), trials.images)
         share = Share.of_batch(schedule.batch_size, trials.cluster.images_per_worker)
         batches = TrainingBatches(
@@ -178,9 +178,9 @@ class _Training:
             update.check()
             self.store.save(update.number, self.model, self.optimizer)
         if at_rung and self.record.at(update.number) is None:
-            self._judge(update.number)
+            self._score_rung(update.number)
 
-    def _judge(self, update: int) -> None:
+    def _score_rung(self, update: int) -> None:
         """Evaluates, records, logs and reports a rung, in this order: what is recorded is not done again."""
         metrics = self._evaluate()
         wanted = self.trials.task.metric
@@ -204,7 +204,7 @@ class _Training:
             save_weights(self.model, weights, {"model": self.config.model.name})
             # Named for its progress messages.
             named = self.config.model_copy(update={"run": f"{self.config.run} {self.record.name}"})
-            run = TrainedRun(named, self.trials.judged, self.trials.images, weights)
+            run = TrainedRun(named, self.trials.val_prepared, self.trials.images, weights)
             predict(run, settings, self.device, folder / "chunks", folder)
             return score(run.dataset(), folder, SETTING, self.trials.task.setting)[0]
 

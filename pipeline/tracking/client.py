@@ -42,7 +42,7 @@ DATABASES = ("sqlite:", "postgresql", "mysql", "mssql")
 FAILURES = (MlflowException, SQLAlchemyError, requests.RequestException)
 # INTERNAL_ERROR: no answer, or what a database says while others write to it, as are the next two.
 # RESOURCE_ALREADY_EXISTS: another process has created the same experiment in the meantime.
-PASSING_CODES = {
+TRANSIENT_CODES = {
     "INTERNAL_ERROR",
     "TEMPORARILY_UNAVAILABLE",
     "BAD_REQUEST",
@@ -188,7 +188,7 @@ class Tracker:
                 result = self._uninterrupted(action)
             except FAILURES as error:
                 waited = time.monotonic() - begun
-                if not is_passing(error) or waited >= self.patience:
+                if not is_transient(error) or waited >= self.patience:
                     raise
                 if silent and waited > SILENT_SECONDS:
                     silent = False
@@ -228,10 +228,10 @@ def _database_lock(uri: str) -> Iterator[None]:
         yield
 
 
-def is_passing(error: Exception) -> bool:
+def is_transient(error: Exception) -> bool:
     """Whether the next try may succeed: no answer, an overloaded server, a locked database."""
     if isinstance(error, MlflowException):
-        return error.error_code in PASSING_CODES
+        return error.error_code in TRANSIENT_CODES
     return isinstance(error, OperationalError | requests.RequestException)
 
 

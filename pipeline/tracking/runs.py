@@ -187,7 +187,7 @@ def evaluation_run(record: EvaluationRecord, name: str, config: RunConfig, paren
     return log_evaluation(config, name, setting, metrics, times, parent, tracker, logged)
 
 
-def keep_sweep(folder: Path, sweep: RunRecord, trials: Sequence[str], tracker: Tracker) -> None:
+def save_sweep_runs(folder: Path, sweep: RunRecord, trials: Sequence[str], tracker: Tracker) -> None:
     """Writes a sweep's record and those of its trials' runs, all ended, for :func:`log_sweep` to log them again."""
     records = [read_run(tracker, run_id) for run_id in trials]
     write_json(folder / SWEEP_RUNS, {"sweep": vars(sweep), "trials": [vars(record) for record in records]})

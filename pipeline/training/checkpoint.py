@@ -160,7 +160,7 @@ class CheckpointWriter:
             CheckpointError: if the checkpoint before this one could not be written.
         """
         self.wait()
-        state = _copied(training_state(update, model, optimizer))
+        state = _copy_to_cpu(training_state(update, model, optimizer))
         self._pending = self._thread.submit(self._store.write, update, state)
 
     def wait(self) -> None:
@@ -174,10 +174,10 @@ class CheckpointWriter:
             pending.result()
 
 
-def _copied(value: Any) -> Any:
+def _copy_to_cpu(value: Any) -> Any:
     """A copy of nested dicts and lists, its tensors in the CPU's memory."""
     if isinstance(value, torch.Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):
-        return {key: _copied(entry) for key, entry in value.items()}
-    return [_copied(entry) for entry in value] if isinstance(value, list) else value
+        return {key: _copy_to_cpu(entry) for key, entry in value.items()}
+    return [_copy_to_cpu(entry) for entry in value] if isinstance(value, list) else value

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 #: What a run learns anew that begins with another's weights, because runs are compared by it: mask heads, and a
 #: semantic model's heads.
-OWN_HEADS = ("mask_head.", "head.", "pointrend.")
+RETRAINED_HEADS = ("mask_head.", "head.", "pointrend.")
 
 
 def build_run_model(config: RunConfig, num_classes: int, *, pretrained: bool) -> "MaskRCNN | SemanticSegmenter":
@@ -52,7 +52,7 @@ def build_run_model(config: RunConfig, num_classes: int, *, pretrained: bool) ->
     return model
 
 
-def begin_with(model: "MaskRCNN | SemanticSegmenter", weights: Path) -> int:
+def load_shared_weights(model: "MaskRCNN | SemanticSegmenter", weights: Path) -> int:
     """Takes over what a model shares with that of another run, in place: all that has the same name and shape.
 
     Of an instance model's it is the detector, of a semantic one's the backbone; the ResNet as a whole, which may be a
@@ -72,7 +72,7 @@ def begin_with(model: "MaskRCNN | SemanticSegmenter", weights: Path) -> int:
     shared = {
         name: tensor
         for name, tensor in state.items()
-        if not name.startswith(OWN_HEADS) and name in own and own[name].shape == tensor.shape
+        if not name.startswith(RETRAINED_HEADS) and name in own and own[name].shape == tensor.shape
     }
     # Any two ResNets share some: the stem's convolution, and many of 3x3.
     body = [name for name in state if name.startswith("backbone.body.")]

@@ -25,7 +25,7 @@ from pipeline.training.checkpoint import CheckpointStore, CheckpointWriter
 from pipeline.training.loading import load_batches
 from pipeline.training.loop import Update, apply_layout, build_optimizer, distribute, train
 from pipeline.training.metrics_file import MetricsFile
-from pipeline.training.model import begin_with, build_run_model
+from pipeline.training.model import build_run_model, load_shared_weights
 from pipeline.training.record import METRICS, SUMMARY, WEIGHTS
 from pipeline.training.run_log import RunLog
 from pipeline.training.training import Training
@@ -65,7 +65,7 @@ class Workers:
     node_is_leaving: Callable[[], bool]
 
 
-def alone(device: torch.device) -> Workers:
+def single_worker(device: torch.device) -> Workers:
     """One worker by itself."""
     return Workers(0, 1, device, lambda value: value, lambda metrics: None, lambda: False)
 
@@ -108,10 +108,10 @@ def train_run(
     torch.manual_seed(draw_seed(config.seed))
     network = build_run_model(config, prepared.num_classes, pretrained=True)
     if training.starts_from is not None:
-        begin_with(network, training.starts_from)
+        load_shared_weights(network, training.starts_from)
     model: nn.Module = network.to(device)
     if world_size > 1:
-        model = synchronised(model, config, device)
+        model = with_synchronised_batch_norm(model, config, device)
     apply_layout(model, schedule)
     optimizer = build_optimizer(model, schedule)
     store = CheckpointStore(storage / "checkpoints")
@@ -195,7 +195,7 @@ def training_images(
     return SemanticTrainingImages(prepared, storage, network)
 
 
-def synchronised(model: nn.Module, config: RunConfig, device: torch.device) -> nn.Module:
+def with_synchronised_batch_norm(model: nn.Module, config: RunConfig, device: torch.device) -> nn.Module:
     """A model whose batch norm, if it learns any, takes its statistics from the batches of all workers (Appendix B).
 
     Raises:

@@ -81,7 +81,7 @@ def trials(task: TrainingTask, prepared: Path, database: str, tmp_path: Path) ->
     return Trials(
         task=task,
         prepared=prepared,
-        judged=prepared,
+        val_prepared=prepared,
         images=Storage(str(prepared.parent / "shapes")),
         weights=None,
         records=TrialRecords(tmp_path / "records"),
