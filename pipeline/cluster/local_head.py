@@ -1,6 +1,6 @@
-"""A Ray on this machine for a project's jobs: it outlives the stage that started it, and ends when they are done.
+"""The Ray that runs a project's jobs on this machine. It outlives the stage that starts it and ends after the last job.
 
-A keeper process, which is this module as a program, starts Ray and stops it: no process of it stays behind.
+A keeper process, which runs this module as a program, starts Ray and stops it, so that no process of Ray stays behind.
 """
 
 import fcntl
@@ -22,10 +22,10 @@ from pipeline.errors import UserError
 from pipeline.files import write_json
 
 START_SECONDS = 120.0
-#: How long it stays when no job waits or runs.
+#: How long Ray stays up when no job waits or runs.
 IDLE_SECONDS = 5.0
 
-# Jobs wait for as long as it takes, and one that is stopped has time for a checkpoint.
+# A job may wait without limit, and a job that is stopped has a minute to write a checkpoint.
 ENVIRONMENT = {"RAY_JOB_START_TIMEOUT_SECONDS": "1e9", "RAY_JOB_STOP_WAIT_TIME_S": "60"}
 
 
@@ -35,7 +35,7 @@ class LocalRayError(UserError):
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """The right to start Ray, to stop it, or to submit jobs to it."""
+    """Holds the lock that a process needs to start Ray, to stop it, or to submit jobs to it."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
@@ -43,10 +43,10 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def find_ray(folder: Path) -> Jobs | None:
-    """The jobs of the project's Ray, if it runs.
+    """The jobs of the project's Ray; None if it does not run.
 
     Args:
-        folder: of the project's Ray.
+        folder: the folder with the state of the project's Ray.
     """
     try:
         state = json.loads((folder / "ray.json").read_text())
@@ -60,14 +60,14 @@ def find_ray(folder: Path) -> Jobs | None:
 
 @contextmanager
 def ensure_ray(folder: Path, cpus: float) -> Iterator[Jobs]:
-    """The jobs of the project's Ray, which is started if it does not run, and does not stop during the block.
+    """Starts the project's Ray unless it runs, keeps it from stopping during the block, and yields its jobs.
 
     Args:
-        folder: of the project's Ray.
-        cpus: that it must have; it has those of the machine if they are more.
+        folder: the folder with the state of the project's Ray.
+        cpus: how many CPU cores a new Ray offers at least; it offers all cores of the machine if there are more.
 
     Raises:
-        LocalRayError: if it does not start.
+        LocalRayError: if Ray does not start.
     """
     with _locked(folder):
         yield find_ray(folder) or _start(folder, cpus)
@@ -92,15 +92,15 @@ def _start(folder: Path, cpus: float) -> Jobs:
         time.sleep(0.1)
     keeper.terminate()
     keeper.wait()
-    raise LocalRayError(f"Ray did not start on this machine; {log} says why:\n{log.read_text()[-2000:]}")
+    raise LocalRayError(f"Ray did not start on this machine; {log} ends with:\n{log.read_text()[-2000:]}")
 
 
 def run_until_idle(folder: Path, cpus: int) -> None:
-    """Runs Ray for as long as it has jobs that wait or run.
+    """Runs Ray until no job has waited or run for :data:`IDLE_SECONDS`.
 
     Args:
-        folder: of the project's Ray.
-        cpus: that it must have.
+        folder: the folder with the state of the project's Ray.
+        cpus: how many CPU cores Ray offers at least.
     """
     state = folder / "ray.json"
     with local_ray(cpus) as addresses:
@@ -114,7 +114,7 @@ def run_until_idle(folder: Path, cpus: int) -> None:
                 idle_since = time.monotonic()
             elif time.monotonic() > idle_since + IDLE_SECONDS:
                 with _locked(folder):
-                    # One may have come while we waited for the lock.
+                    # A job may have been submitted while this process waited for the lock.
                     if all(job.status.is_terminal() for job in jobs.list()):
                         state.unlink()
                         break

@@ -1,4 +1,4 @@
-"""The runs and sweeps of a project as requests for jobs: which are to be done, and what each job is told to do."""
+"""Turns the runs and sweeps of a project into requests for jobs, and finds those that are stale and ready to run."""
 
 import hashlib
 import os
@@ -22,13 +22,13 @@ from pipeline.training.record import WEIGHTS, TrainingRecord
 
 
 def run_request(stage: Stage, name: str, *, train: bool, evaluate: bool) -> Request:
-    """A run's request.
+    """The request for a run's job.
 
     Args:
-        stage: of the project.
+        stage: the project.
         name: the run.
-        train: whether it is to be trained.
-        evaluate: whether it is to be evaluated.
+        train: whether the job trains the run.
+        evaluate: whether the job evaluates the run; one of the two must be true.
     """
     training = training_of(stage, name)
     key = training.key if train else TrainingRecord.read(stage.outputs.trained(name)).key
@@ -51,13 +51,13 @@ def run_request(stage: Stage, name: str, *, train: bool, evaluate: bool) -> Requ
 
 
 def sweep_request(stage: Stage, task: TrainingTask | SubdivisionTask, place: SweepPlace) -> Request:
-    """A sweep's request."""
+    """The request for a sweep's job."""
     key = sweep_key(task, place)
     cluster = stage.cluster
     if isinstance(task, SubdivisionTask):
         needs, work = needs_of_run(cluster, cluster.workers), 0.0
     else:
-        needs = needs_of_sweep(cluster, 1)  # as many trials at a time as there is room for
+        needs = needs_of_sweep(cluster, 1)  # one trial is enough to start; more run in parallel where they fit
         work = float(task.base.schedule.updates * task.base.schedule.batch_size)
     result = place.result(task.name, key)
     command = ["run_sweep", "--task", str(_task_file(stage, task)), "--key", key]
@@ -70,7 +70,7 @@ def sweep_request(stage: Stage, task: TrainingTask | SubdivisionTask, place: Swe
 
 
 def _task_file(stage: Stage, task: TrainingTask | SubdivisionTask) -> Path:
-    """The file of a resolved sweep, for its job; `dvc repro` has written it for the selected ones."""
+    """The file with a resolved sweep for its job to read; written here unless `configure` has written the same one."""
     selected = stage.outputs.config("sweep", task.name)
     if selected.is_file() and load(SweepTask, selected).root == task:
         return selected
@@ -81,7 +81,7 @@ def _task_file(stage: Stage, task: TrainingTask | SubdivisionTask) -> Path:
 
 
 def _job(stage: Stage, name: str, needs: Needs, results: Sequence[str], command: Sequence[str]) -> Job:
-    """A job of this project. Its id holds what it makes and what it asks for: with either it is another job."""
+    """A job of this project. Its id is a hash of its results and its needs, so a change of either makes a new job."""
     digest = hashlib.sha256(f"{sorted(results)} {needs.to_json()}".encode()).hexdigest()[:16]
     environment = {key: os.environ[key] for key in ENVIRONMENT if key in os.environ}
     return Job(
@@ -95,11 +95,12 @@ def _job(stage: Stage, name: str, needs: Needs, results: Sequence[str], command:
 
 
 def ready_requests(stage: Stage, current: str) -> list[Request]:
-    """What else the running DVC command is about to do by jobs, and can be done now.
+    """The requests of the running DVC command, besides the current stage's own, whose inputs are there.
 
     Args:
-        stage: of the project.
-        current: the stage that DVC is at, ``train@run``. Of what depends on it, which it has locked, DVC does not tell.
+        stage: the project.
+        current: the stage that DVC runs now, such as ``train@run``. DVC locks its outputs, so stages that read them are
+            left out: DVC could not tell whether they are stale.
     """
     runs, sweeps = stage.selection.runs, stage.selection.sweeps
     kind, _, name = current.partition("@")
@@ -117,7 +118,7 @@ def ready_requests(stage: Stage, current: str) -> list[Request]:
             if f"train@{start}" in stale or not weights.is_file():
                 continue
         if not train and not (stage.outputs.trained(run) / WEIGHTS).is_file():
-            continue  # in DVC's cache alone
+            continue  # the weights are only in DVC's cache; `train` checks them out first
         if train or (evaluate and stage.evaluation(run).root):
             found.append(run_request(stage, run, train=train, evaluate=evaluate))
     for sweep, selected in sweeps.items():
@@ -133,12 +134,12 @@ def ready_requests(stage: Stage, current: str) -> list[Request]:
 
 
 def place_of(stage: Stage) -> Place:
-    """Where the project submits its jobs."""
+    """The cluster that the project submits its jobs to."""
     return Place(stage.home, stage.cluster, lambda request, jobs: _fitting_clusters(stage, request, jobs))
 
 
 def _fitting_clusters(stage: Stage, request: Request, jobs: Jobs) -> list[str]:
-    """The names of the cluster configurations that a Ray has room for."""
+    """The names of the cluster configurations under which a request fits on the nodes of a Ray."""
     nodes, found = jobs.nodes(), []
     batch = stage.run(request.name).schedule.batch_size if request.name in stage.selection.runs else None
     for path in sorted((stage.project.configs / "clusters").glob("*.yaml")):
