@@ -304,7 +304,7 @@ class _Output:
         self._shown = characters
 
     def show_from(self, start: int, text: str) -> None:
-        """Shows the part of ``text`` that was not shown before; ``text`` begins at character ``start`` of the output."""
+        """Shows what is new in a text that begins at character ``start`` of the output."""
         with self._lock:
             if start + len(text) > self._shown:
                 self._show(text[max(self._shown - start, 0) :])

@@ -1,4 +1,4 @@
-"""Looks up a project's trainings, evaluations and sweeps by name: their keys and folders. Needs neither Ray nor torch."""
+"""Looks up the keys and folders of a project's trainings, evaluations and sweeps by name. Needs no Ray."""
 
 from pathlib import Path
 

@@ -124,7 +124,7 @@ def test_refuses_the_weights_of_another_backbone(name: str, other: str, misfit: 
     with pytest.raises(UserError) as caught:
         load_shared_weights(model, weights)
     message = str(caught.value)
-    assert message.startswith(f"{weights}: of another backbone than the network that is to begin with it (starts_from)")
+    assert message.startswith(f"{weights}: of another backbone than the network of the run that starts from it")
     assert message.endswith(f": {misfit} does not fit")
     assert taken(model, before, {}) == set()
 
