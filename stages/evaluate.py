@@ -1,4 +1,4 @@
-"""Predicts and scores every evaluation setting of one run: collects what its job has made, or has a job make it."""
+"""Evaluates one run under all of its settings: collects the results of the run's job, or submits a job first."""
 
 import argparse
 import shutil
@@ -22,7 +22,7 @@ def main() -> None:
         write_empty_evaluation(record, *collected)
         return
     if not evaluation.is_done:
-        # Ray takes seconds to import, and what only collects does not need it.
+        # Ray takes seconds to import, and collecting results does not need it.
         from pipeline.cluster.requests import place_of, ready_requests, run_request
         from pipeline.cluster.submission import wait_for
 
@@ -30,7 +30,7 @@ def main() -> None:
         wait_for(request, lambda: ready_requests(stage, f"evaluate@{name}"), place_of(stage), show_earlier_output=False)
     evaluation.collect(*collected)
     if stage.cluster.storage is None:
-        shutil.rmtree(evaluation.root)  # nobody else can be waiting for it
+        shutil.rmtree(evaluation.root)  # no other stage waits for it
 
 
 if __name__ == "__main__":
