@@ -1,4 +1,4 @@
-"""Writes the resolved configuration (a file per dataset, run, evaluation and sweep) and the code of each kind of stage."""
+"""Writes the resolved configuration, a file per dataset, run, evaluation and sweep, and the code of each stage."""
 
 from pipeline.config.code import KINDS, code_of
 from pipeline.config.sweep_tasks import resolve_selected, sweep_file
