@@ -60,12 +60,10 @@ class MetricSender:
             last = self._closing.is_set()
             try:
                 self._send()
-            except (
-                Exception
-            ) as error:  # any error: a lasting one is raised when the metrics are sent after the training
+            except Exception as error:  # a lasting error is raised again after the training
                 if not failing:
                     print(
-                        f"MLflow at {self._uri} does not take metrics; they are kept in {self._file.path} and sent when "
+                        f"MLflow at {self._uri} does not take metrics; they are kept in {self._file.path} until "
                         f"it answers ({error})",
                         flush=True,
                     )
