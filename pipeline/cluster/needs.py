@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Self
 
 from pipeline.config.clusters import ClusterConfig
+from pipeline.data.samplers import Share
 from pipeline.errors import UserError
 
 #: How many jobs are submitted ahead of time, so that the next one starts as soon as another one ends.
@@ -68,6 +69,21 @@ class Needs:
     def from_json(cls, text: str) -> Self:
         data = json.loads(text)
         return cls(Resources(**data["driver"]), Resources(**data["worker"]), data["workers"])
+
+
+def workers_for_batch(cluster: ClusterConfig, batch_size: int) -> int:
+    """The largest number of workers of a training; 0 where the driver trains.
+
+    With ``min_workers`` it is no more than the number of micro-batches of ``images_per_worker`` images in a batch.
+
+    Raises:
+        BatchShareError: if the batch cannot be split equally over the workers.
+    """
+    if cluster.min_workers is None:
+        Share.of_batch(batch_size, cluster.images_per_worker, world_size=max(cluster.workers, 1))
+        return cluster.workers
+    share = Share.of_batch(batch_size, cluster.images_per_worker, world_size=cluster.min_workers)
+    return min(cluster.workers, share.parts)
 
 
 def needs_of_run(cluster: ClusterConfig, workers: int) -> Needs:

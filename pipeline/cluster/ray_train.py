@@ -13,8 +13,8 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from pipeline.cluster.connection import connected
+from pipeline.cluster.needs import workers_for_batch
 from pipeline.config.clusters import ClusterConfig
-from pipeline.data.samplers import Share
 from pipeline.errors import LostWorkerError, UserError
 
 
@@ -25,22 +25,6 @@ def for_batch(cluster: ClusterConfig, batch_size: int) -> ClusterConfig:
         BatchShareError: if the batch cannot be split equally over the workers.
     """
     return cluster.model_copy(update={"workers": workers_for_batch(cluster, batch_size)})
-
-
-def workers_for_batch(cluster: ClusterConfig, batch_size: int) -> int:
-    """The largest number of workers of a training; 0 where the driver trains.
-
-    With ``min_workers`` it is no more than the number of micro-batches of ``images_per_worker`` images in a batch.
-
-    Raises:
-        BatchShareError: if the batch cannot be split equally over the workers.
-    """
-    if cluster.min_workers is None:
-        Share.of_batch(batch_size, cluster.images_per_worker, world_size=max(cluster.workers, 1))
-        return cluster.workers
-    return min(
-        cluster.workers, Share.of_batch(batch_size, cluster.images_per_worker, world_size=cluster.min_workers).parts
-    )
 
 
 def fit(

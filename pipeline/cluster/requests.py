@@ -8,8 +8,14 @@ from pathlib import Path
 
 from pipeline.cluster.jobs import Job, Jobs
 from pipeline.cluster.lookup import evaluation_of, sweep_place, training_of
-from pipeline.cluster.needs import ClusterTooSmallError, Needs, check_fits, needs_of_run, needs_of_sweep
-from pipeline.cluster.ray_train import workers_for_batch
+from pipeline.cluster.needs import (
+    ClusterTooSmallError,
+    Needs,
+    check_fits,
+    needs_of_run,
+    needs_of_sweep,
+    workers_for_batch,
+)
 from pipeline.cluster.submission import ENVIRONMENT, Place, Request
 from pipeline.cluster.sweep_place import SweepPlace, sweep_key
 from pipeline.config.clusters import ClusterConfig
