@@ -1,16 +1,15 @@
-"""Runs that sleep instead of training, submitted by the product's own code to a Ray that only says it has GPUs.
+"""Submits runs that sleep instead of training, with the product's own code, to a Ray that pretends to have GPUs.
 
     python benchmarks/cluster_simulation.py box --gpus 8 --runs 20
     python benchmarks/cluster_simulation.py nodes --nodes 64 --seconds-per-unit 480
 
-``box`` is one machine: runs of 2 to 4 workers of one GPU each. A run's job holds one GPU per worker while it "trains"
-and then "evaluates" in the same workers, which tell the numbers of their GPUs. Reported are the timeline, the most GPUs
-in use at a time, whether any GPU was given to two runs at once, and the most drivers alive.
+``box`` is one machine with runs of 2 to 4 workers of one GPU each. A run's job holds one GPU per worker while it
+"trains" and then "evaluates" in the same workers, which report the numbers of their GPUs. It prints the timeline, the
+most GPUs in use at a time, whether a GPU was given to two runs at once, and the most drivers alive.
 
-``nodes`` is a cluster of machines of 8 GPUs that the trainings of the paper share, each taking a whole one. Reported is
-the share of machines that worked, from the first submission until no run waits any more: after that, the last runs
-come to their ends and nothing can fill their machines. It ends there, and stops what still runs. Needs about 100 MB of
-memory per node.
+``nodes`` is a cluster of nodes with 8 GPUs each. Each training of the paper takes a whole node. It prints the share of
+nodes in use from the first submission until no run waits any more. Then it ends and stops the runs that are left: no
+other run could use their nodes when they end. Needs about 100 MB of memory per node.
 """
 
 import argparse
@@ -64,7 +63,7 @@ TRAININGS = {
 
 @contextmanager
 def simulated_ray(cpus: int, gpus: int) -> Iterator[Jobs]:
-    """A Ray on this machine that says it has so many CPUs and GPUs."""
+    """A Ray on this machine that pretends to have ``cpus`` CPUs and ``gpus`` GPUs."""
     with free_agent_port():
         context = ray.init(
             address="local",
@@ -87,7 +86,7 @@ class Worker:
     """One worker of a simulated run."""
 
     def gpus(self) -> list[int]:
-        """The GPUs that Ray has given to it."""
+        """The numbers of the GPUs that Ray has given to this worker."""
         return [int(number) for number in ray.get_gpu_ids()]
 
     def sleep(self, seconds: float) -> None:
@@ -95,7 +94,7 @@ class Worker:
 
 
 def drive(folder: Path, name: str, workers: int, seconds: float) -> None:
-    """The driver of a simulated run: it asks for its workers as Ray Train does, trains, evaluates, and notes when."""
+    """The driver of a simulated run: starts its workers as Ray Train does, trains, evaluates, and writes the times."""
     noted = {"driver": time.time()}
     ray.init(log_to_driver=False)
     group = ray.util.placement_group([{"CPU": 1, "GPU": 1}] * workers)
@@ -133,7 +132,7 @@ def box(arguments: argparse.Namespace) -> dict[str, object]:
         def others() -> Sequence[Request]:
             return requests[1:]
 
-        # As DVC does it: one stage after the other waits for its own run; the first submits what fits, each tops up.
+        # As in `dvc repro`: one stage after another waits for its run, and all of them keep the cluster full.
         for request in requests:
             wait_for(request, others, place)
             alive.append(sum(job.status == "RUNNING" for job in jobs.live()))
@@ -212,7 +211,7 @@ def main() -> None:
     one.add_argument("--runs", type=int, default=20)
     many = commands.add_parser("nodes", help="machines of 8 GPUs, all trainings of the paper")
     many.add_argument("--nodes", type=int, default=64)
-    many.add_argument("--seconds-per-unit", type=float, default=480, help="how long a Mask R-CNN R50 1x sleeps")
+    many.add_argument("--seconds-per-unit", type=float, default=480, help="seconds that a Mask R-CNN R50 1x sleeps")
     for command in (one, many):
         command.add_argument("--json", action="store_true", help="print one JSON object")
     worker = commands.add_parser("drive", help="used by the simulation itself")

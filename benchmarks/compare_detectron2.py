@@ -1,15 +1,15 @@
-"""Compares this library's models with Detectron2's, whole, on the same random weights and pictures.
+"""Compares the outputs of this library's whole models with Detectron2's, on the same random weights and pictures.
 
 Needs ``detectron2`` with its projects PointRend and DeepLab importable (its C extension is not needed) and its source
 tree for the configurations:
 
     python benchmarks/compare_detectron2.py --source DETECTRON2 PICTURE... [--seeds 3] [--model NAME...] [--json FILE]
 
-Both get the same network input: a picture is resized first, to 8-bit values, and then by neither. Detectron2's own
-predictor resizes 8-bit pictures with Pillow, this library in float, which is not compared here.
+Both get the same network input: a picture is resized to 8-bit values first, and neither model resizes it again. The
+libraries' own resizing is not compared: Detectron2 resizes 8-bit pictures with Pillow, this library float images.
 
-With ``--store FOLDER`` it writes what ``tests/pointrend/test_detectron2.py`` compares with where there is no
-Detectron2.
+``--store FOLDER`` writes Detectron2's outputs, with which ``tests/pointrend/test_detectron2.py`` compares this library
+where Detectron2 is not installed.
 """
 
 import argparse
@@ -62,12 +62,12 @@ def detectron2_model(name: str, state: dict[str, Tensor], source: Path, crop: Si
     add_deeplab_config(config)
     config.merge_from_file(str(source / _CONFIGS[name]))
     config.MODEL.DEVICE = "cpu"
-    if "deeplab" in name:  # its synchronised batch norm needs a GPU, and is the same in evaluation
+    if "deeplab" in name:  # synchronised batch norm needs a GPU; in evaluation mode the two are equal
         config.MODEL.RESNETS.NORM = config.MODEL.SEM_SEG_HEAD.NORM = "BN"
     if crop is not None:
         config.INPUT.CROP.SIZE = crop
     model = build_model(config).eval()
-    model.load_state_dict({**model.state_dict(), **state})  # counts of batches are its own
+    model.load_state_dict({**model.state_dict(), **state})  # Detectron2's counts of batches are not among them
     return model
 
 
@@ -84,7 +84,7 @@ def detectron2_output(name: str, model: Any, picture: Tensor) -> Any:
     region_masks = found.pred_masks.clone()
     pasted = detector_postprocess(found, height, width)
     if len(pasted) != len(region_masks):
-        raise ValueError("a box without area was dropped: its region mask cannot be told")
+        raise ValueError("Detectron2 dropped a box without area, so its outputs do not match the region masks")
     return {
         "boxes": pasted.pred_boxes.tensor,
         "labels": pasted.pred_classes + 1,
@@ -95,7 +95,7 @@ def detectron2_output(name: str, model: Any, picture: Tensor) -> Any:
 
 
 def own_model(name: str, state: dict[str, Tensor]) -> nn.Module:
-    """This library's model from the same weights, by way of a file."""
+    """This library's model with the same weights, which are written to a file and loaded."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model_final.pth"
         torch.save({"model": state}, path)
@@ -103,7 +103,7 @@ def own_model(name: str, state: dict[str, Tensor]) -> nn.Module:
 
 
 def own_output(model: Any, picture: Tensor) -> Any:
-    """What this library returns for the same picture, which it is not to resize."""
+    """What this library returns for the same picture (3, H, W), without resizing it."""
     if hasattr(model, "roi_heads"):
         model.transform.min_size, model.transform.max_size = min(picture.shape[1:]), max(picture.shape[1:])
     return model([picture / 255])[0]
@@ -116,7 +116,7 @@ def read_picture(path: Path, name: str, shorter: int) -> Tensor:
     width, height = picture.size
     scale = shorter / min(width, height)
     size = (round(width * scale), round(height * scale))
-    # Detectron2's DeepLabV3 takes multiples of its training crops.
+    # Detectron2's DeepLabV3 needs a multiple of its training crop.
     picture = picture.resize((1024, 1024) if "deeplab" in name else size, Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float()
 

@@ -1,10 +1,10 @@
-"""Evaluation of a dataset: region masks pasted, encoded, written as COCO results, and AP of them.
+"""Evaluation of a dataset: pasting and encoding region masks, writing COCO results, computing AP.
 
     python benchmarks/evaluation.py --images 100
 
-The region masks are made up: ragged blobs in boxes that find an object more or less well, or nothing. Each side runs in
-processes of its own: this library as its `evaluate` stage does, Detectron2 by its COCOEvaluator with pycocotools. What
-Detectron2 has written is then scored by this library, too, whose AP must be the same. Needs pycocotools.
+The region masks are synthetic: ragged blobs in boxes that match an object more or less well, or no object. Each library
+runs in its own process: this one as in the `evaluate` stage, Detectron2 with its COCOEvaluator and pycocotools. This
+library then also scores the results that Detectron2 wrote, and its AP must be the same. Needs pycocotools.
 """
 
 import argparse
@@ -42,7 +42,7 @@ TRUTH, REGIONS = "truth.json", "regions.pt"
 
 @dataclass
 class Outcome:
-    """Seconds from region masks to results, and from results to AP; the statistics in percent."""
+    """Seconds from region masks to results, and from results to AP; scores in percent; memory in megabytes."""
 
     encoding: float
     scoring: float
@@ -66,14 +66,14 @@ def ragged_blobs(shapes: int, side: int) -> Tensor:
 
 
 def predicted(exact: Tensor, side: int) -> Tensor:
-    """Shapes (shapes, M, M) as a mask head might see them: with blunders, on a grid of this side."""
+    """Shapes (shapes, M, M) as a mask head might predict them, with errors: (shapes, side, side)."""
     blunders = F.interpolate(torch.randn(len(exact), 1, 14, 14), size=exact.shape[-2:], mode="bilinear")
     logits = torch.logit(exact, eps=1e-4)[:, None] + 2 * blunders
     return F.interpolate(logits.sigmoid(), size=(side, side), mode="area")[:, 0]
 
 
 def make_up(folder: Path, images: int, masks: int, side: int) -> None:
-    """Writes ground truth, and the regions of all images: a shape's number, box, label and score each."""
+    """Writes ground truth and the regions of all images, each with its shape's number, box, label and score."""
     torch.manual_seed(0)
     frequency = 1 / torch.arange(1, CATEGORIES + 1)  # few categories are frequent
     exact = ragged_blobs(SHAPES, 224)
@@ -96,7 +96,7 @@ def make_up(folder: Path, images: int, masks: int, side: int) -> None:
                     "iscrowd": int(torch.rand(()) < 0.01),
                 }
             )
-        # Two thirds find an object, most of those under another label: a detector's many guesses at one region.
+        # Two thirds of the regions match an object, most of them with another label, as a detector has several guesses.
         source = torch.randint(objects, (masks,))
         astray = torch.rand(masks) < 1 / 3
         named = (torch.rand(masks) < 1 / 3) & ~astray
@@ -152,7 +152,7 @@ def detectron2(folder: Path, device: torch.device) -> Outcome:
         json_file=str(folder / TRUTH), thing_dataset_id_to_contiguous_id={i + 1: i for i in range(CATEGORIES)}
     )
     start = time.perf_counter()
-    # It reads the ground truth here.
+    # COCOEvaluator reads the ground truth when it is built, so that counts as scoring.
     evaluator = COCOEvaluator(
         "made up", tasks=("segm",), distributed=False, output_dir=str(folder), use_fast_impl=False
     )

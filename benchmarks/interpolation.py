@@ -1,8 +1,8 @@
-"""Each bilinear interpolation of the library that is not torch's own, beside torch's own.
+"""Compares each bilinear interpolation that the library implements itself with torch's.
 
     python benchmarks/interpolation.py --threads 2
 
-One that gains nothing here should go: :mod:`pointrend.points` lists them with these figures.
+An implementation that is not faster here should be removed. :mod:`pointrend.points` lists them with these figures.
 """
 
 from collections.abc import Callable
@@ -38,7 +38,7 @@ def mask_head_points(device: torch.device) -> Case:
 
     def torchs() -> None:
         for first in range(0, 100, 5):
-            # To (R, P, D), the layout that the matrix product after it needs.
+            # Transposed to (R, P, D), the layout that the following matrix product needs.
             sample_features(coarse[first : first + 5], points[first : first + 5]).transpose(1, 2).contiguous()
 
     return own, torchs

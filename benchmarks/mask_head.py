@@ -31,7 +31,7 @@ def random_boxes(regions: int, size: Size) -> Tensor:
 
 
 def blobs(boxes: Tensor, size: Size) -> Tensor:
-    """How much each cell of P2 lies inside one of the boxes' ellipses, in [0, 1]: (1, 1, H / 4, W / 4)."""
+    """The degree in [0, 1] to which each cell of P2 is inside an ellipse of a box: (1, 1, H / 4, W / 4)."""
     x = (torch.arange(size[1] // STRIDE) + 0.5) * STRIDE
     y = (torch.arange(size[0] // STRIDE) + 0.5) * STRIDE
     inside = torch.zeros(len(y), len(x))
@@ -43,7 +43,7 @@ def blobs(boxes: Tensor, size: Size) -> Tensor:
 
 @torch.no_grad()
 def teach(head: PointHead, inside: Tensor, outside: Tensor, num_classes: int) -> None:
-    """Sets the last layer to tell two fine features (C,) apart: masks with an inside and an edge, not noise."""
+    """Sets the last layer to separate two fine features (C,), so that masks have an inside and an edge, not noise."""
     hidden = torch.stack((inside, outside))[:, :, None]
     for layer in head.layers:
         hidden = layer(torch.cat((hidden, hidden.new_zeros(2, num_classes, 1)), dim=1)).relu()

@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-#: The candidate that the others are compared with, where it is there.
+#: The candidate that the others are compared with, where Detectron2 is installed.
 DETECTRON2 = "detectron2"
 
 
@@ -27,7 +27,7 @@ class Measurement:
     name: str
     seconds: float  # median
     fastest: float
-    peak_megabytes: float | None  # None where the platform does not tell
+    peak_megabytes: float | None  # None where it cannot be measured
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
@@ -36,12 +36,12 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     arguments.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     arguments.add_argument("--device", default="cpu", help="cpu or cuda")
     arguments.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
-    arguments.add_argument("--repeats", type=int, default=7, help="runs of each candidate, of which the median counts")
+    arguments.add_argument("--repeats", type=int, default=7, help="runs of each candidate; the median is printed")
     return arguments
 
 
 def has_detectron2() -> bool:
-    """Whether Detectron2 and its project PointRend can be imported; says so where they cannot."""
+    """Whether Detectron2 and its project PointRend can be imported; prints the reason if not."""
     try:
         import detectron2.modeling  # noqa: F401
         import point_rend  # noqa: F401
@@ -73,7 +73,7 @@ def peak_megabytes(run: Callable[[], Any], device: torch.device) -> float | None
         return (torch.cuda.max_memory_allocated(device) - before) / 2**20
     if not sys.platform.startswith("linux"):
         return None
-    # What earlier runs have freed counts as free, and the peak starts from here.
+    # Returns freed memory to the system and resets the peak, so that earlier runs do not count.
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     before = _resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")
@@ -82,7 +82,7 @@ def peak_megabytes(run: Callable[[], Any], device: torch.device) -> float | None
 
 
 def measure(candidates: Mapping[str, Callable[[], Any]], device: torch.device, repeats: int) -> list[Measurement]:
-    """Runs the candidates in turn, after one run each that does not count, and then once more for memory."""
+    """Times the candidates in turn, after one warm-up run of each, and then measures memory in one more run of each."""
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for run in candidates.values():
         run()

@@ -25,7 +25,7 @@ CONFIGS = {
 
 
 def rcnn_pair(name: str, device: torch.device) -> tuple[nn.Module, Any | None]:
-    """This library's model and Detectron2's, or None in its stead; both with the stem and res2 frozen."""
+    """This library's model and Detectron2's, or None if it cannot be imported; stem and res2 of both are frozen."""
     state = random_detectron2(name, 0)
     model = build_model(name, **detectron2_options(name))
     own, problems = from_detectron2(state, model.state_dict())

@@ -63,7 +63,7 @@ def main() -> None:
         coarse_each_layer=False,
     ).eval()
     nn.init.normal_(head.point_head.predictor.weight, std=0.05)
-    # Regions with edges between them, as labels have: noise of a few cells per edge would be uncertain everywhere.
+    # Large regions with edges between them, as real labels have. Noise would be uncertain at every pixel.
     plan = torch.randn(1, arguments.classes, height // 64, width // 64) * 4
     coarse = F.interpolate(plan, size=(height // stride, width // stride), mode="bilinear").to(device)
     features = {"p2": torch.randn(1, CHANNELS, height // FINE_STRIDE, width // FINE_STRIDE, device=device)}

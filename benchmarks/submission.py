@@ -1,9 +1,9 @@
-"""Runs of one CPU each through `dvc repro`: all at once on a Ray of this machine, and one after the other.
+"""Compares `dvc repro` of runs of one CPU each: all runs in parallel on this machine's Ray, and one run at a time.
 
     python benchmarks/submission.py --runs 8 --updates 60
 
-In a copy of the project, without evaluation and report: the demo's 4xconv training, one run per seed. The timeline is
-MLflow's: when each training began and ended.
+It runs in a copy of the project, without evaluation and report. The runs are seeds of the demo's 4xconv training. The
+timeline shows when each training began and ended, according to MLflow.
 """
 
 import argparse
@@ -26,7 +26,7 @@ EXPERIMENT = "coco_4xconv_r50"
 
 
 def make_project(root: Path, runs: int, updates: int) -> list[str]:
-    """A copy that trains this many seeds of one experiment; their names."""
+    """Makes a copy of the project that trains ``runs`` seeds of one experiment and returns the names of the runs."""
     for name in ("configs", "pipeline", "pointrend", "stages"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     (root / ".dvc").mkdir()
@@ -38,7 +38,7 @@ def make_project(root: Path, runs: int, updates: int) -> list[str]:
     )
     experiment = root / f"configs/experiments/demo/{EXPERIMENT}.yaml"
     settings = yaml.safe_load(experiment.read_text()) | {"seeds": list(range(runs))}
-    settings.pop("starts_from", None)  # nothing else is to be trained
+    settings.pop("starts_from", None)  # so that no other run has to be trained first
     experiment.write_text(yaml.safe_dump(settings))
     schedule = root / f"configs/schedules/{settings['schedule']}.yaml"
     content = yaml.safe_load(schedule.read_text()) | {"phases": [{"updates": updates, "learning_rate": 0.01}]}
@@ -55,7 +55,7 @@ def make_project(root: Path, runs: int, updates: int) -> list[str]:
 
 
 def repro(root: Path, *targets: str) -> float:
-    """Seconds of one `dvc repro`."""
+    """Runs `dvc repro` and returns its seconds."""
     start = time.perf_counter()
     done = subprocess.run(["dvc", "repro", *targets], cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     if done.returncode:
@@ -64,7 +64,7 @@ def repro(root: Path, *targets: str) -> float:
 
 
 def timeline(root: Path) -> list[tuple[str, float, float]]:
-    """Each training's begin and end, in seconds since the first one's begin."""
+    """The name, begin and end of each training, in seconds since the first training began."""
     client = MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     runs = client.search_runs(experiments, "tags.kind = 'training'")
@@ -94,7 +94,7 @@ def main() -> None:
             seconds[name] = sum(repro(root, *targets) for targets in order)
             spans[name] = timeline(root)
             while (root / ".pointrend/ray/ray.json").exists():
-                time.sleep(0.5)  # Ray stays for some seconds
+                time.sleep(0.5)  # Ray stays up for some seconds after the last job
     ratio = seconds["together"] / seconds["one by one"]
     if arguments.json:
         print(json.dumps({"seconds": seconds, "ratio": ratio, "timeline": spans}))

@@ -3,7 +3,7 @@
     python benchmarks/train_step.py --threads 2
 
 With Detectron2 (and its project PointRend) importable from a source tree, its model trains on the same weights,
-images and objects. Both keep the stem and res2 as they are.
+images and objects. Stem and res2 of both are frozen.
 """
 
 from contextlib import ExitStack
@@ -75,7 +75,7 @@ def main() -> None:
     candidates = {}
     for name, (network, network_inputs) in pairs.items():
         network.train()
-        # Too small a rate for the weights to move: every update does the same work.
+        # A learning rate too small to change the weights, so that every update does the same work.
         optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=1e-9, momentum=0.9)
         candidates[name] = lambda n=network, o=optimizer, i=network_inputs: update(n, o, i)
     with ExitStack() as stack:

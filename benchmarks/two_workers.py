@@ -1,8 +1,8 @@
-"""Do two workers learn what one worker with twice the images per step learns?
+"""Compares the losses of training with two workers and with one worker that has twice the images per step.
 
-Trains a tiny PointRend R-CNN on a prepared dataset, for several seeds, with one worker and with two (gloo), and prints
-the mean loss over stretches of updates, its spread over the seeds beside it. The two columns should overlap: the images
-of every update are the same, but each worker samples proposals and points by itself.
+Trains a tiny PointRend R-CNN on a prepared dataset, for several seeds, with one worker and with two (gloo). Prints the
+mean loss over stretches of updates and its range over the seeds. The ranges of the two columns should overlap: the
+images of every update are the same, but each worker samples proposals and points by itself.
 
     python benchmarks/two_workers.py --prepared outputs/demo/data/shapes --images outputs/demo/drawn/shapes
 """
@@ -83,7 +83,7 @@ def worker(arguments: argparse.Namespace) -> None:
 
 
 def run(arguments: argparse.Namespace, workers: int, seed: int, output: Path) -> list[float]:
-    """The losses of one training in processes of its own."""
+    """Trains in separate processes and returns the loss of every update."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"] if workers == 2 else []
     own = [
         "--prepared",

@@ -1,4 +1,4 @@
-"""The commands that need the pipeline; they join ``pointrend`` through entry points."""
+"""The commands of ``pointrend`` that need the pipeline. They are registered as entry points."""
 
 import json
 import time
@@ -21,15 +21,15 @@ from pipeline.stage import Stage, bypass_proxy_for_loopback, fail, run_stage
 if TYPE_CHECKING:
     from pipeline.cluster.jobs import Jobs
 
-jobs = typer.Typer(help="The trainings on the Ray cluster.", no_args_is_help=True)
+jobs = typer.Typer(help="List, follow or stop the jobs on the Ray cluster.", no_args_is_help=True)
 
 
 def select(
     scale: Annotated[str, typer.Argument(help="a folder of configs/experiments: demo, nuclei, paper, ...")],
-    data_root: Annotated[str, typer.Option(help="folder or URI that the datasets lie in")] = "data",
+    data_root: Annotated[str, typer.Option(help="folder or URI that contains the datasets")] = "data",
     cluster: Annotated[str, typer.Option(help="a file of configs/clusters")] = "laptop",
 ) -> None:
-    """Choose what `dvc repro` runs: writes selection.yaml with all of a scale, and params.yaml with its settings."""
+    """Choose what `dvc repro` runs: write a scale's runs and sweeps to selection.yaml, its settings to params.yaml."""
     project = Project(Path.cwd())
     try:
         selection = project.select(scale, data_root)
@@ -56,10 +56,10 @@ def select(
 
 def plan(
     scale: Annotated[
-        str | None, typer.Argument(help="a folder of configs/experiments; what is selected by default")
+        str | None, typer.Argument(help="a folder of configs/experiments; by default the current selection")
     ] = None,
-    cluster: Annotated[str | None, typer.Option(help="a file of configs/clusters; the selected one by default")] = None,
-    nodes: Annotated[int, typer.Option(min=1, help="how many nodes, of as many GPUs as one training asks for")] = 1,
+    cluster: Annotated[str | None, typer.Option(help="a file of configs/clusters; by default the selected one")] = None,
+    nodes: Annotated[int, typer.Option(min=1, help="number of nodes, each with the GPUs of one training")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
     """Show what `dvc repro` would run, and estimate GPU-hours, time and disk. Nothing is run or written."""
@@ -78,8 +78,8 @@ def plan(
 
 
 def sweep(file: Annotated[Path, typer.Argument(help="a file of configs/sweeps")]) -> None:
-    """Run a sweep of the selected scale on its prepared data, as `dvc repro` does. Interrupted, it goes on."""
-    # Imported here: the other commands answer without loading it.
+    """Run a sweep on the prepared data of the selected scale, as `dvc repro` does. Run it again to continue it."""
+    # Imported here: the other commands start faster without it.
     from pipeline.cluster.sweeps import collect_sweep
 
     def run() -> None:
@@ -94,7 +94,7 @@ def sweep(file: Annotated[Path, typer.Argument(help="a file of configs/sweeps")]
 
 
 def _jobs() -> "Jobs":
-    """Those of the cluster of ``RAY_ADDRESS``, or of this project's Ray on this machine."""
+    """The jobs of the cluster of ``RAY_ADDRESS``, or of the project's Ray on this machine; exits if none runs."""
     from pipeline.cluster.submission import running_jobs  # Ray takes seconds to import
 
     bypass_proxy_for_loopback()
@@ -105,7 +105,7 @@ def _jobs() -> "Jobs":
 
 
 def _job_id(jobs: "Jobs", name: str) -> str:
-    """The id of the newest job of a run, which is the run's name and a hash; or an id as it is."""
+    """The id of the newest job of a run, or ``name`` itself if it is a job's id. An id is a run's name and a hash."""
     from pipeline.cluster.jobs import job_name
 
     ids = [job_name(job) for job in jobs.list()]
@@ -117,7 +117,7 @@ def _job_id(jobs: "Jobs", name: str) -> str:
 
 @jobs.command("list")
 def list_jobs() -> None:
-    """Show all jobs that Ray remembers, and the minutes since they were submitted or until they ended."""
+    """Show all jobs that Ray remembers, and for how many minutes each has existed or existed until it ended."""
     table = Table("job", "status", "submitted", "minutes", box=None, pad_edge=False)
     for job in _jobs().list():
         begun, end = (job.start_time or 0) / 1000, (job.end_time or time.time() * 1000) / 1000
@@ -128,7 +128,7 @@ def list_jobs() -> None:
 
 @jobs.command()
 def follow(name: Annotated[str, typer.Argument(help="a run, or a job's id")]) -> None:
-    """Show a job's output until it ends. Ctrl-C ends the showing, not the job."""
+    """Show a job's output until it ends. Ctrl-C stops the output, not the job."""
     jobs = _jobs()
     job = jobs.follow(_job_id(jobs, name), lambda text: typer.echo(text, nl=False))
     raise typer.Exit(0 if job is not None and job.status == "SUCCEEDED" else 1)
@@ -137,15 +137,15 @@ def follow(name: Annotated[str, typer.Argument(help="a run, or a job's id")]) ->
 @jobs.command()
 def stop(
     names: Annotated[list[str] | None, typer.Argument(help="runs, or job ids")] = None,
-    all_: Annotated[bool, typer.Option("--all", help="stop every job that waits or runs")] = False,
+    stop_all: Annotated[bool, typer.Option("--all", help="stop all pending and running jobs")] = False,
 ) -> None:
-    """Stop jobs: one that waits at once, one that runs after a checkpoint. `dvc repro` goes on from there."""
+    """Stop jobs. A running job writes a checkpoint first, and the next `dvc repro` continues from it."""
     from pipeline.cluster.jobs import job_name
 
-    if all_ == bool(names):
-        fail(UserError("name the runs or jobs to stop, or say --all"))
+    if stop_all == bool(names):
+        fail(UserError("name the runs or jobs to stop, or give --all, but not both"))
     jobs = _jobs()
-    ids = [job_name(job) for job in jobs.live()] if all_ else [_job_id(jobs, name) for name in names or ()]
+    ids = [job_name(job) for job in jobs.live()] if stop_all else [_job_id(jobs, name) for name in names or ()]
     for job_id in ids:
         typer.echo(f"{job_id}: {'stopped' if jobs.stop(job_id) else 'has ended already'}")
     if not ids:

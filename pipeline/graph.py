@@ -1,4 +1,4 @@
-"""The graph of ``dvc.yaml``: which of its stages are to run, and which of them the DVC above this process works on."""
+"""Asks DVC which stages of ``dvc.yaml`` are stale, and which stages the DVC command that runs this process covers."""
 
 import contextlib
 import io
@@ -15,50 +15,52 @@ import psutil
 
 from pipeline.errors import UserError
 
-PACKED = ".dvc/tmp/repro.dat"  # what `dvc exp run --queue` was asked to run, in the stash commit of the experiment
-SELECTING = ("targets", "single_item", "pipeline", "all_pipelines", "downstream", "recursive", "glob")
+QUEUED_OPTIONS = (
+    ".dvc/tmp/repro.dat"  # what `dvc exp run --queue` was asked to run, in the stash commit of the experiment
+)
+TARGET_OPTIONS = ("targets", "single_item", "pipeline", "all_pipelines", "downstream", "recursive", "glob")
 
 
 class GraphError(UserError):
-    """DVC does not answer."""
+    """DVC cannot read the project or its graph."""
 
 
 def stages_to_run(root: Path, names: Iterable[str]) -> list[str]:
-    """Those of some stages that `dvc repro` would run now, rather than leave or take from its cache.
+    """Filters stages: those that `dvc repro` would run now. The others are unchanged or in DVC's cache.
 
-    It looks at the files that are there: what they would be after other stages, it does not know. Can be called from
-    within a stage, while DVC waits for it; what that stage is, DVC does not tell.
+    Only files that exist now are compared, so a stage whose inputs are still to be changed by another stage may be
+    missing. A stage can call this while DVC waits for it, but must not ask about itself.
 
     Args:
-        root: of the project, the working directory: DVC looks for some of its files from there.
-        names: of stages, ``train@run``.
+        root: the project's folder. It must be the working directory, because DVC looks for some of its files there.
+        names: names of stages, such as ``train@run``.
 
     Raises:
-        GraphError: if DVC cannot tell.
+        GraphError: if DVC fails.
     """
-    return _those(root, names, _runs)
+    return _select(root, names, _would_run)
 
 
 def unchanged_stages(root: Path, names: Iterable[str]) -> list[str]:
-    """Those of some stages whose inputs and results are here, and as DVC has left them.
+    """Filters stages: those whose inputs and outputs exist and are as in ``dvc.lock``.
 
     Args:
-        root: of the project, the working directory.
-        names: of stages, ``prepare@dataset``.
+        root: the project's folder, which must be the working directory.
+        names: names of stages, such as ``prepare@dataset``.
 
     Raises:
-        GraphError: if DVC cannot tell.
+        GraphError: if DVC fails.
     """
-    return _those(root, names, lambda stage: not stage.changed())
+    return _select(root, names, lambda stage: not stage.changed())
 
 
-def _those(root: Path, names: Iterable[str], fits: Callable[[Any], bool]) -> list[str]:
-    """The names of the stages that fit."""
-    # A second to import, and wanted only where something is to run.
+def _select(root: Path, names: Iterable[str], fits: Callable[[Any], bool]) -> list[str]:
+    """The names of the stages for which ``fits`` returns true."""
+    # DVC takes a second to import, and most commands do not need it.
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
-    # It would say what it does not do.
+    # At its usual level DVC would print messages about stages that it does not run here.
     logging.getLogger("dvc").setLevel(logging.WARNING)
     found = []
     try:
@@ -68,14 +70,14 @@ def _those(root: Path, names: Iterable[str], fits: Callable[[Any], bool]) -> lis
                     if fits(repo.stage.load_one(name=name)):
                         found.append(name)
     except DvcException as error:
-        raise GraphError(f"{root}: DVC cannot tell what is to run ({error})") from error
+        raise GraphError(f"{root}: DVC cannot tell which stages are stale; see `dvc status` ({error})") from error
     return found
 
 
-def _runs(stage: Any) -> bool:
-    """Whether a stage of DVC is changed, and its results are not in the cache either.
+def _would_run(stage: Any) -> bool:
+    """Whether a DVC stage is changed and its outputs are not in DVC's cache.
 
-    One whose dependencies another stage is yet to make counts as one that runs.
+    A stage with a dependency that does not exist yet counts as one that runs.
     """
     from dvc.dependency.base import DependencyDoesNotExistError
     from dvc.stage.cache import RunCacheNotFoundError
@@ -84,7 +86,7 @@ def _runs(stage: Any) -> bool:
     if not stage.changed():
         return False
     if stage.changed_stage() or not stage.deps_cached():
-        # As DVC does it: with new inputs it is the run cache that may have the results, not the lock file.
+        # As `dvc repro` does: for new inputs only the run cache may have the outputs, not dvc.lock.
         try:
             stage.save_deps()
         except DependencyDoesNotExistError:
@@ -99,44 +101,44 @@ def _runs(stage: Any) -> bool:
 
 
 def stages_in_scope(names: Iterable[str]) -> list[str]:
-    """Those of some stages that the DVC command above this process works on, whether stale or not.
+    """Filters stages: those that the DVC command that runs this process covers, stale or not.
 
-    All of them where there is no such command.
+    Returns all of them if no DVC command runs this process.
 
     Args:
-        names: of stages, ``train@run``.
+        names: names of stages, such as ``train@run``.
     """
     under_way = stages_under_way()
     return [name for name in names if under_way is None or name in under_way]
 
 
-class _Plain(pickle.Unpickler):
+class _PlainUnpickler(pickle.Unpickler):
     """Reads dicts, lists, strings and numbers, and refuses everything else."""
 
     def find_class(self, module: str, name: str) -> Any:
-        raise pickle.UnpicklingError(f"{PACKED}: holds a {module}.{name}; expected plain values")
+        raise pickle.UnpicklingError(f"{QUEUED_OPTIONS}: holds a {module}.{name}; expected plain values")
 
 
 def stages_under_way() -> list[str] | None:
-    """Names of the stages that the DVC process above this one works through, in its order, this stage's included.
+    """The names of the stages that the DVC command that runs this process covers, in its order, stale or not.
 
-    All that it looks at, stale or not. None if no `dvc repro` or `dvc exp run` is among the parents.
+    None if no `dvc repro` or `dvc exp run` is among the parent processes.
     """
-    found = _dvc_above()
+    found = _parent_dvc()
     if found is None:
         return None
     process, args = found
-    options = _packed_options(Path(args.infofile)) if args.func.__name__ == "CmdExecutorRun" else vars(args)
-    return _plan({key: options.get(key) for key in SELECTING}, Path(process.cwd()))
+    options = _queued_options(Path(args.infofile)) if args.func.__name__ == "CmdExecutorRun" else vars(args)
+    return _plan({key: options.get(key) for key in TARGET_OPTIONS}, Path(process.cwd()))
 
 
-def _dvc_above() -> tuple[psutil.Process, Namespace] | None:
+def _parent_dvc() -> tuple[psutil.Process, Namespace] | None:
     from dvc.cli import parse_args
 
     for process in psutil.Process().parents():
         try:
             words = process.cmdline()
-        except psutil.Error:  # ended, or not ours to read
+        except psutil.Error:  # the process has ended, or belongs to another user
             return None
         for at, word in enumerate(words[:4]):
             if Path(word).name in ("dvc", "dvc.exe") or Path(word).parts[-2:] == ("dvc", "__main__.py"):
@@ -146,17 +148,17 @@ def _dvc_above() -> tuple[psutil.Process, Namespace] | None:
     return None
 
 
-def _packed_options(infofile: Path) -> dict[str, Any]:
+def _queued_options(infofile: Path) -> dict[str, Any]:
     """The options of a queued experiment. DVC removes their file before the first stage; the stash commit keeps it."""
     info = json.loads(infofile.read_text())
     dvc_dir = Path(info["dvc_dir"]).parent  # of a DVC project in a subfolder of the Git repository
-    packed = (dvc_dir / PACKED).as_posix()
-    show = ["git", "-C", info["root_dir"], "show", f"{infofile.stem}:{packed}"]
-    return _Plain(io.BytesIO(subprocess.run(show, check=True, capture_output=True).stdout)).load()["kwargs"]
+    queued_options = (dvc_dir / QUEUED_OPTIONS).as_posix()
+    show = ["git", "-C", info["root_dir"], "show", f"{infofile.stem}:{queued_options}"]
+    return _PlainUnpickler(io.BytesIO(subprocess.run(show, check=True, capture_output=True).stdout)).load()["kwargs"]
 
 
 def _plan(options: dict[str, Any], folder: Path) -> list[str]:
-    """As `dvc.repo.reproduce.reproduce` finds its steps. Targets are relative to the folder that DVC was called in."""
+    """Finds the stages as `dvc.repo.reproduce.reproduce` does. Targets are relative to the folder that DVC runs in."""
     from dvc.repo import Repo
     from dvc.repo.reproduce import collect_stages, get_active_graph, plan_repro
 
@@ -176,16 +178,16 @@ def _plan(options: dict[str, Any], folder: Path) -> list[str]:
 
 
 def match_git(root: Path) -> str | None:
-    """Has DVC work without git where git does not track the project, as in an unpacked archive.
+    """Makes DVC work without git if git does not track the project, as in an unpacked archive.
 
-    DVC would refuse to start there, or take the repository of a folder further up for the project's. The setting goes
-    to ``.dvc/config.local``, which is for this checkout alone.
+    Otherwise DVC would refuse to start, or use the git repository of a parent folder. The setting is written to
+    ``.dvc/config.local``, which belongs to this checkout alone.
 
     Args:
-        root: of the project.
+        root: the project's folder.
 
     Returns:
-        a sentence for the user if DVC works without git or could work with it, else None.
+        a sentence for the user if DVC works without git, whether it has to or not; otherwise None.
     """
     from dvc.config import Config
 

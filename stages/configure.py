@@ -1,4 +1,4 @@
-"""Resolves the configuration into one file per dataset, run, evaluation and sweep, and the code into one per kind."""
+"""Writes the resolved configuration, a file per dataset, run, evaluation and sweep, and the code of each stage."""
 
 from pipeline.config.code import KINDS, code_of
 from pipeline.config.sweep_tasks import resolve_selected, sweep_file
@@ -27,7 +27,7 @@ def main() -> None:
         for name in selection.sweeps:
             task = resolve_selected(project, params.scale, name, selection, params)
             (folder / "sweep" / f"{name}.json").write_text(task.model_dump_json(indent=1))
-    # Beside the sweeps' own outputs, whose folder is then there for the report even where none is selected.
+    # Written to the folder of the sweeps' outputs, which `report` needs even if no sweep is selected.
     shown = ShownSweeps(
         {name: load_sweep(sweep_file(project, params.scale, name)).shown() for name in selection.sweeps}
     )

@@ -1,8 +1,8 @@
-"""The job of a run on the Ray cluster: trains it, evaluates it, or both. Submitted by the stages that wait for it."""
+"""The job of a run on the Ray cluster: trains the run, evaluates it, or both. Submitted by `train` and `evaluate`."""
 
 import argparse
 
-from pipeline.cluster.parts import evaluation_of, training_of, weights_to_evaluate
+from pipeline.cluster.lookup import evaluation_of, training_of, weights_to_evaluate
 from pipeline.cluster.run_job import run_job
 from pipeline.errors import UserError
 from pipeline.evaluation.trained_run import TrainedRun
@@ -14,8 +14,10 @@ from pipeline.training.record import TrainingRecord
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", required=True)
-    parser.add_argument("--train", metavar="KEY", help="train, if the run's inputs have this hash")
-    parser.add_argument("--evaluate", metavar="KEY", help="evaluate, if the evaluation's inputs have this hash")
+    parser.add_argument("--train", metavar="KEY", help="train; fail unless the inputs of the training have this hash")
+    parser.add_argument(
+        "--evaluate", metavar="KEY", help="evaluate; fail unless the inputs of the evaluation have this hash"
+    )
     arguments = parser.parse_args()
     stage, name = Stage(), arguments.run
     training = training_of(stage, name)
@@ -23,7 +25,7 @@ def main() -> None:
     evaluation = evaluation_of(stage, name, training, key) if arguments.evaluate else None
     asked, found = (arguments.train, arguments.evaluate), (arguments.train and key, evaluation and evaluation.key)
     if asked != found:
-        raise UserError(f"the inputs of {name} have changed since this job was submitted; `dvc repro` submits another")
+        raise UserError(f"the inputs of {name} have changed since this job was submitted; run `dvc repro` again")
     evaluated = None
     if evaluation is not None:
         weights = training.weights if arguments.train else weights_to_evaluate(stage, name, evaluation)

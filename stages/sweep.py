@@ -1,4 +1,4 @@
-"""Runs one sweep: has a Ray job do it and collects the result."""
+"""Runs one sweep as a Ray job and collects its result."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""Makes sure that MLflow has every run, even where its database is new or was lost; where it has, it takes a moment."""
+"""Logs all runs that MLflow does not have, because its database is new or was lost. Quick if it has all of them."""
 
 import json
 

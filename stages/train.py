@@ -1,9 +1,9 @@
-"""Trains one run: has a Ray job do it, which evaluates it as well, and collects the training's part."""
+"""Trains one run: submits its job, which also evaluates the run, and collects the results of the training."""
 
 import argparse
 import shutil
 
-from pipeline.cluster.parts import training_of
+from pipeline.cluster.lookup import training_of
 from pipeline.graph import stages_in_scope
 from pipeline.stage import Stage, run_stage
 
@@ -18,7 +18,7 @@ def main() -> None:
     if training.is_done:
         print(f"{training.id}: trained already", flush=True)
     else:
-        # Ray takes seconds to import, and what only collects does not need it.
+        # Ray takes seconds to import, and collecting results does not need it.
         from pipeline.cluster.requests import place_of, ready_requests, run_request
         from pipeline.cluster.submission import wait_for
 
@@ -26,7 +26,7 @@ def main() -> None:
         wait_for(request, lambda: ready_requests(stage, f"train@{name}"), place_of(stage))
     training.collect(stage.outputs.trained(name))
     if stage.cluster.storage is None and not evaluate:
-        shutil.rmtree(training.storage)  # nobody else can be waiting for it
+        shutil.rmtree(training.storage)  # no other stage waits for it
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Ray: the connection to the cluster of a configuration."""
+"""Connects to the Ray cluster that ``RAY_ADDRESS`` names, or starts a Ray on this machine."""
 
 import functools
 import os
@@ -18,9 +18,9 @@ SHUTDOWN_SECONDS = 10.0
 
 @contextmanager
 def connected(cluster: ClusterConfig) -> Iterator[None]:
-    """A connection to the cluster of ``RAY_ADDRESS``, or to a Ray on this machine that ends with the block.
+    """Connects this process to the cluster of ``RAY_ADDRESS``, or to a Ray on this machine that ends with the block.
 
-    Without workers there is nothing to connect to.
+    Does nothing if the configuration has no workers, or if this process is connected already.
     """
     if cluster.workers == 0 or ray.is_initialized():
         yield
@@ -39,9 +39,9 @@ def connected(cluster: ClusterConfig) -> Iterator[None]:
 
 @contextmanager
 def free_agent_port() -> Iterator[None]:
-    """Within, Ray starts with any free port for what runs its jobs.
+    """Within the block, Ray's job agent listens on any free port.
 
-    `ray.init` always takes the same one, so that of two Rays on a machine the second would accept no jobs.
+    `ray.init` always gives it the same port, so a second Ray on the machine could not run jobs.
     """
     original = RayParams.__init__
     RayParams.__init__ = functools.partialmethod(original, dashboard_agent_listen_port=None)
@@ -52,7 +52,7 @@ def free_agent_port() -> Iterator[None]:
 
 
 class Addresses(NamedTuple):
-    """Where a Ray is reached: its dashboard, for jobs, as a URL; its head, for drivers, as host and port."""
+    """The addresses of a Ray: its dashboard, which takes jobs, as a URL; its head, for drivers, as host and port."""
 
     dashboard: str
     head: str
@@ -60,15 +60,15 @@ class Addresses(NamedTuple):
 
 @contextmanager
 def local_ray(cpus: int) -> Iterator[Addresses]:
-    """A Ray of this machine; none of its processes outlives the block.
+    """Runs a Ray on this machine; all of its processes have ended when the block ends.
 
     Args:
-        cpus: that it must have; it has those of the machine if they are more.
+        cpus: how many CPU cores Ray offers at least; it offers all cores of the machine if there are more.
     """
     process = psutil.Process()
     others = set(process.children(recursive=True))
     with free_agent_port():
-        # The dashboard, on loopback, is also what answers Ray Train's questions about its own actors.
+        # The dashboard listens on loopback. Ray Train asks it for the state of its actors.
         context = ray.init(
             address="local",
             num_cpus=max(usable_cpus(), cpus),

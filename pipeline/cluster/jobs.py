@@ -1,4 +1,4 @@
-"""Ray jobs: each is submitted once, whoever asks for it, and followed to its end."""
+"""Submits, lists, follows and stops Ray jobs. Two requests for the same job get one job."""
 
 import asyncio
 import logging
@@ -22,59 +22,61 @@ from requests.exceptions import RequestException
 from pipeline.cluster.needs import Needs, Resources
 from pipeline.errors import UserError
 
-# How long a Ray that does not answer is waited for: its head may be restarting.
+#: How long to wait for a Ray that does not answer: its head may be restarting.
 PATIENCE_SECONDS = 120.0
+#: After this long, the user is told what is being waited for.
 SILENT_SECONDS = 10.0
 POLL_SECONDS = 0.3
 UNREACHABLE = (ConnectionError, RequestException, ClientError, asyncio.TimeoutError, RayStateApiException)
 
+#: Separates a job's id from the number of the attempt.
 ATTEMPT = ".attempt-"
-#: The first word of the names of jobs that stop others.
-STOPPER = "stop-"
+#: Names of jobs that cancel a pending job begin with this.
+CANCELLER_PREFIX = "stop-"
 
-# Ray says whenever an output has come to its end.
+# Ray logs a line whenever a job's output ends.
 logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
 
 T = TypeVar("T")
 
 
 class RayUnreachableError(UserError, ConnectionError):
-    """No Ray answers."""
+    """Ray does not answer, or refuses a request."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A command, and what it needs.
+    """A command for the cluster and the resources that it needs.
 
     Args:
-        id: names it on the cluster: two jobs of one id are one job.
-        command: its words.
-        folder: where it runs; every node must have it.
-        needs: what it holds; Ray keeps ``needs.driver`` for it while it runs, its workers it asks for itself.
-        parts: what it makes, for those who ask whether somebody makes it already.
-        environment: variables that it has beyond those of the node.
+        id: the job's name on the cluster. A job is not submitted while another one with its id waits or runs.
+        command: the program and its arguments.
+        folder: the working directory; every node must have it.
+        needs: the resources. Ray reserves ``needs.driver`` while the job runs; the driver asks for its workers itself.
+        results: keys of the results that the job produces, to recognise a job that produces them already.
+        environment: variables to set in addition to the node's own.
     """
 
     id: str
     command: list[str]
     folder: Path
     needs: Needs = field(default_factory=lambda: Needs(Resources()))
-    parts: tuple[str, ...] = ()
+    results: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
 
 
 def job_name(job: JobDetails) -> str:
-    """The id that a job was submitted under, whichever attempt it is."""
+    """The id of a job without the number of its attempt."""
     return (job.submission_id or "").split(ATTEMPT)[0]
 
 
-def job_parts(job: JobDetails) -> set[str]:
-    """What a job makes, see :class:`Job`."""
-    return set((job.metadata or {}).get("parts", "").split())
+def job_results(job: JobDetails) -> set[str]:
+    """The keys of the results that a job produces, see :class:`Job`."""
+    return set((job.metadata or {}).get("results", "").split())
 
 
 def job_needs(job: JobDetails) -> Needs:
-    """What a job holds; nothing if somebody else's program has submitted it."""
+    """The resources that a job holds; none if it was submitted by a program other than this one."""
     text = (job.metadata or {}).get("needs")
     return Needs.from_json(text) if text else Needs(Resources())
 
@@ -83,12 +85,13 @@ class Jobs:
     """The jobs of a Ray cluster.
 
     Args:
-        address: what ``RAY_ADDRESS`` may be: ``http://`` and the dashboard's host and port, ``ray://`` or the head's.
-        head: what ``RAY_ADDRESS`` is for the jobs, where Ray would not find out by itself: it takes the last one that
-            `ray start` has started on the machine, which may be another or long gone.
+        address: any form of ``RAY_ADDRESS``: ``http://`` and the dashboard's host and port, ``ray://...``, or the
+            head's host and port.
+        head: ``RAY_ADDRESS`` inside the jobs, host and port. Without it a job connects to the Ray that `ray start`
+            last started on its machine, which may be another one or may have ended.
 
     Raises:
-        RayUnreachableError: if there is no Ray.
+        RayUnreachableError: if no Ray answers at the address. All methods raise it.
     """
 
     def __init__(self, address: str, head: str | None = None) -> None:
@@ -97,17 +100,19 @@ class Jobs:
             self._client = JobSubmissionClient(address)
             self._client.get_version()
         except AuthenticationError as error:
-            raise RayUnreachableError(f"{address}: Ray does not let us in: {error}") from error
+            raise RayUnreachableError(
+                f"{address}: Ray refused the connection; set RAY_AUTH_MODE and the token of its cluster ({error})"
+            ) from error
         except (*UNREACHABLE, RuntimeError) as error:
             raise RayUnreachableError(f"{address}: no Ray answers; start it or change RAY_ADDRESS ({error})") from error
 
     @property
-    def _address_of_workers(self) -> dict[str, str]:
-        """``RAY_ADDRESS`` for a job's workers, whose Ray would look for any Ray of the machine."""
+    def _worker_environment(self) -> dict[str, str]:
+        """``RAY_ADDRESS`` for a job's workers, which would otherwise connect to any Ray of the machine."""
         return {"RAY_ADDRESS": self._head} if self._head else {}
 
-    def _patiently(self, call: Callable[[], T]) -> T:
-        """The result of a call that is tried again while Ray does not answer."""
+    def _retry(self, call: Callable[[], T]) -> T:
+        """Calls until Ray answers, for up to :data:`PATIENCE_SECONDS`, and returns the result."""
         begun, silent = time.monotonic(), True
         while True:
             try:
@@ -116,8 +121,8 @@ class Jobs:
                 waited = time.monotonic() - begun
                 if waited > PATIENCE_SECONDS:
                     raise RayUnreachableError(
-                        f"{self.address}: Ray has not answered for {PATIENCE_SECONDS:.0f} s; what its jobs have done "
-                        f"is safe, `dvc repro` goes on from there ({error})"
+                        f"{self.address}: Ray has not answered for {PATIENCE_SECONDS:.0f} s; the results and "
+                        f"checkpoints of its jobs are kept, and `dvc repro` continues from them ({error})"
                     ) from error
                 if silent and waited > SILENT_SECONDS:
                     silent = False
@@ -125,18 +130,18 @@ class Jobs:
                 time.sleep(0.5)
 
     def nodes(self) -> list[Resources]:
-        """What each living node of the cluster has."""
+        """The resources of each node that is alive."""
         address = self._client.get_address()
-        found = self._patiently(lambda: list_nodes(address=address, limit=10_000, raise_on_missing_output=False))
+        found = self._retry(lambda: list_nodes(address=address, limit=10_000, raise_on_missing_output=False))
         totals = [node.resources_total for node in found if node.state == "ALIVE"]
         return [Resources(each.get("CPU", 0), each.get("GPU", 0), each.get("memory", 0)) for each in totals]
 
     def _attempts(self, job_id: str) -> list[JobDetails]:
-        """A job's attempts, oldest first. Ray confuses two of one id, so that all but the first have numbers."""
+        """A job's attempts, oldest first. Ray needs unique ids, so every attempt after the first has a number."""
         return [job for job in self.list() if job_name(job) == job_id.split(ATTEMPT)[0]]
 
     def find(self, job_id: str) -> JobDetails | None:
-        """What Ray knows about a job's last attempt; None if nothing."""
+        """A job's last attempt; None if Ray does not know the job."""
         return next(reversed(self._attempts(job_id)), None)
 
     def live(self) -> list[JobDetails]:
@@ -144,15 +149,16 @@ class Jobs:
         return [job for job in self.list() if not job.status.is_terminal()]
 
     def list(self) -> list[JobDetails]:
-        """All jobs that were submitted, in the order of their start."""
-        found = [job for job in self._patiently(self._client.list_jobs) if job.type == JobType.SUBMISSION]
-        jobs = [job for job in found if not (job.submission_id or "").startswith(STOPPER)]
+        """All submitted jobs that Ray remembers, in the order of their submission."""
+        found = [job for job in self._retry(self._client.list_jobs) if job.type == JobType.SUBMISSION]
+        jobs = [job for job in found if not (job.submission_id or "").startswith(CANCELLER_PREFIX)]
         return sorted(jobs, key=lambda job: job.start_time or 0)
 
     def submit(self, job: Job) -> bool:
-        """Submits a job, unless it waits or runs already; tells whether it did.
+        """Submits a job unless it waits or runs already. A job that has ended is submitted again.
 
-        One that has ended is submitted again.
+        Returns:
+            whether the job was submitted.
         """
         end = time.monotonic() + PATIENCE_SECONDS
         prefix = ["env", f"RAY_ADDRESS={self._head}"] if self._head else []
@@ -168,11 +174,11 @@ class Jobs:
                     entrypoint_num_cpus=driver.cpus,
                     entrypoint_num_gpus=driver.gpus,
                     entrypoint_memory=int(driver.memory),
-                    runtime_env={"env_vars": job.environment | self._address_of_workers},
-                    metadata={"parts": " ".join(job.parts), "needs": job.needs.to_json()},
+                    runtime_env={"env_vars": job.environment | self._worker_environment},
+                    metadata={"results": " ".join(job.results), "needs": job.needs.to_json()},
                 )
             except (*UNREACHABLE, RuntimeError, ValueError) as error:
-                # Somebody else may have been faster; and a Ray that has just started has no agent yet.
+                # Another process may have submitted the job first, or Ray has just started and has no agent yet.
                 if time.monotonic() > end:
                     raise RayUnreachableError(f"{self.address}: job {job.id} was not accepted ({error})") from error
                 time.sleep(0.3)
@@ -180,24 +186,29 @@ class Jobs:
                 return True
 
     def follow(
-        self, job_id: str, show: Callable[[str], None], until: Callable[[], bool] = lambda: False, *, all_: bool = True
+        self,
+        job_id: str,
+        show: Callable[[str], None],
+        until: Callable[[], bool] = lambda: False,
+        *,
+        show_earlier_output: bool = True,
     ) -> JobDetails | None:
-        """Shows the output of a job's last attempt until it ends, or until something else is so.
+        """Shows the output of a job's last attempt until the job ends or ``until`` returns true.
 
         Args:
             job_id: the job.
-            show: gets its output, piece after piece.
-            until: ends the following early; asked a few times a second.
-            all_: whether to show what the job has written before now, too.
+            show: called with each new piece of output.
+            until: ends the following early; called a few times a second.
+            show_earlier_output: whether to begin with what the job wrote before this call.
 
         Returns:
-            what Ray knows of the job; None if Ray has lost it.
+            the job's last state; None if Ray no longer knows the job.
         """
         found = self.find(job_id)
         attempt = found.submission_id or "" if found else ""
         output = _Output(self._client, attempt, show)
         begun, said = time.monotonic(), False
-        if found is not None and not all_ and found.status == JobStatus.RUNNING:
+        if found is not None and not show_earlier_output and found.status == JobStatus.RUNNING:
             with suppress(*UNREACHABLE, RuntimeError):
                 output.skip(len(self._client.get_job_logs(attempt)))
         try:
@@ -208,7 +219,7 @@ class Jobs:
                 if job.status.is_terminal():
                     output.stop()
                     with suppress(RuntimeError):
-                        output.show_from(0, self._patiently(lambda: self._client.get_job_logs(attempt)))
+                        output.show_from(0, self._retry(lambda: self._client.get_job_logs(attempt)))
                     return job
                 if until():
                     return job
@@ -222,36 +233,43 @@ class Jobs:
             output.stop()
 
     def stop(self, job_id: str) -> bool:
-        """Asks a job to stop, which saves a checkpoint first; tells whether it was there to be stopped.
+        """Stops a job. A running job saves a checkpoint first.
 
-        Ray tells a job that waits only once it runs: such a one is taken away, by a job that runs on the cluster.
+        Ray's own call reaches a pending job only once it runs. A pending job is therefore cancelled by a second job,
+        which changes its status from inside the cluster.
+
+        Returns:
+            whether the job was waiting or running.
+
+        Raises:
+            RayUnreachableError: if a pending job could not be cancelled.
         """
         found = self.find(job_id)
         if found is None or found.status.is_terminal():
             return False
         attempt = found.submission_id or ""
         if found.status == JobStatus.PENDING:
-            self._take_away(attempt)
+            self._cancel_pending(attempt)
         else:
-            self._patiently(lambda: self._client.stop_job(attempt))
+            self._retry(lambda: self._client.stop_job(attempt))
         return True
 
-    def _take_away(self, attempt: str) -> None:
-        name = f"{STOPPER}{attempt}-{time.time_ns()}"
+    def _cancel_pending(self, attempt: str) -> None:
+        name = f"{CANCELLER_PREFIX}{attempt}-{time.time_ns()}"
         prefix = ["env", f"RAY_ADDRESS={self._head}"] if self._head else []
-        program = shlex.join([*prefix, sys.executable, "-c", TAKE_AWAY, attempt])
-        self._patiently(lambda: self._client.submit_job(entrypoint=f"exec {program}", submission_id=name))
-        while not (status := self._patiently(lambda: self._client.get_job_status(name))).is_terminal():
+        program = shlex.join([*prefix, sys.executable, "-c", CANCEL_PENDING_JOB, attempt])
+        self._retry(lambda: self._client.submit_job(entrypoint=f"exec {program}", submission_id=name))
+        while not (status := self._retry(lambda: self._client.get_job_status(name))).is_terminal():
             time.sleep(POLL_SECONDS)
         if status != JobStatus.SUCCEEDED:
-            said = self._patiently(lambda: self._client.get_job_logs(name)).strip().splitlines()
+            said = self._retry(lambda: self._client.get_job_logs(name)).strip().splitlines()
             raise RayUnreachableError(f"{self.address}: job {attempt} could not be stopped ({(said or ['?'])[-1]})")
         with suppress(RuntimeError):
             self._client.delete_job(name)
 
 
-#: The program of the job that takes a waiting job away: Ray has no call for it.
-TAKE_AWAY = """
+#: The program of the job that cancels a pending job. Ray has no public call for this.
+CANCEL_PENDING_JOB = """
 import sys, ray
 from ray._private.worker import global_worker
 from ray.dashboard.modules.job.common import JOB_ACTOR_NAME_TEMPLATE, SUPERVISOR_ACTOR_RAY_NAMESPACE
@@ -266,7 +284,7 @@ if asyncio.run(jobs.get_status(job)) == JobStatus.PENDING:
 
 
 class _Output:
-    """Shows a job's output from a thread of its own, each piece once, however often the connection is lost."""
+    """Shows a job's output from a thread, each piece once, even if the connection is lost and made again."""
 
     def __init__(self, client: JobSubmissionClient, attempt: str, show: Callable[[str], None]) -> None:
         self._client, self._attempt, self._show = client, attempt, show
@@ -282,11 +300,11 @@ class _Output:
         self._stopped.set()
 
     def skip(self, characters: int) -> None:
-        """Counts so many characters as shown."""
+        """Treats the first ``characters`` of the output as shown."""
         self._shown = characters
 
     def show_from(self, start: int, text: str) -> None:
-        """Shows what of a text, which begins at this place of the output, was not shown before."""
+        """Shows what is new in a text that begins at character ``start`` of the output."""
         with self._lock:
             if start + len(text) > self._shown:
                 self._show(text[max(self._shown - start, 0) :])

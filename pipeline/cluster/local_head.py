@@ -1,6 +1,6 @@
-"""A Ray on this machine for a project's jobs: it outlives the stage that started it, and ends when they are done.
+"""The Ray that runs a project's jobs on this machine. It outlives the stage that starts it and ends after the last job.
 
-A keeper process, which is this module as a program, starts Ray and stops it: no process of it stays behind.
+A keeper process, which runs this module as a program, starts Ray and stops it, so that no process of Ray stays behind.
 """
 
 import fcntl
@@ -22,10 +22,10 @@ from pipeline.errors import UserError
 from pipeline.files import write_json
 
 START_SECONDS = 120.0
-#: How long it stays when no job waits or runs.
+#: How long Ray stays up when no job waits or runs.
 IDLE_SECONDS = 5.0
 
-# Jobs wait for as long as it takes, and one that is stopped has time for a checkpoint.
+# A job may wait without limit, and a job that is stopped has a minute to write a checkpoint.
 ENVIRONMENT = {"RAY_JOB_START_TIMEOUT_SECONDS": "1e9", "RAY_JOB_STOP_WAIT_TIME_S": "60"}
 
 
@@ -35,18 +35,18 @@ class LocalRayError(UserError):
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """The right to start Ray, to stop it, or to submit jobs to it."""
+    """Holds the lock that a process needs to start Ray, to stop it, or to submit jobs to it."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield
 
 
-def running(folder: Path) -> Jobs | None:
-    """The jobs of the project's Ray, if it runs.
+def find_ray(folder: Path) -> Jobs | None:
+    """The jobs of the project's Ray; None if it does not run.
 
     Args:
-        folder: of the project's Ray.
+        folder: the folder with the state of the project's Ray.
     """
     try:
         state = json.loads((folder / "ray.json").read_text())
@@ -59,18 +59,18 @@ def running(folder: Path) -> Jobs | None:
 
 
 @contextmanager
-def reached(folder: Path, cpus: float) -> Iterator[Jobs]:
-    """The jobs of the project's Ray, which is started if it does not run, and does not stop during the block.
+def ensure_ray(folder: Path, cpus: float) -> Iterator[Jobs]:
+    """Starts the project's Ray unless it runs, keeps it from stopping during the block, and yields its jobs.
 
     Args:
-        folder: of the project's Ray.
-        cpus: that it must have; it has those of the machine if they are more.
+        folder: the folder with the state of the project's Ray.
+        cpus: how many CPU cores a new Ray offers at least; it offers all cores of the machine if there are more.
 
     Raises:
-        LocalRayError: if it does not start.
+        LocalRayError: if Ray does not start.
     """
     with _locked(folder):
-        yield running(folder) or _start(folder, cpus)
+        yield find_ray(folder) or _start(folder, cpus)
 
 
 def _start(folder: Path, cpus: float) -> Jobs:
@@ -87,20 +87,20 @@ def _start(folder: Path, cpus: float) -> Jobs:
         )
     end = time.monotonic() + START_SECONDS
     while keeper.poll() is None and time.monotonic() < end:
-        if (jobs := running(folder)) is not None:
+        if (jobs := find_ray(folder)) is not None:
             return jobs
         time.sleep(0.1)
     keeper.terminate()
     keeper.wait()
-    raise LocalRayError(f"Ray did not start on this machine; {log} says why:\n{log.read_text()[-2000:]}")
+    raise LocalRayError(f"Ray did not start on this machine; {log} ends with:\n{log.read_text()[-2000:]}")
 
 
-def keep(folder: Path, cpus: int) -> None:
-    """Runs Ray for as long as it has jobs that wait or run.
+def run_until_idle(folder: Path, cpus: int) -> None:
+    """Runs Ray until no job has waited or run for :data:`IDLE_SECONDS`.
 
     Args:
-        folder: of the project's Ray.
-        cpus: that it must have.
+        folder: the folder with the state of the project's Ray.
+        cpus: how many CPU cores Ray offers at least.
     """
     state = folder / "ray.json"
     with local_ray(cpus) as addresses:
@@ -114,11 +114,11 @@ def keep(folder: Path, cpus: int) -> None:
                 idle_since = time.monotonic()
             elif time.monotonic() > idle_since + IDLE_SECONDS:
                 with _locked(folder):
-                    # One may have come while we waited for the lock.
+                    # A job may have been submitted while this process waited for the lock.
                     if all(job.status.is_terminal() for job in jobs.list()):
                         state.unlink()
                         break
 
 
 if __name__ == "__main__":
-    keep(Path(sys.argv[1]), int(sys.argv[2]))
+    run_until_idle(Path(sys.argv[1]), int(sys.argv[2]))

@@ -1,4 +1,4 @@
-"""What a job holds of a cluster while it runs, and how many jobs fit at a time. Plain arithmetic, without Ray."""
+"""The resources that a job holds while it runs, and how many jobs fit on a cluster. Plain arithmetic, without Ray."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -6,21 +6,22 @@ from dataclasses import asdict, dataclass
 from typing import Self
 
 from pipeline.config.clusters import ClusterConfig
+from pipeline.data.samplers import Share
 from pipeline.errors import UserError
 
-#: How many jobs wait beside those that run, so that the next one starts at once when one ends.
+#: How many jobs are submitted ahead of time, so that the next one starts as soon as another one ends.
 WAITING_JOBS = 2
 
 BYTES_PER_GB = 1_000_000_000
 
 
 class ClusterTooSmallError(UserError):
-    """A job that asks for more than the cluster has, and that no waiting helps."""
+    """A job needs more than the cluster has, so it could never start."""
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What one process asks for, or one node has: CPU cores, GPUs and bytes of memory."""
+    """The resources of one process or one node: CPU cores, GPUs and bytes of memory."""
 
     cpus: float = 0
     gpus: float = 0
@@ -37,12 +38,12 @@ class Resources:
 
 @dataclass(frozen=True)
 class Needs:
-    """What a job holds: the process that it starts (its driver), and the workers that this one asks for.
+    """The resources of a job: its driver, which is the process that Ray starts, and the workers that the driver starts.
 
     Attributes:
-        driver: of the job's own process.
-        worker: of each worker.
-        workers: how many; 0 where the driver does the work itself.
+        driver: the resources of the driver.
+        worker: the resources of each worker.
+        workers: the number of workers; 0 where the driver does the work itself.
     """
 
     driver: Resources
@@ -70,12 +71,27 @@ class Needs:
         return cls(Resources(**data["driver"]), Resources(**data["worker"]), data["workers"])
 
 
+def workers_for_batch(cluster: ClusterConfig, batch_size: int) -> int:
+    """The largest number of workers of a training; 0 where the driver trains.
+
+    With ``min_workers`` it is no more than the number of micro-batches of ``images_per_worker`` images in a batch.
+
+    Raises:
+        BatchShareError: if the batch cannot be split equally over the workers.
+    """
+    if cluster.min_workers is None:
+        Share.of_batch(batch_size, cluster.images_per_worker, world_size=max(cluster.workers, 1))
+        return cluster.workers
+    share = Share.of_batch(batch_size, cluster.images_per_worker, world_size=cluster.min_workers)
+    return min(cluster.workers, share.parts)
+
+
 def needs_of_run(cluster: ClusterConfig, workers: int) -> Needs:
-    """What a run's job holds.
+    """The resources of a run's job.
 
     Args:
         cluster: the configuration.
-        workers: Ray Train workers of this run; with 0 its job trains by itself on what a worker would have.
+        workers: the number of Ray Train workers. With 0 the driver trains, with the resources of one worker.
     """
     each = Resources(cluster.cpus_per_worker, cluster.gpus_per_worker)
     if workers == 0:
@@ -84,9 +100,9 @@ def needs_of_run(cluster: ClusterConfig, workers: int) -> Needs:
 
 
 def needs_of_sweep(cluster: ClusterConfig, trials: int) -> Needs:
-    """What a sweep's job holds: its trials run beside each other, each on what one worker has.
+    """The resources of a sweep's job whose trials run in parallel, each with the resources of one worker.
 
-    The process that hands the trials out is idle while they run: without workers it asks for no CPU.
+    The driver is idle while its trials run, so it asks for no CPU in a configuration without workers.
     """
     each = Resources(cluster.cpus_per_worker, cluster.gpus_per_worker)
     return Needs(_driver(cluster) if cluster.workers else Resources(), each, trials)
@@ -97,7 +113,10 @@ def _driver(cluster: ClusterConfig) -> Resources:
 
 
 def place(nodes: Sequence[Resources], needs: Needs) -> list[Resources] | None:
-    """What nodes have left once a job's processes are placed, each on the first node with room; None if one is not."""
+    """The free resources of each node after a job's processes are placed, each on the first node with room.
+
+    None if a process fits on no node.
+    """
     left = list(nodes)
     for process in [needs.driver, *[needs.worker] * needs.workers]:
         for number, node in enumerate(left):
@@ -112,17 +131,17 @@ def place(nodes: Sequence[Resources], needs: Needs) -> list[Resources] | None:
 def count_to_submit(
     nodes: Sequence[Resources], live: Iterable[Needs], waiting: Iterable[Needs], runs_at_once: int | None = None
 ) -> int:
-    """How many of the waiting jobs to submit now, in their order.
+    """How many of the waiting jobs to submit now, from the first on.
 
-    As many as fit beside those that are there, and :data:`WAITING_JOBS` more. One of these may hold its driver already,
-    so where a job has workers it is only submitted if there is room for its driver: drivers that wait must not hold
-    what the workers of another job need.
+    As many as fit beside the jobs on the cluster, and :data:`WAITING_JOBS` more. The driver of a job submitted ahead of
+    time starts as soon as it fits, and then waits for its workers. A job with workers is therefore only submitted ahead
+    of time if its driver fits as well: otherwise its driver could take what another job's workers need.
 
     Args:
-        nodes: what each node of the cluster has.
-        live: of the jobs that wait or run on the cluster, in the order of their submission.
-        waiting: of the jobs that could be submitted, the next one first.
-        runs_at_once: how many jobs run at a time on a cluster that grows; its nodes are not counted then.
+        nodes: the resources of each node of the cluster.
+        live: the needs of the jobs that wait or run on the cluster, in the order of their submission.
+        waiting: the needs of the jobs that could be submitted, the next one first.
+        runs_at_once: how many jobs run at a time on a cluster that grows on demand. ``nodes`` is ignored then.
     """
     if runs_at_once is not None:
         return max(runs_at_once + WAITING_JOBS - len(list(live)), 0)
@@ -151,13 +170,13 @@ def check_fits(name: str, nodes: Sequence[Resources], needs: Needs, alternatives
     """Checks that a job could run on an empty cluster.
 
     Args:
-        name: of the run or sweep.
-        nodes: what each node of the cluster has.
-        needs: what the job holds at least.
-        alternatives: names of cluster configurations that would do.
+        name: the run or sweep.
+        nodes: the resources of each node of the cluster.
+        needs: the least resources that the job can run with.
+        alternatives: names of cluster configurations that the job would fit with, for the message.
 
     Raises:
-        ClusterTooSmallError: naming what is missing.
+        ClusterTooSmallError: if it does not fit; the message says what is missing.
     """
     if place(nodes, needs) is not None:
         return
@@ -171,13 +190,17 @@ def check_fits(name: str, nodes: Sequence[Resources], needs: Needs, alternatives
     if not short:
         largest = max((needs.driver, needs.worker), key=lambda r: (r.gpus, r.cpus))
         short = [
-            f"{_count(total.gpus, 'GPU')} and {_count(total.cpus, 'CPU')}, in pieces of {largest.gpus:g} and "
-            f"{largest.cpus:g} that its {len(nodes)} nodes have no room for"
+            f"{_count(total.gpus, 'GPU')} and {_count(total.cpus, 'CPU')}, up to {_count(largest.gpus, 'GPU')} and "
+            f"{_count(largest.cpus, 'CPU')} in one process, which do not fit on the {len(nodes)} nodes of this Ray"
         ]
     names = ", ".join(alternatives)
     raise ClusterTooSmallError(
         f"{name} needs {'; '.join(short)}. Nothing was submitted. "
-        + (f"`pointrend select` with --cluster {names} would do" if names else "No file of configs/clusters fits it")
+        + (
+            f"It fits with `pointrend select` and --cluster {names}"
+            if names
+            else "No file of configs/clusters fits; add one, or more nodes"
+        )
     )
 
 

@@ -1,4 +1,4 @@
-"""Ray Train: runs a function on as many workers as a cluster configuration says."""
+"""Runs a function under Ray Train on the workers of a cluster configuration."""
 
 import logging
 import signal
@@ -13,32 +13,18 @@ from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig, 
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from pipeline.cluster.connection import connected
+from pipeline.cluster.needs import workers_for_batch
 from pipeline.config.clusters import ClusterConfig
-from pipeline.data.samplers import Share
 from pipeline.errors import LostWorkerError, UserError
 
 
 def for_batch(cluster: ClusterConfig, batch_size: int) -> ClusterConfig:
-    """The cluster with no more workers than a batch has parts, where their number may vary.
+    """The cluster configuration with the number of workers that a batch allows, see :func:`workers_for_batch`.
 
     Raises:
-        BatchShareError: if the batch cannot be shared out.
+        BatchShareError: if the batch cannot be split equally over the workers.
     """
     return cluster.model_copy(update={"workers": workers_for_batch(cluster, batch_size)})
-
-
-def workers_for_batch(cluster: ClusterConfig, batch_size: int) -> int:
-    """How many workers a training has at most; 0 where its job trains by itself.
-
-    Raises:
-        BatchShareError: if the batch cannot be shared out.
-    """
-    if cluster.min_workers is None:
-        Share.of_batch(batch_size, cluster.images_per_worker, world_size=max(cluster.workers, 1))
-        return cluster.workers
-    return min(
-        cluster.workers, Share.of_batch(batch_size, cluster.images_per_worker, world_size=cluster.min_workers).parts
-    )
 
 
 def fit(
@@ -48,24 +34,23 @@ def fit(
     name: str,
     storage: Path,
 ) -> None:
-    """Runs ``function(arguments)`` on every worker of the cluster under Ray Train and waits.
+    """Runs ``function(arguments)`` on every worker of the cluster under Ray Train and waits until all have returned.
 
-    With no workers it runs in this process, in Ray Train's local mode: the same function, without the latency of
-    actors.
+    Without workers the function runs in this process, in Ray Train's local mode, which starts no actors.
 
     Args:
-        function: of each worker.
-        arguments: its argument; must be picklable.
-        cluster: how many workers, and what each gets.
-        name: of the run.
+        function: what each worker runs.
+        arguments: the function's argument; must be picklable.
+        cluster: the number of workers and the resources of each.
+        name: the run's name in Ray Train.
         storage: a folder that every worker can reach.
 
     Raises:
-        LostWorkerError: if a worker's process or node died, once all restarts are used up.
-        Exception: the error of the first worker that failed, likewise.
+        LostWorkerError: if a worker's process or node died and all restarts are used up.
+        Exception: the error of a worker whose function failed, once all restarts are used up.
     """
     if cluster.workers == 0:
-        # Local mode announces itself and every report, beside our own progress.
+        # In local mode Ray Train logs every report, between the lines of the progress bar.
         logging.getLogger("ray.train").setLevel(logging.WARNING)
     trainer = TorchTrainer(
         function,
@@ -86,7 +71,7 @@ def fit(
         try:
             trainer.fit()
         except WorkerGroupError as error:
-            # A worker's own message, where it is meant for the user; Ray wraps it in its tracebacks.
+            # An error that the user can fix is shown by itself, without the tracebacks that Ray wraps it in.
             for failure in error.worker_failures.values():
                 cause = getattr(failure, "cause", failure)
                 if isinstance(cause, UserError | OSError):
@@ -111,7 +96,7 @@ def _lost(who: str, cluster: ClusterConfig, death: RayActorError) -> LostWorkerE
 
 @contextmanager
 def _own_interrupt_handler() -> Iterator[None]:
-    """Takes Ray Train's handler of Ctrl-C away once it is over, which would connect to a Ray that has gone."""
+    """Restores this process's handler of Ctrl-C. Ray Train's own stays behind and would connect to a Ray that ended."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""The runs and sweeps of a project as requests for jobs: which are to be done, and what each job is told to do."""
+"""Turns the runs and sweeps of a project into requests for jobs, and finds those that are stale and ready to run."""
 
 import hashlib
 import os
@@ -7,9 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.cluster.jobs import Job, Jobs
-from pipeline.cluster.needs import ClusterTooSmallError, Needs, check_fits, needs_of_run, needs_of_sweep
-from pipeline.cluster.parts import evaluation_of, sweep_place, training_of
-from pipeline.cluster.ray_train import workers_for_batch
+from pipeline.cluster.lookup import evaluation_of, sweep_place, training_of
+from pipeline.cluster.needs import (
+    ClusterTooSmallError,
+    Needs,
+    check_fits,
+    needs_of_run,
+    needs_of_sweep,
+    workers_for_batch,
+)
 from pipeline.cluster.submission import ENVIRONMENT, Place, Request
 from pipeline.cluster.sweep_place import SweepPlace, sweep_key
 from pipeline.config.clusters import ClusterConfig
@@ -22,45 +28,45 @@ from pipeline.training.record import WEIGHTS, TrainingRecord
 
 
 def run_request(stage: Stage, name: str, *, train: bool, evaluate: bool) -> Request:
-    """A run's request.
+    """The request for a run's job.
 
     Args:
-        stage: of the project.
+        stage: the project.
         name: the run.
-        train: whether it is to be trained.
-        evaluate: whether it is to be evaluated.
+        train: whether the job trains the run.
+        evaluate: whether the job evaluates the run; one of the two must be true.
     """
     training = training_of(stage, name)
     key = training.key if train else TrainingRecord.read(stage.outputs.trained(name)).key
     evaluation = evaluation_of(stage, name, training, key) if evaluate else None
     cluster, schedule = stage.cluster, training.config.schedule
     needs = needs_of_run(cluster, workers_for_batch(cluster, schedule.batch_size))
-    parts = [*([f"train:{training.key}"] if train else []), *([f"evaluate:{evaluation.key}"] if evaluation else [])]
+    results = [*([f"train:{training.key}"] if train else []), *([f"evaluate:{evaluation.key}"] if evaluation else [])]
     options = [*(["--train", training.key] if train else []), *(["--evaluate", evaluation.key] if evaluation else [])]
     dependents = {run.starts_from for run in stage.selection.runs.values()}
     awaited = training if train else evaluation
     assert awaited is not None
     return Request(
         name=name,
-        job=_job(stage, name, needs, parts, ["run_job", "--run", name, *options]),
+        job=_job(stage, name, needs, results, ["run_job", "--run", name, *options]),
         work=schedule.updates * schedule.batch_size * (1.0 if train else 0.01),
         is_done=lambda: awaited.is_done,
-        urgent=f"train/{name}" in dependents,
-        least=needs.with_workers(cluster.min_workers) if cluster.min_workers else None,
+        has_dependents=f"train/{name}" in dependents,
+        minimum_needs=needs.with_workers(cluster.min_workers) if cluster.min_workers else None,
     )
 
 
 def sweep_request(stage: Stage, task: TrainingTask | SubdivisionTask, place: SweepPlace) -> Request:
-    """A sweep's request."""
+    """The request for a sweep's job."""
     key = sweep_key(task, place)
     cluster = stage.cluster
     if isinstance(task, SubdivisionTask):
         needs, work = needs_of_run(cluster, cluster.workers), 0.0
     else:
-        needs = needs_of_sweep(cluster, 1)  # as many trials at a time as there is room for
+        needs = needs_of_sweep(cluster, 1)  # one trial is enough to start; more run in parallel where they fit
         work = float(task.base.schedule.updates * task.base.schedule.batch_size)
     result = place.result(task.name, key)
-    command = ["run_sweep", "--task", str(_written(stage, task)), "--key", key]
+    command = ["run_sweep", "--task", str(_task_file(stage, task)), "--key", key]
     return Request(
         name=task.name,
         job=_job(stage, task.name, needs, [f"sweep:{key}"], command),
@@ -69,8 +75,8 @@ def sweep_request(stage: Stage, task: TrainingTask | SubdivisionTask, place: Swe
     )
 
 
-def _written(stage: Stage, task: TrainingTask | SubdivisionTask) -> Path:
-    """The file of a resolved sweep, for its job; `dvc repro` has written it for the selected ones."""
+def _task_file(stage: Stage, task: TrainingTask | SubdivisionTask) -> Path:
+    """The file with a resolved sweep for its job to read; written here unless `configure` has written the same one."""
     selected = stage.outputs.config("sweep", task.name)
     if selected.is_file() and load(SweepTask, selected).root == task:
         return selected
@@ -80,26 +86,27 @@ def _written(stage: Stage, task: TrainingTask | SubdivisionTask) -> Path:
     return path
 
 
-def _job(stage: Stage, name: str, needs: Needs, parts: Sequence[str], command: Sequence[str]) -> Job:
-    """A job of this project. Its id holds what it makes and what it asks for: with either it is another job."""
-    digest = hashlib.sha256(f"{sorted(parts)} {needs.to_json()}".encode()).hexdigest()[:16]
+def _job(stage: Stage, name: str, needs: Needs, results: Sequence[str], command: Sequence[str]) -> Job:
+    """A job of this project. Its id is a hash of its results and its needs, so a change of either makes a new job."""
+    digest = hashlib.sha256(f"{sorted(results)} {needs.to_json()}".encode()).hexdigest()[:16]
     environment = {key: os.environ[key] for key in ENVIRONMENT if key in os.environ}
     return Job(
         id=f"{name}-{digest}",
         command=[sys.executable, "-m", f"stages.{command[0]}", *command[1:]],
         folder=stage.root.resolve(),
         needs=needs,
-        parts=tuple(parts),
+        results=tuple(results),
         environment=environment | {"OMP_NUM_THREADS": str(stage.cluster.cpus_per_worker)},
     )
 
 
 def ready_requests(stage: Stage, current: str) -> list[Request]:
-    """What else the running DVC command is about to do by jobs, and can be done now.
+    """The requests of the running DVC command, besides the current stage's own, whose inputs are there.
 
     Args:
-        stage: of the project.
-        current: the stage that DVC is at, ``train@run``. Of what depends on it, which it has locked, DVC does not tell.
+        stage: the project.
+        current: the stage that DVC runs now, such as ``train@run``. DVC locks its outputs, so stages that read them are
+            left out: DVC could not tell whether they are stale.
     """
     runs, sweeps = stage.selection.runs, stage.selection.sweeps
     kind, _, name = current.partition("@")
@@ -117,7 +124,7 @@ def ready_requests(stage: Stage, current: str) -> list[Request]:
             if f"train@{start}" in stale or not weights.is_file():
                 continue
         if not train and not (stage.outputs.trained(run) / WEIGHTS).is_file():
-            continue  # in DVC's cache alone
+            continue  # the weights are only in DVC's cache; `train` checks them out first
         if train or (evaluate and stage.evaluation(run).root):
             found.append(run_request(stage, run, train=train, evaluate=evaluate))
     for sweep, selected in sweeps.items():
@@ -133,12 +140,12 @@ def ready_requests(stage: Stage, current: str) -> list[Request]:
 
 
 def place_of(stage: Stage) -> Place:
-    """Where the project submits its jobs."""
-    return Place(stage.home, stage.cluster, lambda request, jobs: _that_would_do(stage, request, jobs))
+    """The cluster that the project submits its jobs to."""
+    return Place(stage.home, stage.cluster, lambda request, jobs: _fitting_clusters(stage, request, jobs))
 
 
-def _that_would_do(stage: Stage, request: Request, jobs: Jobs) -> list[str]:
-    """The names of the cluster configurations that a Ray has room for."""
+def _fitting_clusters(stage: Stage, request: Request, jobs: Jobs) -> list[str]:
+    """The names of the cluster configurations under which a request fits on the nodes of a Ray."""
     nodes, found = jobs.nodes(), []
     batch = stage.run(request.name).schedule.batch_size if request.name in stage.selection.runs else None
     for path in sorted((stage.project.configs / "clusters").glob("*.yaml")):

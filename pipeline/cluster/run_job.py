@@ -1,4 +1,4 @@
-"""What the job of a run does: it trains, then evaluates on the same devices, and leaves the results in its storage."""
+"""A run's job: trains the run, evaluates it on the same devices, and writes the results to the training's storage."""
 
 import json
 import shutil
@@ -36,25 +36,25 @@ def run_job(
     tracker: Tracker,
     version: str,
 ) -> None:
-    """Trains and evaluates a run, or does one of the two, in one allocation of the cluster.
+    """Trains and evaluates a run, or does one of the two, on workers that are started once.
 
-    A run that was interrupted goes on: from its last checkpoint, in its MLflow run, with the chunks of predictions that
-    are there. The workers' devices are free again while the predictions are scored.
+    An interrupted run continues: from its last checkpoint, in the same MLflow run, and with the chunks of predictions
+    that are written already. The workers' devices are free again while the predictions are scored.
 
     Args:
         config: the run.
-        training: what to train; None where it is trained.
-        evaluation: how to evaluate it; None where it is not to be evaluated.
-        evaluated: the weights to evaluate, with absolute paths; needed with ``evaluation``.
-        cluster: where it runs.
-        tracker: where it is logged.
-        version: of the code, for the record.
+        training: the training to do; None if the run is trained already.
+        evaluation: the evaluation to do; None for none.
+        evaluated: the run with the weights to evaluate, with absolute paths; needed with ``evaluation``.
+        cluster: the number of workers and the resources of each.
+        tracker: the MLflow experiment.
+        version: the version of the code, for the record.
 
     Raises:
         InterruptedTrainingError: after Ctrl-C, once a checkpoint is written.
-        DivergedTrainingError: if a loss is no longer finite.
-        LostWorkerError: when a worker's restarts are used up.
-        TrackingError: if MLflow does not answer at the start, or at the end, when all else is done.
+        DivergedTrainingError: if a loss or gradient is no longer finite.
+        LostWorkerError: if a worker died and its restarts are used up.
+        TrackingError: if MLflow does not answer, before the training or after everything else is done.
     """
     cluster = for_batch(cluster, config.schedule.batch_size)
     work = RunWork(cluster)
@@ -86,7 +86,10 @@ def run_job(
 
 
 def _begin(training: Training, tracker: Tracker, version: str) -> RunRecord:
-    """The training's MLflow run, new or the one that was interrupted. One that is trained is logged at its end."""
+    """Starts the training's MLflow run, or continues the one of an interrupted training, and returns its record.
+
+    If the weights are written already, the run is only logged by :func:`finish`.
+    """
     config = training.config
     parameters = run_parameters(config)
     tags = {"kind": "training", "experiment": config.experiment, "code": version, "hardware": hardware()}
@@ -97,7 +100,7 @@ def _begin(training: Training, tracker: Tracker, version: str) -> RunRecord:
     run_id = log_run(tracker, record)
     metrics = MetricsFile(training.storage / METRICS)
     if not metrics.path.exists():
-        # A run that was interrupted, and lost its storage, has its metrics in MLflow alone.
+        # An interrupted run whose storage was lost has its metrics only in MLflow.
         metrics.restore(tracker.entries(run_id))
     return replace(record, run_id=run_id)
 
@@ -105,7 +108,7 @@ def _begin(training: Training, tracker: Tracker, version: str) -> RunRecord:
 def _finish_training(
     training: Training, cluster: ClusterConfig, tracker: Tracker, record: RunRecord, version: str
 ) -> None:
-    """Ends the MLflow run and writes the training's record, which says that it is done."""
+    """Ends the MLflow run, then writes the training's record, which marks the training as done."""
     storage = training.storage
     record = finish(storage, tracker.with_patience(cluster.tracking_patience), record)
     summary = json.loads((storage / SUMMARY).read_text())
@@ -130,14 +133,14 @@ def _finish_training(
 def _finish_evaluation(
     config: RunConfig, evaluation: Evaluation, run: TrainedRun, tracker: Tracker, started: int
 ) -> None:
-    """Joins, scores and logs the predictions, and writes the evaluation's record, which says that it is done."""
+    """Joins, scores and logs the predictions, then writes the record, which marks the evaluation as done."""
     dataset = run.dataset()
     with atomic_folder(evaluation.predictions, replace=True) as folder:
         gather(run, evaluation.settings, evaluation.chunks, folder)
     settings = evaluation.settings.root.items()
     scores = {name: score(dataset, evaluation.predictions, name, setting) for name, setting in settings}
     ended = now()
-    # Nothing is logged before all is well.
+    # Logged only now, so that MLflow never has an evaluation whose other settings failed.
     trained = run.weights.parent
     record = TrainingRecord.read(trained)
     parent = training_run(record, trained, tracker)
@@ -159,9 +162,10 @@ def _finish_evaluation(
 
 
 def mark_unfinished(tracker: Tracker, run_ids: Sequence[str], status: str) -> None:
-    """Ends runs in MLflow as FAILED or KILLED if it answers soon; the error that ended them is the one to see.
+    """Ends MLflow runs as FAILED or KILLED, if MLflow answers within :data:`UNFINISHED_SECONDS`.
 
-    A request to a server that hangs would keep the user who pressed Ctrl-C waiting, hence the thread.
+    Never raises: the caller is about to raise the error that ended the runs. It works in a thread, so that a server
+    that hangs does not keep a user who pressed Ctrl-C waiting.
     """
     said = ["no answer"]
 
@@ -177,21 +181,21 @@ def mark_unfinished(tracker: Tracker, run_ids: Sequence[str], status: str) -> No
     thread.start()
     thread.join(UNFINISHED_SECONDS)
     if said:
-        print(f"what was interrupted still counts as running in MLflow at {tracker.uri} ({said[0]})", flush=True)
+        print(f"the interrupted run still counts as running in MLflow at {tracker.uri} ({said[0]})", flush=True)
 
 
 def finish(storage: Path, tracker: Tracker, record: RunRecord) -> RunRecord:
-    """Completes a run in MLflow with all of its metrics and returns its record.
+    """Logs all metrics of a training in MLflow, ends its run, and returns the completed record.
 
-    It has another id where MLflow's database was lost in the meantime.
+    The record has a new run id if MLflow's database was lost in the meantime.
 
     Raises:
-        TrackingError: if MLflow does not answer for as long as the tracker is patient.
-        InterruptedTrainingError: after Ctrl-C.
+        TrackingError: if MLflow does not answer within the tracker's patience.
+        InterruptedTrainingError: after Ctrl-C while MLflow does not answer.
     """
     safe = (
         f"run {record.name}: the training is complete and nothing is lost; its weights and metrics are in {storage}. "
-        "`dvc repro` sends the rest without training again"
+        "`dvc repro` logs the rest without training again"
     )
     try:
         metrics = MetricsFile(storage / METRICS).entries()

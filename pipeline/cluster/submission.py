@@ -1,7 +1,7 @@
-"""Runs and sweeps as Ray jobs: as many as the cluster has room for, and waited for one by one.
+"""Submits requests as Ray jobs, as many as the cluster has room for, and waits for one of them at a time.
 
-Each waiting stage of a `dvc repro` tops the cluster up while it waits. Nothing of that is kept in memory alone: what is
-submitted is on the cluster, what is done is on disk, so that a killed stage loses nothing.
+Each stage of a `dvc repro` keeps the cluster full while it waits for its own job. The state is outside of the stage:
+submitted jobs are on the cluster and results are on disk, so a killed stage loses nothing.
 """
 
 import os
@@ -13,13 +13,13 @@ from pathlib import Path
 
 from ray.job_submission import JobDetails, JobStatus
 
-from pipeline.cluster.jobs import Job, Jobs, RayUnreachableError, job_name, job_needs, job_parts
-from pipeline.cluster.local_head import reached, running
+from pipeline.cluster.jobs import Job, Jobs, RayUnreachableError, job_name, job_needs, job_results
+from pipeline.cluster.local_head import ensure_ray, find_ray
 from pipeline.cluster.needs import Needs, check_fits, count_to_submit
 from pipeline.config.clusters import ClusterConfig
 from pipeline.errors import UserError
 
-#: What a job takes over from the stage that submits it.
+#: Environment variables that a job inherits from the stage that submits it.
 ENVIRONMENT = ("MLFLOW_TRACKING_URI",)
 #: How often a waiting stage looks whether there is room for more jobs.
 TOP_UP_SECONDS = 3.0
@@ -31,33 +31,33 @@ class JobFailedError(UserError):
 
 @dataclass(frozen=True)
 class Request:
-    """Work that is to be done by one job.
+    """A result to be produced by one job.
 
     Attributes:
-        name: of the run or sweep.
-        job: which does it.
-        work: how long it takes, in any unit: the longest is submitted first.
-        is_done: whether the result is there.
-        urgent: whether other work begins with its result.
-        least: what it needs at least, where its number of workers may vary.
+        name: the run or sweep.
+        job: the job that produces the result.
+        work: the expected duration, in any unit; longer requests are submitted first.
+        is_done: returns whether the result is there.
+        has_dependents: whether other runs or sweeps start from the result; such requests are submitted first.
+        minimum_needs: the needs with the fewest workers, where their number may vary.
     """
 
     name: str
     job: Job
     work: float
     is_done: Callable[[], bool]
-    urgent: bool = False
-    least: Needs | None = None
+    has_dependents: bool = False
+    minimum_needs: Needs | None = None
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where jobs are submitted.
+    """The cluster that a project submits its jobs to.
 
     Attributes:
-        root: the project's home.
-        cluster: the selected configuration.
-        alternatives: names the cluster configurations that a job of these nodes fits, for messages.
+        root: the project's folder.
+        cluster: the selected cluster configuration.
+        alternatives: returns the names of cluster configurations under which a request would fit, for messages.
     """
 
     root: Path
@@ -69,47 +69,47 @@ class Place:
         """The jobs of the cluster of ``RAY_ADDRESS``, or of the project's own Ray on this machine.
 
         Args:
-            needs: what that Ray must have CPU cores for, if it is started here.
+            needs: a Ray that is started here gets at least the CPU cores of these needs.
         """
         if address := os.environ.get("RAY_ADDRESS"):
             yield Jobs(address)
         else:
-            with reached(ray_folder(self.root), needs.total.cpus) as jobs:
+            with ensure_ray(ray_folder(self.root), needs.total.cpus) as jobs:
                 yield jobs
 
 
 def running_jobs(root: Path) -> Jobs:
-    """The jobs of the cluster of ``RAY_ADDRESS``, or of the project's own Ray if that runs.
+    """The jobs of the cluster of ``RAY_ADDRESS``, or of the project's own Ray on this machine, which is not started.
 
     Raises:
-        RayUnreachableError: if there is none.
+        RayUnreachableError: if no Ray runs.
     """
     if address := os.environ.get("RAY_ADDRESS"):
         return Jobs(address)
-    jobs = running(ray_folder(root))
+    jobs = find_ray(ray_folder(root))
     if jobs is None:
         raise RayUnreachableError(f"{root}: no job waits or runs on this machine, and RAY_ADDRESS names no cluster")
     return jobs
 
 
 def ray_folder(root: Path) -> Path:
-    """Where a project keeps what it knows of its Ray on this machine."""
+    """The folder with the state of a project's Ray on this machine: its addresses, its log, its lock."""
     return root / ".pointrend" / "ray"
 
 
 def in_order(requests: Sequence[Request]) -> list[Request]:
-    """Requests in the order of their submission: what others begin with, then the longest."""
-    return sorted(requests, key=lambda request: (not request.urgent, -request.work))
+    """Requests in the order of submission: first those that others depend on, then the longest."""
+    return sorted(requests, key=lambda request: (not request.has_dependents, -request.work))
 
 
 def submit_what_fits(jobs: Jobs, requests: Sequence[Request], place: Place) -> list[Request]:
-    """Submits requests, in their order, for as long as the cluster has room, and returns those that are left.
+    """Submits requests in their order while the cluster has room, and returns those that are still to be submitted.
 
-    What is done, or what a job that runs is doing already, is not submitted. A job that still waits, and asks for
-    something else than today's, is replaced.
+    Requests that are done, or whose result a job on the cluster produces already, are dropped. A pending job that
+    produces the same result with other needs is stopped and submitted again with the new ones.
 
     Raises:
-        ClusterTooSmallError: for a request that the cluster could never run; nothing is submitted then.
+        ClusterTooSmallError: if a request could never run on the cluster; nothing is submitted then.
     """
     todo = [request for request in requests if not request.is_done()]
     if not todo:
@@ -117,7 +117,7 @@ def submit_what_fits(jobs: Jobs, requests: Sequence[Request], place: Place) -> l
     nodes = [] if place.cluster.runs_at_once else jobs.nodes()
     if not place.cluster.runs_at_once:
         for request in todo:
-            needs = request.least or request.job.needs
+            needs = request.minimum_needs or request.job.needs
             try:
                 check_fits(request.name, nodes, needs)
             except UserError:
@@ -125,12 +125,12 @@ def submit_what_fits(jobs: Jobs, requests: Sequence[Request], place: Place) -> l
     live = jobs.live()
     waiting = []
     for request in todo:
-        twin = _twin(live, request.job)
-        if twin is None:
+        overlapping = _find_overlapping(live, request.job)
+        if overlapping is None:
             waiting.append(request)
-        elif twin.status == JobStatus.PENDING and job_name(twin) != request.job.id:
-            jobs.stop(twin.submission_id or "")
-            live = [job for job in live if job is not twin]
+        elif overlapping.status == JobStatus.PENDING and job_name(overlapping) != request.job.id:
+            jobs.stop(overlapping.submission_id or "")
+            live = [job for job in live if job is not overlapping]
             waiting.append(request)
     count = count_to_submit(nodes, map(job_needs, live), (r.job.needs for r in waiting), place.cluster.runs_at_once)
     for request in waiting[:count]:
@@ -138,14 +138,14 @@ def submit_what_fits(jobs: Jobs, requests: Sequence[Request], place: Place) -> l
     return waiting[count:]
 
 
-def _twin(live: Sequence[JobDetails], job: Job) -> JobDetails | None:
-    """The job that makes what another would make, or a part of it."""
-    own = set(job.parts)
-    return next((each for each in live if job_name(each) == job.id or own & job_parts(each)), None)
+def _find_overlapping(live: Sequence[JobDetails], job: Job) -> JobDetails | None:
+    """A live job that produces at least one of the results that ``job`` would produce; None if there is none."""
+    own = set(job.results)
+    return next((each for each in live if job_name(each) == job.id or own & job_results(each)), None)
 
 
 class _Queue:
-    """Requests that are still to be submitted, in their order."""
+    """The requests that are still to be submitted, in order."""
 
     def __init__(self, requests: Sequence[Request], place: Place) -> None:
         self._waiting, self._place = in_order(requests), place
@@ -155,11 +155,11 @@ class _Queue:
         return any(each is request for each in self._waiting)
 
     def put_back(self, request: Request) -> None:
-        """Has a request submitted again, before all others."""
+        """Puts a request in front of all others, to be submitted again."""
         self._waiting.insert(0, request)
 
     def top_up(self, jobs: Jobs) -> None:
-        """Submits what the cluster has room for."""
+        """Submits as many requests as the cluster has room for."""
         self._waiting = submit_what_fits(jobs, self._waiting, self._place)
         self._topped_up = time.monotonic()
 
@@ -168,21 +168,24 @@ class _Queue:
             self.top_up(jobs)
 
 
-def wait_for(request: Request, others: Callable[[], Sequence[Request]], place: Place, *, all_: bool = True) -> None:
-    """Has a request done by a job and waits for it, showing its output, while the cluster is kept full with others.
+def wait_for(
+    request: Request, others: Callable[[], Sequence[Request]], place: Place, *, show_earlier_output: bool = True
+) -> None:
+    """Waits until a request is done and shows its job's output, while other requests keep the cluster full.
 
-    A job that waits or runs already is joined; one that was killed is submitted again, and goes on from what is there.
+    If a job for the request is on the cluster already, it is followed. A job that was killed is submitted again and
+    continues from its checkpoint.
 
     Args:
-        request: what is waited for. It is submitted in its turn.
-        others: tells what else is to be done and can be done now. It is asked once.
-        place: where.
-        all_: whether to show what a job that is joined has written before now, too.
+        request: the request to wait for. It is submitted in its order among the others.
+        others: returns the other requests that are ready to run. Called once.
+        place: the cluster.
+        show_earlier_output: whether to show what a running job wrote before this call.
 
     Raises:
-        ClusterTooSmallError: if the cluster could never run it.
-        JobFailedError: if the job fails, is stopped, or is killed once too often.
-        KeyboardInterrupt: after Ctrl-C; the jobs go on.
+        ClusterTooSmallError: if the cluster could never run one of the requests.
+        JobFailedError: if the job fails, is stopped, or is killed more than ``max_failures`` times.
+        KeyboardInterrupt: after Ctrl-C; the jobs continue.
     """
     lost = 0
     queue: _Queue | None = None
@@ -190,19 +193,19 @@ def wait_for(request: Request, others: Callable[[], Sequence[Request]], place: P
         with place.jobs(request.job.needs) as jobs:
             queue = queue or _Queue([request, *others()], place)
             queue.top_up(jobs)
-        twin = _twin(jobs.live(), request.job)
-        if twin is None and request in queue:
-            time.sleep(TOP_UP_SECONDS)  # its turn has not come
+        overlapping = _find_overlapping(jobs.live(), request.job)
+        if overlapping is None and request in queue:
+            time.sleep(TOP_UP_SECONDS)  # not submitted yet
             continue
-        name = job_name(twin) if twin else request.job.id
-        job = _follow(jobs, name, request, queue, all_ or lost > 0)
+        name = job_name(overlapping) if overlapping else request.job.id
+        job = _follow(jobs, name, request, queue, show_earlier_output or lost > 0)
         if request.is_done():
             return
         queue.put_back(request)
         if job is not None and name != request.job.id and job.status == JobStatus.SUCCEEDED:
-            continue  # it made only a part of what is wanted
+            continue  # an overlapping job that produced only some of the results
         _check_end(request, job)
-        # Killed by a signal, lost with its node, or with Ray itself.
+        # The job was killed by a signal, or it was lost with its node or with Ray.
         lost += 1
         if lost > place.cluster.max_failures >= 0:
             raise JobFailedError(
@@ -210,18 +213,20 @@ def wait_for(request: Request, others: Callable[[], Sequence[Request]], place: P
                 f"the cluster configuration); `dvc repro` goes on from its last checkpoint"
                 + (f". Ray says: {job.message}" if job is not None else "")
             )
-        print(f"job {name} was lost; it is submitted again", flush=True)
+        print(f"job {name} was killed; submitting it again", flush=True)
 
 
-def _follow(jobs: Jobs, name: str, request: Request, queue: _Queue, all_: bool) -> JobDetails | None:
-    """Shows a job's output until it ends or the request is done; meanwhile the cluster is topped up."""
+def _follow(jobs: Jobs, name: str, request: Request, queue: _Queue, show_earlier_output: bool) -> JobDetails | None:
+    """Shows a job's output until the job ends or the request is done, and keeps the cluster full meanwhile."""
 
     def is_done() -> bool:
         queue.top_up_now_and_then(jobs)
         return request.is_done()
 
     try:
-        return jobs.follow(name, lambda text: print(text, end="", flush=True), is_done, all_=all_)
+        return jobs.follow(
+            name, lambda text: print(text, end="", flush=True), is_done, show_earlier_output=show_earlier_output
+        )
     except KeyboardInterrupt:
         print(
             "\nThe jobs go on: `pointrend jobs list` shows them, `pointrend jobs stop` stops them, and `dvc repro` "
@@ -232,15 +237,19 @@ def _follow(jobs: Jobs, name: str, request: Request, queue: _Queue, all_: bool) 
 
 
 def _check_end(request: Request, job: JobDetails | None) -> None:
-    """Raises the error of a job that has ended by itself without the result."""
+    """Raises an error if a job has ended without the result; does nothing if it was killed and may be restarted.
+
+    Raises:
+        JobFailedError: if the job succeeded without a result here, was stopped, or exited with an error.
+    """
     if job is None:
         return
     if job.status == JobStatus.SUCCEEDED:
         raise JobFailedError(
-            f"{request.name}: its result is not here, but job {job.submission_id} has written it; all nodes must share "
-            "its folder (storage in the cluster configuration)"
+            f"{request.name}: job {job.submission_id} has succeeded, but its result is not here; all nodes must share "
+            "one folder, set storage in the cluster configuration"
         )
     if job.status == JobStatus.STOPPED:
         raise JobFailedError(f"job {job_name(job)} was stopped; `dvc repro` goes on from its last checkpoint")
     if (job.driver_exit_code or 0) > 0:
-        raise JobFailedError(f"{request.name} failed; it says above why, and what to do")
+        raise JobFailedError(f"{request.name} failed; the reason is in the job's output above")

@@ -1,4 +1,4 @@
-"""Where a sweep finds what it needs and leaves what it makes, and the key of its result. It needs no torch."""
+"""The folders that a sweep reads and writes, and the key of its result. Needs no torch."""
 
 import hashlib
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from pipeline.training.record import WEIGHTS, file_digest
 
 
 class SweepError(UserError):
-    """A sweep that cannot go on."""
+    """A sweep cannot start or cannot continue."""
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,9 @@ class SweepPlace:
 
     Attributes:
         prepared: the prepared dataset.
-        images: what its file names are relative to.
-        starts_from: the output of the training whose weights it takes, if any.
-        storage: the folder of all sweeps under way.
+        images: the storage that the dataset's file names are relative to.
+        starts_from: the output folder of the training whose weights the sweep uses, if any.
+        storage: the folder of all sweeps.
         code: a hash of the code that trains and evaluates trials.
     """
 
@@ -37,28 +37,28 @@ class SweepPlace:
         return self.starts_from / WEIGHTS if self.starts_from else None
 
     def check(self) -> None:
-        """Checks that the run whose weights the sweep takes is trained.
+        """Checks that the weights that the sweep uses are there.
 
         Raises:
-            SweepError: if not.
+            SweepError: if they are missing.
         """
         if self.weights and not self.weights.is_file():
             raise SweepError(
-                f"{self.weights}: no such weights; the sweep does not train them, "
-                f"`dvc repro train@{self.weights.parent.name}` does"
+                f"{self.weights}: the weights that the sweep uses are missing; "
+                f"run `dvc repro train@{self.weights.parent.name}` first"
             )
 
     def records(self, name: str, key: str) -> Path:
-        """The folder of a sweep's trials while it is under way."""
+        """The folder of the trials' records and checkpoints while the sweep runs."""
         return self.storage.resolve() / f"{name}-{key}"
 
     def result(self, name: str, key: str) -> Path:
-        """The folder of a sweep's result until it is collected."""
+        """The folder of the sweep's result until the `sweep` stage collects it."""
         return self.storage.resolve() / "done" / f"{name}-{key}"
 
 
 def sweep_key(task: TrainingTask | SubdivisionTask, place: SweepPlace) -> str:
-    """A hash of all that a sweep's result depends on: configuration, data, code and the weights that it takes."""
+    """A hash (16 hex digits) of what a sweep's result depends on: configuration, data, code and the weights it uses."""
     digest = hashlib.sha256(f"{task.model_dump_json()} {place.code}".encode())
     files = [place.prepared / name for name in ("dataset.json", "train.parquet", "val.parquet")]
     for file in [*files, *([place.weights] if place.weights else [])]:

@@ -1,8 +1,8 @@
-"""A sweep of a project, run by a job and collected."""
+"""Runs a sweep of a project as a job and collects its result."""
 
 import shutil
 
-from pipeline.cluster.parts import sweep_place
+from pipeline.cluster.lookup import sweep_place
 from pipeline.cluster.sweep_place import sweep_key
 from pipeline.config.sweep_tasks import SubdivisionTask, TrainingTask
 from pipeline.files import atomic_folder
@@ -10,20 +10,21 @@ from pipeline.stage import Stage
 
 
 def collect_sweep(stage: Stage, task: TrainingTask | SubdivisionTask) -> None:
-    """Has a job run a sweep, unless it is done, and copies the result to the outputs of the `sweep` stage.
+    """Runs a sweep as a job, unless its result is there, and copies the result to the outputs of the `sweep` stage.
 
     Args:
-        stage: of the project.
+        stage: the project.
         task: the resolved sweep.
 
     Raises:
-        UserError: as :func:`pipeline.cluster.submission.wait_for` does, or if the run that it begins with is missing.
+        SweepError: if the weights that the sweep uses are missing.
+        UserError: as :func:`pipeline.cluster.submission.wait_for` does.
     """
     place = sweep_place(stage, task)
     place.check()
     result = place.result(task.name, sweep_key(task, place))
     if not (result / "sweep.json").is_file():
-        # Ray takes seconds to import, and what only collects does not need it.
+        # Ray takes seconds to import, and collecting a result does not need it.
         from pipeline.cluster.requests import place_of, ready_requests, sweep_request
         from pipeline.cluster.submission import wait_for
 

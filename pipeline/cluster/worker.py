@@ -1,4 +1,4 @@
-"""What every worker of a run's job does under Ray Train: its part of the training, then of the evaluation."""
+"""The function of a run's workers under Ray Train: each trains on its share of the batches, then predicts its share."""
 
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -32,15 +32,15 @@ class Tracking:
 
 @dataclass(frozen=True)
 class RunWork:
-    """What the workers of a run do; every path is absolute, and every worker can reach it.
+    """The work of a run's workers; every path is absolute, and every worker can reach it.
 
     Attributes:
-        cluster: what each worker gets.
-        training: what to train; None where only evaluation is to be done.
-        tracking: of the training.
-        evaluated: what to evaluate once it is trained; None for nothing.
-        settings: of the evaluation.
-        chunks: where its predictions go.
+        cluster: the resources of each worker.
+        training: the training to do; None where the job only evaluates.
+        tracking: the training's MLflow run.
+        evaluated: the run to evaluate after the training; None where the job only trains.
+        settings: the evaluation settings.
+        chunks: the folder of the predictions.
     """
 
     cluster: ClusterConfig
@@ -52,19 +52,19 @@ class RunWork:
 
 
 def is_trained(storage: Path) -> bool:
-    """Whether a training's weights are written; the summary is written after them."""
+    """Whether a training has written its weights and, after them, its summary."""
     return all((storage / name).exists() for name in (WEIGHTS, SUMMARY))
 
 
 def run_worker(arguments: dict[str, Any]) -> None:
-    """Does one worker's part of ``arguments["work"]``, a :class:`RunWork`.
+    """Does one worker's share of ``arguments["work"]``, a :class:`RunWork`.
 
-    Workers that Ray has started again find what was done before: checkpoints, weights, predicted chunks.
+    A worker that Ray restarts continues from the checkpoints, the weights and the predicted chunks in the storage.
     """
     work: RunWork = arguments["work"]
     workers = ray_workers(work.cluster.gpus_per_worker > 0)
     training, tracking = work.training, work.tracking
-    # Worker 0 decides for all: another might see the file a moment later.
+    # Worker 0 decides for all: on a shared file system another worker might see the file later.
     if training is not None and not workers.broadcast(is_trained(training.storage)):
         assert tracking is not None
         metrics = training.storage / METRICS
@@ -77,17 +77,24 @@ def run_worker(arguments: dict[str, Any]) -> None:
                 loader_processes=work.cluster.loader_processes,
                 notify=sender.notify,
             )
-        workers.broadcast(0)  # until worker 0 has written the weights
+        workers.broadcast(0)  # waits until worker 0 has written the weights
     if work.evaluated is not None:
         assert work.settings is not None
         assert work.chunks is not None
         if workers.device.type == "cuda":
-            torch.cuda.empty_cache()  # of the training
+            torch.cuda.empty_cache()  # frees what the training used
         predict_share(work.evaluated, work.settings, work.chunks, workers.device, workers.rank, workers.world_size)
 
 
 def ray_workers(use_gpu: bool) -> Workers:
-    """The workers of this process's Ray Train group."""
+    """This process's view of its Ray Train worker group.
+
+    Args:
+        use_gpu: whether each worker has a GPU.
+
+    Raises:
+        UserError: if it should have a GPU and sees none.
+    """
     context = ray.train.get_context()
     return Workers(
         rank=context.get_world_rank(),
@@ -100,13 +107,16 @@ def ray_workers(use_gpu: bool) -> Workers:
 
 
 class PreemptionWatcher:
-    """What Ray announces of nodes that are about to be taken away, such as spot machines."""
+    """Watches for Ray's announcements that nodes are about to leave the cluster, as spot machines do."""
 
     def __init__(self) -> None:
         self._seen: Any = None
 
     def has_news(self) -> bool:
-        """Whether there is news since the last call. All workers get the same answer, and must ask as often."""
+        """Whether Ray has made an announcement since the last call.
+
+        All workers must call it equally often and get the same answer.
+        """
         info = ray.train.get_preemption_info()
         news = info is not None and info != self._seen
         self._seen = info

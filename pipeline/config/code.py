@@ -1,7 +1,7 @@
-"""Which code a kind of stage computes with: its modules, each with a digest, and the versions of its libraries.
+"""Lists the code of a kind of stage: its modules, each with a digest, and the versions of the libraries it uses.
 
-`configure` writes one file per kind of stage and DVC's stages depend on those files, so an edit re-runs what it can
-change and nothing else. The modules are found from the imports in the source files; nothing of them is executed.
+`configure` writes the list of each kind to a file, and DVC's stages depend on those files. So an edit re-runs only the
+stages whose results it can change. The modules are found from the imports in the source files, without executing them.
 """
 
 import ast
@@ -19,21 +19,21 @@ _DYNAMIC = {"import_module", "__import__"}
 
 
 class CodeError(Exception):
-    """An import that cannot be followed, or a module or library that is missing. The message names file and line."""
+    """An import cannot be followed, or a module or library is missing. The message names the place and what to do."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What a kind of stage computes with.
+    """Where the code of a kind of stage begins, and what belongs to it.
 
     Attributes:
-        roots: dotted names of the modules in which its computation begins.
-        libraries: distributions whose version can change its numbers.
-        without: modules and packages that schedule, log or show progress, and so cannot change its numbers. They are
-            neither listed nor followed.
-        lazy: whether imports inside functions are followed. Not for training: models import what only inference needs
-            inside the functions that infer, and a test checks with a profiler that a training executes no function
-            outside the listed modules.
+        roots: dotted names of the modules in which the computation begins.
+        libraries: distributions whose version can change the results.
+        without: modules and packages that only schedule, log or show progress, and so cannot change the results. They
+            are neither listed nor followed.
+        lazy: whether imports inside functions are followed. Not for trainings and evaluations: models import what only
+            inference needs inside the functions that infer. A test checks with a profiler that a training and an
+            evaluation execute no function outside the listed modules.
     """
 
     roots: tuple[str, ...]
@@ -42,7 +42,8 @@ class Kind:
     lazy: bool = True
 
 
-# What schedules, logs, stores or shows. What the configuration says is in the files that `configure` writes.
+# Modules that schedule, log, store or show. pipeline.config is among them because the stages depend on the resolved
+# configuration, which `configure` writes.
 _WITHOUT = (
     "pipeline.config",
     "pipeline.errors",
@@ -104,14 +105,14 @@ KINDS = _kinds()
 
 
 def code_of(root: Path, *kind: str) -> dict[str, dict[str, str]]:
-    """The code that a kind of stage computes with.
+    """The code of a kind of stage.
 
     Args:
-        root: folder of the project, in which the packages lie.
+        root: folder of the project, which contains the packages.
         kind: stage, and task where the stage's code differs by task, such as ``"train", "instance"``.
 
     Returns:
-        ``{"modules": {name: digest}, "libraries": {name: version}}``. Python's own version is not part of it.
+        ``{"modules": {name: digest}, "libraries": {name: version}}``. Python's own version is not included.
 
     Raises:
         CodeError: see `modules` and `library_versions`.
@@ -125,18 +126,18 @@ def code_of(root: Path, *kind: str) -> dict[str, dict[str, str]]:
 
 
 def digest(code: dict[str, Any]) -> str:
-    """One hash (16 hex digits) of what `code_of` returned, whatever the order of its keys."""
+    """A hash (16 hex digits) of the result of `code_of`, independent of the order of its keys."""
     return _hash(json.dumps(code, sort_keys=True).encode())
 
 
 def library_versions(names: Iterable[str]) -> dict[str, str]:
     """The installed versions of distributions, without local suffixes such as ``+cu128``.
 
-    The CPU and the CUDA build of one release hold the same algorithms. With the suffix, a machine without a GPU would
-    find everything stale that a cluster with GPUs has trained, and could neither evaluate nor report it.
+    The CPU and the CUDA build of a release contain the same algorithms. With the suffix, everything trained on a
+    cluster with GPUs would be stale on a machine without a GPU, which could then neither evaluate nor report it.
 
     Raises:
-        CodeError: if one is not installed.
+        CodeError: if a distribution is not installed.
     """
     versions = {}
     for name in sorted(names):
@@ -148,23 +149,23 @@ def library_versions(names: Iterable[str]) -> dict[str, str]:
 
 
 def modules(root: Path, roots: Iterable[str], *, lazy: bool, without: Iterable[str] = ()) -> dict[str, str]:
-    """The project's modules that can be reached by imports, and the data files that they read, with their digests.
+    """The project's modules that are imported from the roots, directly or not, and their data files, with digests.
 
     - Imports at module level are followed, also inside ``if``, ``try`` and class bodies; those inside functions only
       with ``lazy``. Imports under ``if TYPE_CHECKING:`` are never followed.
     - ``from package import name`` means the module ``package.name`` where there is one, otherwise ``package``.
     - A package's ``__init__`` counts if it is imported by name, not if only a module inside the package is imported.
     - A package whose ``__init__`` defines ``__getattr__``, as `pointrend` does, loads names from modules that its
-      imports do not show. Modules that compute import from the module that defines the name.
-    - A data file is a file beside a module whose name is a string in that module.
+      imports do not show. So a name must be imported from the module that defines it.
+    - A data file is a file in a module's folder whose name appears as a string in that module.
     - The digest of a module (16 hex digits) is that of its syntax tree without docstrings, so it ignores comments,
-      docstrings and formatting. That of a data file is of its bytes.
+      docstrings and formatting. The digest of a data file is that of its bytes.
 
     Args:
-        root: folder of the project, in which the packages lie.
+        root: folder of the project, which contains the packages.
         roots: dotted names of the modules to begin with.
         lazy: whether to follow imports inside functions.
-        without: modules and packages neither to list nor to follow.
+        without: modules and packages that are neither listed nor followed.
 
     Returns:
         Digests by dotted module name, or by path below ``root`` for data files, sorted.
@@ -223,7 +224,7 @@ class _Module:
 
 
 def _targets(root: Path, importer: Path, imported: _Import, without: tuple[str, ...]) -> Iterator[str]:
-    """The module that an import means; none if it is not the project's or is left out."""
+    """The module that an import statement loads; nothing if it is not the project's or is left out."""
     at = f"{importer}:{imported.line}"
     submodule = f"{imported.module}.{imported.name}"
     if imported.module.partition(".")[0] not in PACKAGES or _lies_in(imported.module, without):
@@ -238,8 +239,8 @@ def _targets(root: Path, importer: Path, imported: _Import, without: tuple[str, 
     if file.name == "__init__.py" and _read(root, file).loads_lazily:
         what = "the package" if imported.name is None else imported.name
         raise CodeError(
-            f"{at}: imports {what} from {imported.module}, which loads names on first use, so its imports do not show "
-            f"what is computed with; import it from the module that defines it, {imported.module}.<module>"
+            f"{at}: imports {what} from {imported.module}, which loads names on first use, so the modules behind them "
+            f"cannot be found; import it from the module that defines it, {imported.module}.<module>"
         )
     yield imported.module
 
@@ -270,7 +271,7 @@ def _read(root: Path, file: Path) -> _Module:
 
 @cache
 def _parse(file: Path, source: bytes) -> _Module:
-    """Cached by content, so that all kinds of stages together parse a file once."""
+    """Parses a file; cached by content, so that a file is parsed once for all kinds of stages."""
     tree = ast.parse(source, filename=file)
     _drop_docstrings(tree)
     strings, problems = set(), []
@@ -290,9 +291,9 @@ def _parse(file: Path, source: bytes) -> _Module:
 
 
 def _drop_docstrings(node: ast.AST) -> None:
-    """Drop the statements that do nothing, in place: docstrings, other bare strings, and ``pass``.
+    """Removes the statements that do nothing, in place: docstrings, other bare strings, and ``pass``.
 
-    ``pass`` goes as well because a docstring may stand in its place.
+    ``pass`` is removed as well, because adding a docstring to an empty body replaces it.
     """
     for field in ("body", "orelse", "finalbody"):
         statements = getattr(node, field, None)
@@ -310,9 +311,8 @@ def _is_bare_string(node: ast.AST) -> bool:
 def _syntax(node: Any) -> str:
     """A syntax tree as text, without positions.
 
-    `ast.dump` is not used because its text differs between Python versions: newer ones have more fields, and leave out
-    empty lists. Here every empty field is left out. ``ctx`` follows from where a node stands, ``kind`` is the ``u`` of
-    ``u""``.
+    The text of `ast.dump` differs between Python versions: newer versions have more fields and omit empty lists. This
+    one omits every empty field, ``ctx``, which follows from a node's place, and ``kind``, the ``u`` of ``u""``.
     """
     if isinstance(node, ast.Constant):
         return f"{type(node.value).__name__} {node.value!a}"
@@ -347,7 +347,7 @@ def _is_type_checking(test: ast.expr) -> bool:
 
 
 def _problem(node: ast.ImportFrom | ast.Attribute | ast.Name) -> str | None:
-    """Why this is an import that cannot be followed, if it is one."""
+    """Why an import cannot be followed, and what to do; None if it can, or if the node is no import."""
     if isinstance(node, ast.ImportFrom):
         if node.level:
             return "a relative import; import the module by its full name"

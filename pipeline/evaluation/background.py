@@ -1,4 +1,4 @@
-"""Finishes predictions on the CPU while a GPU works on the next images."""
+"""Runs the CPU's part of predicting in a thread, while a GPU predicts the next images."""
 
 from collections import deque
 from collections.abc import Callable
@@ -8,19 +8,18 @@ from typing import Any, Self
 
 import torch
 
-#: So many calls may be unfinished: one that runs and one that waits. More would only hold more memory.
+#: How many calls may be unfinished: one that runs and one that waits. More would only use more memory.
 MAX_UNFINISHED = 2
 
 
 class BackgroundThread:
     """Runs calls in one thread, in the order in which they were submitted.
 
-    The end of a ``with`` block waits for all of them. If the block fails, calls that have not begun are dropped.
+    The end of a ``with`` block waits for all calls. If the block fails, calls that have not begun are dropped.
 
     Args:
-        device: where the model runs. If that is the CPU, there is no thread and :meth:`submit` runs each call itself:
-            two threads that both compute with torch wait for one another's cores, which took three times the CPU time
-            with two cores.
+        device: the model's device. On the CPU there is no thread, and :meth:`submit` runs each call itself: two threads
+            that both compute with torch compete for cores, which took three times the CPU time on two cores.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -41,10 +40,10 @@ class BackgroundThread:
             self._thread.shutdown(cancel_futures=True)
 
     def submit(self, call: Callable[..., None], *arguments: Any) -> None:
-        """Has ``call(*arguments)`` run; waits first while :data:`MAX_UNFINISHED` calls are unfinished.
+        """Runs ``call(*arguments)`` in the thread; waits first while :data:`MAX_UNFINISHED` calls are unfinished.
 
         Raises:
-            Exception: whatever an earlier call raised.
+            Exception: the error of an earlier call.
         """
         if self._inline:
             call(*arguments)

@@ -1,4 +1,7 @@
-"""Predictions over many images, in chunks that appear whole or not at all: what is done is not done again."""
+"""Predicts many images in chunks. A chunk's folder appears whole or not at all, so an interrupted evaluation continues.
+
+The chunks do not depend on the number of workers, so another number of workers can continue, too.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,25 +20,25 @@ Predict = Callable[[range, Path], None]
 
 
 def image_chunks(num_images: int) -> list[range]:
-    """The image indices of each chunk, the same however many workers there are."""
+    """The image indices of each chunk, independent of the number of workers."""
     return [range(first, min(first + IMAGES_PER_CHUNK, num_images)) for first in range(0, num_images, IMAGES_PER_CHUNK)]
 
 
 def chunk_folder(folder: Path, chunk: range) -> Path:
-    """Where the predictions of a chunk are."""
+    """The folder of a chunk's predictions."""
     return folder / f"images-{chunk.start:07d}"
 
 
 def predict_chunks(
     build: Callable[[], Predict], chunks: Sequence[range], folder: Path, bar: Progress | None = None
 ) -> None:
-    """Predicts the chunks that are not there yet.
+    """Predicts the chunks that have no folder yet.
 
     Args:
-        build: makes what predicts; called only if there is something to predict.
-        chunks: of image indices.
-        folder: where the chunks' folders are made.
-        bar: its progress, in images.
+        build: loads the model and returns the function that predicts a chunk; called only if a chunk is missing.
+        chunks: the image indices of each chunk.
+        folder: the folder that contains the chunks' folders.
+        bar: a progress bar, advanced by images.
     """
     predict: Predict | None = None
     for chunk in chunks:
@@ -51,7 +54,7 @@ T = TypeVar("T")
 
 
 def prefetched(images: Dataset[T], indices: Sequence[int]) -> Iterator[T]:
-    """The images of these indices; the next one is decoded while one is in use."""
+    """Yields the images with these indices. While one is in use, the next one is decoded in a thread."""
     with ThreadPoolExecutor(max_workers=1) as pool:
         following = None
         for index in indices:

@@ -1,4 +1,4 @@
-"""The evaluation of a training, before and after it runs: its key, and where its result is. It needs no torch."""
+"""An evaluation as a value: its key and its folders, before and after it runs. Needs no torch."""
 
 import hashlib
 import shutil
@@ -12,21 +12,21 @@ from pipeline.evaluation.record import EvaluationRecord, summary
 from pipeline.files import atomic_folder, write_json
 from pipeline.training.record import TrainingRecord, file_digest
 
-RECORD = "evaluation.json"  # the last thing that an evaluation writes
+RECORD = "evaluation.json"  # the last file that an evaluation writes
 PREDICTIONS = "predictions"
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All evaluation settings of a run, and where their predictions and scores are left.
+    """The evaluation of a run under all of its settings, and the folder of its predictions and scores.
 
     Args:
         run: the run's name.
         training: the key of the training whose weights are evaluated.
-        settings: by name.
-        prepared: the prepared dataset.
+        settings: the evaluation settings by name.
+        prepared: the folder of the prepared dataset.
         code: a hash of the code that evaluates.
-        root: the folder of the training's own storage; every worker can reach it.
+        root: the training's own folder; every worker can reach it.
     """
 
     run: str
@@ -38,7 +38,7 @@ class Evaluation:
 
     @cached_property
     def key(self) -> str:
-        """A hash of all that the result depends on."""
+        """A hash (16 hex digits) of everything that the result depends on: training, settings, code and dataset."""
         digest = hashlib.sha256(f"{self.training} {self.settings.model_dump_json()} {self.code}".encode())
         for file in sorted(path for path in self.prepared.rglob("*") if path.is_file()):
             digest.update(f"{file.relative_to(self.prepared)} {file_digest(file)}".encode())
@@ -46,7 +46,7 @@ class Evaluation:
 
     @property
     def storage(self) -> Path:
-        """The evaluation's own folder: its chunks while it predicts, then predictions and their record."""
+        """The evaluation's own folder: chunks while it predicts, then predictions and their record."""
         return self.root / f"evaluation-{self.key}"
 
     @property
@@ -69,9 +69,12 @@ class Evaluation:
         """Copies the result to the outputs of the `evaluate` stage, each whole or not at all.
 
         Args:
-            predictions: the folder of predictions.
-            record: the JSON file of :class:`EvaluationRecord`.
-            metrics: the JSON file with the few metrics that DVC compares.
+            predictions: the folder of predictions to write.
+            record: the JSON file of the :class:`EvaluationRecord` to write.
+            metrics: the JSON file to write with the few metrics that DVC compares.
+
+        Raises:
+            UnreadableMetricsError: if the record is damaged.
         """
         found = EvaluationRecord.read(self.record)
         with atomic_folder(predictions, replace=True) as folder:
@@ -80,14 +83,14 @@ class Evaluation:
         write_json(metrics, summary(found))
 
 
-def leave_unevaluated(training: TrainingRecord, predictions: Path, record: Path, metrics: Path) -> None:
-    """Writes the outputs of an evaluation without settings, of a run that is there for others to begin with.
+def write_empty_evaluation(training: TrainingRecord, predictions: Path, record: Path, metrics: Path) -> None:
+    """Writes empty outputs for a run without evaluation settings, which is trained only for other runs to start from.
 
     Args:
-        training: of the run.
-        predictions: the folder of predictions, of which there are none.
-        record: the JSON file of :class:`EvaluationRecord`.
-        metrics: the JSON file with the metrics that DVC compares, of which there are none.
+        training: the record of the run's training.
+        predictions: the folder of predictions; it will be empty.
+        record: the JSON file of the :class:`EvaluationRecord`, which will have no evaluations.
+        metrics: the JSON file with the metrics that DVC compares; it will have none.
     """
     with atomic_folder(predictions, replace=True):
         now = int(time.time() * 1000)

@@ -1,4 +1,4 @@
-"""The scores of one setting's COCO results: AP, boundary AP and AP*, or Cityscapes AP."""
+"""Scores the COCO results of one setting: AP, boundary AP and AP*, or Cityscapes AP."""
 
 import json
 import math
@@ -23,16 +23,16 @@ def score_instances(prepared: PreparedDataset, predictions: Path) -> dict[str, f
 
     Args:
         prepared: the dataset.
-        predictions: the file.
+        predictions: the COCO results file.
 
     Returns:
-        Of a COCO dataset AP, AP50, AP75, APs, APm and APl, the same of boundary AP (``boundary_AP`` ...), and, of one
-        with LVIS annotations, of AP* on the images that have them (``AP_star``, ``AP_star50``, ``AP_star75``,
-        ``AP_star_s`` ...). Of a Cityscapes dataset AP and AP50, and both by class (``AP-person`` ...). What is not
-        defined (no small objects, say) is left out: JSON and MLflow have numbers only.
+        For a COCO dataset: AP, AP50, AP75, APs, APm and APl; the same for boundary AP (``boundary_AP`` ...); with LVIS
+        annotations also AP* on the images that have them (``AP_star``, ``AP_star50``, ``AP_star75``, ``AP_star_s``
+        ...). For a Cityscapes dataset: AP and AP50, over all classes and by class (``AP-person`` ...). Undefined
+        metrics, such as APs without small objects, are left out, because JSON and MLflow have only numbers.
 
     Raises:
-        DatasetError, GroundTruthError, PredictionError: as the metrics do.
+        DatasetError, GroundTruthError, PredictionError: if a metric cannot read one of the files.
     """
     instances, lvis = prepared.truth / "instances.json", prepared.truth / "lvis.json"
     if instances.is_file():
@@ -56,12 +56,12 @@ def _starred(name: str) -> str:
 
 
 def write_cityscapes_results(predictions: Path, images: Mapping[int, str], folder: Path) -> None:
-    """Writes COCO results, whose category ids are label ids, as :func:`cityscapes_ap` reads predictions.
+    """Converts COCO results, whose category ids are label ids, to the files that :func:`cityscapes_ap` reads.
 
     Args:
         predictions: the COCO results file.
-        images: the file name of each image by its id; those without results get an empty text file.
-        folder: where ``<image>.txt`` and the masks ``<image>_<number>.png`` go.
+        images: the file name of each image by its id; an image without results gets an empty text file.
+        folder: the folder to write ``<image>.txt`` and the masks ``<image>_<number>.png`` to.
     """
     lines: dict[int, list[str]] = {image_id: [] for image_id in images}
     results: list[dict[str, Any]] = json.loads(predictions.read_bytes())
@@ -75,7 +75,10 @@ def write_cityscapes_results(predictions: Path, images: Mapping[int, str], folde
 
 
 def _picture(rle: dict[str, Any]) -> Image.Image:
-    """A mask of one bit a pixel. Only its box is turned from columns into rows: masks are small, streets large."""
+    """A mask as a picture with one bit per pixel.
+
+    COCO's masks are stored by columns. Only the mask's box is copied to rows, since most masks are small.
+    """
     height, width = rle["size"]
     x, y, w, h = map(int, coco_mask.toBbox(rle))
     rows = np.zeros((height, width), np.uint8)

@@ -1,4 +1,4 @@
-"""Predictions of instance models: one detector pass per image, every setting of the run rendered from it.
+"""Predictions of instance models: one detector pass per image, from which every evaluation setting is rendered.
 
 Shape letters: R regions, M the side of a region mask, H W rows and columns of an image.
 """
@@ -53,7 +53,7 @@ def coco_results(
 
 
 class Regions(NamedTuple):
-    """What a model finds in one image of size (H, W), on the CPU: all that its COCO results are made from."""
+    """A model's detections in one image of size (H, W), on the CPU."""
 
     boxes: Tensor  # (R, 4) xyxy in pixels of the image
     scores: Tensor  # (R,)
@@ -64,7 +64,7 @@ class Regions(NamedTuple):
 
 @torch.inference_mode()
 def predict_regions(model: MaskRCNN, image: Tensor, settings: Mapping[str, RenderingConfig]) -> Regions:
-    """What the model finds in an image (3, H, W), rendered under each setting from one detector pass."""
+    """The detections in an image (3, H, W), with masks rendered under each setting from one detector pass."""
     found = model.detect([image])
     masks = {name: model.region_masks(found, setting.build())[0][:, 0].cpu() for name, setting in settings.items()}
     boxes, scores, labels = found.original_boxes()[0], found.scores[0], found.labels[0]
@@ -89,7 +89,7 @@ class ResultsWriter:
         stream.write("[")
 
     def add(self, results: Iterable[str]) -> None:
-        """Writes results, each encoded as JSON."""
+        """Writes results, each of them a JSON object as text."""
         for result in results:
             self._stream.write(("\n" if self._first else ",\n") + result)
             self._first = False
@@ -103,12 +103,12 @@ def _part_file(folder: Path, setting: str) -> Path:
 
 
 class InstancePredictor:
-    """Predicts with a run, a chunk of images per call, for :func:`pipeline.evaluation.chunks.predict_chunks`.
+    """Predicts a chunk of images per call, for :func:`pipeline.evaluation.chunks.predict_chunks`.
 
     Args:
-        run: the run.
-        settings: its evaluations.
-        device: where the model runs.
+        run: the trained run.
+        settings: the evaluation settings.
+        device: the model's device.
     """
 
     def __init__(self, run: TrainedRun, settings: EvaluationConfig, device: torch.device) -> None:
@@ -120,7 +120,7 @@ class InstancePredictor:
         self._images, self._categories = EvaluationImages(dataset, run.images), dataset.categories
 
     def __call__(self, chunk: range, folder: Path) -> None:
-        """Writes one file per setting, with a line per image: its id, then its results, a tab before each.
+        """Writes one file per setting with one line per image: its id and its results as JSON, separated by tabs.
 
         Masks are encoded and written in a thread, in the order of the images, while a GPU predicts the next ones.
         """
@@ -136,7 +136,7 @@ class InstancePredictor:
 
             def write(image_id: int, found: Regions) -> None:
                 for name, results in encode_results(image_id, found, self._categories).items():
-                    # JSON has no tabs of its own.
+                    # Tabs can separate the results, because `json.dumps` writes none.
                     files[name].write("\t".join([str(image_id), *map(json.dumps, results)]) + "\n")
 
             for image_id, pixels in prefetched(self._images, chunk):
@@ -148,13 +148,13 @@ def merge_predictions(parts: Iterable[Path], setting: str, image_ids: Iterable[i
     """Writes the COCO results file of a setting; memory does not grow with the number of images.
 
     Args:
-        parts: the folders that :class:`InstancePredictor` has filled, in the order of the images.
-        setting: the evaluation.
-        image_ids: the images that must be there, in order.
-        path: the file.
+        parts: the folders that :class:`InstancePredictor` has written, in the order of the images.
+        setting: the evaluation setting.
+        image_ids: the ids of all images, in order.
+        path: the file to write.
 
     Raises:
-        IncompletePredictionsError: unless every image is there exactly once.
+        IncompletePredictionsError: if an image is missing, there twice or out of order.
     """
     expected = iter(image_ids)
     with atomic_file(path) as stream:

@@ -1,4 +1,4 @@
-"""Where the predictions of a run lie: what evaluation writes and scoring and the report read."""
+"""The files and folders of a run's predictions, which evaluation writes and scoring and the report read."""
 
 from pathlib import Path, PurePosixPath
 
@@ -8,23 +8,23 @@ from pipeline.errors import UserError
 
 
 class IncompletePredictionsError(UserError):
-    """Predictions lack an image or have one twice."""
+    """An image has no prediction, or more than one."""
 
 
 def predictions_file(folder: Path, setting: str) -> Path:
-    """The COCO results of one setting."""
+    """The file of COCO results of one setting."""
     return folder / f"predictions_{setting}.json"
 
 
 def labels_folder(folder: Path, setting: str) -> Path:
-    """The label PNGs of one setting."""
+    """The folder of label PNGs of one setting."""
     return folder / f"labels_{setting}"
 
 
 def prediction_names(prepared: PreparedDataset) -> dict[str, str]:
-    """The name of each val image's prediction, by the file of its labels in the dataset.
+    """The name of each val image's prediction, by its label file in the dataset.
 
-    It is the path of the image's ground truth below ``truth/``; in Cityscapes' naming, with the image's name alone.
+    The name is the path of the image's ground truth below ``truth/``, without the suffix of Cityscapes' label files.
 
     Raises:
         DatasetError: if the ground truth is not that of the val split.
@@ -32,7 +32,7 @@ def prediction_names(prepared: PreparedDataset) -> dict[str, str]:
     labels = prepared.manifest("val")["label_file"].to_pylist()
     truths = {path.relative_to(prepared.truth).as_posix() for path in prepared.truth.rglob("*.png")}
     suffix = prepared.labels.truth_suffix
-    # The folder of labels in the dataset is the one that leaves the names in truth/.
+    # The dataset's label folder is the one below which the label files have the same paths as the files in truth/.
     for folder in PurePosixPath(labels[0]).parents if labels else ():
         prefix = "" if folder == PurePosixPath() else f"{folder}/"
         names = {name: name.removeprefix(prefix) for name in labels}

@@ -1,4 +1,4 @@
-"""The record of a run's evaluations: their metrics, and the settings and the training that they are of."""
+"""The record of a run's evaluations: the training that was evaluated, the settings and the metrics."""
 
 import json
 import math
@@ -15,21 +15,21 @@ MAIN_METRICS = ("AP", "AP_star", "boundary_AP")
 
 
 class UnreadableMetricsError(UserError, ValueError):
-    """An evaluation record that is damaged, or of an earlier version of the code."""
+    """An evaluation record is damaged, or was written by an earlier version of the code."""
 
 
 class EvaluationRecord(BaseModel):
-    """``evaluations/<run>.json``.
+    """The content of ``evaluations/<run>.json``.
 
     Attributes:
         run: the run's name.
         mlflow_run_id: the MLflow run of its training.
         training: the key of the training whose weights were evaluated.
         settings: the evaluation settings.
-        evaluations: by the name of their setting: each one's metrics, ``mlflow_run_id``, and details such as the IoU
-            of each class.
-        started: when the first prediction was made, in milliseconds since 1970.
-        ended: when all were scored.
+        evaluations: the metrics of each setting by its name, with its ``mlflow_run_id`` and details such as the IoU of
+            each class.
+        started: when the first prediction began, in milliseconds since 1970.
+        ended: when all predictions were scored, in milliseconds since 1970.
     """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
@@ -52,11 +52,11 @@ class EvaluationRecord(BaseModel):
         return self
 
     def logged_as(self, setting: str) -> str:
-        """The MLflow run of an evaluation."""
+        """The id of the MLflow run of an evaluation setting."""
         return self.evaluations[setting]["mlflow_run_id"]
 
     def metrics(self, setting: str) -> dict[str, float]:
-        """The metrics of an evaluation, to the last digit."""
+        """The metrics of an evaluation setting, not rounded."""
         return {key: float(value) for key, value in self.evaluations[setting].items() if isinstance(value, float | int)}
 
     def write(self, path: Path) -> None:
@@ -67,25 +67,27 @@ class EvaluationRecord(BaseModel):
         """Reads a record.
 
         Raises:
-            FileNotFoundError: where there is none.
-            UnreadableMetricsError: if it cannot be used.
+            FileNotFoundError: if there is none.
+            UnreadableMetricsError: if it is damaged, or of an earlier version of the code.
         """
         try:
             return cls.model_validate(json.loads(path.read_text(encoding="utf-8")))
         except ValidationError as error:
             reasons = "; ".join(f"{'.'.join(map(str, item['loc']))} {item['msg']}".strip() for item in error.errors())
             raise UnreadableMetricsError(
-                f"{path}: damaged, or of an earlier version ({reasons}); `dvc repro` makes it anew"
+                f"{path}: damaged, or of an earlier version ({reasons}); run `dvc repro`, which writes it again"
             ) from error
         except ValueError as error:
-            raise UnreadableMetricsError(f"{path}: damaged; `dvc repro` makes it anew ({error})") from error
+            raise UnreadableMetricsError(
+                f"{path}: damaged; run `dvc repro`, which writes it again ({error})"
+            ) from error
 
 
 def summary(record: EvaluationRecord) -> dict[str, float]:
-    """The few metrics of a run that are worth comparing, of its main evaluation setting, which is the last one.
+    """The main metrics of a run's main evaluation setting, which is the last one.
 
-    Those that were measured of AP, AP_star and boundary_AP (instances), or of mIoU and the trimaps' mIoU (semantic
-    labels); in percent, rounded to two decimals. Empty for a run without evaluations.
+    These are AP, AP_star and boundary_AP for instances, mIoU and trimap mIoU for semantic labels, as far as they were
+    measured; in percent, rounded to two decimals. Empty for a run without evaluations.
     """
     if not record.settings.root:
         return {}

@@ -1,6 +1,7 @@
-"""Predictions of every evaluation setting of a run, then their scores.
+"""Predicts with a run under all of its evaluation settings and scores the predictions.
 
-What instance and semantic runs need is imported on use, so that a change in one does not evaluate the other again.
+The modules of instance and semantic runs are imported on use, so that a change to one task's modules does not make
+evaluations of the other task stale.
 """
 
 from dataclasses import replace
@@ -28,18 +29,18 @@ def predict_share(
 ) -> None:
     """Predicts one worker's share of the val images under every setting.
 
-    The predictions are the same however many workers there are, given that each has as many CPU threads.
+    The predictions do not depend on the number of workers, if every worker has the same number of CPU threads.
 
     Args:
-        run: the run, with absolute paths that every worker can reach.
-        settings: how to evaluate it.
-        chunks: a folder that all workers share; what it has already is not predicted again.
-        device: where to predict.
+        run: the trained run, with absolute paths that every worker can reach.
+        settings: the evaluation settings.
+        chunks: a folder that all workers share; chunks that it contains are not predicted again.
+        device: the device to predict on.
         rank: the worker's number, from 0.
-        world_size: how many workers there are.
+        world_size: the number of workers.
 
     Raises:
-        OSError: for an image that cannot be read.
+        OSError: if an image cannot be read.
     """
     dataset = run.dataset()
     every = image_chunks(dataset.manifest("val").num_rows)
@@ -62,16 +63,16 @@ def predict_share(
 
 
 def gather(run: TrainedRun, settings: EvaluationConfig, chunks: Path, output: Path) -> None:
-    """Joins the chunks of all workers: a COCO results file for each setting, or a folder of label PNGs.
+    """Joins the chunks of all workers to a COCO results file or a folder of label PNGs for each setting.
 
     Args:
-        run: the run.
-        settings: its evaluation settings.
-        chunks: the folder that :func:`predict_share` has filled; label PNGs are moved out of it.
-        output: an existing folder.
+        run: the trained run.
+        settings: the evaluation settings.
+        chunks: the folder that :func:`predict_share` has written; label PNGs are moved out of it.
+        output: an existing folder to write to.
 
     Raises:
-        IncompletePredictionsError: unless every image is there exactly once.
+        IncompletePredictionsError: if an image has no prediction or more than one.
     """
     dataset = run.dataset()
     image_ids = dataset.manifest("val")["id"].to_pylist()
@@ -88,7 +89,7 @@ def gather(run: TrainedRun, settings: EvaluationConfig, chunks: Path, output: Pa
 
 
 def predict(run: TrainedRun, settings: EvaluationConfig, device: torch.device, chunks: Path, output: Path) -> None:
-    """Predicts all val images in this process, see :func:`predict_share` and :func:`gather`."""
+    """Predicts all val images in this process: :func:`predict_share`, then :func:`gather`."""
     run = replace(run, prepared=run.prepared.resolve(), weights=run.weights.resolve())
     predict_share(run, settings, chunks, device)
     gather(run, settings, chunks, output)
@@ -97,7 +98,17 @@ def predict(run: TrainedRun, settings: EvaluationConfig, device: torch.device, c
 def score(
     dataset: PreparedDataset, predictions: Path, name: str, setting: EvaluationSetting
 ) -> tuple[dict[str, float], dict[str, Any]]:
-    """The metrics of a setting's predictions, and the details that are kept beside them, such as IoU by class."""
+    """Scores the predictions of one setting.
+
+    Args:
+        dataset: the prepared dataset.
+        predictions: the folder that :func:`gather` has written.
+        name: the setting's name.
+        setting: the setting.
+
+    Returns:
+        the metrics in percent, and details such as the IoU of each class.
+    """
     if isinstance(setting, SemanticRenderingConfig):
         from pipeline.evaluation.semantic_scores import score_labels
 
@@ -109,13 +120,16 @@ def score(
 
 
 def own_device(use_gpu: bool) -> torch.device:
-    """This process's device.
+    """The device of this process: the GPU that was assigned to it, or the CPU.
 
     Raises:
-        UserError: if the cluster configuration asks for a GPU and there is none.
+        UserError: if the cluster configuration asks for a GPU and this process sees none.
     """
     if not use_gpu:
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        raise UserError("the cluster configuration has gpus_per_worker > 0, but this process sees no CUDA device")
+        raise UserError(
+            "the cluster configuration has gpus_per_worker > 0, but this process sees no CUDA device; select a "
+            "configuration without GPUs, or check the driver and CUDA_VISIBLE_DEVICES"
+        )
     return torch.device("cuda")

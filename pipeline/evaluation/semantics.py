@@ -1,4 +1,4 @@
-"""Predictions of semantic models: one backbone pass per image and output stride, every setting rendered from it.
+"""Predictions of semantic models: one backbone pass per image and output stride, from which settings are rendered.
 
 Shape letters: K classes, H W rows and columns of an image.
 """
@@ -29,7 +29,10 @@ from pointrend.semantic import SemanticSegmenter
 def predict_classes(
     model: SemanticSegmenter, image: Tensor, settings: Mapping[str, SemanticRenderingConfig]
 ) -> dict[str, Tensor]:
-    """The classes (H, W) int64 of an image (3, H, W) under each setting; those of one output stride share a pass."""
+    """The classes (H, W) int64 of an image (3, H, W) under each setting.
+
+    Settings with the same output stride share one backbone pass.
+    """
     predicted = {}
     for stride in dict.fromkeys(setting.output_stride for setting in settings.values()):
         if stride is not None:
@@ -49,12 +52,12 @@ def write_ids(classes: Tensor, table: LabelTable, path: Path) -> None:
 
 
 class SemanticPredictor:
-    """Predicts with a run, a chunk of images per call, for :func:`pipeline.evaluation.chunks.predict_chunks`.
+    """Predicts a chunk of images per call, for :func:`pipeline.evaluation.chunks.predict_chunks`.
 
     Args:
-        run: the run.
-        settings: its evaluations.
-        device: where the model runs.
+        run: the trained run.
+        settings: the evaluation settings.
+        device: the model's device.
     """
 
     def __init__(self, run: TrainedRun, settings: EvaluationConfig, device: torch.device) -> None:
@@ -86,20 +89,20 @@ def gather_predictions(parts: Iterable[Path], setting: str, names: Iterable[str]
     """Moves a setting's PNGs into one folder.
 
     Args:
-        parts: the folders that :class:`SemanticPredictor` has filled.
-        setting: the evaluation.
-        names: the predictions that must be there.
-        folder: the new folder.
+        parts: the folders that :class:`SemanticPredictor` has written.
+        setting: the evaluation setting.
+        names: the names of all predictions.
+        folder: the folder to move them to.
 
     Raises:
-        IncompletePredictionsError: if a prediction is missing, there twice, or of no image.
+        IncompletePredictionsError: if a prediction is missing, there twice, or of an unknown image.
     """
     missing = set(names)
     for part in parts:
         for path in sorted((part / setting).rglob("*.png")):
             name = path.relative_to(part / setting)
             if name.as_posix() not in missing:
-                raise IncompletePredictionsError(f"{part}, {setting}: {name} is there twice, or of no image")
+                raise IncompletePredictionsError(f"{part}, {setting}: {name} is there twice, or of an unknown image")
             missing.remove(name.as_posix())
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.move(path, folder / name)

@@ -1,4 +1,4 @@
-"""A trained run, as every process that predicts with it needs it."""
+"""A trained run as a value that is sent to every process that predicts with it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A run's weights and the data that it predicts on.
+    """A run's weights and the dataset that it predicts on.
 
     Attributes:
         config: the run.
-        prepared: the folder of its prepared dataset.
-        images: what that dataset's file names are relative to.
-        weights: the file that training wrote.
+        prepared: the folder of the prepared dataset.
+        images: the storage that the dataset's file names are relative to.
+        weights: the file of weights that training wrote.
     """
 
     config: RunConfig
@@ -34,15 +34,15 @@ class TrainedRun:
     weights: Path
 
     def dataset(self) -> PreparedDataset:
-        """The prepared dataset.
+        """Reads the prepared dataset.
 
         Raises:
-            DatasetError: if it is not prepared.
+            DatasetError: if the dataset is not prepared.
         """
         return read_prepared(self.prepared)
 
     def model(self, device: torch.device) -> "MaskRCNN | SemanticSegmenter":
-        """The network with its weights, in evaluation mode."""
+        """Builds the network with the run's weights, in evaluation mode."""
         model = build_run_model(self.config, self.dataset().num_classes, pretrained=False)
         load_weights(model, self.weights)
         return model.to(device).eval()

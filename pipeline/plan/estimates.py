@@ -2,6 +2,7 @@
 
 import math
 
+from pipeline.cluster.needs import workers_for_batch
 from pipeline.config.clusters import ClusterConfig
 from pipeline.config.experiments import RunConfig
 from pipeline.config.params import Params
@@ -11,7 +12,6 @@ from pipeline.config.sweep_tasks import SubdivisionTask, TrainingTask, resolve_s
 from pipeline.config.sweeps import GridSearch
 from pipeline.config.synthetic import ShapesConfig
 from pipeline.data.cpus import usable_cpus
-from pipeline.data.samplers import Share
 from pipeline.plan.plan import PlannedRun, PlannedSweep, makespan
 from pipeline.plan.throughput import Cost, Counter, Throughput, ThroughputError, training_size
 from pointrend.points import Size
@@ -35,15 +35,12 @@ def runs_at_a_time(cluster: ClusterConfig, nodes: int, cores: int) -> int:
 
 
 def workers_of(cluster: ClusterConfig, batch_size: int) -> int:
-    """The most workers that a training can have: as ``pipeline.cluster.ray_train.for_batch``, without loading Ray.
+    """The largest number of processes that train a run: its workers, or its driver alone.
 
     Raises:
-        BatchShareError: if they cannot share the batch.
+        BatchShareError: if the batch cannot be split equally over them.
     """
-    if cluster.min_workers is None:
-        return Share.of_batch(batch_size, cluster.images_per_worker, world_size=max(cluster.workers, 1)).world_size
-    parts = Share.of_batch(batch_size, cluster.images_per_worker, world_size=cluster.min_workers).parts
-    return min(cluster.workers, parts)
+    return max(workers_for_batch(cluster, batch_size), 1)
 
 
 class Estimates:

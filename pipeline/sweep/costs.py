@@ -1,4 +1,4 @@
-"""What a setting costs: multiply-adds, counted, and seconds of rendering, measured."""
+"""The cost of a setting: multiply-adds, which are counted, and seconds of rendering, which are measured."""
 
 import statistics
 import time
@@ -20,7 +20,10 @@ from pointrend.specs import MODELS, InstanceSpec
 
 
 def multiply_adds(config: RunConfig, num_classes: int, setting: EvaluationSetting) -> int | None:
-    """Of the mask head for one region, coarse prediction and subdivision; none of a semantic model, which has none."""
+    """The multiply-adds of the mask head for one region: coarse prediction and subdivision.
+
+    None for semantic models, which have no mask head, and for models without a point head.
+    """
     spec = MODELS[config.model.name]
     size = config.point_head_size
     if not isinstance(spec, InstanceSpec) or not isinstance(setting, RenderingConfig) or size is None:
@@ -36,15 +39,16 @@ def multiply_adds(config: RunConfig, num_classes: int, setting: EvaluationSettin
 def rendering_seconds(
     run: TrainedRun, settings: Mapping[str, RenderingConfig], images: int, device: torch.device
 ) -> dict[str, float]:
-    """Seconds that the mask head takes for an image under each setting: the median over the first val images.
+    """The seconds that the mask head takes per image under each setting: the median over the first val images.
 
-    Every setting is timed on the same boxes and features. The detector's own time is the same for all and not in it.
+    Every setting is timed on the same boxes and features. The time of the detector, which all settings share, is not
+    included.
 
     Args:
-        run: the run.
-        settings: by name.
-        images: how many to time.
-        device: where.
+        run: the trained run.
+        settings: the settings by name.
+        images: the number of images to time.
+        device: the device to run on.
     """
     model = run.model(device)
     assert isinstance(model, MaskRCNN)
@@ -53,7 +57,7 @@ def rendering_seconds(
     seconds: dict[str, list[float]] = {name: [] for name in settings}
     for number, (_, image) in enumerate(prefetched(EvaluationImages(dataset, run.images), indices)):
         found = model.detect([to_float(image.to(device))])
-        for _ in range(1 if number else 2):  # the first time also starts things up
+        for _ in range(1 if number else 2):  # the first call also initialises kernels and memory pools
             taken = {name: _time(model, found, setting, device) for name, setting in settings.items()}
         for name, value in taken.items():
             seconds[name].append(value)

@@ -1,7 +1,7 @@
-"""What a sweep's trials have come to, one file for each: the truth that an interrupted sweep goes on from.
+"""The records of a sweep's trials, one file for each. An interrupted sweep continues from them.
 
-Ray Tune keeps a state of its own, but writes it only now and then and without what early stopping has seen: after a
-lost process it would not be the state that things are in.
+Ray Tune has a state of its own, but writes it only from time to time and without the results that early stopping has
+seen. After a lost process it would be out of date.
 """
 
 import json
@@ -18,7 +18,7 @@ Status = Literal["running", "finished", "stopped", "diverged"]
 
 @dataclass(frozen=True)
 class Rung:
-    """What a trial had come to after so many updates; 0 of what does not train."""
+    """The metrics of a trial after ``update`` updates; 0 in sweeps that do not train."""
 
     update: int
     metrics: dict[str, float]
@@ -26,15 +26,15 @@ class Rung:
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """One trial.
+    """The state of one trial.
 
     Attributes:
-        point: its parameters.
-        mlflow_run_id: its run; empty before it has one.
-        status: "stopped" where early stopping has ended it.
-        rungs: what it had come to, so far.
-        seconds: measured for one update or image.
-        multiply_adds: of the mask head for one region; none where they are not counted.
+        point: the trial's parameters.
+        mlflow_run_id: its MLflow run; empty until it is logged.
+        status: "finished" after the last update, "stopped" by early stopping, "diverged" or "running".
+        rungs: its metrics at the rungs that it has reached.
+        seconds: the measured seconds per update, or per image in sweeps that do not train.
+        multiply_adds: the multiply-adds of the mask head for one region; None if they are not counted.
     """
 
     point: Point
@@ -54,7 +54,7 @@ class TrialRecord:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The last ones; none of a trial that has diverged."""
+        """The metrics of the last rung; empty for a trial that has diverged."""
         return self.rungs[-1].metrics if self.rungs and self.status != "diverged" else {}
 
     def at(self, update: int) -> Rung | None:
@@ -62,7 +62,7 @@ class TrialRecord:
 
     @property
     def costs(self) -> dict[str, float]:
-        """Those that are known."""
+        """The costs that are known, by name."""
         costs = {"seconds": self.seconds, "multiply_adds": self.multiply_adds}
         return {name: value for name, value in costs.items() if value is not None}
 
@@ -78,12 +78,12 @@ class TrialRecord:
 
 @dataclass(frozen=True)
 class TrialRecords:
-    """The records of one sweep, in a folder that all its processes can reach."""
+    """The records of one sweep, in a folder that all processes of the sweep can reach."""
 
     folder: Path
 
     def trial_folder(self, point: Point) -> Path:
-        """Where a trial keeps what it needs to go on."""
+        """The folder of a trial's record and checkpoints."""
         return self.folder / point_name(point)
 
     def read(self, point: Point) -> TrialRecord | None:
@@ -93,7 +93,7 @@ class TrialRecords:
         write_json(self.trial_folder(record.point) / "trial.json", asdict(record))
 
     def all(self) -> list[TrialRecord]:
-        """Every trial that has begun, by the values of its parameters."""
+        """The records of all trials that have begun, sorted by the values of their parameters."""
         found = (_read(path) for path in self.folder.glob("*/trial.json"))
         records = [record for record in found if record is not None]
         return sorted(records, key=lambda record: [record.point.get(name, 0) for name in PARAMETERS])

@@ -1,4 +1,4 @@
-"""What a sweep leaves: its trials as Parquet, the best setting as an experiment, and where MLflow has them."""
+"""Writes a sweep's results: its trials as Parquet, the best setting as an experiment, a summary as JSON."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,19 +16,19 @@ from pipeline.sweep.records import TrialRecord
 
 
 def best_trial(records: Sequence[TrialRecord], metric: str) -> TrialRecord:
-    """The one with the highest metric among those that came to the end; of equals, the one that costs least.
+    """The trial with the highest metric among those that finished; among equals, the cheapest one.
 
     Raises:
-        UserError: if none did.
+        UserError: if no trial finished.
     """
     finished = [record for record in records if record.status == "finished"]
     if not finished:
-        raise UserError("no trial came to the end: all have diverged; lower the schedule's learning rate")
+        raise UserError("no trial finished: all have diverged; lower the schedule's learning rate")
     return min(finished, key=lambda r: (-r.metrics[metric], r.multiply_adds or 0, r.seconds or 0))
 
 
 def to_table(records: Sequence[TrialRecord], metric: str) -> pa.Table:
-    """A row for each trial: parameters, status, updates, costs, every metric, and the metric at every rung."""
+    """A table with one row per trial: parameters, status, updates, costs, metrics, and the metric at every rung."""
     names = sorted({name for record in records for name in record.metrics})
     columns: dict[str, Any] = {"trial": pa.array([r.name for r in records])}
     for name, parameter in PARAMETERS.items():
@@ -55,12 +55,12 @@ def write_results(
     """Writes ``results.parquet``, ``best.yaml`` and ``sweep.json`` into an existing folder.
 
     Args:
-        folder: where.
+        folder: the folder to write to.
         records: all trials.
-        metric: that they were judged by.
-        best: of them.
-        setting: the experiment of the best.
-        about: what else ``sweep.json`` is to say.
+        metric: the metric that trials are compared by.
+        best: the best trial.
+        setting: the experiment of the best trial.
+        about: further entries of ``sweep.json``.
     """
     pq.write_table(to_table(records, metric), folder / "results.parquet", compression="zstd")
     with (folder / "best.yaml").open("w", encoding="utf-8") as stream:

@@ -1,4 +1,4 @@
-"""The `sweep` step: trials, then their results; one MLflow run with the trials nested in it."""
+"""Runs a sweep: its trials, then their results, logged as one MLflow run with the trials nested in it."""
 
 import fcntl
 import json
@@ -21,16 +21,16 @@ from pipeline.sweep.records import TrialRecord, TrialRecords
 from pipeline.sweep.results import best_trial, write_results
 from pipeline.sweep.subdivision import evaluate_settings
 from pipeline.sweep.subset import with_fewer_val_images
-from pipeline.sweep.training import close, run_trials
+from pipeline.sweep.training import finish_trial, run_trials
 from pipeline.sweep.trial import Trials
 from pipeline.tracking.client import Tracker
-from pipeline.tracking.runs import RunRecord, keep_sweep, log_run
+from pipeline.tracking.runs import RunRecord, log_run, save_sweep_runs
 from pipeline.training.metrics_file import MetricEntry, now
 from pipeline.training.run import hardware
 
 
 class InterruptedSweepError(UserError):
-    """A sweep stopped at the user's wish."""
+    """The user stopped a sweep."""
 
 
 def run_sweep(
@@ -38,13 +38,13 @@ def run_sweep(
 ) -> TrialRecord:
     """Runs a sweep and writes its results, its best setting and its MLflow runs as files, whole or not at all.
 
-    One that was interrupted goes on: no trial that is done is run again, no MLflow run begun twice.
+    An interrupted sweep continues: trials that are done do not run again, and MLflow runs are not created twice.
 
     Args:
         task: the sweep.
         place: its folders.
-        cluster: where it runs.
-        tracker: where it is logged.
+        cluster: the number of workers and the resources of each.
+        tracker: the MLflow experiment.
         code: the version of the code, for the record.
 
     Returns:
@@ -52,13 +52,13 @@ def run_sweep(
 
     Raises:
         InterruptedSweepError: after Ctrl-C or SIGTERM.
-        SweepError: if it needs a run that is not trained, runs already, or has a trial that fails.
+        SweepError: if the weights that it uses are missing, if another process runs it, or if a trial fails.
     """
     place.check()
-    read_prepared(place.prepared)  # says so where there is none
+    read_prepared(place.prepared)  # raises an error if the dataset is not prepared
     key = sweep_key(task, place)
     records = TrialRecords(place.records(task.name, key))
-    with _alone(records.folder, task.name):
+    with _exclusive(records.folder, task.name):
         tags = {"code": code, "hardware": hardware(), "dataset": task.dataset}
         run_tags = {"kind": "sweep", "sweep": task.name, **tags}
         settings = task.model_dump(mode="json")
@@ -68,7 +68,8 @@ def run_sweep(
             _run(task, place, cluster, tracker, records, run_id, key, tags)
             found = records.all()
             best = best_trial(found, task.metric)
-            # It ends with the last trial: what is logged again after an interruption has the same time.
+            # The end of the last trial, not the current time: entries that are logged again after an interruption
+            # have the same time then, and MLflow keeps them once.
             ended = max(tracker.get(record.mlflow_run_id).info.end_time for record in found)
             logged = {f"best_{task.metric}": best.metrics[task.metric], "trials": float(len(found))}
             run = replace(
@@ -88,11 +89,11 @@ def run_sweep(
                     "mlflow_run_id": run_id,
                     "mlflow_trial_ids": {record.name: record.mlflow_run_id for record in found},
                     "hardware": hardware(),
-                    **_circumstances(task),
+                    **_conditions(task),
                 }
                 write_results(folder, found, task.metric, best, task.best(best.point), about)
                 trials = [record.mlflow_run_id for record in found]
-                keep_sweep(folder, run, trials, tracker)
+                save_sweep_runs(folder, run, trials, tracker)
             log_run(tracker, run)
         except BaseException as error:
             # Ray answers SIGTERM with SystemExit.
@@ -101,7 +102,7 @@ def run_sweep(
             mark_unfinished(tracker, [*filter(None, running), run_id], "KILLED" if interrupted else "FAILED")
             if interrupted:
                 raise InterruptedSweepError(
-                    f"sweep {task.name} was interrupted; what is done is safe, the same command goes on from there"
+                    f"sweep {task.name} was interrupted; what is done is safe, and the same command continues it"
                 ) from None
             raise
     shutil.rmtree(records.folder)
@@ -124,13 +125,13 @@ def _run(
         evaluate_settings(task, run, cluster, records, tracker, run_id, tags)
     else:
         prepared = place.prepared.resolve()
-        judged = prepared
+        val_prepared = prepared
         if task.val_images is not None:
-            judged = with_fewer_val_images(prepared, task.val_images, records.folder / ".judged")
+            val_prepared = with_fewer_val_images(prepared, task.val_images, records.folder / ".val-subset")
         trials = Trials(
             task=task,
             prepared=prepared,
-            judged=judged,
+            val_prepared=val_prepared,
             images=place.images,
             weights=place.weights.resolve() if place.weights else None,
             records=records,
@@ -142,7 +143,7 @@ def _run(
         )
         run_trials(trials, tracker)
     for record in records.all():
-        close(record, records, tracker)
+        finish_trial(record, records, tracker)
 
 
 def _parameters(task: TrainingTask | SubdivisionTask) -> dict[str, str]:
@@ -160,8 +161,8 @@ def _parameters(task: TrainingTask | SubdivisionTask) -> dict[str, str]:
     }
 
 
-def _circumstances(task: TrainingTask | SubdivisionTask) -> dict[str, Any]:
-    """What a reader of the results must know."""
+def _conditions(task: TrainingTask | SubdivisionTask) -> dict[str, Any]:
+    """The conditions under which the results were measured, for ``sweep.json``."""
     if isinstance(task, SubdivisionTask):
         return {"run": task.run.run, "timed_images": task.timed_images}
     return {
@@ -176,16 +177,18 @@ def _circumstances(task: TrainingTask | SubdivisionTask) -> dict[str, Any]:
 
 
 @contextmanager
-def _alone(folder: Path, name: str) -> Iterator[None]:
-    """Keeps another process from running the same sweep; the lock goes with this one.
+def _exclusive(folder: Path, name: str) -> Iterator[None]:
+    """Holds a lock that keeps other processes from running the same sweep. It is released if this process dies.
 
     Raises:
-        SweepError: if one does.
+        SweepError: if another process runs the sweep.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise SweepError(f"sweep {name} runs already; wait for it or stop it") from error
+            raise SweepError(
+                f"sweep {name} runs already; wait for it, or stop it with `pointrend jobs stop {name}`"
+            ) from error
         yield

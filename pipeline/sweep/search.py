@@ -1,4 +1,4 @@
-"""The points of a space that a sweep tries. No point is tried twice."""
+"""Chooses the points of a search space that a sweep tries. No point is tried twice."""
 
 import math
 import random
@@ -13,8 +13,8 @@ from ray.tune.search import Searcher
 
 from pipeline.config.sweeps import PARAMETERS, Point, RandomSearch, Range, Space, Value
 
-POINT = "point"  # the key of a trial's point in what Ray Tune hands it
-ATTEMPTS = 100  # at a point that was not tried yet
+POINT = "point"  # the key of a trial's point in Ray Tune's configuration of the trial
+ATTEMPTS = 100  # draws per trial in search of a point that was not tried yet
 
 
 def point_name(point: Point) -> str:
@@ -29,7 +29,7 @@ def grid_points(space: Space) -> list[Point]:
 
 
 def random_points(space: Space, search: RandomSearch) -> list[Point]:
-    """The same draws whenever they are asked for; fewer than ``search.trials`` where the space has no more."""
+    """Random points, the same for every call; fewer than ``search.trials`` if the space has fewer points."""
     generator = random.Random(search.seed)
     points: dict[str, Point] = {}
     for _ in range(ATTEMPTS * search.trials):
@@ -49,21 +49,21 @@ def _draw(values: Sequence[Value] | Range, generator: random.Random) -> Value:
 
 
 def _typed(point: Point) -> Point:
-    """Counts as whole numbers, other values with the digits of their names, so that equal names are equal points."""
+    """Rounds counts to integers and other values to the digits in :func:`point_name`: equal names mean equal points."""
     return {k: round(v) if PARAMETERS[k].is_count else float(f"{v:.6g}") for k, v in point.items()}
 
 
 class OptunaPoints(Searcher):
     """Optuna's suggestions for Ray Tune.
 
-    Unlike Ray's own ``OptunaSearch`` it never suggests a point twice, and it can begin with the points that an
-    interrupted sweep has already begun: their trials then tell what they had come to.
+    Unlike Ray's ``OptunaSearch`` it never suggests a point twice, and it first suggests the points that an interrupted
+    sweep has already begun: their trials report their recorded metrics, from which Optuna learns.
 
     Args:
-        space: what to search.
-        metric: to maximise.
-        seed: of its draws.
-        known: points that come first.
+        space: the search space.
+        metric: the metric to maximise.
+        seed: the seed of the sampler.
+        known: points to suggest first.
     """
 
     def __init__(self, space: Space, metric: str, seed: int, known: Iterable[Point] = ()) -> None:
@@ -71,7 +71,7 @@ class OptunaPoints(Searcher):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         known = list(known)
         self._distributions = {name: _distribution(name, values) for name, values in space.given.items()}
-        # Another seed once some points are known: the first draws would be those points again.
+        # With the same seed the first draws after an interruption would be the known points again.
         sampler = optuna.samplers.TPESampler(seed=seed + len(known), constant_liar=True)
         self._study = optuna.create_study(direction="maximize", sampler=sampler)
         for point in known:
@@ -87,7 +87,7 @@ class OptunaPoints(Searcher):
                 self._suggested.add(point_name(point))
                 self._asked[trial_id] = trial
                 return {POINT: point}
-            self._study.tell(trial, state=TrialState.FAIL)  # which the sampler does not learn from
+            self._study.tell(trial, state=TrialState.FAIL)  # the sampler does not learn from failed trials
         return Searcher.FINISHED
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -95,10 +95,10 @@ class OptunaPoints(Searcher):
         self._study.tell(self._asked.pop(trial_id), value, state=TrialState.FAIL if value is None else None)
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the trials' own records are what a sweep goes on from."""
+        """Does nothing: a sweep continues from its trials' own records."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing, see :meth:`save`."""
+        """Does nothing, see :meth:`save`."""
 
 
 def _distribution(name: str, values: Sequence[Value] | Range) -> BaseDistribution:

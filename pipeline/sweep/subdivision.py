@@ -1,4 +1,4 @@
-"""A subdivision sweep: every setting rendered from one detector pass over a run's val images. Nothing is trained."""
+"""A subdivision sweep: renders every setting from one detector pass over a run's val images. Trains nothing."""
 
 import json
 import tempfile
@@ -26,14 +26,22 @@ from pipeline.training.metrics_file import now
 
 
 def setting_name(point: Point) -> str:
-    """A setting's name among the evaluations of the run."""
+    """The name of a setting: the masks' resolution and the number of points per subdivision step."""
     setting = rendering(point)
     return f"{setting.resolution}x{setting.resolution}-{setting.num_points}"
 
 
 @dataclass(frozen=True)
 class SettingsWork:
-    """What the workers of a subdivision sweep do; every path is absolute, and every worker can reach it."""
+    """The work of a subdivision sweep's workers; every path is absolute, and every worker can reach it.
+
+    Attributes:
+        run: the trained run.
+        settings: the settings to render, by name.
+        timed_images: the number of images to time.
+        folder: a folder for the predictions and times.
+        use_gpu: whether each worker has a GPU.
+    """
 
     run: TrainedRun
     settings: Mapping[str, RenderingConfig]
@@ -51,12 +59,12 @@ class SettingsWork:
 
 
 def predict_and_time(arguments: dict[str, Any]) -> None:
-    """Predicts one worker's share; then, while the others are idle, worker 0 times the settings."""
+    """Predicts one worker's share of the images. Then worker 0 times the settings while the others are idle."""
     work: SettingsWork = arguments["work"]
     workers = ray_workers(work.use_gpu)
     settings = EvaluationConfig(dict(work.settings))
     predict_share(work.run, settings, work.chunks, workers.device, workers.rank, workers.world_size)
-    workers.broadcast(0)  # until all have come here
+    workers.broadcast(0)  # waits for all workers
     if workers.rank == 0:
         write_json(work.seconds, rendering_seconds(work.run, work.settings, work.timed_images, workers.device))
     workers.broadcast(0)
@@ -75,15 +83,15 @@ def evaluate_settings(
 
     Args:
         task: the sweep.
-        run: the run that it is of.
-        cluster: where to predict.
-        records: of the settings.
-        tracker: where they are logged, each as a run in the sweep's.
-        parent: the sweep's run.
-        tags: of every one of them.
+        run: the trained run to render.
+        cluster: the number of workers and the resources of each.
+        records: the records of the settings.
+        tracker: the MLflow experiment. Each setting is logged as a run nested in the sweep's.
+        parent: the sweep's MLflow run.
+        tags: tags of every setting's MLflow run.
 
     Raises:
-        SweepError: if the run's scores do not have the sweep's metric.
+        SweepError: if the dataset does not have the sweep's metric.
     """
     begun = [(point, records.read(point)) for point in task.points]
     missing = {setting_name(point): point for point, record in begun if record is None or not record.rungs}
@@ -101,7 +109,9 @@ def evaluate_settings(
                 metrics = score(dataset, folder, name, settings[name])[0]
                 if task.metric not in metrics:
                     known = ", ".join(sorted(metrics))
-                    raise SweepError(f"metric: {task.metric!r} is none of this dataset's, which are {known}")
+                    raise SweepError(
+                        f"sweep {task.name}: {task.metric!r} is not a metric of this dataset; choose from {known}"
+                    )
                 cost = multiply_adds(task.run, dataset.num_classes, settings[name])
                 record = TrialRecord(point, "", "finished", [Rung(0, metrics)], seconds[name], cost)
                 records.write(record)

@@ -1,4 +1,4 @@
-"""A prepared dataset with fewer val images, to judge a sweep's trials by."""
+"""Makes a prepared dataset with fewer val images, so that a sweep's trials are scored faster."""
 
 import json
 import shutil
@@ -13,15 +13,15 @@ from pipeline.files import atomic_folder
 
 
 def with_fewer_val_images(prepared: Path, images: int, folder: Path) -> Path:
-    """Writes a COCO dataset's val split anew with so many of its images, evenly spread; AP* is left out.
+    """Writes a copy of a COCO dataset's val split with fewer images, evenly spread, and without LVIS annotations.
 
     Args:
-        prepared: the prepared dataset.
-        images: how many.
-        folder: where, if it is not there already.
+        prepared: the folder of the prepared dataset.
+        images: the number of val images to keep.
+        folder: the folder to write; nothing is written if it exists.
 
     Returns:
-        the folder to judge by: ``prepared`` itself if it has no more images.
+        ``folder``, or ``prepared`` if that has no more than ``images`` val images.
     """
     table = read_prepared(prepared).manifest("val")
     if table.num_rows <= images:

@@ -1,9 +1,9 @@
-"""The trials of a training sweep under Ray Tune: search, early stopping, as many at once as the cluster has room for.
+"""Runs the trials of a training sweep under Ray Tune: search, early stopping, and as many trials at once as fit.
 
-What is done stands in the trials' own records. A sweep that was interrupted begins anew with all its points: trials
-that are done only report what they had come to, at once, so that search and early stopping know what they knew, and
-the others go on from their checkpoints. Ray Tune's own ``Tuner.restore`` would forget what early stopping has seen,
-and after a lost process whatever came after its last snapshot.
+The trials' own records hold what is done. An interrupted sweep starts Ray Tune again with all points. Trials that are
+done immediately report their recorded metrics, so that search and early stopping know as much as before; the others
+continue from their checkpoints. Ray Tune's ``Tuner.restore`` would forget what early stopping has seen and, after a
+lost process, everything since its last snapshot.
 """
 
 import logging
@@ -29,7 +29,7 @@ from pipeline.tracking.client import Tracker
 from pipeline.tracking.runs import log_run, read_run
 from pipeline.training.metrics_file import MetricEntry
 
-# Ctrl-C ends the sweep as it ends all else, results are kept by us, an error is shown once, and so is progress.
+# Turns off what this project does itself: handling Ctrl-C, writing results, showing errors and progress.
 RAY_SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
@@ -44,11 +44,11 @@ def run_trials(trials: Trials, tracker: Tracker) -> None:
 
     Args:
         trials: the sweep.
-        tracker: where they are logged.
+        tracker: the MLflow experiment.
 
     Raises:
-        UserError: of a trial that has failed, once its restarts are used up.
-        SweepError: if a trial's process was lost once too often.
+        UserError: the error of a trial that failed, once its restarts are used up.
+        SweepError: if a trial failed in another way, such as a lost process, once its restarts are used up.
     """
     task, cluster = trials.task, trials.cluster
     known = trials.records.all()
@@ -72,11 +72,12 @@ def run_trials(trials: Trials, tracker: Tracker) -> None:
         )
     storage = trials.records.folder / ".ray"
     shutil.rmtree(storage, ignore_errors=True)
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # errors are raised; some are of loggers that are off
+    # Errors are raised below. Ray Tune would also log them, and complain about the loggers that are turned off.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     os.environ.update({name: os.environ.get(name, value) for name, value in RAY_SETTINGS.items()})
     resources = {"CPU": float(cluster.cpus_per_worker), "GPU": float(cluster.gpus_per_worker)}
     with (
-        # Trials are processes of Ray's even where a training would run in the stage's own.
+        # Trials always run in processes of Ray, even where the driver of a training would train by itself.
         connected(cluster.model_copy(update={"workers": max(cluster.workers, 1)})),
         progress(f"sweep {task.name}", total) as bar,
     ):
@@ -90,7 +91,7 @@ def run_trials(trials: Trials, tracker: Tracker) -> None:
                 scheduler=scheduler,
                 num_samples=samples,
                 max_concurrent_trials=cluster.workers or max(1, usable_cpus() // cluster.cpus_per_worker),
-                # Starting a process takes as long as a short trial.
+                # Reused, because starting a process takes as long as a short trial.
                 reuse_actors=True,
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
@@ -109,7 +110,8 @@ def run_trials(trials: Trials, tracker: Tracker) -> None:
         if isinstance(cause, UserError | OSError):
             raise cause
         raise SweepError(
-            f"sweep {task.name}: a trial failed; those that are done are kept. Ray says: {error}"
+            f"sweep {task.name}: a trial failed. Trials that are done are kept; start the sweep again to continue it. "
+            f"Ray says: {error}"
         ) from error
 
 
@@ -118,7 +120,7 @@ def _trainable(config: dict[str, Any], trials: Trials) -> None:
 
 
 class _Bookkeeping(tune.Callback):
-    """Closes the books on each trial that has ended, by itself or stopped early."""
+    """Completes the record and the MLflow run of each trial that has finished or was stopped early."""
 
     def __init__(self, records: TrialRecords, tracker: Tracker, bar: Progress) -> None:
         self._records, self._tracker, self._bar = records, tracker, bar
@@ -126,19 +128,20 @@ class _Bookkeeping(tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         record = self._records.read(trial.config[POINT])
         assert record is not None
-        close(record, self._records, self._tracker)
+        finish_trial(record, self._records, self._tracker)
         self._bar.advance(note=record.name)
 
 
-def close(record: TrialRecord, records: TrialRecords, tracker: Tracker) -> None:
-    """Ends a trial's MLflow run and frees its checkpoints. One that did not end by itself was stopped early."""
+def finish_trial(record: TrialRecord, records: TrialRecords, tracker: Tracker) -> None:
+    """Ends a trial's MLflow run and deletes its checkpoints. A trial whose record says "running" was stopped early."""
     if record.status == "running":
         record = record.as_stopped()
         records.write(record)
     run = read_run(tracker, record.mlflow_run_id)
-    # A trial that trains has logged its metrics as they came.
+    # A trial that trains has logged its metrics at each rung.
     last = record.metrics if record.updates == 0 else {}
-    # The time of the last entry: what is logged again after an interruption has the same time, and is there once.
+    # The time of the last entry, not the current time: entries that are logged again after an interruption have the
+    # same time then, and MLflow keeps them once.
     time = max((entry.timestamp for entry in run.metrics), default=run.started)
     metrics = [MetricEntry(key, value, time, 0) for key, value in {**last, **record.costs}.items()]
     log_run(tracker, replace(run, tags={"trial_status": record.status}, ended=time, metrics=metrics))

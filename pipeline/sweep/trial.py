@@ -1,4 +1,4 @@
-"""One trial of a training sweep: the same training as a run's, judged at the rungs of the sweep."""
+"""One trial of a training sweep: trained as a run is, and scored at the rungs of the sweep."""
 
 import statistics
 import tempfile
@@ -35,33 +35,33 @@ from pipeline.training.model import build_run_model
 from pipeline.training.run import training_images
 from pointrend.weights import read_state_dict, save_weights
 
-SETTING = "sweep"  # the name of a trial's one evaluation
-CHECKPOINTS = "checkpoints"  # a trial's folder of them
-UPDATE = "update"  # the key of their number in a report
+SETTING = "sweep"  # the name of a trial's only evaluation setting
+CHECKPOINTS = "checkpoints"  # the folder of checkpoints inside a trial's folder
+UPDATE = "update"  # the key of the number of updates in a report to Ray Tune
 POINT_HEADS = ("mask_head.point_head.", "pointrend.point_head.")
 
 
 @dataclass(frozen=True)
 class Trials:
-    """What all trials of a sweep have in common; every worker can reach all of it.
+    """What all trials of a sweep have in common; every worker can reach all of the folders.
 
     Attributes:
         task: the sweep.
-        prepared: the prepared dataset.
-        judged: the one whose val split trials are judged by.
-        images: what the file names of both are relative to.
-        weights: to start from, if any.
-        records: where the trials are recorded.
-        cluster: what a trial gets of it.
-        tracking: MLflow's address and experiment.
+        prepared: the prepared dataset that trials train on.
+        val_prepared: the prepared dataset whose val split trials are scored on.
+        images: the storage that the file names of both datasets are relative to.
+        weights: the file of weights that trials start from, if any.
+        records: the trials' records.
+        cluster: the resources of a trial are those of one worker.
+        tracking: MLflow's address and the experiment's name.
         parent: the sweep's MLflow run.
-        key: of the sweep.
-        tags: of every trial's run.
+        key: the sweep's key.
+        tags: tags of every trial's MLflow run.
     """
 
     task: TrainingTask
     prepared: Path
-    judged: Path
+    val_prepared: Path
     images: Storage
     weights: Path | None
     records: TrialRecords
@@ -76,24 +76,24 @@ Report = Callable[[dict[str, float]], None]
 
 
 def run_trial(trials: Trials, point: Point, report: Report) -> None:
-    """Trains a point from where its record and checkpoint say, and reports every rung, those that are behind us too.
+    """Trains a trial, or continues from its record and checkpoint, and reports every rung, also those reached before.
 
-    A trial that is done already reports and does nothing else.
+    A trial that is done only reports.
 
     Args:
         trials: the sweep.
-        point: the trial.
-        report: takes the metrics of a rung and the updates behind it; may end the trial by raising.
+        point: the trial's parameters.
+        report: called with the metrics and the number of updates of each rung; may end the trial by raising.
 
     Raises:
-        SweepError: if its evaluation does not have the sweep's metric.
+        SweepError: if the dataset does not have the sweep's metric.
     """
     record = trials.records.read(point) or _begin(trials, point)
     for rung in record.rungs:
         report({**rung.metrics, UPDATE: rung.update})
     if record.status != "running":
         return
-    # As many threads however many trials share a machine: sums of floats depend on how they are split.
+    # The number of threads must not depend on how many trials share a machine: it changes the order of float sums.
     if trials.cluster.gpus_per_worker == 0:
         torch.set_num_threads(trials.cluster.cpus_per_worker)
     try:
@@ -101,7 +101,7 @@ def run_trial(trials: Trials, point: Point, report: Report) -> None:
     except DivergedTrainingError as error:
         print(f"{record.name}: {error}", flush=True)
         record = trials.records.read(point) or record
-        # The lowest score there is: neither search nor early stopping is to come back here.
+        # The lowest possible score, so that search and early stopping avoid such points.
         rung = Rung(trials.task.base.schedule.updates, {trials.task.metric: 0.0})
         trials.records.write(record.with_rung(rung, status="diverged"))
         report({**rung.metrics, UPDATE: rung.update})
@@ -121,7 +121,7 @@ def _begin(trials: Trials, point: Point) -> TrialRecord:
 
 
 class _Training:
-    """A trial under way."""
+    """The training of one trial: model, optimizer and checkpoints."""
 
     def __init__(self, trials: Trials, record: TrialRecord, report: Report) -> None:
         self.trials, self.record, self.report = trials, record, report
@@ -145,9 +145,9 @@ class _Training:
 
     def run(self) -> None:
         config, schedule, trials = self.config, self.config.schedule, self.trials
-        # Interrupted between a rung's checkpoint and its score.
+        # The trial was interrupted between writing a rung's checkpoint and scoring it.
         if self.start in trials.task.rungs and self.record.at(self.start) is None:
-            self._judge(self.start)
+            self._score_rung(self.start)
         dataset = training_images(config, read_prepared(trials.prepared), trials.images)
         share = Share.of_batch(schedule.batch_size, trials.cluster.images_per_worker)
         batches = TrainingBatches(
@@ -178,16 +178,19 @@ class _Training:
             update.check()
             self.store.save(update.number, self.model, self.optimizer)
         if at_rung and self.record.at(update.number) is None:
-            self._judge(update.number)
+            self._score_rung(update.number)
 
-    def _judge(self, update: int) -> None:
-        """Evaluates, records, logs and reports a rung, in this order: what is recorded is not done again."""
+    def _score_rung(self, update: int) -> None:
+        """Evaluates, logs, records and reports a rung, in this order: a rung that is recorded is not done again."""
         metrics = self._evaluate()
         wanted = self.trials.task.metric
         if wanted not in metrics:
-            raise SweepError(f"metric: {wanted!r} is none of this dataset's, which are {', '.join(sorted(metrics))}")
+            known = ", ".join(sorted(metrics))
+            raise SweepError(
+                f"sweep {self.trials.task.name}: {wanted!r} is not a metric of this dataset; choose from {known}"
+            )
         done = update == self.config.schedule.updates
-        # The first update also starts things up.
+        # The first update is left out, because it also initialises kernels and memory pools.
         seconds = statistics.median(self._seconds[1:] or self._seconds) if self._seconds else self.record.seconds
         changes: dict[str, Any] = {"seconds": seconds, "status": "finished" if done else "running"}
         self._log(update, metrics)
@@ -202,16 +205,16 @@ class _Training:
             folder = Path(name)
             weights = folder / "model.safetensors"
             save_weights(self.model, weights, {"model": self.config.model.name})
-            # Named for its progress messages.
+            # The name appears in progress messages.
             named = self.config.model_copy(update={"run": f"{self.config.run} {self.record.name}"})
-            run = TrainedRun(named, self.trials.judged, self.trials.images, weights)
+            run = TrainedRun(named, self.trials.val_prepared, self.trials.images, weights)
             predict(run, settings, self.device, folder / "chunks", folder)
             return score(run.dataset(), folder, SETTING, self.trials.task.setting)[0]
 
     def _log(self, update: int, metrics: dict[str, float]) -> None:
         run_id = self.record.mlflow_run_id
         if any(step >= update for step, _ in self.tracker.history(run_id, self.trials.task.metric)):
-            return  # logged, then interrupted
+            return  # logged before an interruption
         window, self._window = self._window, []
         values = dict(metrics)
         if window:
@@ -222,10 +225,10 @@ class _Training:
 
 
 def _load_all_but_point_head(model: nn.Module, weights: Path) -> None:
-    """Loads a run's weights, in place; the point head, which may be of another size, stays as it was drawn.
+    """Loads a run's weights, in place. The point head, whose size may differ, keeps its random initial weights.
 
     Raises:
-        SweepError: if the weights are another model's.
+        SweepError: if the weights are those of another model.
     """
     state = {k: v for k, v in read_state_dict(weights).items() if not k.startswith(POINT_HEADS)}
     try:

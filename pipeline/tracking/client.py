@@ -1,11 +1,11 @@
 """The connection to one MLflow experiment.
 
-Every call names its run, so that workers, stages and resumed processes all write to the run that they mean. A call
-that fails for the moment, because a server restarts or other processes hold the database, is tried again here.
+Every call names its run, so that workers, stages and resumed processes all write to the right run. A call that fails
+temporarily, because a server restarts or another process has locked the database, is tried again here.
 
-MLflow's own means do not do that (3.17): its HTTP retries repeat a request whose answer was lost, which creates a run
-twice; they say nothing, and do not apply to a database without a server. Its asynchronous logging drops a batch that
-fails, and at exit waits for the others without end.
+MLflow's own retries (3.17) are not enough. They repeat a request whose answer was lost, which creates a run twice, they
+print nothing, and they do not apply to a database without a server. Its asynchronous logging drops a batch that fails,
+and waits without limit for the others at exit.
 """
 
 import copy
@@ -33,16 +33,16 @@ from pipeline.tracking.store import tracking_uri
 from pipeline.training.metrics_file import MetricEntry
 
 METRICS_PER_REQUEST, MOST_RUNS = 1000, 50_000  # MLflow's limits
-PATIENCE_SECONDS = 30.0
-SILENT_SECONDS = 5.0
+PATIENCE_SECONDS = 30.0  # how long a failing call is tried again
+SILENT_SECONDS = 5.0  # shorter outages are not reported
 LONGEST_PAUSE_SECONDS = 5.0
 REQUEST_SECONDS = 30  # more than the 20 for which a server waits for its SQLite database
 
 DATABASES = ("sqlite:", "postgresql", "mysql", "mssql")
 FAILURES = (MlflowException, SQLAlchemyError, requests.RequestException)
-# INTERNAL_ERROR: no answer, or what a database says while others write to it, as are the next two.
+# INTERNAL_ERROR, TEMPORARILY_UNAVAILABLE and BAD_REQUEST: no answer, or another process writes to the database.
 # RESOURCE_ALREADY_EXISTS: another process has created the same experiment in the meantime.
-PASSING_CODES = {
+TRANSIENT_CODES = {
     "INTERNAL_ERROR",
     "TEMPORARILY_UNAVAILABLE",
     "BAD_REQUEST",
@@ -55,11 +55,11 @@ T = TypeVar("T")
 
 
 class TrackingError(UserError, RuntimeError):
-    """MLflow cannot be reached, or does not have what is asked for."""
+    """MLflow cannot be reached, or a request to it fails."""
 
 
 def tags_query(tags: Mapping[str, str]) -> str:
-    """A filter for runs that have all of the tags."""
+    """An MLflow search filter for runs that have all of the tags."""
     return " AND ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
 
 
@@ -69,7 +69,7 @@ class Tracker:
     Args:
         uri: the tracking server or database.
         experiment: name of the experiment; created if it is missing.
-        artifacts: folder of the artifacts of a database without a server.
+        artifacts: folder for the artifacts of a database without a server.
         patience: seconds for which a failing call is tried again.
 
     Raises:
@@ -85,7 +85,7 @@ class Tracker:
         self.uri, self.experiment, self.artifacts, self.patience = uri, experiment, artifacts, patience
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(REQUEST_SECONDS))
-        # It logs a traceback for every locked database, even if the next try succeeds.
+        # MLflow logs a traceback whenever the database is locked, even if the next try succeeds.
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
         try:
             with _database_lock(uri):
@@ -97,13 +97,13 @@ class Tracker:
             ) from error
 
     def with_patience(self, seconds: float) -> Self:
-        """The same experiment, with another patience."""
+        """A tracker of the same experiment with another patience."""
         other = copy.copy(self)
         other.patience = seconds
         return other
 
     def of_experiment(self, name: str) -> Self:
-        """Another experiment in the same place; created if it is missing."""
+        """A tracker of another experiment of the same server or database; created if it is missing."""
         other = copy.copy(self)
         other.experiment = name
         other.experiment_id = self.call(f"experiment {name}", other._find_or_create_experiment)
@@ -115,10 +115,10 @@ class Tracker:
         return found is not None and found.lifecycle_stage == LifecycleStage.ACTIVE
 
     def call(self, subject: str, action: Callable[[], T]) -> T:
-        """The result of ``action``, which may be tried several times.
+        """Calls ``action``, again if it fails temporarily, and returns its result.
 
         Raises:
-            TrackingError: naming the subject.
+            TrackingError: if it still fails; the message names the subject.
         """
         try:
             return self._try(action)
@@ -130,7 +130,7 @@ class Tracker:
         return next(iter(self._search(f"attributes.run_id = '{run_id}'")), None)
 
     def get(self, run_id: str) -> Run:
-        """A run with its parameters, tags and last metrics."""
+        """A run with its parameters, tags and the last value of each metric."""
         return self.call(f"run {run_id}", lambda: self.client.get_run(run_id))
 
     def runs(self, tags: Mapping[str, str]) -> list[Run]:
@@ -146,7 +146,7 @@ class Tracker:
         return sorted((entry.step, entry.value) for entry in self._history(run_id, metric))
 
     def send_metrics(self, run_id: str, entries: Sequence[MetricEntry]) -> None:
-        """Logs entries. MLflow keeps those that it has already only once."""
+        """Logs metric entries. MLflow stores an entry that it has already only once."""
         for first in range(0, len(entries), METRICS_PER_REQUEST):
             metrics = [Metric(*entry) for entry in entries[first : first + METRICS_PER_REQUEST]]
             self.call(f"run {run_id}", functools.partial(self.client.log_batch, run_id, metrics=metrics))
@@ -171,16 +171,16 @@ class Tracker:
     def _find_or_create_experiment(self) -> str:
         found = self.client.get_experiment_by_name(self.experiment)
         if found is None:
-            # A server knows where its artifacts go; a database alone would take the working directory.
+            # A server has a folder for artifacts. Without a server MLflow would use the working directory.
             local = self.artifacts and self.uri.startswith(DATABASES)
             location = self.artifacts.resolve().as_uri() if self.artifacts and local else None
             return self.client.create_experiment(self.experiment, artifact_location=location)
         if found.lifecycle_stage == LifecycleStage.DELETED:
-            self.client.restore_experiment(found.experiment_id)  # its name is not free
+            self.client.restore_experiment(found.experiment_id)  # a deleted experiment keeps its name
         return found.experiment_id
 
     def _try(self, action: Callable[[], T]) -> T:
-        """The result of ``action``, tried until it succeeds, fails for good, or patience ends."""
+        """Calls ``action`` until it succeeds, fails permanently, or the patience is used up; returns its result."""
         begun = time.monotonic()
         pause, silent = 0.1, True
         while True:
@@ -188,7 +188,7 @@ class Tracker:
                 result = self._uninterrupted(action)
             except FAILURES as error:
                 waited = time.monotonic() - begun
-                if not is_passing(error) or waited >= self.patience:
+                if not is_transient(error) or waited >= self.patience:
                     raise
                 if silent and waited > SILENT_SECONDS:
                     silent = False
@@ -203,10 +203,11 @@ class Tracker:
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
     def _uninterrupted(self, action: Callable[[], T]) -> T:
-        """Calls ``action``, to its end even on Ctrl-C if it writes to a database itself.
+        """Calls ``action``. If it writes to a database directly, Ctrl-C does not interrupt it.
 
-        A torn write would leave its transaction open and the database locked for everybody. Ctrl-C only reaches the
-        main thread; leaving the block waits for the other. A server, which may hang, is not waited for.
+        An interrupted write would leave its transaction open and the database locked for every process. Ctrl-C only
+        reaches the main thread, so the action runs in another one, and the end of the block waits for it. A call to a
+        server, which may hang, can be interrupted.
         """
         if not self.uri.startswith(DATABASES):
             return action()
@@ -216,7 +217,7 @@ class Tracker:
 
 @contextmanager
 def _database_lock(uri: str) -> Iterator[None]:
-    """Held while MLflow opens an SQLite file: two processes that create its tables at once break it for good."""
+    """Lets one process at a time open an SQLite file: two that create its tables at once damage it permanently."""
     _, scheme, file = uri.partition("sqlite:///")
     if not scheme:
         yield
@@ -228,19 +229,19 @@ def _database_lock(uri: str) -> Iterator[None]:
         yield
 
 
-def is_passing(error: Exception) -> bool:
-    """Whether the next try may succeed: no answer, an overloaded server, a locked database."""
+def is_transient(error: Exception) -> bool:
+    """Whether an error is temporary: no answer, an overloaded server, a locked database."""
     if isinstance(error, MlflowException):
-        return error.error_code in PASSING_CODES
+        return error.error_code in TRANSIENT_CODES
     return isinstance(error, OperationalError | requests.RequestException)
 
 
 def _reason(error: Exception) -> str:
-    """An error's message without SQL and SQLAlchemy's advice to programmers."""
+    """The first useful line of an error's message, without SQL or SQLAlchemy's hints for programmers."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return next((line for line in lines if "Query-invoked autoflush" not in line), lines[0])
 
 
 def tracker_of(stage: Stage) -> Tracker:
-    """The MLflow experiment of a project's selected scale, one for all workspaces of the project."""
+    """The MLflow experiment of the selected scale, which all workspaces of a project share."""
     return Tracker(tracking_uri(stage.root), f"pointrend-{stage.params.scale}", stage.home / "mlartifacts")

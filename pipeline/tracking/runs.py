@@ -1,7 +1,7 @@
-"""The one way in which runs get into MLflow, new ones and those of a database that was lost.
+"""Logs runs in MLflow: new runs, and runs that are missing because a database was lost.
 
-A run is described by a :class:`RunRecord`, made from files: trainings from ``train.json`` and ``metrics.jsonl``,
-evaluations from their record, sweeps from ``mlflow.json``. :func:`log_run` finds its run, completes or creates it.
+A :class:`RunRecord` describes a run. It is made from files: ``train.json`` and ``metrics.jsonl`` for trainings, their
+record for evaluations, ``mlflow.json`` for sweeps. :func:`log_run` finds the run in MLflow and completes or creates it.
 """
 
 import hashlib
@@ -30,19 +30,19 @@ SWEEP_RUNS = "mlflow.json"
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run as MLflow is to have it.
+    """The content that a run should have in MLflow.
 
     Attributes:
-        key: a hash that tells it from other runs; it becomes a tag.
+        key: a hash that identifies the run; logged as a tag.
         name: the run's name.
-        parameters: all of them.
-        tags: all but those that MLflow and :func:`log_run` add.
-        started: in milliseconds since 1970.
-        ended: likewise; None while it is under way.
-        metrics: its metrics so far.
-        config: a configuration to keep as an artifact, if any.
-        parent: the MLflow run that it is nested in, if any.
-        run_id: the MLflow run that it was logged as before, if it was.
+        parameters: all parameters.
+        tags: all tags except those that MLflow and :func:`log_run` add.
+        started: when the run began, in milliseconds since 1970.
+        ended: when it ended, in milliseconds since 1970; None while it runs.
+        metrics: the metric entries so far.
+        config: a configuration to log as an artifact, if any.
+        parent: the id of the MLflow run that it is nested in, if any.
+        run_id: the id under which it was logged before, if it was.
     """
 
     key: str
@@ -58,24 +58,24 @@ class RunRecord:
 
 
 def content_key(*content: Any) -> str:
-    """A hash of what is in a run, to be its key."""
+    """A hash (16 hex digits) of a run's content, used as its key."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def log_run(tracker: Tracker, record: RunRecord) -> str:
-    """Makes MLflow have a run as its record says, and returns the run's id.
+    """Logs a run in MLflow according to its record and returns the run's id.
 
-    It is the run with the record's ``run_id``; if MLflow does not have that (any more), the one that was logged in its
-    place, which has that id as a tag; without ``run_id``, one with the record's key. If there is none, it is created.
-    A record that is under way continues an interrupted run, but never a finished one. However often this is called,
-    and wherever it was interrupted, there is one run with every entry once.
+    The run is looked up in this order: the run with the record's ``run_id``; the run that was logged again in its
+    place, which has that id as a tag; without ``run_id``, a run with the record's key. If none exists, it is created.
+    A record without ``ended`` continues an interrupted run, but never a finished one. The call can be repeated after
+    an interruption at any point: there is one run, with every entry once.
 
     Raises:
         TrackingError: if MLflow does not answer.
     """
     run = tracker.find(record.run_id) if record.run_id else None
     if run is None:
-        # Tried again as a whole, so that a run whose answer was lost is found and not created twice.
+        # Searching and creating are retried together: if only the answer was lost, the search finds the new run.
         run = tracker.call(f"run {record.name}", lambda: _find_or_create(tracker, record))
     run_id, subject = run.info.run_id, f"run {run.info.run_id}"
     if run.info.status == "FINISHED":
@@ -114,10 +114,10 @@ def send_missing(tracker: Tracker, run_id: str, entries: Sequence[MetricEntry]) 
 
 
 def training_run(record: TrainingRecord, trained: Path, tracker: Tracker) -> str:
-    """The MLflow run of a finished training, logged again from the folder ``trained`` if MLflow does not have it.
+    """The id of a finished training's MLflow run; logs it again from the folder ``trained`` if MLflow does not have it.
 
     Raises:
-        MetricsFileError: if its metrics are needed and missing or damaged.
+        MetricsFileError: if the run is logged again and its metrics are missing or damaged.
         TrackingError: if MLflow does not answer.
     """
     if tracker.find(record.mlflow_run_id) is not None:
@@ -150,13 +150,13 @@ def log_evaluation(
 
     Args:
         config: the run that was evaluated.
-        name: of the setting.
-        setting: how the run was evaluated.
+        name: the setting's name.
+        setting: the evaluation setting.
         metrics: the scores.
-        times: when it began and ended, in milliseconds since 1970.
-        parent: the training's MLflow run.
-        tracker: where it is logged.
-        logged_as: the MLflow run that it was logged as before, if it was.
+        times: when the evaluation began and ended, in milliseconds since 1970.
+        parent: the id of the training's MLflow run.
+        tracker: the MLflow experiment.
+        logged_as: the id under which it was logged before, if it was.
     """
     run_name = f"{config.run} {name}"
     record = RunRecord(
@@ -171,15 +171,15 @@ def log_evaluation(
         run_id=logged_as,
     )
     run_id = log_run(tracker, record)
-    # On the training's run too, to compare trainings by losses and scores together. The time is that of the run that
-    # was found, so that what is logged twice is there once.
+    # Also logged on the training's run, to compare trainings by losses and scores. The time is the end of the
+    # evaluation's run in MLflow, so that entries that are logged twice have the same time and are stored once.
     ended = tracker.get(run_id).info.end_time
     tracker.send_metrics(parent, [MetricEntry(f"{key}_{name}", value, ended, 0) for key, value in metrics.items()])
     return run_id
 
 
 def evaluation_run(record: EvaluationRecord, name: str, config: RunConfig, parent: str, tracker: Tracker) -> str:
-    """The MLflow run of the evaluation with setting ``name``, logged again if MLflow does not have it."""
+    """The id of the MLflow run of the evaluation with setting ``name``; logs it again if MLflow does not have it."""
     logged, times = record.logged_as(name), (record.started, record.ended)
     if tracker.find(logged) is not None:
         return logged
@@ -187,14 +187,21 @@ def evaluation_run(record: EvaluationRecord, name: str, config: RunConfig, paren
     return log_evaluation(config, name, setting, metrics, times, parent, tracker, logged)
 
 
-def keep_sweep(folder: Path, sweep: RunRecord, trials: Sequence[str], tracker: Tracker) -> None:
-    """Writes a sweep's record and those of its trials' runs, all ended, for :func:`log_sweep` to log them again."""
+def save_sweep_runs(folder: Path, sweep: RunRecord, trials: Sequence[str], tracker: Tracker) -> None:
+    """Writes the records of a sweep and of its trials, all ended, to a file from which :func:`log_sweep` can log them.
+
+    Args:
+        folder: the folder of the sweep's results.
+        sweep: the sweep's record.
+        trials: the ids of the trials' MLflow runs.
+        tracker: the MLflow experiment.
+    """
     records = [read_run(tracker, run_id) for run_id in trials]
     write_json(folder / SWEEP_RUNS, {"sweep": vars(sweep), "trials": [vars(record) for record in records]})
 
 
 def read_run(tracker: Tracker, run_id: str) -> RunRecord:
-    """The record of a run that MLflow has."""
+    """Reads the record of a run from MLflow."""
     run = tracker.get(run_id)
     return RunRecord(
         key=run.data.tags[KEY_TAG],
@@ -209,7 +216,7 @@ def read_run(tracker: Tracker, run_id: str) -> RunRecord:
 
 
 def log_sweep(folder: Path, tracker: Tracker) -> None:
-    """Logs a sweep and its trials where MLflow does not have them (any more)."""
+    """Logs a sweep and its trials from their file, as far as MLflow does not have them."""
     kept = json.loads((folder / SWEEP_RUNS).read_text())
     sweep = log_run(tracker, _from_json(kept["sweep"]))
     for trial in kept["trials"]:

@@ -1,4 +1,4 @@
-"""Sends a metrics file to MLflow while the training goes on."""
+"""Sends the metrics of a training to MLflow while it trains."""
 
 import threading
 from typing import Self
@@ -13,10 +13,10 @@ CLOSE_SECONDS = 5.0
 
 
 class MetricSender:
-    """A thread that sends what is new in a metrics file to an MLflow run. It never delays the training or fails it.
+    """A thread that sends new entries of a metrics file to an MLflow run. It never delays or fails the training.
 
-    What it could not send is in the file, and is sent when the training is over. The thread starts with the first
-    :meth:`notify`: by then the image loaders have been forked, which must not happen while the thread holds a lock.
+    Entries that it could not send stay in the file and are sent at the end of the training. The thread starts with the
+    first :meth:`notify`. By then the image loaders have been forked, which must not happen while a thread holds a lock.
     """
 
     def __init__(self, file: MetricsFile, uri: str, experiment: str, run_id: str) -> None:
@@ -30,23 +30,23 @@ class MetricSender:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Sends what is left if that takes at most :data:`CLOSE_SECONDS`."""
+        """Sends the remaining entries, for at most :data:`CLOSE_SECONDS`."""
         self._closing.set()
         self._news.set()
         if self._thread.ident is not None:
             self._thread.join(CLOSE_SECONDS)
 
     def notify(self) -> None:
-        """Says that there is something new in the file."""
+        """Tells the thread that the file has new entries."""
         self._news.set()
         if self._thread.ident is None:
             self._thread.start()
 
     def _send(self) -> None:
-        # The server may be away from the start.
+        # Connected here and not in __init__, because the server may not answer at the start.
         tracker = self._tracker = self._tracker or Tracker(self._uri, self._experiment, patience=PATIENCE_SECONDS)
         entries, end = self._file.read(self._sent)
-        if self._sent == 0:  # an earlier process may have sent some
+        if self._sent == 0:  # an earlier process may have sent some of the entries
             send_missing(tracker, self._run_id, entries)
         else:
             tracker.send_metrics(self._run_id, entries)
@@ -60,11 +60,11 @@ class MetricSender:
             last = self._closing.is_set()
             try:
                 self._send()
-            except Exception as error:  # whatever it is: the same error is raised when the training is over
+            except Exception as error:  # a lasting error is raised again after the training
                 if not failing:
                     print(
-                        f"MLflow at {self._uri} does not take metrics; they are kept in {self._file.path} and will be "
-                        f"sent when it does ({error})",
+                        f"MLflow at {self._uri} does not take metrics; they are kept in {self._file.path} until "
+                        f"it answers ({error})",
                         flush=True,
                     )
                 failing = True
@@ -73,5 +73,5 @@ class MetricSender:
                 self._news.set()
             else:
                 if failing:
-                    print(f"MLflow at {self._uri} takes metrics again; it has all of them so far", flush=True)
+                    print(f"MLflow at {self._uri} takes metrics again and has all of them so far", flush=True)
                 pause, failing = 1.0, False

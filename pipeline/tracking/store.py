@@ -1,4 +1,4 @@
-"""Where MLflow keeps the runs. Does not import MLflow, which takes seconds."""
+"""The address of MLflow's store, and a quick look at an SQLite one. Does not import MLflow, which takes seconds."""
 
 import os
 import sqlite3
@@ -12,16 +12,16 @@ RELOGGED_TAG = "pointrend.relogged_from"  # the id that a run had before it was 
 
 
 def tracking_uri(root: Path) -> str:
-    """The tracking server of ``MLFLOW_TRACKING_URI``; by default an SQLite file, one for all workspaces of a project.
+    """The URI in ``MLFLOW_TRACKING_URI``; by default that of an SQLite file that all workspaces of a project share.
 
     Args:
-        root: the project or one of DVC's temporary copies.
+        root: the folder of the project, or of a temporary copy that DVC made of it.
     """
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{original_project(root) / 'mlflow.db'}"
 
 
 def certainly_has(uri: str, run_ids: Collection[str]) -> bool:
-    """Whether an SQLite file has all of the runs, themselves or logged again. Of any other store nothing is certain."""
+    """Whether an SQLite store has all of the runs, under their ids or logged again. False for any other store."""
     _, scheme, file = uri.partition("sqlite:///")
     if not scheme or not Path(file).is_file():
         return False

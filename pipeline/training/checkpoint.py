@@ -18,7 +18,7 @@ from pipeline.files import atomic_file
 _FILE = re.compile(r"update-(\d+)\.pt")
 
 
-# Errors that reading a truncated, overwritten or foreign file may raise.
+# Errors that `torch.load` may raise for a file that is truncated, overwritten or not a checkpoint.
 UNREADABLE = (OSError, EOFError, RuntimeError, BadZipFile, UnpicklingError)
 
 
@@ -55,7 +55,7 @@ class CheckpointStore:
         self.write(update, training_state(update, model, optimizer))
 
     def write(self, update: int, state: dict[str, Any]) -> None:
-        """As :meth:`save`, for a state from :func:`training_state`."""
+        """Does what :meth:`save` does, for a state from :func:`training_state`."""
         path = self._path(update)
         try:
             with atomic_file(path, "wb") as stream:
@@ -70,15 +70,15 @@ class CheckpointStore:
         # Checkpoints of later updates were unreadable: otherwise training would have resumed from one of them.
         for number in [n for n in files if n > update] + [n for n in files if n <= update][self.keep :]:
             files[number].unlink()
-        # Temporary files of killed writers: only one process writes at a time.
+        # Temporary files are left by killed writers: only one process writes at a time.
         for leftover in self.folder.glob(".update-*.pt.*"):
             leftover.unlink(missing_ok=True)
 
     def load(self, update: int, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
-        """Restores the checkpoint of an update, which another worker has already read.
+        """Restores the checkpoint after ``update`` updates, which worker 0 has chosen and read.
 
         Raises:
-            CheckpointError: if it cannot be read here, or is for another model.
+            CheckpointError: if it cannot be read here, or is of another model.
         """
         path = self._path(update)
         try:
@@ -94,7 +94,7 @@ class CheckpointStore:
         """Restores the newest readable checkpoint and returns its number of updates; 0 if there is none.
 
         Raises:
-            CheckpointError: if the checkpoint is for another model.
+            CheckpointError: if the checkpoint is of another model.
         """
         for update, path in self._files().items():
             try:
@@ -111,12 +111,12 @@ class CheckpointStore:
 
 
 def training_state(update: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """What a checkpoint holds. Its tensors are not copies: training changes them."""
+    """The content of a checkpoint. Its tensors are the training's own, not copies."""
     return {"update": update, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
 
 
 def _restore(path: Path, state: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    # Whether steps are fused depends on the device, which may be another than the checkpoint's.
+    # Whether the optimizer is fused depends on the device, and the checkpoint may come from another device.
     fused = [group.get("fused") for group in optimizer.param_groups]
     try:
         model.load_state_dict(state["model"])
@@ -130,7 +130,7 @@ def _restore(path: Path, state: dict[str, Any], model: nn.Module, optimizer: tor
 class CheckpointWriter:
     """Writes checkpoints in a thread while training continues, one at a time.
 
-    The end of a ``with`` block waits for the last one.
+    The end of a ``with`` block waits for the last checkpoint.
     """
 
     def __init__(self, store: CheckpointStore) -> None:
@@ -157,10 +157,10 @@ class CheckpointWriter:
         """Copies the state after ``update`` updates to the CPU and writes it in the background.
 
         Raises:
-            CheckpointError: if the checkpoint before this one could not be written.
+            CheckpointError: if the previous checkpoint could not be written.
         """
         self.wait()
-        state = _copied(training_state(update, model, optimizer))
+        state = _copy_to_cpu(training_state(update, model, optimizer))
         self._pending = self._thread.submit(self._store.write, update, state)
 
     def wait(self) -> None:
@@ -174,10 +174,10 @@ class CheckpointWriter:
             pending.result()
 
 
-def _copied(value: Any) -> Any:
-    """A copy of nested dicts and lists, its tensors in the CPU's memory."""
+def _copy_to_cpu(value: Any) -> Any:
+    """A copy of nested dicts and lists, with tensors copied to the CPU's memory."""
     if isinstance(value, torch.Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):
-        return {key: _copied(entry) for key, entry in value.items()}
-    return [_copied(entry) for entry in value] if isinstance(value, list) else value
+        return {key: _copy_to_cpu(entry) for key, entry in value.items()}
+    return [_copy_to_cpu(entry) for entry in value] if isinstance(value, list) else value

@@ -11,11 +11,11 @@ from pipeline.errors import UserError
 
 
 class TrainingDataError(UserError):
-    """An image or its labels cannot be read any more."""
+    """An image or its labels, which `prepare` could read, cannot be read now."""
 
 
 class _Loaded(Dataset[Example | Exception]):
-    """Examples, or the error instead of one: raised in a loading process, it would arrive as a traceback."""
+    """Returns an error in place of the example: an error raised in a loading process would arrive as a traceback."""
 
     def __init__(self, examples: Dataset[Example]) -> None:
         self._examples = examples

@@ -30,30 +30,31 @@ BUFFERS_OPTION = (
     else "broadcast_buffers"
 )
 
-#: How often training on a GPU waits for the device to learn whether all was finite: as often as losses are logged.
+#: Updates on a GPU between two checks that all losses and gradients were finite: the host waits for the device then.
+#: Losses are logged equally often, so one wait serves both.
 UPDATES_PER_CHECK = 10
 
 
 class DivergedTrainingError(UserError, RuntimeError):
-    """A loss or gradient is NaN or infinite. The weights are those before the update that it happened in."""
+    """A loss or gradient is NaN or infinite. The weights are those before the first such update."""
 
 
 @dataclass(frozen=True)
 class Update:
-    """What one update did, on this worker.
+    """The losses and other measurements of one update, on this worker.
 
-    Losses and gradient norm stay on the device until they are read. Reading one waits for the device and calls
-    ``check`` first.
+    Losses and gradient norm stay on the device. Reading one calls ``check`` first, which waits for the device.
 
     Attributes:
-        number: of the update, from 1.
-        mean_losses: each loss, () or a number: its mean over this worker's parts of the batch.
-        learning_rate: of the update.
-        norm: of all gradients, () or a number.
-        seconds: that it took on the host. On a GPU the device may not be done by then: sum over several updates.
-        image_ids: of this worker's images.
-        check: waits for the device; raises DivergedTrainingError if this update or one before it was not finite. To
-            be called before the weights are saved: after such an update they do not change any more.
+        number: the number of the update, from 1.
+        mean_losses: each loss, a tensor () or a number: the mean over this worker's micro-batches.
+        learning_rate: the learning rate of the update.
+        norm: the Euclidean norm of all gradients, a tensor () or a number.
+        seconds: the time on the host. On a GPU the device may still be busy then, so only sums over several updates
+            mean anything.
+        image_ids: the ids of this worker's images.
+        check: waits for the device and raises DivergedTrainingError if this or an earlier update was not finite. Call
+            it before saving weights: after such an update they no longer change.
     """
 
     number: int
@@ -66,7 +67,7 @@ class Update:
 
     @cached_property
     def losses(self) -> dict[str, float]:
-        """The mean of each loss over this worker's parts of the batch."""
+        """The mean of each loss over this worker's micro-batches."""
         self.check()
         return {name: float(value) for name, value in self.mean_losses.items()}
 
@@ -83,7 +84,7 @@ class Update:
 
 
 class _Unchecked(NamedTuple):
-    """What an error message says of an update."""
+    """An update that was not checked yet, with what an error message would say about it."""
 
     number: int
     names: tuple[str, ...]
@@ -96,8 +97,8 @@ class _FiniteCheck:
     """Checks on the device that losses and gradients are finite, and reads the outcome only when asked.
 
     Attributes:
-        failed: () float32 on the device: 0, and 1 from the first update on that was not finite. A fused optimizer
-            whose ``found_inf`` it is changes neither weights nor momentum while it is 1.
+        failed: () float32 on the device: 0 until the first update that was not finite, 1 from then on. Used as the
+            ``found_inf`` of a fused optimizer, it makes the optimizer skip steps: weights and momentum do not change.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -105,15 +106,15 @@ class _FiniteCheck:
         self._unchecked: list[_Unchecked] = []
 
     def add(self, update: _Unchecked) -> None:
-        """Takes an update into account, without waiting for the device."""
+        """Adds an update to those to check, without waiting for the device."""
         torch.maximum(self.failed, 1 - torch.isfinite(update.measured).all().float(), out=self.failed)
         self._unchecked.append(update)
 
     def check(self) -> None:
-        """Waits for the device.
+        """Waits for the device and checks all updates that were added since the last check.
 
         Raises:
-            DivergedTrainingError: if an update was not finite; it names the first one and its images.
+            DivergedTrainingError: if an update was not finite; the message names the first one and its images.
         """
         if self.failed.item():
             self._raise_first()
@@ -133,11 +134,11 @@ class _FiniteCheck:
 
 
 def build_optimizer(model: nn.Module, schedule: ScheduleConfig) -> torch.optim.SGD:
-    """SGD over the trainable parameters; those of normalisation layers are not decayed.
+    """SGD over the trainable parameters, without weight decay for those of normalisation layers.
 
-    Each group has a ``multiplier`` of the learning rate: the schedule's own for a semantic model's head, otherwise 1.
-    On a GPU the optimizer is a fused one, which can skip a step without a word from the host; so the model must be on
-    its device already.
+    Each parameter group has a ``multiplier`` of the learning rate: ``head_multiplier`` of the schedule for a semantic
+    model's head, 1 for everything else. On a GPU the optimizer is fused, because only a fused one can skip a step
+    without the host. The model must be on its device already.
     """
     norm = {
         id(parameter)
@@ -155,17 +156,18 @@ def build_optimizer(model: nn.Module, schedule: ScheduleConfig) -> torch.optim.S
     fused = True if trainable and all(parameter.is_cuda for parameter in trainable) else None
     optimizer = torch.optim.SGD([g for g in groups if g["params"]], lr=0.0, momentum=schedule.momentum, fused=fused)
     if fused and schedule.momentum:
-        # A fused first step that is skipped would leave the momentum that it makes unset. From 0 it is the same.
+        # The first step creates the momentum. If a fused optimizer skipped that step, the momentum would be
+        # uninitialised memory. Starting from 0 gives the same first step.
         for parameter in trainable:
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
 
 
 def apply_layout(model: nn.Module, schedule: ScheduleConfig) -> None:
-    """Puts a model's weights into the memory layout of the schedule and has its backbone compiled, in place.
+    """Applies ``channels_last`` and ``compile`` of a schedule to a model, in place.
 
-    Names and values of the weights stay. To be called before :func:`distribute`, whose buckets have the layout of the
-    weights. The backbone is compiled at its first pass, for images of any size.
+    Names and values of the weights stay the same. Call it before :func:`distribute`, whose gradient buckets take the
+    layout of the weights. The backbone is compiled in its first forward pass, for images of any size.
 
     Raises:
         ValueError: if a model without a backbone is to be compiled.
@@ -176,16 +178,16 @@ def apply_layout(model: nn.Module, schedule: ScheduleConfig) -> None:
         backbone = getattr(model, "backbone", None)
         if not isinstance(backbone, nn.Module):
             raise ValueError(f"schedule.compile: {type(model).__name__} has no backbone to compile")
-        # In place: a wrapper would rename the weights.
+        # Compiled in place: the wrapper that `torch.compile` returns would rename the weights.
         backbone.compile(dynamic=True)
 
 
 def distribute(model: nn.Module, world_size: int, device: torch.device) -> nn.Module:
-    """The model with its gradients averaged over the workers; itself where there is one worker.
+    """Wraps the model so that its gradients are averaged over the workers; returns it unchanged for one worker.
 
-    Weights are sent from the first worker to all others once, buffers never. All workers build the same model, from the
-    same seed or files, and no buffer comes to differ: frozen batch norm never changes its own, synchronised batch norm
-    computes the same statistics on every worker, and group norm has none.
+    Weights are sent from worker 0 to all others once, buffers never. All workers build the same model, from the same
+    seed or files, and their buffers stay equal: frozen batch norm never changes its buffers, synchronised batch norm
+    computes the same statistics on every worker, and group norm has no buffers.
     """
     if world_size == 1:
         return model
@@ -208,31 +210,31 @@ def train(
 ) -> None:
     """Trains from update ``start`` to the end of the batches.
 
-    An update follows the mean of the gradients of all parts of its batch. Randomness inside the model is reseeded at
-    every part from (seed, update, part), so that it, too, is a function of the update's number: a resumed run repeats
-    what an uninterrupted one does, whoever does which part.
+    A batch is split into micro-batches, and an update uses the mean of their gradients (gradient accumulation).
+    Randomness inside the model is reseeded before every micro-batch from (seed, update, micro-batch), so that a resumed
+    run repeats what an uninterrupted run does, whichever worker processes which micro-batch.
 
     A loss or gradient that is not finite never reaches the weights. On the CPU every update is checked before its step.
-    On a GPU the device notes the first bad update by itself and skips its step and all later ones; the host finds out,
-    and raises the error, at the next check: so it need not wait for the device in between.
+    On a GPU the device marks the first such update and skips its step and all later ones. The host raises the error at
+    the next check, so it does not wait for the device in between.
 
     Args:
         model: maps (images, targets) to a dict of losses; wrapped in DistributedDataParallel or not.
         optimizer: over the model's parameters, from :func:`build_optimizer`.
-        batches: this worker's examples, part by part, the first one being of update ``start``.
+        batches: the examples of this worker's micro-batches in order, beginning with update ``start``.
         schedule: learning rates and precision.
-        start: how many updates are done already.
-        seed: of the run.
-        share: this worker's parts of each batch.
-        device: where the model is.
-        on_update: called after each update. What it reads of the update may wait for the device.
+        start: the number of updates done already.
+        seed: the run's seed.
+        share: this worker's micro-batches of each batch.
+        device: the model's device.
+        on_update: called after each update. Reading losses from the update may wait for the device.
         check_every: updates between two checks, which come before ``on_update`` and after the last update. By default
             1 on the CPU, otherwise :data:`UPDATES_PER_CHECK`. More than 1 needs a fused optimizer.
 
     Raises:
-        DivergedTrainingError: if a loss or gradient is not finite; it names the first such update and its images. The
-            weights are those before that update.
-        ValueError: if ``check_every`` needs a fused optimizer, or the batches do not make up whole updates.
+        DivergedTrainingError: if a loss or gradient is not finite; the message names the first such update and its
+            images. The weights are those before that update.
+        ValueError: if ``check_every`` needs a fused optimizer, or the last update lacks micro-batches.
     """
     if check_every is None:
         check_every = 1 if device.type == "cpu" else UPDATES_PER_CHECK
@@ -250,7 +252,7 @@ def train(
                 group["lr"] = rate * group["multiplier"]
             optimizer.zero_grad(set_to_none=True)
             losses = _accumulate_gradients(model, parts, schedule, number, seed, share, device)
-            # Averaged over the workers by now: all of them see the same NaN and stop at the same update.
+            # The gradients are averaged over the workers already, so all workers see a NaN in the same update.
             norm = get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
             means = torch.stack(list(losses.values())) / len(share.own)
             image_ids = tuple(example.image_id for examples in parts for example in examples)
@@ -272,8 +274,12 @@ def _accumulate_gradients(
     share: Share,
     device: torch.device,
 ) -> dict[str, Tensor]:
-    """Runs this worker's parts of update ``number`` forward and backward; returns the sum of each loss over them."""
-    # Workers' gradients are averaged: each counts as if there were as many parts as workers.
+    """Runs this worker's micro-batches of update ``number`` forward and backward.
+
+    Returns:
+        the sum of each loss over the micro-batches.
+    """
+    # DistributedDataParallel averages over the workers; the update needs the mean over all micro-batches.
     weight = share.world_size / share.parts
     totals: dict[str, Tensor] = {}
     for part, examples in zip(share.own, parts, strict=True):
@@ -290,10 +296,10 @@ def _accumulate_gradients(
 
 
 def _by_update(batches: Iterable[Sequence[Example]], parts: int) -> Iterator[list[Sequence[Example]]]:
-    """A worker's parts of one update after the other.
+    """Groups a worker's micro-batches by update, ``parts`` of them for each.
 
     Raises:
-        ValueError: if the last update lacks parts.
+        ValueError: if the last update lacks micro-batches.
     """
     found: list[Sequence[Example]] = []
     for examples in batches:
@@ -306,5 +312,5 @@ def _by_update(batches: Iterable[Sequence[Example]], parts: int) -> Iterator[lis
 
 
 def _without_gradient_sync(model: nn.Module) -> AbstractContextManager[None]:
-    """Keeps a backward pass from averaging gradients over the workers: the last part's pass does it for all parts."""
+    """Skips averaging gradients over the workers: the backward pass of the last micro-batch averages their sum."""
     return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()

@@ -1,4 +1,4 @@
-"""All metrics that a run logs, in a file of JSON lines. It is the truth: MLflow is filled from it, now or later."""
+"""The file of JSON lines with every metric of a training. MLflow is filled from it, during the training or later."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from pipeline.files import atomic_file
 
 
 class MetricsFileError(UserError, RuntimeError):
-    """A metrics file that cannot be written or read."""
+    """A metrics file cannot be written, or is missing or damaged."""
 
 
 class MetricEntry(NamedTuple):
@@ -23,7 +23,7 @@ class MetricEntry(NamedTuple):
         key: the metric's name.
         value: its value; may be NaN or infinite.
         timestamp: when it was measured, in milliseconds since 1970.
-        step: the number of updates behind it.
+        step: the number of updates done when it was measured.
     """
 
     key: str
@@ -33,7 +33,7 @@ class MetricEntry(NamedTuple):
 
 
 def now() -> int:
-    """The time in milliseconds since 1970, as MLflow counts it."""
+    """The time in milliseconds since 1970, MLflow's unit."""
     return int(time.time() * 1000)
 
 
@@ -41,13 +41,13 @@ def now() -> int:
 class MetricsFile:
     """An append-only file with one line for each logged step. Only one process may append to it.
 
-    Entries carry the time they were made at, so that MLflow recognises one that is sent twice.
+    Entries carry the time at which they were measured, so that MLflow stores an entry that is sent twice only once.
     """
 
     path: Path
 
     def append(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Adds the metrics of a step, measured now. They are on disk when this returns.
+        """Adds the metrics of a step, with the current time. They are on disk when this returns.
 
         Raises:
             MetricsFileError: if the file cannot be written.
@@ -66,7 +66,7 @@ class MetricsFile:
             ) from error
 
     def restore(self, entries: Iterable[MetricEntry]) -> None:
-        """Writes the file anew with entries that are known from elsewhere, whole or not at all."""
+        """Replaces the file, whole or not at all, with entries that were read from MLflow."""
         steps: dict[tuple[int, int], dict[str, float]] = {}
         for entry in entries:
             steps.setdefault((entry.timestamp, entry.step), {})[entry.key] = entry.value
@@ -75,13 +75,13 @@ class MetricsFile:
                 stream.write(_line(step, timestamp, metrics))
 
     def entries(self) -> list[MetricEntry]:
-        """All entries in the order in which they were made.
+        """All entries in the order in which they were added.
 
         Raises:
             MetricsFileError: if the file is missing or damaged.
         """
         if not self.path.is_file():
-            raise MetricsFileError(f"{self.path}: missing; `dvc repro` makes it again")
+            raise MetricsFileError(f"{self.path}: missing; run `dvc repro`, which writes it again")
         return self.read(0)[0]
 
     def last_step(self) -> int:
@@ -89,9 +89,9 @@ class MetricsFile:
         return max((entry.step for entry in self.read(0)[0]), default=0)
 
     def read(self, start: int) -> tuple[list[MetricEntry], int]:
-        """The entries of all complete lines from byte ``start`` on, and the byte at which the last one ends.
+        """The entries of all complete lines from byte ``start`` on, and the byte at which the last complete line ends.
 
-        A missing file has none.
+        A missing file has no entries.
 
         Raises:
             MetricsFileError: if a line is damaged.

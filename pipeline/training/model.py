@@ -1,4 +1,4 @@
-"""The network of a run. Apart from training, so that evaluation starts without what only that needs."""
+"""Builds the network of a run. Separate from the training loop, because evaluation needs only this."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,13 +13,20 @@ if TYPE_CHECKING:
     from pointrend.instance import MaskRCNN
     from pointrend.semantic import SemanticSegmenter
 
-#: What a run learns anew that begins with another's weights, because runs are compared by it: mask heads, and a
-#: semantic model's heads.
-OWN_HEADS = ("mask_head.", "head.", "pointrend.")
+#: Prefixes of the weights that a run never takes from another one: mask heads and a semantic model's heads. Runs are
+#: compared by these heads, so each run trains its own from scratch.
+RETRAINED_HEADS = ("mask_head.", "head.", "pointrend.")
 
 
 def build_run_model(config: RunConfig, num_classes: int, *, pretrained: bool) -> "MaskRCNN | SemanticSegmenter":
-    """The network of a run; with its ImageNet weights, where it has some, only if it is to be trained."""
+    """Builds the network of a run.
+
+    Args:
+        config: the run.
+        num_classes: the number of classes of its dataset.
+        pretrained: whether to load the backbone weights that the configuration names, as a training does. Evaluation
+            loads a run's own weights instead.
+    """
     network = config.model
     sampling = config.sampling.build() if config.sampling else None
     head = config.point_head
@@ -52,34 +59,36 @@ def build_run_model(config: RunConfig, num_classes: int, *, pretrained: bool) ->
     return model
 
 
-def begin_with(model: "MaskRCNN | SemanticSegmenter", weights: Path) -> int:
-    """Takes over what a model shares with that of another run, in place: all that has the same name and shape.
+def load_shared_weights(model: "MaskRCNN | SemanticSegmenter", weights: Path) -> int:
+    """Loads the weights of another run into a model, in place: every tensor of the same name and shape, but no head.
 
-    Of an instance model's it is the detector, of a semantic one's the backbone; the ResNet as a whole, which may be a
-    deeper one of the same kind here. It stands in for ImageNet's weights, where networks have none.
+    For instance models these are the weights of the detector, for semantic models those of the backbone. Every tensor
+    of the other run's ResNet must be among them; the model's own ResNet may have more blocks. Runs without ImageNet
+    weights start this way.
 
     Args:
         model: the network of a run.
-        weights: of the other run.
+        weights: the file with the other run's weights.
 
     Returns:
-        how many tensors were taken.
+        the number of tensors that were loaded.
 
     Raises:
-        UserError: if a tensor of the other run's ResNet does not fit.
+        UserError: if the other run has no ResNet, or a tensor of its ResNet does not fit.
     """
     own, state = model.state_dict(), read_state_dict(weights)
     shared = {
         name: tensor
         for name, tensor in state.items()
-        if not name.startswith(OWN_HEADS) and name in own and own[name].shape == tensor.shape
+        if not name.startswith(RETRAINED_HEADS) and name in own and own[name].shape == tensor.shape
     }
-    # Any two ResNets share some: the stem's convolution, and many of 3x3.
+    # A check for any shared tensor would not do: two different ResNets share the stem and many 3x3 convolutions.
     body = [name for name in state if name.startswith("backbone.body.")]
     wrong = next((f"{name} does not fit" for name in body if name not in shared), "" if body else "it has no ResNet")
     if wrong:
         raise UserError(
-            f"{weights}: of another backbone than the network that is to begin with it (starts_from): {wrong}"
+            f"{weights}: of another backbone than the network of the run that starts from it: {wrong}; set starts_from "
+            "to a run with the same backbone"
         )
     model.load_state_dict(shared, strict=False)
     return len(shared)

@@ -1,12 +1,12 @@
-"""How exactly a GPU computes: the ``precision`` of a schedule.
+"""The ``precision`` of a schedule: the number formats that a GPU computes in.
 
 ========= ============================================= =====================================
 precision on a GPU                                      on the CPU
 ========= ============================================= =====================================
 float32   float32 everywhere, TF32 nowhere              float32
 tf32      convolutions and matrix products round their  float32: the CPU has no TF32
-          factors to TF32 (10 bits of mantissa), sums
-          and all else in float32
+          factors to TF32 (10 bits of mantissa); sums
+          and everything else in float32
 bfloat16  autocast: convolutions and matrix products in autocast to bfloat16 as well (slow on
           bfloat16; what autocast leaves in float32 is  most CPUs)
           strict float32
@@ -24,10 +24,10 @@ import torch
 
 @contextmanager
 def float32_math(precision: str) -> Iterator[None]:
-    """Has GPUs compute float32 convolutions and matrix products in TF32 or not, as a precision says, in the block.
+    """Within the block, GPUs compute float32 convolutions and matrix products in TF32 if ``precision`` is "tf32".
 
-    The setting is the whole process's; the block's end restores what was set before. torch's own default is neither
-    of ours: TF32 for convolutions only.
+    Otherwise they compute in strict float32. The setting applies to the whole process, and the end of the block
+    restores the previous one. (torch's default is TF32 for convolutions only.)
     """
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32

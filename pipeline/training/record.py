@@ -1,4 +1,4 @@
-"""What a training is known by, and the record that it leaves beside its weights; neither Ray nor MLflow is needed."""
+"""The key of a training, and the record that is written beside its weights. Needs neither Ray nor MLflow."""
 
 import functools
 import hashlib
@@ -15,12 +15,12 @@ from pipeline.files import write_json
 
 RECORD = "train.json"  # the last thing that a training writes
 WEIGHTS = "model.safetensors"
-METRICS = "metrics.jsonl"  # all that was logged
-SUMMARY = "summary.json"  # of the workers, written after the weights
+METRICS = "metrics.jsonl"  # every metric that was logged
+SUMMARY = "summary.json"  # written by worker 0 after the weights
 
 
 class UnreadableRecordError(UserError, ValueError):
-    """A training's record that is damaged, or of an earlier version of the code."""
+    """A training's record is damaged, or was written by an earlier version of the code."""
 
 
 @functools.cache
@@ -30,25 +30,25 @@ def _digest(path: Path, size: int, modified: int) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """A hash of a file; many runs have the same data, which a process reads once, unless it changes."""
+    """A SHA-256 hash of a file. A process reads each file once, unless it changes: many runs share their data."""
     found = path.stat()
     return _digest(path.absolute(), found.st_size, found.st_mtime_ns)
 
 
 def data_digest(prepared: Path) -> str:
-    """A hash of what a prepared dataset has for training."""
+    """A hash (16 hex digits) of the files of a prepared dataset that training reads."""
     digests = [file_digest(prepared / name) for name in ("dataset.json", "train.parquet")]
     return hashlib.sha256(" ".join(digests).encode()).hexdigest()[:16]
 
 
 def training_key(config: RunConfig, data: str, code: str, starts_from: Path | None) -> str:
-    """A hash of all that a training's result depends on.
+    """A hash (16 hex digits) of everything that a training's result depends on.
 
     Args:
         config: the run.
         data: the hash of its dataset, see :func:`data_digest`.
         code: a hash of the code that trains.
-        starts_from: the weights that it begins with, if any.
+        starts_from: the file of another run's weights that it starts from, if any.
     """
     start = file_digest(starts_from) if starts_from else "-"
     return hashlib.sha256(f"{config.model_dump_json()} {code} {data} {start}".encode()).hexdigest()[:16]
@@ -68,20 +68,20 @@ def write_record(
     ended: int,
     summary: Mapping[str, Any],
 ) -> None:
-    """Writes ``train.json``, from which the run can be logged again where MLflow does not have it.
+    """Writes ``train.json``, from which the run can be logged again if MLflow does not have it.
 
     Args:
-        folder: where to.
+        folder: the folder to write to.
         config: the run.
         key: see :func:`training_key`.
         data: see :func:`data_digest`.
         code: the version of the code.
         run_id: the MLflow run.
-        parameters: of the MLflow run.
-        tags: of the MLflow run.
+        parameters: the parameters of the MLflow run.
+        tags: the tags of the MLflow run.
         started: when the training began, in milliseconds since 1970.
-        ended: when it ended, likewise.
-        summary: what the workers say of the training.
+        ended: when it ended, in milliseconds since 1970.
+        summary: the content of ``summary.json``, written by worker 0.
     """
     record = {
         "run": config.run,
@@ -100,21 +100,21 @@ def write_record(
 
 
 class TrainingRecord(BaseModel):
-    """``train.json``, as far as others than its readers' eyes read it.
+    """The entries of ``train.json`` that the code reads; the others are for people.
 
     Attributes:
         run: the run's name.
         key: see :func:`training_key`.
-        mlflow_run_id: where it was logged.
+        mlflow_run_id: the MLflow run that it was logged as.
         config: the run's whole configuration.
         data: the hash of its dataset, see :func:`data_digest`.
         code: the version of the code.
-        parameters: of the MLflow run.
-        tags: of the MLflow run, without MLflow's own.
-        started: when the MLflow run did, in milliseconds since 1970.
-        ended: likewise.
-        seconds: that training took, since it was last resumed.
-        hardware: what it ran on.
+        parameters: the parameters of the MLflow run.
+        tags: the tags of the MLflow run, without MLflow's own.
+        started: when the MLflow run began, in milliseconds since 1970.
+        ended: when it ended, in milliseconds since 1970.
+        seconds: the duration of the training since it was last resumed.
+        hardware: the devices that it ran on.
     """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
@@ -134,11 +134,11 @@ class TrainingRecord(BaseModel):
 
     @classmethod
     def read(cls, trained: Path) -> Self:
-        """The record in a training's output.
+        """Reads the record in a training's output folder.
 
         Raises:
-            FileNotFoundError: where there is none.
-            UnreadableRecordError: if it cannot be used.
+            FileNotFoundError: if there is none.
+            UnreadableRecordError: if it is damaged, or of an earlier version of the code.
         """
         path = trained / RECORD
         try:
@@ -146,7 +146,7 @@ class TrainingRecord(BaseModel):
         except ValidationError as error:
             keys = ", ".join(".".join(map(str, item["loc"])) or "file" for item in error.errors())
             raise UnreadableRecordError(
-                f"{path}: damaged, or of an earlier version ({keys}); `dvc repro` makes it anew"
+                f"{path}: damaged, or of an earlier version ({keys}); run `dvc repro`, which writes it again"
             ) from error
         except ValueError as error:
-            raise UnreadableRecordError(f"{path}: damaged; `dvc repro` makes it anew ({error})") from error
+            raise UnreadableRecordError(f"{path}: damaged; run `dvc repro`, which writes it again ({error})") from error

@@ -1,4 +1,4 @@
-"""A training from its first update to its weights, as every worker of a run does it."""
+"""A run's training on one of its workers, from the first update to the saved weights."""
 
 import platform
 import signal
@@ -25,7 +25,7 @@ from pipeline.training.checkpoint import CheckpointStore, CheckpointWriter
 from pipeline.training.loading import load_batches
 from pipeline.training.loop import Update, apply_layout, build_optimizer, distribute, train
 from pipeline.training.metrics_file import MetricsFile
-from pipeline.training.model import begin_with, build_run_model
+from pipeline.training.model import build_run_model, load_shared_weights
 from pipeline.training.record import METRICS, SUMMARY, WEIGHTS
 from pipeline.training.run_log import RunLog
 from pipeline.training.training import Training
@@ -35,26 +35,26 @@ if TYPE_CHECKING:
     from pipeline.data.dataset import TrainingImages
     from pipeline.data.semantic_dataset import SemanticTrainingImages
 
-# Asking whether a node is about to leave takes all workers some milliseconds.
+# All workers must agree on whether a node is about to leave, which takes some milliseconds.
 UPDATES_PER_PREEMPTION_CHECK = 10
 
 
 class InterruptedTrainingError(UserError):
-    """Training was stopped by the user, after a checkpoint."""
+    """The user stopped a training; a checkpoint was written."""
 
 
 @dataclass(frozen=True)
 class Workers:
-    """The processes that train a run together, as one of them sees them.
+    """One worker's view of the processes that train a run together.
 
     Attributes:
         rank: this worker's number, from 0.
-        world_size: how many there are.
+        world_size: the number of workers.
         device: this worker's device.
-        broadcast: gives every worker the value that worker 0 passes; all must call it.
-        report: tells whoever started the workers how far they are; all must call it.
-        node_is_leaving: whether there is news of a node that is about to be taken away; all must call it and get the
-            same answer.
+        broadcast: returns the value that worker 0 passes, on every worker; all workers must call it.
+        report: reports progress to the process that started the workers; all workers must call it.
+        node_is_leaving: returns whether it was announced since the last call that a node will leave the cluster; all
+            workers must call it, and get the same answer.
     """
 
     rank: int
@@ -65,8 +65,8 @@ class Workers:
     node_is_leaving: Callable[[], bool]
 
 
-def alone(device: torch.device) -> Workers:
-    """One worker by itself."""
+def single_worker(device: torch.device) -> Workers:
+    """The view of a worker that trains alone."""
     return Workers(0, 1, device, lambda value: value, lambda metrics: None, lambda: False)
 
 
@@ -78,12 +78,12 @@ def train_run(
     loader_processes: int,
     notify: Callable[[], None],
 ) -> None:
-    """Trains a run, or goes on from its newest checkpoint, and leaves weights, metrics and a summary in its storage.
+    """Trains a run, or continues from its newest checkpoint, and writes weights, metrics and a summary to its storage.
 
     Args:
-        training: the run, with absolute paths that every worker can reach.
-        workers: those of the run.
-        images_per_worker: the most images of one pass of a worker; see :class:`pipeline.data.samplers.Share`.
+        training: the training, with absolute paths that every worker can reach.
+        workers: this worker's view of the run's workers.
+        images_per_worker: the most images of a micro-batch; see :class:`pipeline.data.samplers.Share`.
         loader_processes: image-loading processes of each worker.
         notify: called in worker 0 when the metrics file has grown.
 
@@ -91,6 +91,8 @@ def train_run(
         InterruptedTrainingError: after Ctrl-C or SIGTERM, once a checkpoint is written.
         DivergedTrainingError: if a loss or gradient is no longer finite.
         TrainingDataError: if an image cannot be read.
+        UserError: if the model has batch norm that is trained, and a worker would see less than its share of the batch
+            in one pass.
     """
     config, storage = training.config, training.storage
     rank, world_size, device = workers.rank, workers.world_size, workers.device
@@ -104,14 +106,14 @@ def train_run(
             "workers, or larger images_per_worker"
         )
 
-    # Every worker draws the same initial weights; DistributedDataParallel makes sure of it.
+    # All workers draw the same initial weights, and DistributedDataParallel sends those of worker 0 to the others.
     torch.manual_seed(draw_seed(config.seed))
     network = build_run_model(config, prepared.num_classes, pretrained=True)
     if training.starts_from is not None:
-        begin_with(network, training.starts_from)
+        load_shared_weights(network, training.starts_from)
     model: nn.Module = network.to(device)
     if world_size > 1:
-        model = synchronised(model, config, device)
+        model = with_synchronised_batch_norm(model, config, device)
     apply_layout(model, schedule)
     optimizer = build_optimizer(model, schedule)
     store = CheckpointStore(storage / "checkpoints")
@@ -145,7 +147,7 @@ def train_run(
                         checkpoints.save(update.number, model, optimizer)
                         if stopping or leaving:
                             checkpoints.wait()
-                            print(f"checkpoint of update {update.number} written before time", flush=True)
+                            print(f"wrote a checkpoint ahead of schedule, at update {update.number}", flush=True)
                     workers.report({"update": update.number, "loss": update.loss})
                 if stopping:
                     raise InterruptedTrainingError(
@@ -185,7 +187,7 @@ def training_images(
 ) -> "TrainingImages | SemanticTrainingImages":
     """The augmented training examples of a run."""
     network = config.model
-    # Imported here, so that a change in one of the two does not retrain runs of the other.
+    # Imported here, so that a change to one task's dataset does not retrain runs of the other task.
     if isinstance(network, InstanceModelConfig):
         from pipeline.data.dataset import TrainingImages
 
@@ -195,26 +197,32 @@ def training_images(
     return SemanticTrainingImages(prepared, storage, network)
 
 
-def synchronised(model: nn.Module, config: RunConfig, device: torch.device) -> nn.Module:
-    """A model whose batch norm, if it learns any, takes its statistics from the batches of all workers (Appendix B).
+def with_synchronised_batch_norm(model: nn.Module, config: RunConfig, device: torch.device) -> nn.Module:
+    """Converts batch norm that is trained to synchronised batch norm, over the batches of all workers (Appendix B).
+
+    Models without such batch norm are returned unchanged.
 
     Raises:
-        UserError: on CPUs, where torch cannot do that.
+        UserError: on CPUs, where torch has no synchronised batch norm.
     """
     if config.model.norm != "batch":
         return model
     if device.type != "cuda":
         raise UserError(
-            f"run {config.run}: norm 'batch' needs statistics of the whole batch, which several workers have only on "
-            "GPUs; take one worker, or norm 'group'"
+            f"run {config.run}: norm 'batch' needs statistics of the whole batch, which torch computes over several "
+            "workers only on GPUs; take one worker, or norm 'group'"
         )
     return nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
 
 def resume(store: CheckpointStore, model: nn.Module, optimizer: torch.optim.Optimizer, workers: Workers) -> int:
-    """Restores the newest whole checkpoint on every worker and returns its number of updates; 0 where there is none.
+    """Restores the newest readable checkpoint on every worker and returns its number of updates; 0 if there is none.
 
-    Worker 0 chooses it for all: others might see one that a run still dying has just written.
+    Worker 0 chooses it for all workers. Otherwise they could choose different ones: a worker of the previous attempt
+    that is still shutting down may write another checkpoint at this moment.
+
+    Raises:
+        CheckpointError: if a worker cannot read the chosen checkpoint, or it is of another model.
     """
     start = store.load_latest(model, optimizer, workers.device) if workers.rank == 0 else 0
     start = workers.broadcast(start)
@@ -225,9 +233,9 @@ def resume(store: CheckpointStore, model: nn.Module, optimizer: torch.optim.Opti
 
 @contextmanager
 def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
-    """Turns the first Ctrl-C into a request to stop after the update under way; a second one stops at once.
+    """Turns the first Ctrl-C or SIGTERM into a request to stop after the current update; a second one stops at once.
 
-    Elsewhere than in a main thread, signals are somebody else's: the request never comes.
+    Only the main thread can handle signals; in any other thread the request never comes.
     """
     requested = False
     if threading.current_thread() is not threading.main_thread():
@@ -249,7 +257,7 @@ def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
 
 
 def hardware() -> str:
-    """What this process computes on, in a few words."""
+    """A short description of the devices that this process computes on."""
     if torch.cuda.is_available():
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
     threads = torch.get_num_threads()

@@ -14,23 +14,23 @@ class RunLog:
 
     Args:
         file: the run's metrics file.
-        notify: called whenever there is something new in the file.
+        notify: called after each log entry.
     """
 
     def __init__(self, file: MetricsFile, notify: Callable[[], None]) -> None:
         self._file, self._notify = file, notify
-        # A training that resumes from a checkpoint repeats updates that it logged before.
+        # A training that resumes from a checkpoint repeats updates that were logged before the interruption.
         self._logged = file.last_step()
         self._window: list[Update] = []
         self.last_losses: dict[str, float] = {}
 
     def started(self, update: int, workers: int, passes: int) -> None:
-        """Logs how the batch is split up from ``update`` on; a restart may change it."""
+        """Logs the number of workers and of passes of each worker, from ``update`` on; a restart may change them."""
         self._file.append(update, {"workers": workers, "passes": passes})
 
     @property
     def note(self) -> str:
-        """The last logged loss, for a progress bar: the current one is still on the device."""
+        """The last logged loss, for a progress bar. Reading the current one would wait for the device."""
         return f"loss {sum(self.last_losses.values()):.3f}" if self.last_losses else ""
 
     def add(self, update: Update) -> None:

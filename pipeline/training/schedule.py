@@ -1,4 +1,4 @@
-"""The learning rate of every update: a linear warm-up, then steps (Appendix A) or a steady fall (Appendix B)."""
+"""The learning rate of every update: a linear warm-up, then steps (Appendix A) or polynomial decay (Appendix B)."""
 
 from pipeline.config.schedules import Phase, ScheduleConfig
 
@@ -6,8 +6,8 @@ from pipeline.config.schedules import Phase, ScheduleConfig
 def learning_rate(schedule: ScheduleConfig, update: int) -> float:
     """The learning rate of update number ``update``, counted from 0.
 
-    In the warm-up it is on its way from the warm-up's own rate to the one that would apply without it: scaled by a
-    factor that rises evenly to 1.
+    During the warm-up it is the rate that would apply without a warm-up, scaled by a factor that rises linearly to 1.
+    The factor begins at the warm-up's learning rate over the schedule's first one.
 
     Raises:
         ValueError: past the end of the schedule.

@@ -1,4 +1,4 @@
-"""A training, before and after it runs: what it is known by, and where its result is. Light: it takes no torch."""
+"""A training as a value: its key and its folders, before and after it runs. Needs no torch."""
 
 import shutil
 from dataclasses import dataclass
@@ -19,15 +19,15 @@ from pipeline.training.record import (
 
 @dataclass(frozen=True)
 class Training:
-    """A run, and where it finds its data and leaves what it makes; every worker can reach all of it.
+    """A run with its inputs and its storage; every worker can reach all of the folders.
 
     Args:
         config: the run.
-        prepared: its prepared dataset.
-        images: what its file names are relative to.
+        prepared: the folder of its prepared dataset.
+        images: the storage that the dataset's file names are relative to.
         code: a hash of the code that trains.
-        root: the folder of the trainings' own folders.
-        starts_from: the weights that it begins with, if any.
+        root: the folder in which every training has a folder of its own.
+        starts_from: the file of another run's weights that it starts from, if any.
     """
 
     config: RunConfig
@@ -39,12 +39,12 @@ class Training:
 
     @cached_property
     def data(self) -> str:
-        """A hash of the prepared dataset, as it was when first asked for."""
+        """A hash of the prepared dataset, computed at the first use."""
         return data_digest(self.prepared)
 
     @cached_property
     def key(self) -> str:
-        """A hash of all that the result depends on: configuration, data and code."""
+        """A hash of everything that the result depends on: configuration, data, code and initial weights."""
         return training_key(self.config, self.data, self.code, self.starts_from)
 
     @property
@@ -53,7 +53,7 @@ class Training:
 
     @property
     def storage(self) -> Path:
-        """The training's own folder: its checkpoints while it trains, then its weights and their record."""
+        """The training's own folder: checkpoints while it trains, then weights, metrics and record."""
         return self.root.resolve() / self.id
 
     @property
@@ -65,7 +65,7 @@ class Training:
         return (self.storage / RECORD).is_file()
 
     def collect(self, output: Path) -> None:
-        """Copies the weights, their record and all logged metrics to a folder, whole or not at all."""
+        """Copies weights, record and metrics to the output folder of the `train` stage, whole or not at all."""
         with atomic_folder(output, replace=True) as folder:
             for name in (WEIGHTS, RECORD, METRICS):
                 shutil.copy(self.storage / name, folder)

@@ -152,7 +152,7 @@ def test_before_a_node_is_taken_away_a_checkpoint_is_written(fresh_nodes: RayNod
     job.wait_for_checkpoint(every)
     nodes.drain(node, seconds=4)
     summary = job.finish()
-    announced = int(re.findall(r"checkpoint of update (\d+) written before time", job.output)[0])
+    announced = int(re.findall(r"wrote a checkpoint ahead of schedule, at update (\d+)", job.output)[0])
     assert announced % every, "at no other update's turn"
     assert announced <= summary["resumed_from"] < updates
     assert (summary["workers"], logged(job, "workers")) == (1, [2, 1])

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from pipeline.cluster.jobs import Job, Jobs, RayUnreachableError
-from pipeline.cluster.local_head import LocalRayError, reached, running
+from pipeline.cluster.local_head import LocalRayError, ensure_ray, find_ray
 from pipeline.cluster.needs import ClusterTooSmallError, Needs, Resources
 from pipeline.cluster.submission import JobFailedError, Place, Request, in_order, running_jobs
 from pipeline.cluster.submission import wait_for as wait_for_job
@@ -55,7 +55,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     patch = pytest.MonkeyPatch()
     patch.delenv("RAY_ADDRESS", raising=False)
     folder = tmp_path_factory.mktemp("project") / ".pointrend" / "ray"
-    with reached(folder, 2) as jobs:
+    with ensure_ray(folder, 2) as jobs:
         jobs.submit(Job("idle", ["sleep", "600"], folder))
     yield folder
     jobs.stop("idle")
@@ -65,7 +65,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 def jobs(folder: Path) -> Jobs:
-    with reached(folder, 2) as jobs:
+    with ensure_ray(folder, 2) as jobs:
         return jobs
 
 
@@ -97,7 +97,7 @@ def test_without_the_token_there_is_no_way_in(folder: Path, jobs: Jobs) -> None:
 def test_a_job_that_is_submitted_twice_runs_once(folder: Path, jobs: Jobs, tmp_path: Path) -> None:
     job = Job("once", ["bash", "-c", "echo run >> runs; sleep 3"], tmp_path)
     assert jobs.submit(job)
-    with reached(folder, 2) as others:  # somebody else's
+    with ensure_ray(folder, 2) as others:  # somebody else's
         assert not others.submit(job)
     assert ended(jobs, "once")[0].status == "SUCCEEDED"
     assert (tmp_path / "runs").read_text() == "run\n"
@@ -163,29 +163,29 @@ def test_without_a_ray_of_the_project(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_ray_that_does_not_start_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(LocalRayError, match=r"ray\.log"), reached(tmp_path, 1):
+    with pytest.raises(LocalRayError, match=r"ray\.log"), ensure_ray(tmp_path, 1):
         raise AssertionError
 
 
 def test_it_ends_by_itself(tmp_path: Path) -> None:
-    with reached(tmp_path, 1) as jobs:
+    with ensure_ray(tmp_path, 1) as jobs:
         assert jobs.list() == []
         processes = keepers(tmp_path)
         assert len(processes) > 4
     wait_for(lambda: not any(map(live, processes)))
-    assert running(tmp_path) is None
+    assert find_ray(tmp_path) is None
 
 
 @pytest.mark.faults
 def test_it_ends_with_its_keeper(tmp_path: Path) -> None:
     """Some of Ray's processes take a minute to notice."""
-    with reached(tmp_path, 1) as jobs:
+    with ensure_ray(tmp_path, 1) as jobs:
         jobs.submit(Job("sleeps", ["sleep", "600"], tmp_path))
     wait_for(lambda: jobs.find("sleeps").status == "RUNNING")
     processes = keepers(tmp_path)
     processes[0].send_signal(signal.SIGKILL)
     wait_for(lambda: not any(map(live, processes)))
-    assert running(tmp_path) is None
+    assert find_ray(tmp_path) is None
 
 
 def test_what_nodes_have(jobs: Jobs) -> None:
@@ -243,7 +243,7 @@ def test_the_cluster_is_kept_full_the_longest_first(do: Callable[..., None], tmp
 
 def test_what_others_begin_with_goes_first(tmp_path: Path) -> None:
     requests = [request(f"run-{work}", "true", tmp_path, work) for work in (2, 3, 1)]
-    first = request("detector", "true", tmp_path, 0, urgent=True)
+    first = request("detector", "true", tmp_path, 0, has_dependents=True)
     assert [each.work for each in in_order([*requests, first])] == [0, 3, 2, 1]
 
 
@@ -251,7 +251,7 @@ def test_a_job_that_asks_for_more_than_there_is(do: Callable[..., None], tmp_pat
     before = len(jobs.list())
     large = request("large", "true", tmp_path, needs=Needs(Resources(1, gpus=1)))
     small = request("small", "touch small.done", tmp_path)
-    message = r"large needs 1 GPU, this Ray has 0\. Nothing was submitted\. .*--cluster laptop would do"
+    message = r"large needs 1 GPU, this Ray has 0\. Nothing was submitted\. .*--cluster laptop"
     for wanted, other in ((large, small), (small, large)):
         with pytest.raises(ClusterTooSmallError, match=message):
             do(wanted, lambda other=other: [other])

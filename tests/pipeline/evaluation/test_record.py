@@ -6,7 +6,7 @@ from typing import Any
 
 from pipeline.config.evaluations import EvaluationConfig, RenderingConfig, SemanticRenderingConfig
 from pipeline.config.project import Project
-from pipeline.evaluation.evaluation import leave_unevaluated
+from pipeline.evaluation.evaluation import write_empty_evaluation
 from pipeline.evaluation.record import EvaluationRecord, summary
 from pipeline.training.record import TrainingRecord
 
@@ -20,7 +20,7 @@ def test_a_run_without_settings_has_no_predictions_and_no_metrics(repository: Pa
         run=name, key="a key", mlflow_run_id="an id", config=config, data="data", code="code", parameters={}, tags={},
         started=1, ended=2, seconds=3.0, hardware="4 CPU threads",
     )  # fmt: skip
-    leave_unevaluated(training, tmp_path / "predictions", tmp_path / "record.json", tmp_path / "metrics.json")
+    write_empty_evaluation(training, tmp_path / "predictions", tmp_path / "record.json", tmp_path / "metrics.json")
     assert list((tmp_path / "predictions").iterdir()) == []
     assert json.loads((tmp_path / "metrics.json").read_text()) == {}
     record = EvaluationRecord.read(tmp_path / "record.json")

@@ -8,7 +8,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
 from pipeline.sweep.records import Rung, TrialRecord, TrialRecords
-from pipeline.sweep.training import close
+from pipeline.sweep.training import finish_trial
 from pipeline.tracking.client import Tracker, TrackingError
 from pipeline.tracking.runs import RunRecord, log_run
 from pipeline.training.metrics_file import MetricEntry
@@ -36,9 +36,9 @@ def test_a_trial_that_was_stopped_early_is_closed_once(
     (records.trial_folder(record.point) / "checkpoints").mkdir()
     with monkeypatch.context() as broken, pytest.raises(TrackingError):
         broken.setattr(MlflowClient, "set_terminated", interrupted)
-        close(record, records, tracker)
+        finish_trial(record, records, tracker)
     for _ in range(2):
-        close(record, records, tracker)
+        finish_trial(record, records, tracker)
     found = records.read(record.point)
     assert found is not None
     assert found.status == "stopped"
@@ -53,7 +53,7 @@ def test_a_trial_that_was_stopped_early_is_closed_once(
 def test_a_setting_that_is_only_evaluated_has_its_metrics_from_its_record(tracker: Tracker, tmp_path: Path) -> None:
     run_id = log_run(tracker, RunRecord("evaluated", "trial", {}, {}, STARTED))
     record = TrialRecord({"num_points": 4}, run_id, "finished", [Rung(0, {"AP": 2.0})], seconds=0.5)
-    close(record, TrialRecords(tmp_path), tracker)
+    finish_trial(record, TrialRecords(tmp_path), tracker)
     run = tracker.get(run_id)
     assert run.data.metrics == {"AP": 2.0, "seconds": 0.5}
     assert (run.info.status, run.data.tags["trial_status"]) == ("FINISHED", "finished")

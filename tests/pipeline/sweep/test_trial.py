@@ -81,7 +81,7 @@ def trials(task: TrainingTask, prepared: Path, database: str, tmp_path: Path) ->
     return Trials(
         task=task,
         prepared=prepared,
-        judged=prepared,
+        val_prepared=prepared,
         images=Storage(str(prepared.parent / "shapes")),
         weights=None,
         records=TrialRecords(tmp_path / "records"),
@@ -171,7 +171,7 @@ def test_a_trial_that_diverges_has_the_lowest_score_and_ends(trials: Trials) -> 
 
 def test_an_unknown_metric_is_an_error_that_names_the_others(trials: Trials) -> None:
     wrong = replace(trials, task=trials.task.model_copy(update={"metric": "APx"}))
-    with pytest.raises(SweepError, match=r"'APx' is none of this dataset's, which are AP, AP50"):
+    with pytest.raises(SweepError, match=r"'APx' is not a metric of this dataset; choose from AP, AP50"):
         run_trial(wrong, POINT, lambda metrics: None)
 
 

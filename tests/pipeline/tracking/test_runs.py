@@ -20,10 +20,10 @@ from pipeline.tracking.client import Tracker, TrackingError
 from pipeline.tracking.runs import (
     KEY_TAG,
     RunRecord,
-    keep_sweep,
     log_evaluation,
     log_run,
     log_sweep,
+    save_sweep_runs,
     send_missing,
 )
 from pipeline.tracking.store import RELOGGED_TAG
@@ -277,7 +277,7 @@ def test_a_lost_sweep_is_logged_again_once(tracker: Tracker, tmp_path: Path) -> 
     sweep = log_run(tracker, under_way)
     trials = [log_run(tracker, replace(FINISHED, key=f"trial {n}", name=f"trial {n}", parent=sweep)) for n in range(2)]
     ended = replace(under_way, run_id=sweep, ended=TIMES[1], tags={"kind": "sweep", "best": "trial 1"})
-    keep_sweep(tmp_path, ended, trials, tracker)
+    save_sweep_runs(tmp_path, ended, trials, tracker)
     log_run(tracker, ended)
     log_sweep(tmp_path, tracker)
     assert {run.info.run_id for run in tracker.runs({})} == {sweep, *trials}, "nothing was lost"

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from pipeline.config.experiments import RunConfig
 from pipeline.config.project import Project
 from pipeline.errors import UserError
-from pipeline.training.model import begin_with, build_run_model
+from pipeline.training.model import build_run_model, load_shared_weights
 from pointrend import build_model, save_weights
 from pointrend.weights import read_state_dict
 
@@ -50,7 +50,7 @@ def written(model: nn.Module, folder: Path) -> Path:
 def test_takes_the_detector_and_leaves_the_mask_head(name: str, tmp_path: Path) -> None:
     source, model = network("maskrcnn_tiny_fpn", seed=1), network(name)
     before = clones(model)
-    count = begin_with(model, written(source, tmp_path))
+    count = load_shared_weights(model, written(source, tmp_path))
     found = taken(model, before, source.state_dict())
     assert count == len(found)
     assert found == {key for key in source.state_dict() if not key.startswith("mask_head.")}
@@ -61,7 +61,7 @@ def test_takes_the_detector_and_leaves_the_mask_head(name: str, tmp_path: Path) 
 def test_leaves_a_mask_head_of_its_own_kind(tmp_path: Path) -> None:
     source, model = network("pointrend_rcnn_tiny_fpn", seed=1), network("pointrend_rcnn_tiny_fpn")
     before = clones(model)
-    begin_with(model, written(source, tmp_path))
+    load_shared_weights(model, written(source, tmp_path))
     heads = {key for key in before if key.startswith(("mask_head.coarse_head.", "mask_head.point_head."))}
     assert heads
     assert taken(model, before, source.state_dict()) == before.keys() - heads
@@ -70,7 +70,7 @@ def test_leaves_a_mask_head_of_its_own_kind(tmp_path: Path) -> None:
 def test_takes_what_fits_of_a_network_with_other_classes(tmp_path: Path) -> None:
     source, model = network("maskrcnn_tiny_fpn", num_classes=5, seed=1), network("pointrend_rcnn_tiny_fpn")
     before = clones(model)
-    count = begin_with(model, written(source, tmp_path))
+    count = load_shared_weights(model, written(source, tmp_path))
     found = taken(model, before, source.state_dict())
     assert found == {key for key in before if not key.startswith("mask_head.")} - BOX_PREDICTOR
     assert count == len(found)
@@ -81,7 +81,7 @@ def test_a_deeper_network_begins_as_the_shallower_one(name: str, tmp_path: Path)
     source = network("maskrcnn_tiny_fpn", seed=1)
     torch.manual_seed(0)
     model = build_model(name, num_classes=3)
-    begin_with(model, written(source, tmp_path))
+    load_shared_weights(model, written(source, tmp_path))
     images = torch.rand(2, 3, 96, 64)
     with torch.no_grad():
         expected, found = source.backbone(images), model.backbone(images)
@@ -93,7 +93,7 @@ def test_a_deeper_network_begins_as_the_shallower_one(name: str, tmp_path: Path)
 def test_pointrend_over_a_semantic_model(tmp_path: Path) -> None:
     source, model = (network("pointrend_semantic_fpn_tiny", seed=seed) for seed in (1, 0))
     before = clones(model)
-    begin_with(model, written(source, tmp_path))
+    load_shared_weights(model, written(source, tmp_path))
     heads = {key for key in before if key.startswith(("head.", "pointrend."))}
     assert any(key.startswith("head.") for key in heads)
     assert taken(model, before, source.state_dict()) == before.keys() - heads
@@ -122,9 +122,9 @@ def test_refuses_the_weights_of_another_backbone(name: str, other: str, misfit: 
     before = clones(model)
     weights = backbone_alone(other, tmp_path)
     with pytest.raises(UserError) as caught:
-        begin_with(model, weights)
+        load_shared_weights(model, weights)
     message = str(caught.value)
-    assert message.startswith(f"{weights}: of another backbone than the network that is to begin with it (starts_from)")
+    assert message.startswith(f"{weights}: of another backbone than the network of the run that starts from it")
     assert message.endswith(f": {misfit} does not fit")
     assert taken(model, before, {}) == set()
 
@@ -132,7 +132,7 @@ def test_refuses_the_weights_of_another_backbone(name: str, other: str, misfit: 
 def test_refuses_weights_without_a_backbone(tmp_path: Path) -> None:
     torch.save({"rpn.head.cls_logits.bias": torch.zeros(3)}, tmp_path / "model.pt")
     with pytest.raises(UserError, match=r"model\.pt: of another backbone .*: it has no ResNet"):
-        begin_with(network("maskrcnn_tiny_fpn"), tmp_path / "model.pt")
+        load_shared_weights(network("maskrcnn_tiny_fpn"), tmp_path / "model.pt")
 
 
 # What the configuration asks for
@@ -171,7 +171,7 @@ def test_the_demo_s_networks_begin_with_the_backbone_they_are_given(
     assert run.starts_from is not None
     weights = first_weights[run.starts_from]
     model = build_run_model(run, 8, pretrained=False)
-    begin_with(model, weights)
+    load_shared_weights(model, weights)
     given = {key: value for key, value in read_state_dict(weights).items() if key.startswith("backbone.body.")}
     # A stem of a convolution and a norm; four blocks of two of each; three shortcuts. A norm has two tensors.
     assert len(given) == 3 + 4 * 6 + 3 * 3

@@ -19,7 +19,7 @@ from pipeline.errors import UserError
 from pipeline.training.checkpoint import CheckpointStore
 from pipeline.training.loop import Update, build_optimizer, train
 from pipeline.training.model import build_run_model
-from pipeline.training.run import synchronised, training_images
+from pipeline.training.run import training_images, with_synchronised_batch_norm
 from pointrend.semantic import SemanticSegmenter
 
 CPU = torch.device("cpu")
@@ -114,7 +114,7 @@ def test_batch_norm_is_synchronised_over_workers_with_gpus(repository: Path) -> 
     model = build(run)
     layers = sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
     parameters = [id(parameter) for parameter in model.parameters()]
-    found = synchronised(model, run, torch.device("cuda"))
+    found = with_synchronised_batch_norm(model, run, torch.device("cuda"))
     assert sum(isinstance(module, nn.SyncBatchNorm) for module in found.modules()) == layers > 10
     assert [id(parameter) for parameter in found.parameters()] == parameters
 
@@ -122,9 +122,9 @@ def test_batch_norm_is_synchronised_over_workers_with_gpus(repository: Path) -> 
 def test_batch_norm_over_cpu_workers_is_refused(repository: Path) -> None:
     run = config(repository, "deeplabv3_tiny_camvid", norm="batch")
     with pytest.raises(UserError, match=r"run x: norm 'batch'.*take one worker, or norm 'group'"):
-        synchronised(nn.Identity(), run, CPU)
+        with_synchronised_batch_norm(nn.Identity(), run, CPU)
 
 
 def test_other_norms_stay(repository: Path) -> None:
     model = nn.Identity()
-    assert synchronised(model, config(repository, "deeplabv3_tiny_camvid"), CPU) is model
+    assert with_synchronised_batch_norm(model, config(repository, "deeplabv3_tiny_camvid"), CPU) is model

@@ -1,4 +1,4 @@
-"""What the jobs of a project make: trainings, evaluations and sweeps, and where each has its files. It needs no Ray."""
+"""Looks up the keys and folders of a project's trainings, evaluations and sweeps by name. Needs no Ray."""
 
 from pathlib import Path
 
@@ -27,10 +27,10 @@ def evaluation_of(stage: Stage, name: str, training: Training, key: str) -> Eval
     """The evaluation of a run of the project; None if it has no evaluation settings.
 
     Args:
-        stage: of the project.
+        stage: the project.
         name: the run.
-        training: its training as it would be today.
-        key: of the training that is evaluated, which may have been made with earlier code.
+        training: the run's training with today's code and configuration.
+        key: the key of the training to evaluate, which may come from earlier code.
     """
     settings = stage.evaluation(name)
     if not settings.root:
@@ -41,13 +41,13 @@ def evaluation_of(stage: Stage, name: str, training: Training, key: str) -> Eval
 
 
 def weights_to_evaluate(stage: Stage, name: str, evaluation: Evaluation) -> Path:
-    """The weights that an evaluation is of: what `train` has collected, or what the job's own training leaves."""
+    """The file of weights to evaluate: in the training's own folder, or else where `train` has collected it."""
     own, collected = evaluation.root / WEIGHTS, stage.outputs.trained(name) / WEIGHTS
     return collected.resolve() if not own.is_file() and collected.is_file() else own
 
 
 def sweep_place(stage: Stage, task: TrainingTask | SubdivisionTask) -> SweepPlace:
-    """Where a sweep of the project finds what it needs and leaves what it makes."""
+    """The folders that a sweep of the project reads and writes."""
     weights_of = task.run if isinstance(task, SubdivisionTask) else task.starts_from
     return SweepPlace(
         prepared=stage.outputs.prepared(task.dataset),
