@@ -171,6 +171,9 @@ def test_a_subdivision_sweep_trains_nothing_and_agrees_with_the_evaluation(
 @pytest.mark.faults
 def test_ctrl_c_ends_the_waiting_and_jobs_stop_the_sweep(base_project: MiniProject, tmp_path: Path) -> None:
     project = with_sweeps(base_project, tmp_path / "project")
+    # Trials that take some seconds each, so that the sweep is under way for as long as it is looked at.
+    project.edit("configs/sweeps/demo/k_beta.yaml", "early_stopping: {grace: 2, reduction: 2}\n", "")
+    project.edit("configs/schedules/demo_sweep.yaml", "updates: 8", "updates: 100")
     output = stop_after_a_trial(project, signal.SIGINT)
     assert "The jobs go on" in output
     assert "Traceback" not in output
