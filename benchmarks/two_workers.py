@@ -38,7 +38,7 @@ def worker(arguments: argparse.Namespace) -> None:
     if distributed:
         dist.init_process_group("gloo")
     rank, world_size = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
-    share = Share(rank, world_size, parts=world_size)
+    share = Share(rank, world_size, micro_batches=world_size)
     torch.set_num_threads(2 // world_size)
     schedule = ScheduleConfig(
         batch_size=4,

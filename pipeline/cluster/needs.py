@@ -83,7 +83,7 @@ def workers_for_batch(cluster: ClusterConfig, batch_size: int) -> int:
         Share.of_batch(batch_size, cluster.images_per_worker, world_size=max(cluster.workers, 1))
         return cluster.workers
     share = Share.of_batch(batch_size, cluster.images_per_worker, world_size=cluster.min_workers)
-    return min(cluster.workers, share.parts)
+    return min(cluster.workers, share.micro_batches)
 
 
 def needs_of_run(cluster: ClusterConfig, workers: int) -> Needs:

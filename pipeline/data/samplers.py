@@ -14,7 +14,7 @@ from pipeline.errors import UserError
 
 
 class BatchShareError(UserError, ValueError):
-    """A batch that cannot be split into equal parts for its workers."""
+    """A batch cannot be split equally over the workers."""
 
 
 class Draw(NamedTuple):
@@ -56,19 +56,19 @@ def global_batches(groups: np.ndarray, batch_size: int, seed: int) -> Iterator[l
 class Share:
     """One worker's share of every batch.
 
-    A batch is split into parts (micro-batches), each of which is one forward and backward pass. Worker r computes parts
-    r, r + ``world_size``, ... and accumulates their gradients. An update depends on the parts, not on the number of
-    workers: with fewer workers it is the same up to the order of floating-point sums.
+    A batch is split into micro-batches, each of which is one forward and backward pass. Worker r processes the
+    micro-batches r, r + ``world_size``, ... and accumulates their gradients. An update depends on the micro-batches,
+    not on the number of workers: with fewer workers it is the same up to the order of floating-point sums.
     """
 
     rank: int = 0
     world_size: int = 1
-    parts: int = 1
+    micro_batches: int = 1
 
     @property
     def own(self) -> range:
-        """The indices of this worker's parts, at least one."""
-        return range(self.rank, self.parts, self.world_size)
+        """The indices of this worker's micro-batches, at least one."""
+        return range(self.rank, self.micro_batches, self.world_size)
 
     @classmethod
     def of_batch(cls, batch_size: int, images_per_worker: int | None, rank: int = 0, world_size: int = 1) -> "Share":
@@ -82,37 +82,38 @@ class Share:
         Raises:
             BatchShareError: if the batch does not divide.
         """
-        parts = world_size
+        micro_batches = world_size
         if images_per_worker is not None and images_per_worker < batch_size:
             if batch_size % images_per_worker:
                 raise BatchShareError(
                     f"batch_size is {batch_size}, which passes of {images_per_worker} images cannot make up; set "
                     "images_per_worker in the cluster configuration to a divisor"
                 )
-            parts = max(parts, batch_size // images_per_worker)
-        if batch_size % parts:
+            micro_batches = max(micro_batches, batch_size // images_per_worker)
+        if batch_size % micro_batches:
             raise BatchShareError(
-                f"batch_size is {batch_size}, which {parts} workers cannot share equally; set workers in the cluster "
-                "configuration to a divisor, or images_per_worker to have each work in several passes"
+                f"batch_size is {batch_size}, which {micro_batches} workers cannot share equally; set workers in the "
+                "cluster configuration to a divisor, or images_per_worker to have each work in several passes"
             )
-        return cls(rank, world_size, parts)
+        return cls(rank, world_size, micro_batches)
 
 
 ALONE = Share()
 
 
 class TrainingBatches(Sampler[list[Draw]]):
-    """Yields this worker's parts of the batches of updates ``start`` to ``stop`` as lists of draws, in order.
+    """Yields this worker's micro-batches of updates ``start`` to ``stop`` as lists of draws, in order.
 
     Args:
         groups: (D,) the group of each image; a batch has images of one group only.
-        batch_size: images per update over all workers; part p has images p, p + ``share.parts``, ... of the batch.
+        batch_size: images per update over all workers; micro-batch m has images m,
+            m + ``share.micro_batches``, ... of the batch.
         seed: seed of the permutations and of the augmentation.
         start, stop: the updates to cover.
         share: this worker's share of each batch.
 
     Raises:
-        ValueError: if the dataset is empty or the batch does not divide by its parts.
+        ValueError: if the dataset is empty or the batch cannot be split into its micro-batches.
     """
 
     def __init__(
@@ -127,8 +128,10 @@ class TrainingBatches(Sampler[list[Draw]]):
     ) -> None:
         if not len(groups):
             raise ValueError("there are no images to train on")
-        if batch_size % share.parts:
-            raise ValueError(f"batch_size is {batch_size}, which cannot be cut into {share.parts} equal parts")
+        if batch_size % share.micro_batches:
+            raise ValueError(
+                f"batch_size is {batch_size}, which cannot be cut into {share.micro_batches} equal micro-batches"
+            )
         self._groups, self._batch_size, self._seed = groups, batch_size, seed
         self._start, self._stop, self._share = start, stop, share
 
@@ -142,7 +145,7 @@ class TrainingBatches(Sampler[list[Draw]]):
                 return
             if update < self._start:
                 continue
-            for part in self._share.own:
-                slots = range(part, self._batch_size, self._share.parts)
+            for micro_batch in self._share.own:
+                slots = range(micro_batch, self._batch_size, self._share.micro_batches)
                 # The last number keeps these seeds apart from those of the model's own randomness.
                 yield [Draw(batch[slot], draw_seed(self._seed, update, slot, 1)) for slot in slots]

@@ -245,17 +245,17 @@ def train(
         optimizer.found_inf = finite.failed  # type: ignore[attr-defined]
     model.train()
     with float32_math(schedule.precision):
-        for number, parts in enumerate(_by_update(batches, len(share.own)), start=start):
+        for number, micro_batches in enumerate(_by_update(batches, len(share.own)), start=start):
             begun = time.perf_counter()
             rate = learning_rate(schedule, number)
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["multiplier"]
             optimizer.zero_grad(set_to_none=True)
-            losses = _accumulate_gradients(model, parts, schedule, number, seed, share, device)
+            losses = _accumulate_gradients(model, micro_batches, schedule, number, seed, share, device)
             # The gradients are averaged over the workers already, so all workers see a NaN in the same update.
             norm = get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
             means = torch.stack(list(losses.values())) / len(share.own)
-            image_ids = tuple(example.image_id for examples in parts for example in examples)
+            image_ids = tuple(example.image_id for examples in micro_batches for example in examples)
             finite.add(_Unchecked(number + 1, tuple(losses), torch.cat((means, norm[None])), rate, image_ids))
             if (number + 1) % check_every == 0:
                 finite.check()
@@ -267,7 +267,7 @@ def train(
 
 def _accumulate_gradients(
     model: nn.Module,
-    parts: Sequence[Sequence[Example]],
+    micro_batches: Sequence[Sequence[Example]],
     schedule: ScheduleConfig,
     number: int,
     seed: int,
@@ -280,12 +280,12 @@ def _accumulate_gradients(
         the sum of each loss over the micro-batches.
     """
     # DistributedDataParallel averages over the workers; the update needs the mean over all micro-batches.
-    weight = share.world_size / share.parts
+    weight = share.world_size / share.micro_batches
     totals: dict[str, Tensor] = {}
-    for part, examples in zip(share.own, parts, strict=True):
-        torch.manual_seed(draw_seed(seed, number, part))
+    for index, examples in zip(share.own, micro_batches, strict=True):
+        torch.manual_seed(draw_seed(seed, number, index))
         images, targets = zip(*(example.to_device(device) for example in examples), strict=True)
-        with _without_gradient_sync(model) if part != share.own[-1] else nullcontext():
+        with _without_gradient_sync(model) if index != share.own[-1] else nullcontext():
             with autocast(device, schedule.precision):
                 losses: dict[str, Tensor] = model(list(images), list(targets))
                 loss = torch.stack(list(losses.values())).sum()
@@ -295,8 +295,8 @@ def _accumulate_gradients(
     return totals
 
 
-def _by_update(batches: Iterable[Sequence[Example]], parts: int) -> Iterator[list[Sequence[Example]]]:
-    """Groups a worker's micro-batches by update, ``parts`` of them for each.
+def _by_update(batches: Iterable[Sequence[Example]], micro_batches: int) -> Iterator[list[Sequence[Example]]]:
+    """Groups a worker's micro-batches by update, ``micro_batches`` for each.
 
     Raises:
         ValueError: if the last update lacks micro-batches.
@@ -304,11 +304,11 @@ def _by_update(batches: Iterable[Sequence[Example]], parts: int) -> Iterator[lis
     found: list[Sequence[Example]] = []
     for examples in batches:
         found.append(examples)
-        if len(found) == parts:
+        if len(found) == micro_batches:
             yield found
             found = []
     if found:
-        raise ValueError(f"{len(found)} batches are left over, fewer than the {parts} of an update")
+        raise ValueError(f"{len(found)} batches are left over, fewer than the {micro_batches} of an update")
 
 
 def _without_gradient_sync(model: nn.Module) -> AbstractContextManager[None]:

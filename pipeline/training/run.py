@@ -100,10 +100,10 @@ def train_run(
     schedule = config.schedule
     share = Share.of_batch(schedule.batch_size, images_per_worker, rank, world_size)
 
-    if config.model.norm == "batch" and share.parts > world_size:
+    if config.model.norm == "batch" and share.micro_batches > world_size:
         raise UserError(
-            f"run {config.run}: norm 'batch' needs statistics of the whole batch in one pass; have {share.parts} "
-            "workers, or larger images_per_worker"
+            f"run {config.run}: norm 'batch' needs statistics of the whole batch in one pass; set workers to "
+            f"{share.micro_batches}, or images_per_worker to more, in the cluster configuration"
         )
 
     # All workers draw the same initial weights, and DistributedDataParallel sends those of worker 0 to the others.

@@ -101,7 +101,7 @@ def test_the_workers_together_have_the_batch_of_one(wide: np.ndarray, batch_size
 @given(orientations, seeds, st.integers(0, 12), st.sampled_from([(0, 1), (0, 2), (1, 2), (3, 4)]))
 def test_resuming_is_skipping(wide: np.ndarray, seed: int, start: int, worker: tuple[int, int]) -> None:
     rank, world_size = worker
-    share = Share(rank, world_size, parts=4)
+    share = Share(rank, world_size, micro_batches=4)
     whole = updates(wide, seed=seed, share=share)
     assert updates(wide, seed=seed, start=start, share=share) == whole[start * len(share.own) :]
 
@@ -113,7 +113,7 @@ def test_any_number_of_workers_does_the_same_parts(
 ) -> None:
     whole = updates(wide, 12, seed)
     shares = shares_of(12, world_size, images_per_worker)
-    parts = shares[0].parts
+    parts = shares[0].micro_batches
     assert parts == 12 // images_per_worker
     assert sorted(part for share in shares for part in share.own) == list(range(parts))
     done = [iter(updates(wide, 12, seed, share=share)) for share in shares]
@@ -123,9 +123,9 @@ def test_any_number_of_workers_does_the_same_parts(
 
 
 def test_passes_are_no_larger_than_a_worker_s_share() -> None:
-    assert Share.of_batch(8, 4, world_size=8).parts == 8
-    assert Share.of_batch(8, 16, world_size=2).parts == 2
-    assert Share.of_batch(8, None).parts == 1
+    assert Share.of_batch(8, 4, world_size=8).micro_batches == 8
+    assert Share.of_batch(8, 16, world_size=2).micro_batches == 2
+    assert Share.of_batch(8, None).micro_batches == 1
 
 
 @pytest.mark.parametrize(("start", "stop", "length"), [(0, 12, 12), (5, 12, 7), (12, 12, 0)])

@@ -290,7 +290,7 @@ def test_six_updates_are_three_and_a_checkpoint_and_three(tmp_path: Path) -> Non
     assert [u.number for u in second_losses] == [1, 2, 3, 4, 5, 6]
 
 
-@pytest.mark.parametrize("other", [{"seed": 1}, {"share": Share(rank=1, parts=2)}], ids=["seed", "part"])
+@pytest.mark.parametrize("other", [{"seed": 1}, {"share": Share(rank=1, micro_batches=2)}], ids=["seed", "part"])
 def test_the_models_randomness_depends_on_seed_and_part(other: dict[str, Any]) -> None:
     results = []
     for options in ({}, {}, other):
@@ -318,7 +318,7 @@ def test_an_update_follows_the_mean_gradient_of_its_parts() -> None:
     )
     model = Slopes()
     parts = [flat(1.0), flat(2.0), flat(6.0), flat(5.0), flat(5.0), flat(5.0)]
-    updates = run(model, parts, plan, share=Share(parts=3))
+    updates = run(model, parts, plan, share=Share(micro_batches=3))
     # Mean gradients 3 and 5: 1 - 0.5 * 3 - 0.5 * 5.
     assert model.weight.item() == pytest.approx(-3.0)
     assert [u.number for u in updates] == [1, 2]
@@ -330,14 +330,14 @@ def test_an_update_follows_the_mean_gradient_of_its_parts() -> None:
 
 def test_every_part_has_its_own_randomness() -> None:
     one = [run(tiny(dropout=True), [batch(0)], share=Share(rank, 2, 2))[0].losses["loss_label"] for rank in (0, 1)]
-    both = run(tiny(dropout=True), [batch(0), batch(0)], share=Share(parts=2))[0].losses["loss_label"]
+    both = run(tiny(dropout=True), [batch(0), batch(0)], share=Share(micro_batches=2))[0].losses["loss_label"]
     assert one[0] != one[1]
     assert both == pytest.approx(sum(one) / 2)
 
 
 def test_parts_that_make_up_no_update_are_an_error() -> None:
     with pytest.raises(ValueError, match="1 batches are left over, fewer than the 2 of an update"):
-        run(tiny(), [batch(n) for n in range(3)], share=Share(parts=2))
+        run(tiny(), [batch(n) for n in range(3)], share=Share(micro_batches=2))
 
 
 # Precision
