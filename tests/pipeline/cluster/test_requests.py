@@ -12,8 +12,8 @@ from mini_project import make_project
 
 import stages.configure
 import stages.run_job
+from pipeline.cluster.lookup import evaluation_of, training_of, weights_to_evaluate
 from pipeline.cluster.needs import Needs, Resources
-from pipeline.cluster.parts import evaluation_of, training_of, weights_to_evaluate
 from pipeline.cluster.requests import run_request
 from pipeline.cluster.submission import Request
 from pipeline.errors import UserError
@@ -84,7 +84,7 @@ def test_a_run_that_is_stale_trains_and_evaluates(root: Path) -> None:
     evaluation = evaluation_of(stage, NAME, training, training.key)
     assert evaluation is not None
     assert options(found) == {"--run": NAME, "--train": training.key, "--evaluate": evaluation.key}
-    assert found.job.parts == (f"train:{training.key}", f"evaluate:{evaluation.key}")
+    assert found.job.results == (f"train:{training.key}", f"evaluate:{evaluation.key}")
     assert found.job.folder == root
     assert found.job.needs == Needs(Resources(1, 0))
     assert found.name == NAME
@@ -114,7 +114,7 @@ def test_a_job_s_id_holds_what_it_makes(root: Path) -> None:
     (root / "outputs/demo/data/shapes/train.parquet").write_text("other images")
     changed = request()
     assert changed.job.id != both.job.id
-    assert not set(changed.job.parts) & set(both.job.parts)
+    assert not set(changed.job.results) & set(both.job.results)
 
 
 @pytest.mark.parametrize(("kind", "part"), [("train", 0), ("evaluate", 1)])
@@ -126,16 +126,16 @@ def test_the_code_of_either_part_counts(root: Path, kind: str, part: int) -> Non
     file.write_text(json.dumps(code))
     after = request()
     assert after.job.id != before.job.id
-    assert after.job.parts[part] != before.job.parts[part]
+    assert after.job.results[part] != before.job.results[part]
     # Weights that are learned anew are evaluated anew; not the other way round.
-    assert (after.job.parts[0] == before.job.parts[0]) == (kind == "evaluate")
+    assert (after.job.results[0] == before.job.results[0]) == (kind == "evaluate")
 
 
 def test_a_job_s_id_holds_what_it_asks_for(root: Path) -> None:
     before = request()
     use_cluster(root, "two_cpu_workers")
     after = request()
-    assert after.job.parts == before.job.parts
+    assert after.job.results == before.job.results
     assert after.job.needs.workers == 2
     assert after.job.id != before.job.id
     assert after.least is None
