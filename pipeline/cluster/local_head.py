@@ -23,7 +23,7 @@ from pipeline.files import write_json
 
 START_SECONDS = 120.0
 #: How long Ray stays up when no job waits or runs.
-IDLE_SECONDS = 5.0
+IDLE_SECONDS = 10.0
 
 # A job may wait without limit, and a job that is stopped has a minute to write a checkpoint.
 ENVIRONMENT = {"RAY_JOB_START_TIMEOUT_SECONDS": "1e9", "RAY_JOB_STOP_WAIT_TIME_S": "60"}

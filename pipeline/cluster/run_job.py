@@ -72,7 +72,7 @@ def run_job(
         try:
             fit(run_worker, {"work": work}, cluster, config.run, storage)
         except BaseException as error:
-            interrupted = isinstance(error, InterruptedTrainingError | KeyboardInterrupt)
+            interrupted = isinstance(error, InterruptedTrainingError | KeyboardInterrupt | SystemExit)
             if record is not None and record.run_id:
                 mark_unfinished(tracker, [record.run_id], "KILLED" if interrupted else "FAILED")
             raise
