@@ -174,7 +174,11 @@ class Jobs:
                     entrypoint_num_cpus=driver.cpus,
                     entrypoint_num_gpus=driver.gpus,
                     entrypoint_memory=int(driver.memory),
-                    runtime_env={"env_vars": job.environment | self._worker_environment},
+                    # Ray starts workers by a line of bash, in which it does not quote their Python.
+                    runtime_env={
+                        "env_vars": job.environment | self._worker_environment,
+                        "py_executable": shlex.quote(sys.executable),
+                    },
                     metadata={"results": " ".join(job.results), "needs": job.needs.to_json()},
                 )
             except (*UNREACHABLE, RuntimeError, ValueError) as error:

@@ -76,7 +76,7 @@ def build_report(
         sweeps: the results of the selected sweeps.
         lost: why selected runs have no results, by run.
     """
-    with atomic_folder(output) as folder:
+    with atomic_folder(output, replace=True) as folder:
         filled = [
             build_table(name, table, results, lost, stand_ins=scale != PAPER_SCALE)
             for name, table in tables.items()

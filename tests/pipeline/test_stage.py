@@ -23,9 +23,8 @@ SPLITS = '"train": {"images": "a", "labels": "b"}, "val": {"images": "c", "label
 def test_drawn_images_lie_in_the_project_whatever_the_data_root(
     data_root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "params.yaml").write_text(
-        f"{{scale: demo, data_root: '{data_root}', cluster: laptop, synthetic: [], datasets: {{}}, runs: {{}}}}"
-    )
+    (tmp_path / "params.yaml").write_text(f"{{scale: demo, data_root: '{data_root}', cluster: laptop}}")
+    (tmp_path / "selection.yaml").write_text("{synthetic: [], datasets: {}, runs: {}, sweeps: {}}")
     folder = tmp_path / "outputs" / "demo" / "config" / "datasets"
     folder.mkdir(parents=True)
     (folder / "drawn.json").write_text(SYNTHETIC % SPLITS)

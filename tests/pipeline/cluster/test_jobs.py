@@ -266,7 +266,7 @@ def test_a_job_that_waits_for_something_else_than_today_s_is_replaced(
     today = Job("work-2", ["bash", "-c", "sleep 2; touch work.done"], tmp_path, Needs(Resources(1)), ("make:work",))
     do(Request("work", today, 1, (tmp_path / "work.done").exists))
     assert jobs.find("work-1").status == "STOPPED"
-    assert jobs.find("work-2").metadata["parts"] == "make:work"
+    assert jobs.find("work-2").metadata["results"] == "make:work"
 
 
 def test_a_job_that_runs_is_joined_whatever_it_asks_for(do: Callable[..., None], tmp_path: Path, jobs: Jobs) -> None:

@@ -35,7 +35,8 @@ TWO = ClusterConfig(workers=2)
 def ray_of_this_machine() -> Iterator[None]:
     patch = pytest.MonkeyPatch()
     patch.delenv("RAY_ADDRESS", raising=False)
-    with connected(TWO):
+    # Of a run that has failed, Ray keeps the workers' place until its driver ends, which here is the tests' process.
+    with connected(TWO.model_copy(update={"workers": 8})):
         yield
     patch.undo()
 

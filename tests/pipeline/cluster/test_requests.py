@@ -138,15 +138,15 @@ def test_a_job_s_id_holds_what_it_asks_for(root: Path) -> None:
     assert after.job.results == before.job.results
     assert after.job.needs.workers == 2
     assert after.job.id != before.job.id
-    assert after.least is None
+    assert after.minimum_needs is None
 
 
 def test_workers_whose_number_varies(root: Path) -> None:
     use_cluster(root, "spot_gpus")
     found = request()
     assert found.job.needs.workers == Stage().run(NAME).schedule.batch_size == 2, "a batch has no more parts"
-    assert found.least is not None
-    assert found.least == replace(found.job.needs, workers=1)
+    assert found.minimum_needs is not None
+    assert found.minimum_needs == replace(found.job.needs, workers=1)
 
 
 def test_after_a_commit_the_weights_that_are_there_are_evaluated(root: Path) -> None:

@@ -111,7 +111,7 @@ def test_a_wrong_file_is_an_error_that_names_it_and_the_key(
 @pytest.mark.parametrize(
     ("text", "old", "new", "expected"),
     [
-        (TRAINING, "224x224", "448x448", "evaluation: 'coco_pointrend_r50' has 28x28, 56x56, 112x112, 224x224, "),
+        (TRAINING, "224x224", "448x448", "evaluation: 'coco_pointrend_r50' has 28x28, 56x56, 112x112, 224x224_14, "),
         (TRAINING, "coco_pointrend_r50", "coco_4xconv_r50", "experiment: 'coco_4xconv_r50' has no point head"),
         (TRAINING, "coco_pointrend_r50", "coco_pointrent_r50", "no such configuration file"),
         (TRAINING, "grace: 10", "grace: 100", "early_stopping.grace: 100, but trials end after 70 updates"),

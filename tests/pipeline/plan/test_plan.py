@@ -330,7 +330,7 @@ def test_what_dvc_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     # Another schedule: first it is not resolved, then its trainings are to run.
     schedule = tmp_path / "configs/schedules/demo_streets.yaml"
-    schedule.write_text(schedule.read_text().replace("checkpoint_every: ", "checkpoint_every: 1"))
+    schedule.write_text(schedule.read_text() + "checkpoint_every: 7\n")
     heads = ("4xconv_r50", "pointrend_r50", "pointrend_r50_grid", "pointrend_r50_heavy", "pointrend_r50_uniform")
     changed = {f"cityscapes_{head}-0" for head in heads}
     assert project.cached() == {None: changed, True: (runs | sweeps) - changed}

@@ -294,10 +294,10 @@ def report(repository: Path, tmp_path_factory: pytest.TempPathFactory, made_up: 
         images.append(ImageRecord(i, f"{i}.png", 30, 40, [thing]))
         Image.new("RGB", (40, 30), "gray").save(folder / f"{i}.png")
     write_prepared(folder, [Category(1, "a")], {"val": SplitManifest(images)})
-    settings = {"28x28": RenderingConfig(resolution=28), "224x224": RenderingConfig(resolution=224)}
+    settings = {f"{side}x{side}": RenderingConfig(resolution=side, num_points=784) for side in (28, 224)}
     results = [
         made_up("coco_4xconv_r50", 0, {"28x28": {"AP": 31.0}},
-                settings=EvaluationConfig({"28x28": settings["28x28"]})),
+                settings=EvaluationConfig({"28x28": RenderingConfig(resolution=28)})),
         made_up("coco_pointrend_r50", 0, {"28x28": {"AP": 33.0}, "224x224": {"AP": 34.5}},
                 settings=EvaluationConfig(settings)),
     ]  # fmt: skip

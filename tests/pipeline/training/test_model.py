@@ -125,7 +125,7 @@ def test_refuses_the_weights_of_another_backbone(name: str, other: str, misfit: 
         load_shared_weights(model, weights)
     message = str(caught.value)
     assert message.startswith(f"{weights}: of another backbone than the network of the run that starts from it")
-    assert message.endswith(f": {misfit} does not fit")
+    assert f": {misfit} does not fit; set starts_from to a run with the same backbone" in message
     assert taken(model, before, {}) == set()
 
 
