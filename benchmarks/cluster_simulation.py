@@ -3,6 +3,8 @@
     python benchmarks/cluster_simulation.py box --gpus 8 --runs 20
     python benchmarks/cluster_simulation.py nodes --nodes 64 --seconds-per-unit 480
 
+No other Ray may run on the machine: the jobs could connect to it.
+
 ``box`` is one machine with runs of 2 to 4 workers of one GPU each. A run's job holds one GPU per worker while it
 "trains" and then "evaluates" in the same workers, which report the numbers of their GPUs. It prints the timeline, the
 most GPUs in use at a time, whether a GPU was given to two runs at once, and the most drivers alive.
