@@ -5,8 +5,8 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,13 +23,17 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> MiniProject:
 
 
 @pytest.fixture(scope="session")
-def first_repro(tmp_path_factory: pytest.TempPathFactory) -> FirstRepro:
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes share that run tests side by side."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+@pytest.fixture(scope="session")
+def first_repro(shared_folder: Path) -> FirstRepro:
     """One for all tests, and for all processes that run tests side by side: whoever needs it first makes it."""
-    shared = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        shared = shared.parent
-    root, record = shared / "base_project", shared / "base_project.json"
-    with (shared / "base_project.lock").open("w") as lock:
+    root, record = shared_folder / "base_project", shared_folder / "base_project.json"
+    with (shared_folder / "base_project.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not record.exists():
             root.mkdir()  # it is there already where another process has failed to run it
@@ -44,30 +48,38 @@ def base_project(first_repro: FirstRepro) -> MiniProject:
 
 
 RAY = """
-import sys
+import fcntl, sys
+from pathlib import Path
 from pipeline.cluster.connection import local_ray
-with local_ray(2) as addresses:
-    print(addresses.dashboard, flush=True)
-    sys.stdin.read()
+from pipeline.files import write_json
+with local_ray(4) as addresses, open(sys.argv[1]) as users:
+    write_json(Path(sys.argv[2]), addresses.dashboard)
+    fcntl.flock(users, fcntl.LOCK_EX)  # when no process that runs tests holds it any more
 """
 
 
 @pytest.fixture(scope="session")
-def ray_address() -> Iterator[str]:
-    """The address of a Ray that is there for the jobs of several projects: it takes seconds to start."""
+def ray_address(shared_folder: Path) -> Iterator[str]:
+    """The address of a Ray for the jobs of several projects. All processes that run tests side by side use it."""
+    users, record = shared_folder / "ray.users", shared_folder / "ray.json"
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    with subprocess.Popen(
-        [sys.executable, "-c", RAY],
-        cwd=Path(__file__).parents[1],
-        env={**environment, "RAY_USAGE_STATS_ENABLED": "0"},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        lines = iter(process.stdout.readline, "")
-        yield next(line.strip() for line in lines if line.startswith("http://"))
-        # Its standard input is closed at the end of the block, and with that it stops.
+    with (shared_folder / "ray.lock").open("w") as lock, users.open("a") as own:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        fcntl.flock(own, fcntl.LOCK_SH)
+        if not record.exists():
+            process = subprocess.Popen(
+                [sys.executable, "-c", RAY, str(users), str(record)],
+                cwd=Path(__file__).parents[1],
+                env={**environment, "RAY_USAGE_STATS_ENABLED": "0"},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            while not record.exists():
+                assert process.poll() is None, "Ray did not start"
+                time.sleep(0.05)
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        yield json.loads(record.read_text())
 
 
 @pytest.fixture
@@ -79,8 +91,7 @@ def project_copy(base_project: MiniProject, tmp_path: Path) -> MiniProject:
 @pytest.fixture
 def project_copy_on_ray(project_copy: MiniProject, ray_address: str) -> MiniProject:
     """A copy of the base project for one test, whose jobs run on a Ray that has been started before."""
-    variables = {"RAY_ADDRESS": ray_address, "RAY_AUTH_MODE": "token", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-    return replace(project_copy, variables=variables)
+    return project_copy.on_ray(ray_address)
 
 
 WHOLE_PROJECTS = {"project", "base_project"}

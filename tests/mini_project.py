@@ -100,6 +100,11 @@ class MiniProject:
                 database.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (str(self.root), str(root)))
         return replace(self, root=root)
 
+    def on_ray(self, address: str) -> "MiniProject":
+        """This project with its jobs on a Ray that runs already."""
+        ray = {"RAY_ADDRESS": address, "RAY_AUTH_MODE": "token", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+        return replace(self, variables={**self.variables, **ray})
+
     def edit(self, file: str, old: str, new: str) -> None:
         """Replaces text in a file of the project; it must be there."""
         path = self.root / file

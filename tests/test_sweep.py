@@ -51,9 +51,8 @@ heat_map: [num_points, steps]
 STORAGE = ".pointrend/sweeps"
 
 
-def with_sweeps(base_project: MiniProject, root: Path) -> MiniProject:
-    """A project with one run, which is trained, and two sweeps, which have not run."""
-    mini = base_project.copy(root)
+def with_sweeps(mini: MiniProject) -> MiniProject:
+    """Leaves a project one run, which is trained, and gives it two sweeps, which have not run."""
     selection = yaml.safe_load((mini.root / "selection.yaml").read_text())
     selection["runs"] = {RUN: selection["runs"][RUN]}
     selection["sweeps"] = {
@@ -96,16 +95,17 @@ class SweptProject:
 
 
 @pytest.fixture(scope="module")
-def swept(base_project: MiniProject, tmp_path_factory: pytest.TempPathFactory) -> SweptProject:
+def swept(base_project: MiniProject, ray_address: str, tmp_path_factory: pytest.TempPathFactory) -> SweptProject:
     """After both sweeps; the job of the one that trains was killed in the middle, and the stage that waited for it."""
-    project = with_sweeps(base_project, tmp_path_factory.mktemp("sweeps") / "project")
+    copy = base_project.copy(tmp_path_factory.mktemp("sweeps") / "project")
+    project = with_sweeps(copy.on_ray(ray_address))
     stop_after_a_trial(project, signal.SIGKILL)
     (driver,) = job_drivers(project, "run_sweep")
     driver.kill()
     driver.wait(60)
     ended = {name: json.loads(text) for name, text in ended_trials(project).items()}
     assert 0 < len(ended) < 6
-    stages = project.repro("sweep@k_beta") + project.repro("sweep@subdivision")
+    stages = project.repro("sweep@k_beta", "sweep@subdivision")
     return SweptProject(project, stages, ended, list((project.root / STORAGE).glob("k_beta-*")))
 
 
@@ -170,7 +170,7 @@ def test_a_subdivision_sweep_trains_nothing_and_agrees_with_the_evaluation(
 
 @pytest.mark.faults
 def test_ctrl_c_ends_the_waiting_and_jobs_stop_the_sweep(base_project: MiniProject, tmp_path: Path) -> None:
-    project = with_sweeps(base_project, tmp_path / "project")
+    project = with_sweeps(base_project.copy(tmp_path / "project"))
     # Trials that take some seconds each, so that the sweep is under way for as long as it is looked at.
     project.edit("configs/sweeps/demo/k_beta.yaml", "early_stopping: {grace: 2, reduction: 2}\n", "")
     project.edit("configs/schedules/demo_sweep.yaml", "updates: 8", "updates: 100")
@@ -287,10 +287,14 @@ def test_the_command_does_not_train_what_is_missing(
     assert f"`dvc repro train@{RUN}`" in result.output + result.stderr
 
 
-def test_the_command_runs_a_sweep(project_copy: MiniProject, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(project_copy.root)
-    for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
-        monkeypatch.delenv(name, raising=False)
+def test_the_command_runs_a_sweep(
+    project_copy_on_ray: MiniProject, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    project = project_copy_on_ray
+    monkeypatch.chdir(project.root)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for name, value in project.variables.items():
+        monkeypatch.setenv(name, value)
     app = typer.Typer()
     app.command()(sweep)
     file = tmp_path / "coarse.yaml"
@@ -298,4 +302,4 @@ def test_the_command_runs_a_sweep(project_copy: MiniProject, monkeypatch: pytest
     result = CliRunner().invoke(app, [str(file)])
     assert result.exit_code == 0, result.output + result.stderr
     assert "best is num_points=49,steps=1" in result.output
-    assert len(rows(project_copy, "coarse")) == 1
+    assert len(rows(project, "coarse")) == 1

@@ -22,7 +22,7 @@ from pipeline.errors import UserError
 from pipeline.files import write_json
 
 START_SECONDS = 120.0
-#: How long Ray stays up when no job waits or runs.
+#: How long Ray stays up by default when no job waits or runs.
 IDLE_SECONDS = 10.0
 
 # A job may wait without limit, and a job that is stopped has a minute to write a checkpoint.
@@ -59,26 +59,27 @@ def find_ray(folder: Path) -> Jobs | None:
 
 
 @contextmanager
-def ensure_ray(folder: Path, cpus: float) -> Iterator[Jobs]:
+def ensure_ray(folder: Path, cpus: float, idle_seconds: float = IDLE_SECONDS) -> Iterator[Jobs]:
     """Starts the project's Ray unless it runs, keeps it from stopping during the block, and yields its jobs.
 
     Args:
         folder: the folder with the state of the project's Ray.
         cpus: how many CPU cores a new Ray offers at least; it offers all cores of the machine if there are more.
+        idle_seconds: how long a new Ray stays up when no job waits or runs.
 
     Raises:
         LocalRayError: if Ray does not start.
     """
     with _locked(folder):
-        yield find_ray(folder) or _start(folder, cpus)
+        yield find_ray(folder) or _start(folder, cpus, idle_seconds)
 
 
-def _start(folder: Path, cpus: float) -> Jobs:
+def _start(folder: Path, cpus: float, idle_seconds: float) -> Jobs:
     log = folder / "ray.log"
     (folder / "ray.json").unlink(missing_ok=True)
     with log.open("w") as stream:
         keeper = subprocess.Popen(
-            [sys.executable, "-m", "pipeline.cluster.local_head", str(folder), str(math.ceil(cpus))],
+            [sys.executable, "-m", "pipeline.cluster.local_head", str(folder), str(math.ceil(cpus)), str(idle_seconds)],
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=subprocess.STDOUT,
@@ -95,12 +96,13 @@ def _start(folder: Path, cpus: float) -> Jobs:
     raise LocalRayError(f"Ray did not start on this machine; {log} ends with:\n{log.read_text()[-2000:]}")
 
 
-def run_until_idle(folder: Path, cpus: int) -> None:
-    """Runs Ray until no job has waited or run for :data:`IDLE_SECONDS`.
+def run_until_idle(folder: Path, cpus: int, idle_seconds: float) -> None:
+    """Runs Ray until no job has waited or run for a while.
 
     Args:
         folder: the folder with the state of the project's Ray.
         cpus: how many CPU cores Ray offers at least.
+        idle_seconds: that while.
     """
     state = folder / "ray.json"
     with local_ray(cpus) as addresses:
@@ -112,7 +114,7 @@ def run_until_idle(folder: Path, cpus: int) -> None:
             time.sleep(0.5)
             if any(not job.status.is_terminal() for job in jobs.list()):
                 idle_since = time.monotonic()
-            elif time.monotonic() > idle_since + IDLE_SECONDS:
+            elif time.monotonic() > idle_since + idle_seconds:
                 with _locked(folder):
                     # A job may have been submitted while this process waited for the lock.
                     if all(job.status.is_terminal() for job in jobs.list()):
@@ -121,4 +123,4 @@ def run_until_idle(folder: Path, cpus: int) -> None:
 
 
 if __name__ == "__main__":
-    run_until_idle(Path(sys.argv[1]), int(sys.argv[2]))
+    run_until_idle(Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]))

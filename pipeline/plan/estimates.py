@@ -1,6 +1,7 @@
 """Estimates the GPU-hours, hours and bytes of runs and sweeps on a cluster."""
 
 import math
+from typing import Any
 
 from pipeline.cluster.needs import workers_for_batch
 from pipeline.config.clusters import ClusterConfig
@@ -63,7 +64,7 @@ class Estimates:
     ) -> None:
         self._project, self._scale, self._selection, self._params = project, scale, selection, params
         self._throughput, self._cluster = throughput, cluster
-        self._counter, self._costs = Counter(), dict[str, Cost]()
+        self._counter, self._costs = Counter(), dict[tuple[Any, ...], Cost]()
         self.runs_at_a_time = runs_at_a_time(cluster, nodes, usable_cpus())
         self.missing_figures: list[str] = []
 
@@ -120,10 +121,11 @@ class Estimates:
         )
 
     def _cost(self, config: RunConfig) -> Cost:
-        # Runs that differ only in their seed cost the same.
-        key = config.model_copy(update={"run": "", "seed": 0}).model_dump_json()
+        size = training_size(config, self._image_size)
+        # What a network costs for an image depends on nothing else: not on seed, schedule or sampling strategy.
+        points = config.sampling.num_points if config.sampling else None
+        key = config.model.model_dump_json(), config.point_head_size, points, size
         if key not in self._costs:
-            size = training_size(config, self._image_size)
             self._costs[key] = self._counter.cost(config, size, self._throughput.foreground)
         return self._costs[key]
 

@@ -55,7 +55,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     patch = pytest.MonkeyPatch()
     patch.delenv("RAY_ADDRESS", raising=False)
     folder = tmp_path_factory.mktemp("project") / ".pointrend" / "ray"
-    with ensure_ray(folder, 2) as jobs:
+    with ensure_ray(folder, 2, idle_seconds=0.5) as jobs:
         jobs.submit(Job("idle", ["sleep", "600"], folder))
     yield folder
     jobs.stop("idle")
@@ -168,7 +168,7 @@ def test_ray_that_does_not_start_says_why(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_it_ends_by_itself(tmp_path: Path) -> None:
-    with ensure_ray(tmp_path, 1) as jobs:
+    with ensure_ray(tmp_path, 1, idle_seconds=2) as jobs:
         assert jobs.list() == []
         processes = keepers(tmp_path)
         assert len(processes) > 4
@@ -231,8 +231,8 @@ def test_the_cluster_is_kept_full_the_longest_first(do: Callable[..., None], tmp
     cpus = max(usable_cpus(), 2)
     before = {job.submission_id for job in jobs.list()}
     # Each notes how many run beside it.
-    command = "touch running-{0}; ls running-* | wc -l >> most; sleep 2; rm running-{0}; touch {0}.done"
-    requests = [request(f"run-{work}", command.format(f"run-{work}"), tmp_path, work) for work in range(cpus + 5)]
+    command = "touch running-{0}; ls running-* | wc -l >> most; sleep 1; rm running-{0}; touch {0}.done"
+    requests = [request(f"run-{work}", command.format(f"run-{work}"), tmp_path, work) for work in range(cpus + 3)]
     # The shortest is waited for: it comes last.
     do(requests[0], lambda: requests[1:])
     assert [each.name for each in requests if not each.is_done()] == []

@@ -1,4 +1,4 @@
-"""Ray Train with two real workers. One Ray serves all tests but the first, which starts its own."""
+"""Ray Train with two real workers."""
 
 import json
 import os
@@ -53,7 +53,8 @@ def ray_processes(marker: str) -> list[str]:
     return [command for command in found if str(os.getpid()) not in command]
 
 
-def test_two_workers_train_a_run_and_leave_nothing_running(project: MiniProject) -> None:
+def test_two_workers_train_a_run_and_leave_nothing_running(project: MiniProject, ray_address: str) -> None:
+    project = project.on_ray(ray_address)
     assert project.run("pointrend", "select", "demo", "--cluster", "two_cpu_workers").returncode == 0
     result = project.run("dvc", "repro", "train@coco_pointrend_r50-0")
     assert result.returncode == 0, result.stdout
@@ -61,7 +62,6 @@ def test_two_workers_train_a_run_and_leave_nothing_running(project: MiniProject)
     assert summary["workers"] == 2
     assert summary["updates"] == 4
     assert (project.root / "outputs/demo/train/coco_pointrend_r50-0/model.safetensors").stat().st_size > 1e6
-    # Ray on this machine waits some seconds for another job.
     end = time.monotonic() + 60
     while (left := ray_processes(str(project.root))) and time.monotonic() < end:
         time.sleep(0.2)

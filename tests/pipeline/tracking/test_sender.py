@@ -276,7 +276,7 @@ def test_a_server_that_hangs_does_not_hold_up_ctrl_c(
 
 # The database
 
-PROCESSES, ENTRIES = 8, 200
+PROCESSES, ENTRIES = 6, 150
 CROWD = f"""
 import os, sys, traceback
 from dataclasses import replace

@@ -3,7 +3,9 @@
 import json
 import subprocess
 import sys
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -13,11 +15,26 @@ from pipeline.training.loop import BUFFERS_OPTION
 SCRIPT = Path(__file__).parent / "two_workers.py"
 
 
-def run(folder: Path, workers: int, *images_per_worker: str) -> Path:
+def load_script() -> ModuleType:
+    spec = spec_from_file_location("two_workers", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(folder: Path, workers: int, images_per_worker: int | None = None) -> Path:
+    """Trains with processes of torch's launcher, or one alone in this process."""
     folder.mkdir()
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={workers}"] if workers > 1 else []
-    command = [sys.executable, *launcher, str(SCRIPT), str(folder), *images_per_worker]
-    subprocess.run(command, check=True, timeout=120)
+    if workers == 1:
+        threads = torch.get_num_threads()
+        load_script().main(folder, images_per_worker)
+        torch.set_num_threads(threads)
+        return folder
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={workers}"]
+    own = [] if images_per_worker is None else [str(images_per_worker)]
+    subprocess.run([sys.executable, *launcher, str(SCRIPT), str(folder), *own], check=True, timeout=120)
     return folder
 
 
@@ -57,7 +74,7 @@ def test_buffers_are_not_sent_and_gradients_not_copied(runs: tuple[Path, Path]) 
 
 def test_parts_of_a_batch_are_the_same_whoever_does_them(tmp_path: Path) -> None:
     # Four parts of an image each: all of one worker's, or two, one and one of three workers'.
-    alone, three = run(tmp_path / "alone", 1, "1"), run(tmp_path / "three", 3, "1")
+    alone, three = run(tmp_path / "alone", 1, 1), run(tmp_path / "three", 3, 1)
     shares = list(zip(*(images(three, rank) for rank in range(3)), strict=True))
     assert [[len(share) for share in update] for update in shares] == [[2, 1, 1]] * 6
     assert [[a[0], b[0], c[0], a[1]] for a, b, c in shares] == images(alone, 0)
@@ -67,13 +84,6 @@ def test_parts_of_a_batch_are_the_same_whoever_does_them(tmp_path: Path) -> None
 
 
 def test_training_moved_the_weights_far_beyond_the_tolerance(runs: tuple[Path, Path]) -> None:
-    from importlib.util import module_from_spec, spec_from_file_location
-
-    spec = spec_from_file_location("two_workers", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
     torch.manual_seed(0)
-    start = module.MeanOfImages().state_dict()
+    start = load_script().MeanOfImages().state_dict()
     assert max((weights(runs[0], 0)[name] - value).abs().max() for name, value in start.items()) > 0.05
