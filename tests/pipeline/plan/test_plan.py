@@ -263,7 +263,13 @@ stages:
 """
 
 
-RUNS = ("shapes_detector-0", "coco_4xconv_r50-0", "coco_pointrend_r50-0", "cityscapes_4xconv_r50-0", "streets_segmenter-0")
+RUNS = (
+    "shapes_detector-0",
+    "coco_4xconv_r50-0",
+    "coco_pointrend_r50-0",
+    "cityscapes_4xconv_r50-0",
+    "streets_segmenter-0",
+)
 
 
 class DvcProject:
