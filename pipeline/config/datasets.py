@@ -3,21 +3,11 @@
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import (
-    Field,
-    NonNegativeInt,
-    PositiveInt,
-    RootModel,
-    TypeAdapter,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, NonNegativeInt, PositiveInt, RootModel, TypeAdapter, field_validator, model_validator
 
 from pipeline.config.labels import LabelTable
 from pipeline.config.reader import Strict, read, validate
-from pointrend.specs import (
-    Task,
-)
+from pointrend.specs import Task
 
 
 class CocoSplit(Strict):

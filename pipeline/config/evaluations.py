@@ -3,13 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import (
-    Discriminator,
-    Field,
-    PositiveInt,
-    RootModel,
-    Tag,
-)
+from pydantic import Discriminator, Field, PositiveInt, RootModel, Tag
 
 from pipeline.config.metrics import MetricsConfig
 from pipeline.config.reader import ConfigError, Strict

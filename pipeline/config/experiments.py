@@ -3,20 +3,13 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import (
-    Field,
-    NonNegativeInt,
-    TypeAdapter,
-)
+from pydantic import Field, NonNegativeInt, TypeAdapter
 
 from pipeline.config.evaluations import EvaluationSetting
 from pipeline.config.models import ModelConfig, PointHeadConfig, SamplingConfig
 from pipeline.config.reader import Name, Strict, load_derived
 from pipeline.config.schedules import ScheduleConfig
-from pointrend.specs import (
-    MODELS,
-    InstanceSpec,
-)
+from pointrend.specs import MODELS, InstanceSpec
 
 
 class ExperimentConfig(Strict):

@@ -4,11 +4,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import (
-    Field,
-    RootModel,
-    ValidationError,
-)
+from pydantic import Field, RootModel, ValidationError
 
 from pipeline.config.datasets import CocoDataset
 from pipeline.config.evaluations import EvaluationSetting, RenderingConfig

@@ -3,15 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import (
-    Discriminator,
-    Field,
-    NonNegativeInt,
-    PositiveInt,
-    RootModel,
-    Tag,
-    model_validator,
-)
+from pydantic import Discriminator, Field, NonNegativeInt, PositiveInt, RootModel, Tag, model_validator
 
 from pipeline.config.reader import Name, Strict, load
 

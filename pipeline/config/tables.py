@@ -2,22 +2,10 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    Discriminator,
-    Field,
-    PositiveFloat,
-    PositiveInt,
-    Tag,
-    field_validator,
-    model_validator,
-)
+from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag, field_validator, model_validator
 
 from pipeline.config.reader import Name, Strict
-from pointrend.specs import (
-    MODELS,
-    InstanceSpec,
-    list_models,
-)
+from pointrend.specs import MODELS, InstanceSpec, list_models
 
 
 class Cell(Strict):
