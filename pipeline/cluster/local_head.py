@@ -43,11 +43,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def find_ray(folder: Path) -> Jobs | None:
-    """The jobs of the project's Ray; None if it does not run.
-
-    Args:
-        folder: the folder with the state of the project's Ray.
-    """
+    """The jobs of the project's Ray, whose state is in ``folder``; None if it does not run."""
     try:
         state = json.loads((folder / "ray.json").read_text())
         keeper = psutil.Process(state["pid"])
@@ -64,7 +60,7 @@ def ensure_ray(folder: Path, cpus: float) -> Iterator[Jobs]:
 
     Args:
         folder: the folder with the state of the project's Ray.
-        cpus: how many CPU cores a new Ray offers at least; it offers all cores of the machine if there are more.
+        cpus: how many CPU cores a new Ray offers at least, see :func:`local_ray`.
 
     Raises:
         LocalRayError: if Ray does not start.
@@ -96,12 +92,7 @@ def _start(folder: Path, cpus: float) -> Jobs:
 
 
 def run_until_idle(folder: Path, cpus: int) -> None:
-    """Runs Ray until no job has waited or run for :data:`IDLE_SECONDS`.
-
-    Args:
-        folder: the folder with the state of the project's Ray.
-        cpus: how many CPU cores Ray offers at least.
-    """
+    """Runs Ray until no job has waited or run for :data:`IDLE_SECONDS`; see :func:`ensure_ray`."""
     state = folder / "ray.json"
     with local_ray(cpus) as addresses:
         jobs = Jobs(*addresses)
@@ -110,12 +101,12 @@ def run_until_idle(folder: Path, cpus: int) -> None:
         idle_since = time.monotonic()
         while True:
             time.sleep(0.5)
-            if any(not job.status.is_terminal() for job in jobs.list()):
+            if jobs.live():
                 idle_since = time.monotonic()
             elif time.monotonic() > idle_since + IDLE_SECONDS:
                 with _locked(folder):
                     # A job may have been submitted while this process waited for the lock.
-                    if all(job.status.is_terminal() for job in jobs.list()):
+                    if not jobs.live():
                         state.unlink()
                         break
 

@@ -1,4 +1,4 @@
-"""The folders that a sweep reads and writes, and the key of its result. Needs no torch."""
+"""The folders that a sweep reads and writes, and the key of its result."""
 
 import hashlib
 from dataclasses import dataclass
@@ -37,11 +37,7 @@ class SweepPlace:
         return self.starts_from / WEIGHTS if self.starts_from else None
 
     def check(self) -> None:
-        """Checks that the weights that the sweep uses are there.
-
-        Raises:
-            SweepError: if they are missing.
-        """
+        """Raises SweepError if the weights that the sweep uses are missing."""
         if self.weights and not self.weights.is_file():
             raise SweepError(
                 f"{self.weights}: the weights that the sweep uses are missing; "

@@ -36,9 +36,9 @@ class RunWork:
 
     Attributes:
         cluster: the resources of each worker.
-        training: the training to do; None where the job only evaluates.
+        training: the training; None if the job only evaluates.
         tracking: the training's MLflow run.
-        evaluated: the run to evaluate after the training; None where the job only trains.
+        evaluated: the run to evaluate after the training; None if the job only trains.
         settings: the evaluation settings.
         chunks: the folder of the predictions.
     """
@@ -93,7 +93,7 @@ def ray_workers(use_gpu: bool) -> Workers:
         use_gpu: whether each worker has a GPU.
 
     Raises:
-        UserError: if it should have a GPU and sees none.
+        UserError: if the worker should have a GPU but sees none.
     """
     context = ray.train.get_context()
     return Workers(
