@@ -1,7 +1,7 @@
 """Submits requests as Ray jobs, as many as the cluster has room for, and waits for one of them at a time.
 
-Each stage of a `dvc repro` keeps the cluster full while it waits for its own job. Its state is elsewhere: submitted jobs
-are on the cluster and results are on disk, so a killed stage loses nothing.
+Each stage of a `dvc repro` keeps the cluster full while it waits for its own job. A stage holds no state of its own:
+submitted jobs are on the cluster and results are on disk, so a killed stage loses nothing.
 """
 
 import os

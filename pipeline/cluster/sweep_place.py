@@ -1,4 +1,4 @@
-"""The folders that a sweep reads and writes, and the key of its result."""
+"""The folders that a sweep reads and writes, and the key of its result. Needs no torch."""
 
 import hashlib
 from dataclasses import dataclass
