@@ -46,7 +46,9 @@ class DatasetFolder(Strict):
     """Settings of every kind of dataset."""
 
     root: str = Field(description="folder of the raw files, relative to the data root, or absolute")
-    synthetic: bool = Field(False, description="drawn as configs/synthetic/<root>.yaml says, inside the project")
+    synthetic: bool = Field(
+        False, description="whether it is drawn, inside the project, by configs/synthetic/<root>.yaml"
+    )
     obtain: str = Field("", description="how to get the raw files, for the error where they are missing")
 
 
@@ -113,11 +115,7 @@ class SynsetTable(RootModel[list[CocoSynset]]):
 
 
 def load_dataset(path: Path) -> DatasetConfig:
-    """Reads a dataset's file; its ``source`` says which kind of dataset it is.
-
-    Raises:
-        ConfigError: naming the file and every key that is wrong.
-    """
+    """Reads a dataset's file, see :func:`pipeline.config.reader.load`."""
     return validate(TypeAdapter(DatasetConfig), [(path, read(path))])
 
 

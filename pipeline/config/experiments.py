@@ -59,10 +59,9 @@ class RunConfig(Strict):
 
 
 def load_experiment(path: Path) -> ExperimentConfig:
-    """Reads an experiment's file and its bases. ``evaluations`` replaces that of the base as a whole.
+    """Reads an experiment's file and its bases, see :func:`pipeline.config.reader.load_derived`.
 
-    Raises:
-        ConfigError: naming the file and every key that is wrong.
+    ``evaluations`` replaces that of the base as a whole.
     """
     return load_derived(TypeAdapter(ExperimentConfig), path, replaced=("evaluations",))
 

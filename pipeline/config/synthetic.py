@@ -35,9 +35,5 @@ SyntheticConfig = Annotated[ShapesConfig | StreetsConfig, Field(discriminator="d
 
 
 def load_synthetic(path: Path) -> SyntheticConfig:
-    """Reads a file of ``configs/synthetic``; its ``draws`` says which kind of dataset it is.
-
-    Raises:
-        ConfigError: naming the file and every key that is wrong.
-    """
+    """Reads a file of ``configs/synthetic``, see :func:`pipeline.config.reader.load`."""
     return validate(TypeAdapter(SyntheticConfig), [(path, read(path))])

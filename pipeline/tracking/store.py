@@ -1,4 +1,4 @@
-"""The address of MLflow's store, and a quick look at an SQLite one. Does not import MLflow, which takes seconds."""
+"""The address of MLflow's store, and a quick check of an SQLite store. Does not import MLflow, which takes seconds."""
 
 import os
 import sqlite3
