@@ -26,7 +26,7 @@ class ClusterConfig(Strict):
     )
     runs_at_once: PositiveInt | None = Field(
         None,
-        description="how many runs may run at a time on a cluster that grows on demand, whatever fits into it now; null "
+        description="the number of runs that run at a time on a cluster that grows on demand, whatever fits now; null "
         "for as many as fit into the cluster as it is",
     )
     max_failures: int = Field(0, ge=-1, description="restarts after a lost worker or job; -1 for no limit")
