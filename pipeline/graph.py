@@ -99,7 +99,7 @@ def _would_run(stage: Any) -> bool:
 
 
 def stages_in_scope(names: Iterable[str]) -> list[str]:
-    """Selects the stages that the DVC command that runs this process covers, stale or not; all if there is none."""
+    """Selects the stages that the DVC command that runs this process covers, stale or not; all if no DVC command does."""
     under_way = stages_under_way()
     return [name for name in names if under_way is None or name in under_way]
 

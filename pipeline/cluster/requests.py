@@ -15,7 +15,7 @@ from pipeline.config.reader import load
 from pipeline.config.sweep_tasks import SubdivisionTask, SweepTask, TrainingTask
 from pipeline.data.samplers import BatchShareError
 from pipeline.files import atomic_file
-from pipeline.graph import stages_in_scope, stages_to_run
+from pipeline.graph import stages_to_run, stages_under_way
 from pipeline.stage import Stage
 from pipeline.training.record import WEIGHTS, TrainingRecord
 
@@ -35,7 +35,7 @@ def run_request(stage: Stage, name: str, *, train: bool, evaluate: bool) -> Requ
     cluster, schedule = stage.cluster, training.config.schedule
     needs = needs_of_run(cluster, workers_for_batch(cluster, schedule.batch_size))
     keys = ({"train": training.key} if train else {}) | ({"evaluate": evaluation.key} if evaluation else {})
-    options = [word for kind, key in keys.items() for word in (f"--{kind}", key)]
+    options = [word for kind, digest in keys.items() for word in (f"--{kind}", digest)]
     awaited = training if train else evaluation
     assert awaited is not None
     return Request(
@@ -104,11 +104,16 @@ def _job(stage: Stage, name: str, needs: Needs, keys: Mapping[str, str], command
 def ready_requests(stage: Stage, current: str) -> list[Request]:
     """The requests of the running DVC command, besides the current stage's own, whose inputs are there and current.
 
+    None if no DVC command runs this process: `pointrend sweep` runs that sweep alone.
+
     Args:
         stage: the project.
         current: the stage that DVC runs now, such as ``train@run``. DVC locks its outputs, so stages that read them are
             left out: DVC could not tell whether they are stale.
     """
+    under_way = stages_under_way()
+    if under_way is None:
+        return []
     runs, sweeps = stage.selection.runs, stage.selection.sweeps
     kind, _, name = current.partition("@")
     locked = f"train/{name}" if kind == "train" else None
@@ -117,7 +122,7 @@ def ready_requests(stage: Stage, current: str) -> list[Request]:
         if run != name and selected.starts_from != locked:
             names += [f"train@{run}", f"evaluate@{run}"]
     names += [f"sweep@{s}" for s, selected in sweeps.items() if s != name and selected.starts_from != locked]
-    stale = set(stages_to_run(stage.root, stages_in_scope(names)))
+    stale = set(stages_to_run(stage.root, [name for name in names if name in under_way]))
 
     def is_there(output: str) -> bool:
         """Whether a dataset is prepared, ``data/<dataset>``, or the weights of a run are there, ``train/<run>``."""
