@@ -40,15 +40,7 @@ def stages_to_run(root: Path, names: Iterable[str]) -> list[str]:
 
 
 def unchanged_stages(root: Path, names: Iterable[str]) -> list[str]:
-    """Selects the stages whose inputs and outputs exist and are as in ``dvc.lock``.
-
-    Args:
-        root: the project's folder, which must be the working directory.
-        names: names of stages, such as ``prepare@dataset``.
-
-    Raises:
-        GraphError: if DVC fails.
-    """
+    """Selects the stages whose inputs and outputs exist and are as in ``dvc.lock``; see :func:`stages_to_run`."""
     return _select(root, names, lambda stage: not stage.changed())
 
 
@@ -99,7 +91,7 @@ def _would_run(stage: Any) -> bool:
 
 
 def stages_in_scope(names: Iterable[str]) -> list[str]:
-    """Selects the stages that the DVC command that runs this process covers, stale or not; all if no DVC command does."""
+    """Selects the stages that the DVC command that runs this process covers; all if no DVC command runs it."""
     under_way = stages_under_way()
     return [name for name in names if under_way is None or name in under_way]
 

@@ -21,14 +21,7 @@ from pipeline.training.record import WEIGHTS, TrainingRecord
 
 
 def run_request(stage: Stage, name: str, *, train: bool, evaluate: bool) -> Request:
-    """The request for a run's job.
-
-    Args:
-        stage: the project.
-        name: the run.
-        train: whether the job trains the run.
-        evaluate: whether the job evaluates the run; one of the two must be true.
-    """
+    """The request for the job of the run ``name``, which trains the run, evaluates it, or does both."""
     training = training_of(stage, name)
     key = training.key if train else TrainingRecord.read(stage.outputs.trained(name)).key
     evaluation = evaluation_of(stage, name, training, key) if evaluate else None
@@ -84,9 +77,9 @@ def _job(stage: Stage, name: str, needs: Needs, keys: Mapping[str, str], command
     Args:
         stage: the project.
         name: the run or sweep.
-        needs: the job's resources.
-        keys: the keys of the results that the job produces, by their kind.
-        command: the module of ``stages`` and its options.
+        needs: the resources of the job.
+        keys: the keys of the job's results by kind: train, evaluate or sweep.
+        command: a module of ``stages`` and its options.
     """
     results = [f"{kind}:{key}" for kind, key in keys.items()]
     digest = hashlib.sha256(f"{sorted(results)} {needs.to_json()}".encode()).hexdigest()[:16]
@@ -102,9 +95,9 @@ def _job(stage: Stage, name: str, needs: Needs, keys: Mapping[str, str], command
 
 
 def ready_requests(stage: Stage, current: str) -> list[Request]:
-    """The requests of the running DVC command, besides the current stage's own, whose inputs are there and current.
+    """The other requests of the running DVC command whose inputs are there and current.
 
-    None if no DVC command runs this process: `pointrend sweep` runs that sweep alone.
+    There are none if no DVC command runs this process: `pointrend sweep` runs its sweep alone.
 
     Args:
         stage: the project.

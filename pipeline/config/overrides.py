@@ -19,11 +19,6 @@ class OverrideError(ValueError):
 def apply_overrides(name: str, experiment: ExperimentConfig, params: Params) -> ExperimentConfig:
     """An experiment with the settings that ``params.yaml`` changes; its own changes go before those for all.
 
-    Args:
-        name: the experiment's name.
-        experiment: the experiment as its file has it.
-        params: the changes.
-
     Raises:
         OverrideError: if a value is outside its domain.
     """
@@ -55,11 +50,7 @@ def _settings(experiment: ExperimentConfig) -> dict[str, Setting]:
 
 
 def check_overrides(params: Params, selected: Mapping[str, ExperimentConfig]) -> None:
-    """Checks that every changed setting applies to a selected experiment.
-
-    Args:
-        params: the changes.
-        selected: the selected experiments by name, as their files have them.
+    """Checks that every changed setting applies to a selected experiment; these are given as their files have them.
 
     Raises:
         OverrideError: if a changed setting applies to none; the message names the first one.

@@ -21,11 +21,7 @@ from pipeline.config.tables import TableConfig
 
 
 class Project:
-    """The configuration of one checkout: ``params.yaml``, ``selection.yaml`` and ``configs/``.
-
-    Args:
-        root: the folder that holds them.
-    """
+    """The configuration of one checkout: ``params.yaml``, ``selection.yaml`` and ``configs/``, all in ``root``."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -87,12 +83,7 @@ class Project:
         return sorted(path.stem for path in (self.configs / "experiments" / scale).glob("*.yaml"))
 
     def experiment(self, scale: str, name: str, params: Params | None = None) -> ExperimentConfig:
-        """An experiment of a scale.
-
-        Args:
-            scale: a folder of ``configs/experiments``.
-            name: a file in it.
-            params: the changed settings to apply to it, if any.
+        """An experiment of a scale, with the changed settings of ``params.yaml``, if any are given.
 
         Raises:
             ConfigError: if its file or a changed setting is wrong or does not go with the model.
@@ -151,7 +142,7 @@ class Project:
             scale: a folder of ``configs/experiments``.
             name: the run's name.
             selected: its entry in ``selection.yaml``.
-            params: the changed settings to apply to its experiment, if any.
+            params: the changed settings to apply, if any.
 
         Raises:
             ConfigError: if the entry does not agree with the experiment's file, or a file or changed setting is wrong.
@@ -178,15 +169,7 @@ class Project:
     def training(
         self, run: str, name: str, seed: int, written: ExperimentConfig, experiment: ExperimentConfig
     ) -> RunConfig:
-        """The training of an experiment with one seed.
-
-        Args:
-            run: the name of the training.
-            name: the experiment's name.
-            seed: the seed.
-            written: the experiment as its file has it.
-            experiment: the same with the changed settings of ``params.yaml``.
-        """
+        """The training ``run`` of an experiment, given as its file has it and with the changes of ``params.yaml``."""
         return RunConfig(
             run=run,
             experiment=name,
@@ -221,10 +204,6 @@ class Project:
 
     def select(self, scale: str, data_root: str) -> Selection:
         """Everything of a scale: its experiments with all seeds, their datasets, and its sweeps.
-
-        Args:
-            scale: a folder of ``configs/experiments``.
-            data_root: folder or URI that the datasets lie in.
 
         Raises:
             ConfigError: if there is no such scale, or one of its files is wrong.

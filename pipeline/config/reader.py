@@ -59,10 +59,6 @@ Layer = tuple[Path, Any]  # a file and its content
 def load(schema: type[T], path: Path) -> T:
     """Reads one YAML or JSON file and validates it.
 
-    Args:
-        schema: a model of this package.
-        path: the file.
-
     Raises:
         ConfigError: naming the file and every key that is missing, unknown or ill-typed.
     """
@@ -76,7 +72,7 @@ def load_derived(adapter: TypeAdapter[T], path: Path, replaced: Collection[str] 
     A mapping overrides only the keys that it has; a list or a value replaces that of the base.
 
     Args:
-        adapter: of the schema.
+        adapter: the schema.
         path: the file.
         replaced: keys whose mappings replace the base's as a whole.
 
@@ -133,7 +129,7 @@ def validate(adapter: TypeAdapter[T], layers: Sequence[Layer], replaced: Collect
     """Validates a file's content, merged with that of its bases.
 
     Args:
-        adapter: of the schema.
+        adapter: the schema.
         layers: the file and its content, followed by those of its base, its base's base, and so on.
         replaced: keys whose mappings are not merged.
 

@@ -135,14 +135,9 @@ def sweep_file(project: "Project", scale: str, name: str) -> Path:
 def resolve_sweep(
     project: "Project", scale: str, path: Path, runs: dict[str, SelectedRun], params: Params | None = None
 ) -> tuple[TrainingTask | SubdivisionTask, SelectedSweep]:
-    """A sweep with everything that its file refers to, and its entry in ``selection.yaml``.
+    """A sweep with the selected runs and the experiments that its file names, and its entry in ``selection.yaml``.
 
-    Args:
-        project: the project.
-        scale: the scale of the experiments.
-        path: the sweep's file.
-        runs: the selected runs.
-        params: the changed settings to apply to experiments, if any.
+    The changed settings of ``params.yaml`` apply to the experiments, if any are given.
 
     Raises:
         ConfigError: if the file is wrong, or does not go with the runs and experiments that it names.
@@ -253,11 +248,7 @@ def _check_space(space: Space, experiment: ExperimentConfig) -> None:
 
 
 def select_sweeps(project: "Project", scale: str, runs: dict[str, SelectedRun]) -> dict[str, SelectedSweep]:
-    """All sweeps of a scale, as ``selection.yaml`` has them.
-
-    Raises:
-        ConfigError: if one of their files is wrong.
-    """
+    """All sweeps of a scale, as ``selection.yaml`` has them; see :func:`resolve_sweep`."""
     files = sorted((project.configs / "sweeps" / scale).glob("*.yaml"))
     return {path.stem: resolve_sweep(project, scale, path, runs)[1] for path in files}
 

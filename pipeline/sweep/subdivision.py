@@ -79,16 +79,16 @@ def evaluate_settings(
     parent: str,
     tags: dict[str, str],
 ) -> None:
-    """Predicts, scores and times the settings that have no record yet.
+    """Predicts, scores and times the settings that have no record yet, and logs each in an MLflow run.
 
     Args:
         task: the sweep.
         run: the trained run to render.
         cluster: the number of workers and the resources of each.
         records: the records of the settings.
-        tracker: the MLflow experiment. Each setting is logged as a run nested in the sweep's.
-        parent: the sweep's MLflow run.
-        tags: tags of every setting's MLflow run.
+        tracker: the MLflow experiment.
+        parent: the sweep's MLflow run, in which those of the settings are nested.
+        tags: the tags of every setting's MLflow run.
 
     Raises:
         SweepError: if the dataset does not have the sweep's metric.

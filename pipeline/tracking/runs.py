@@ -191,11 +191,7 @@ def evaluation_run(record: EvaluationRecord, name: str, config: RunConfig, paren
 def save_sweep_runs(folder: Path, sweep: RunRecord, trials: Sequence[str], tracker: Tracker) -> None:
     """Writes the records of a sweep and of its trials, all ended, to a file from which :func:`log_sweep` can log them.
 
-    Args:
-        folder: the folder of the sweep's results.
-        sweep: the sweep's record.
-        trials: the ids of the trials' MLflow runs.
-        tracker: the MLflow experiment.
+    ``trials`` are the ids of the trials' MLflow runs.
     """
     records = [read_run(tracker, run_id) for run_id in trials]
     write_json(folder / SWEEP_RUNS, {"sweep": vars(sweep), "trials": [vars(record) for record in records]})
