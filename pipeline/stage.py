@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 
 from rich.console import Console
@@ -99,7 +100,7 @@ class Stage:
     def run(self, name: str) -> RunConfig:
         return load(RunConfig, self.outputs.config("train", name))
 
-    @property
+    @cached_property
     def cluster(self) -> ClusterConfig:
         return self.project.cluster(self.params.cluster)
 

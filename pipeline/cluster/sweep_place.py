@@ -30,7 +30,7 @@ class SweepPlace:
     images: Storage
     starts_from: Path | None
     storage: Path
-    code: str = ""
+    code: str
 
     @property
     def weights(self) -> Path | None:

@@ -40,7 +40,7 @@ class Kind:
 
     roots: tuple[str, ...]
     libraries: tuple[str, ...]
-    without: tuple[str, ...] = ()
+    without: tuple[str, ...]
     lazy: bool = True
 
 
