@@ -265,7 +265,8 @@ class Jobs:
         while not (status := self._retry(lambda: self._client.get_job_status(name))).is_terminal():
             time.sleep(POLL_SECONDS)
         if status != JobStatus.SUCCEEDED:
-            *_, reason = ["no output", *self._retry(lambda: self._client.get_job_logs(name)).strip().splitlines()]
+            lines = self._retry(lambda: self._client.get_job_logs(name)).strip().splitlines()
+            reason = lines[-1] if lines else "no output"
             raise RayUnreachableError(f"{self.address}: job {attempt} could not be stopped ({reason})")
         with suppress(RuntimeError):
             self._client.delete_job(name)

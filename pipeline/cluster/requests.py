@@ -114,7 +114,7 @@ def ready_requests(stage: Stage, current: str) -> list[Request]:
     for run, selected in runs.items():
         if run != name and selected.starts_from != locked:
             names += [f"train@{run}", f"evaluate@{run}"]
-    names += [f"sweep@{s}" for s, selected in sweeps.items() if s != name and selected.starts_from != locked]
+    names += [f"sweep@{sweep}" for sweep, entry in sweeps.items() if sweep != name and entry.starts_from != locked]
     stale = set(stages_to_run(stage.root, [name for name in names if name in under_way]))
 
     def is_there(output: str) -> bool:
@@ -131,8 +131,8 @@ def ready_requests(stage: Stage, current: str) -> list[Request]:
         inputs = [f"data/{selected.dataset}", selected.starts_from if train else f"train/{run}"]
         if (train or evaluate) and all(map(is_there, inputs)):
             found.append(run_request(stage, run, train=train, evaluate=evaluate))
-    for sweep, selected in sweeps.items():
-        if f"sweep@{sweep}" in stale and is_there(f"data/{selected.dataset}") and is_there(selected.starts_from):
+    for sweep, entry in sweeps.items():
+        if f"sweep@{sweep}" in stale and is_there(f"data/{entry.dataset}") and is_there(entry.starts_from):
             task = load(SweepTask, stage.outputs.config("sweep", sweep)).root
             found.append(sweep_request(stage, task, sweep_place(stage, task)))
     return [request for request in found if not request.is_done()]
