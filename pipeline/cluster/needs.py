@@ -126,11 +126,11 @@ def place(nodes: Sequence[Resources], needs: Needs) -> list[Resources] | None:
 def count_to_submit(
     nodes: Sequence[Resources], live: Iterable[Needs], waiting: Iterable[Needs], runs_at_once: int | None = None
 ) -> int:
-    """How many of the waiting jobs to submit now, from the first on.
+    """The number of waiting jobs to submit now, in their order.
 
-    As many as fit beside the jobs on the cluster, and :data:`WAITING_JOBS` more. The driver of a job submitted ahead of
-    time starts as soon as it fits, and then waits for its workers. A job with workers is therefore only submitted ahead
-    of time if its driver fits as well: otherwise its driver could take what another job's workers need.
+    These are as many as fit beside the jobs on the cluster, and :data:`WAITING_JOBS` more. The driver of a job that is
+    submitted ahead of time starts as soon as it fits, and then waits for its workers. A job with workers is therefore
+    only submitted ahead of time if its driver fits too. Otherwise it could take what the workers of another job need.
 
     Args:
         nodes: the resources of each node of the cluster.
