@@ -238,7 +238,7 @@ class Project:
             if experiment.starts_from not in (None, *first):
                 raise ConfigError(
                     f"{self._experiment_file(scale, name)}:\n  starts_from: {experiment.starts_from!r} is not a run of "
-                    f"this scale that starts from no other run; these are {', '.join(sorted(first))}"
+                    f"this scale that starts from no other run; those are {', '.join(sorted(first))}"
                 )
 
     def initial_params(self, scale: str, data_root: str, cluster: str) -> Params:
