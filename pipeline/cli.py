@@ -10,13 +10,12 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.config.project import Project
-from pipeline.config.reader import ConfigError
 from pipeline.config.selection_files import params_text, selection_text
 from pipeline.config.sweep_tasks import resolve_sweep
 from pipeline.errors import UserError
 from pipeline.files import atomic_file
 from pipeline.graph import match_git
-from pipeline.stage import Stage, bypass_proxy_for_loopback, fail, run_stage
+from pipeline.stage import Stage, errors_as_messages
 
 if TYPE_CHECKING:
     from pipeline.cluster.jobs import Jobs
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 jobs = typer.Typer(help="List, follow or stop the jobs on the Ray cluster.", no_args_is_help=True)
 
 
+@errors_as_messages()
 def select(
     scale: Annotated[str, typer.Argument(help="a folder of configs/experiments: demo, nuclei, paper, ...")],
     data_root: Annotated[str, typer.Option(help="folder or URI that contains the datasets")] = "data",
@@ -31,17 +31,12 @@ def select(
 ) -> None:
     """Choose what `dvc repro` runs: write a scale's runs and sweeps to selection.yaml, its settings to params.yaml."""
     project = Project(Path.cwd())
-    try:
-        selection = project.select(scale, data_root)
-        params = project.initial_params(scale, data_root, cluster)
-    except ConfigError as error:
-        fail(error)
-    for path, text in (
-        (project.selection_file, selection_text(scale, selection)),
-        (project.params_file, params_text(params)),
-    ):
-        with atomic_file(path) as stream:
-            stream.write(text)
+    selection = project.select(scale, data_root)
+    params = project.initial_params(scale, data_root, cluster)
+    with atomic_file(project.selection_file) as stream:
+        stream.write(selection_text(scale, selection))
+    with atomic_file(project.params_file) as stream:
+        stream.write(params_text(params))
     table = Table("dataset", "experiments", "runs", box=None, pad_edge=False)
     for name in selection.datasets:
         runs = [run for run in selection.runs.values() if run.dataset == name]
@@ -54,6 +49,7 @@ def select(
         typer.echo(note)
 
 
+@errors_as_messages()
 def plan(
     scale: Annotated[
         str | None, typer.Argument(help="a folder of configs/experiments; by default the current selection")
@@ -67,57 +63,48 @@ def plan(
     from pipeline.plan.make import make_plan
     from pipeline.plan.text import show
 
-    def run() -> None:
-        found = make_plan(Project(Path.cwd()), scale, cluster, nodes)
-        if as_json:
-            typer.echo(json.dumps(found.as_json()))
-        else:
-            show(found, Console())
-
-    run_stage(run)
+    found = make_plan(Project(Path.cwd()), scale, cluster, nodes)
+    if as_json:
+        typer.echo(json.dumps(found.as_json()))
+    else:
+        show(found, Console())
 
 
+@errors_as_messages()
 def sweep(file: Annotated[Path, typer.Argument(help="a file of configs/sweeps")]) -> None:
     """Run a sweep on the prepared data of the selected scale, as `dvc repro` does. Run it again to continue it."""
     # Imported here: the other commands start faster without it.
     from pipeline.cluster.sweeps import collect_sweep
 
-    def run() -> None:
-        stage = Stage()
-        task, _ = resolve_sweep(stage.project, stage.params.scale, file, stage.selection.runs, stage.params)
-        collect_sweep(stage, task)
-        output = stage.outputs.sweep(task.name)
-        about = json.loads((output / "sweep.json").read_text(encoding="utf-8"))
-        typer.echo(f"{output}: best is {about['best']} ({about['metric']}); see best.yaml")
-
-    run_stage(run)
+    stage = Stage()
+    task, _ = resolve_sweep(stage.project, stage.params.scale, file, stage.selection.runs, stage.params)
+    collect_sweep(stage, task)
+    output = stage.outputs.sweep(task.name)
+    about = json.loads((output / "sweep.json").read_text(encoding="utf-8"))
+    typer.echo(f"{output}: best is {about['best']} ({about['metric']}); see best.yaml")
 
 
 def _jobs() -> "Jobs":
-    """The jobs of the cluster of ``RAY_ADDRESS``, or of the project's Ray on this machine; exits if none runs."""
     from pipeline.cluster.submission import running_jobs  # Ray takes seconds to import
 
-    bypass_proxy_for_loopback()
-    try:
-        return running_jobs(Path.cwd())
-    except UserError as error:
-        fail(error)
+    return running_jobs(Path.cwd())
 
 
 def _job_id(jobs: "Jobs", name: str) -> str:
-    """The id of the newest job of a run, or ``name`` itself if it is a job's id. An id is a run's name and a hash."""
+    """The id of the newest job of a run or sweep, or ``name`` itself if it is an id. An id is a name and a hash."""
     from pipeline.cluster.jobs import job_name
 
     ids = [job_name(job) for job in jobs.list()]
     found = [each for each in ids if name in (each, each.rpartition("-")[0])]
     if not found:
-        fail(UserError(f"{jobs.address}: no job {name}; `pointrend jobs list` shows all"))
+        raise UserError(f"{jobs.address}: no job {name}; `pointrend jobs list` shows all")
     return found[-1]
 
 
 @jobs.command("list")
+@errors_as_messages()
 def list_jobs() -> None:
-    """Show all jobs that Ray remembers, and for how many minutes each has existed or existed until it ended."""
+    """Show all jobs that Ray remembers, with the minutes from the submission of each to its end, or until now."""
     table = Table("job", "status", "submitted", "minutes", box=None, pad_edge=False)
     for job in _jobs().list():
         begun, end = (job.start_time or 0) / 1000, (job.end_time or time.time() * 1000) / 1000
@@ -127,6 +114,7 @@ def list_jobs() -> None:
 
 
 @jobs.command()
+@errors_as_messages()
 def follow(name: Annotated[str, typer.Argument(help="a run, or a job's id")]) -> None:
     """Show a job's output until it ends. Ctrl-C stops the output, not the job."""
     jobs = _jobs()
@@ -135,6 +123,7 @@ def follow(name: Annotated[str, typer.Argument(help="a run, or a job's id")]) ->
 
 
 @jobs.command()
+@errors_as_messages()
 def stop(
     names: Annotated[list[str] | None, typer.Argument(help="runs, or job ids")] = None,
     stop_all: Annotated[bool, typer.Option("--all", help="stop all pending and running jobs")] = False,
@@ -143,10 +132,10 @@ def stop(
     from pipeline.cluster.jobs import job_name
 
     if stop_all == bool(names):
-        fail(UserError("name the runs or jobs to stop, or give --all, but not both"))
+        raise UserError("name the runs or jobs to stop, or give --all, but not both")
     jobs = _jobs()
     ids = [job_name(job) for job in jobs.live()] if stop_all else [_job_id(jobs, name) for name in names or ()]
     for job_id in ids:
         typer.echo(f"{job_id}: {'stopped' if jobs.stop(job_id) else 'has ended already'}")
     if not ids:
-        typer.echo("no job waits or runs")
+        typer.echo("no job is waiting or running")

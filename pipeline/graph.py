@@ -15,9 +15,7 @@ import psutil
 
 from pipeline.errors import UserError
 
-QUEUED_OPTIONS = (
-    ".dvc/tmp/repro.dat"  # what `dvc exp run --queue` was asked to run, in the stash commit of the experiment
-)
+QUEUED_OPTIONS = ".dvc/tmp/repro.dat"  # the options of `dvc exp run --queue`, in the experiment's stash commit
 TARGET_OPTIONS = ("targets", "single_item", "pipeline", "all_pipelines", "downstream", "recursive", "glob")
 
 
@@ -26,7 +24,7 @@ class GraphError(UserError):
 
 
 def stages_to_run(root: Path, names: Iterable[str]) -> list[str]:
-    """Filters stages: those that `dvc repro` would run now. The others are unchanged or in DVC's cache.
+    """Selects the stages that `dvc repro` would run now. The others are unchanged or in DVC's cache.
 
     Only files that exist now are compared, so a stage whose inputs are still to be changed by another stage may be
     missing. A stage can call this while DVC waits for it, but must not ask about itself.
@@ -42,15 +40,7 @@ def stages_to_run(root: Path, names: Iterable[str]) -> list[str]:
 
 
 def unchanged_stages(root: Path, names: Iterable[str]) -> list[str]:
-    """Filters stages: those whose inputs and outputs exist and are as in ``dvc.lock``.
-
-    Args:
-        root: the project's folder, which must be the working directory.
-        names: names of stages, such as ``prepare@dataset``.
-
-    Raises:
-        GraphError: if DVC fails.
-    """
+    """Selects the stages whose inputs and outputs exist and are as in ``dvc.lock``; see :func:`stages_to_run`."""
     return _select(root, names, lambda stage: not stage.changed())
 
 
@@ -101,13 +91,7 @@ def _would_run(stage: Any) -> bool:
 
 
 def stages_in_scope(names: Iterable[str]) -> list[str]:
-    """Filters stages: those that the DVC command that runs this process covers, stale or not.
-
-    Returns all of them if no DVC command runs this process.
-
-    Args:
-        names: names of stages, such as ``train@run``.
-    """
+    """Selects the stages that the DVC command that runs this process covers; all if no DVC command runs it."""
     under_way = stages_under_way()
     return [name for name in names if under_way is None or name in under_way]
 
@@ -120,7 +104,7 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 def stages_under_way() -> list[str] | None:
-    """The names of the stages that the DVC command that runs this process covers, in its order, stale or not.
+    """The stages that the DVC command that runs this process covers, in its order, stale or not.
 
     None if no `dvc repro` or `dvc exp run` is among the parent processes.
     """
@@ -183,9 +167,6 @@ def match_git(root: Path) -> str | None:
     Otherwise DVC would refuse to start, or use the git repository of a parent folder. The setting is written to
     ``.dvc/config.local``, which belongs to this checkout alone.
 
-    Args:
-        root: the project's folder.
-
     Returns:
         a sentence for the user if DVC works without git, whether it has to or not; otherwise None.
     """
@@ -196,11 +177,9 @@ def match_git(root: Path) -> str | None:
         return None
     without_git = Config(str(folder))["core"].get("no_scm", False)
     if _is_tracked(root / "dvc.yaml"):
-        return (
-            "DVC works without git here; `dvc config --local --unset core.no_scm` lets `dvc exp` use it"
-            if without_git
-            else None
-        )
+        if without_git:
+            return "DVC works without git here; `dvc config --local --unset core.no_scm` lets `dvc exp` use it"
+        return None
     if not without_git:
         with Config(str(folder)).edit("local") as settings:
             settings.setdefault("core", {})["no_scm"] = True
@@ -209,13 +188,12 @@ def match_git(root: Path) -> str | None:
 
 def _is_tracked(file: Path) -> bool:
     try:
-        asked = subprocess.run(
+        return not subprocess.call(
             ["git", "ls-files", "--error-unmatch", file.name],
             cwd=file.parent,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-    except FileNotFoundError:
+    except FileNotFoundError:  # no git
         return False
-    return asked.returncode == 0

@@ -41,7 +41,7 @@ class _Lines:
 
 @contextmanager
 def progress(label: str, total: int | None, done: int = 0) -> Iterator[Progress]:
-    """Shows the progress of ``total`` steps, of which ``done`` are done already."""
+    """Shows the progress of ``total`` steps, ``done`` of which are already done."""
     if not sys.stderr.isatty():
         yield _Lines(label, total, done)
         return

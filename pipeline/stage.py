@@ -1,12 +1,13 @@
-"""What all DVC stages share: the project and its folders, the environment of processes, how errors are shown."""
+"""Shared by all DVC stages: the project and its folders, the environment of processes, how errors are shown."""
 
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
-from typing import NoReturn
 
 from rich.console import Console
 from rich.markup import escape
@@ -38,11 +39,11 @@ class Outputs:
         return self.root / "config" / kind / f"{name}.json"
 
     def code(self, kind: str, task: str) -> Path:
-        """The code that a kind of stage computes with, as `configure` has found it."""
+        """The file in which `configure` lists the code of a kind of stage."""
         return self.root / "config" / "code" / f"{kind}-{task}.json"
 
     def drawn(self, name: str) -> Path:
-        """A synthetic dataset's files, drawn by the project itself and so never in the user's data root."""
+        """The files of a synthetic dataset, which the project draws itself: never in the user's data root."""
         return self.root / "drawn" / name
 
     def prepared(self, dataset: str) -> Path:
@@ -62,11 +63,11 @@ class Outputs:
         return self.root / "sweeps" / "shown.json"
 
     def metrics(self, run: str) -> Path:
-        """The metrics file that DVC shows: a few numbers."""
+        """The file with the few metrics that DVC shows."""
         return self.root / "metrics" / f"{run}.json"
 
     def evaluation_record(self, run: str) -> Path:
-        """All that the evaluations of a run came to."""
+        """The file with everything that the evaluations of a run have measured."""
         return self.root / "evaluations" / f"{run}.json"
 
 
@@ -74,9 +75,9 @@ EXPERIMENTS = (".dvc", "tmp", "exps")  # where DVC makes the workspaces of `dvc 
 
 
 def original_project(root: Path) -> Path:
-    """The project that a workspace belongs to: itself, or the one that DVC made a temporary copy of.
+    """The project that a workspace belongs to: the folder itself, or the project that DVC made this temporary copy of.
 
-    What all workspaces share is there: the runs under way, the Ray of this machine, MLflow's database.
+    All workspaces share what is there: the trainings in progress, the Ray of this machine, MLflow's database.
     """
     parts = root.resolve().parts
     for at in range(len(parts) - len(EXPERIMENTS)):
@@ -99,7 +100,7 @@ class Stage:
     def run(self, name: str) -> RunConfig:
         return load(RunConfig, self.outputs.config("train", name))
 
-    @property
+    @cached_property
     def cluster(self) -> ClusterConfig:
         return self.project.cluster(self.params.cluster)
 
@@ -110,7 +111,7 @@ class Stage:
         return load_dataset(self.outputs.config("datasets", name))
 
     def code(self, kind: str, task: str) -> str:
-        """A hash of the code that a kind of stage computes with."""
+        """A hash of the code of a kind of stage."""
         return digest(json.loads(self.outputs.code(kind, task).read_text(encoding="utf-8")))
 
     def data_root(self, dataset: DatasetConfig) -> str:
@@ -127,7 +128,7 @@ class Stage:
 
 
 def bypass_proxy_for_loopback() -> None:
-    """Adds this machine to the hosts that no proxy is used for, in the environment of this and of all child processes.
+    """Tells this process and its children to reach this machine without a proxy.
 
     Ray and MLflow are reached over HTTP at 127.0.0.1, also where ``http_proxy`` is set for the rest of the network.
     """
@@ -152,18 +153,20 @@ def code_version(root: Path) -> str:
     return result.stdout.strip() or "unknown"
 
 
-def run_stage(main: Callable[[], None]) -> None:
-    """Runs a stage or command; an error that the user can fix is one message, without traceback, and exit status 1."""
+@contextmanager
+def errors_as_messages() -> Iterator[None]:
+    """Runs a stage or command: an error that the user can fix becomes one message, without traceback, and status 1."""
     bypass_proxy_for_loopback()
     try:
-        main()
+        yield
     except KeyboardInterrupt:
         sys.exit(130)
     except (UserError, OSError) as error:
-        fail(error)
+        Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+        sys.exit(1)
 
 
-def fail(error: Exception) -> NoReturn:
-    """Prints an error as its user should see it and exits with status 1."""
-    Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
-    sys.exit(1)
+def run_stage(main: Callable[[], None]) -> None:
+    """Runs the main function of a stage, see :func:`errors_as_messages`."""
+    with errors_as_messages():
+        main()

@@ -2,7 +2,7 @@
 
 from pipeline.config.code import KINDS, code_of
 from pipeline.config.sweep_tasks import resolve_selected, sweep_file
-from pipeline.config.sweeps import ShownSweeps, load_sweep
+from pipeline.config.sweeps import ShownSweep, load_sweep
 from pipeline.files import atomic_folder, write_json
 from pipeline.stage import Stage, run_stage
 
@@ -27,11 +27,10 @@ def main() -> None:
         for name in selection.sweeps:
             task = resolve_selected(project, params.scale, name, selection, params)
             (folder / "sweep" / f"{name}.json").write_text(task.model_dump_json(indent=1))
-    # Written to the folder of the sweeps' outputs, which `report` needs even if no sweep is selected.
-    shown = ShownSweeps(
-        {name: load_sweep(sweep_file(project, params.scale, name)).shown() for name in selection.sweeps}
-    )
-    write_json(stage.outputs.shown_sweeps, shown.model_dump())
+    # Written to the folder of the sweeps' outputs, because `report` needs that folder even if no sweep is selected.
+    sweeps = {name: load_sweep(sweep_file(project, params.scale, name)) for name in selection.sweeps}
+    shown = {name: sweep.model_dump(include=set(ShownSweep.model_fields)) for name, sweep in sweeps.items()}
+    write_json(stage.outputs.shown_sweeps, shown)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 
+from pipeline.evaluation.record import EvaluationRecord
 from pipeline.stage import Stage, run_stage
 from pipeline.tracking.store import certainly_has, tracking_uri
 
@@ -10,8 +11,8 @@ def main() -> None:
     stage = Stage()
     logged: set[str] = set()
     for name in stage.selection.runs:
-        record = json.loads(stage.outputs.evaluation_record(name).read_text())
-        logged |= {record["mlflow_run_id"], *(found["mlflow_run_id"] for found in record["evaluations"].values())}
+        record = EvaluationRecord.read(stage.outputs.evaluation_record(name))
+        logged |= {record.mlflow_run_id, *map(record.logged_as, record.evaluations)}
     for name in stage.selection.sweeps:
         about = json.loads((stage.outputs.sweep(name) / "sweep.json").read_text())
         logged |= {about["mlflow_run_id"], *about["mlflow_trial_ids"].values()}

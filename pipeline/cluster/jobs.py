@@ -24,7 +24,7 @@ from pipeline.errors import UserError
 
 #: How long to wait for a Ray that does not answer: its head may be restarting.
 PATIENCE_SECONDS = 120.0
-#: After this long, the user is told what is being waited for.
+#: Shorter waits are not reported.
 SILENT_SECONDS = 10.0
 POLL_SECONDS = 0.3
 UNREACHABLE = (ConnectionError, RequestException, ClientError, asyncio.TimeoutError, RayStateApiException)
@@ -53,7 +53,7 @@ class Job:
         command: the program and its arguments.
         folder: the working directory; every node must have it.
         needs: the resources. Ray reserves ``needs.driver`` while the job runs; the driver asks for its workers itself.
-        results: keys of the results that the job produces, to recognise a job that produces them already.
+        results: keys of the results that the job produces, by which another job for the same result is recognised.
         environment: variables to set in addition to the node's own.
     """
 
@@ -95,7 +95,10 @@ class Jobs:
     """
 
     def __init__(self, address: str, head: str | None = None) -> None:
-        self.address, self._head = address, head
+        self.address = address
+        self._environment = {"RAY_ADDRESS": head} if head else {}
+        # Ray changes RAY_ADDRESS to "auto" in the environment of drivers, so it is set in front of their command.
+        self._prefix = ["env", f"RAY_ADDRESS={head}"] if head else []
         try:
             self._client = JobSubmissionClient(address)
             self._client.get_version()
@@ -106,14 +109,9 @@ class Jobs:
         except (*UNREACHABLE, RuntimeError) as error:
             raise RayUnreachableError(f"{address}: no Ray answers; start it or change RAY_ADDRESS ({error})") from error
 
-    @property
-    def _worker_environment(self) -> dict[str, str]:
-        """``RAY_ADDRESS`` for a job's workers, which would otherwise connect to any Ray of the machine."""
-        return {"RAY_ADDRESS": self._head} if self._head else {}
-
     def _retry(self, call: Callable[[], T]) -> T:
         """Calls until Ray answers, for up to :data:`PATIENCE_SECONDS`, and returns the result."""
-        begun, silent = time.monotonic(), True
+        begun, reported = time.monotonic(), False
         while True:
             try:
                 return call()
@@ -124,8 +122,8 @@ class Jobs:
                         f"{self.address}: Ray has not answered for {PATIENCE_SECONDS:.0f} s; the results and "
                         f"checkpoints of its jobs are kept, and `dvc repro` continues from them ({error})"
                     ) from error
-                if silent and waited > SILENT_SECONDS:
-                    silent = False
+                if not reported and waited > SILENT_SECONDS:
+                    reported = True
                     print(f"Ray at {self.address} does not answer; waiting up to {PATIENCE_SECONDS:.0f} s", flush=True)
                 time.sleep(0.5)
 
@@ -161,7 +159,6 @@ class Jobs:
             whether the job was submitted.
         """
         end = time.monotonic() + PATIENCE_SECONDS
-        prefix = ["env", f"RAY_ADDRESS={self._head}"] if self._head else []
         while True:
             attempts = self._attempts(job.id)
             if attempts and not attempts[-1].status.is_terminal():
@@ -169,14 +166,15 @@ class Jobs:
             driver = job.needs.driver
             try:
                 self._client.submit_job(
-                    entrypoint=f"cd {shlex.quote(str(job.folder))} && exec {shlex.join([*prefix, *job.command])}",
+                    entrypoint=f"cd {shlex.quote(str(job.folder))} && exec {shlex.join([*self._prefix, *job.command])}",
                     submission_id=f"{job.id}{ATTEMPT}{len(attempts) + 1}" if attempts else job.id,
                     entrypoint_num_cpus=driver.cpus,
                     entrypoint_num_gpus=driver.gpus,
                     entrypoint_memory=int(driver.memory),
-                    # Ray starts workers by a line of bash, in which it does not quote their Python.
                     runtime_env={
-                        "env_vars": job.environment | self._worker_environment,
+                        # Without RAY_ADDRESS workers would connect to any Ray of the machine.
+                        "env_vars": job.environment | self._environment,
+                        # Ray starts workers by a line of bash, in which it does not quote their Python.
                         "py_executable": shlex.quote(sys.executable),
                     },
                     metadata={"results": " ".join(job.results), "needs": job.needs.to_json()},
@@ -202,17 +200,19 @@ class Jobs:
         Args:
             job_id: the job.
             show: called with each new piece of output.
-            until: ends the following early; called a few times a second.
+            until: called a few times a second; following ends early when it returns true.
             show_earlier_output: whether to begin with what the job wrote before this call.
 
         Returns:
             the job's last state; None if Ray no longer knows the job.
         """
         found = self.find(job_id)
-        attempt = found.submission_id or "" if found else ""
+        if found is None:
+            return None
+        attempt = found.submission_id or ""
         output = _Output(self._client, attempt, show)
-        begun, said = time.monotonic(), False
-        if found is not None and not show_earlier_output and found.status == JobStatus.RUNNING:
+        begun, reported = time.monotonic(), False
+        if not show_earlier_output and found.status == JobStatus.RUNNING:
             with suppress(*UNREACHABLE, RuntimeError):
                 output.skip(len(self._client.get_job_logs(attempt)))
         try:
@@ -229,18 +229,18 @@ class Jobs:
                     return job
                 if job.status == JobStatus.RUNNING:
                     output.start()
-                elif not said and time.monotonic() > begun + SILENT_SECONDS:
-                    said = True
+                elif not reported and time.monotonic() > begun + SILENT_SECONDS:
+                    reported = True
                     show(f"job {job_id} waits for room on the cluster\n")
                 time.sleep(POLL_SECONDS)
         finally:
             output.stop()
 
     def stop(self, job_id: str) -> bool:
-        """Stops a job. A running job saves a checkpoint first.
+        """Stops a job. A running training writes a checkpoint first.
 
         Ray's own call reaches a pending job only once it runs. A pending job is therefore cancelled by a second job,
-        which changes its status from inside the cluster.
+        which changes the pending job's status from inside the cluster.
 
         Returns:
             whether the job was waiting or running.
@@ -260,14 +260,14 @@ class Jobs:
 
     def _cancel_pending(self, attempt: str) -> None:
         name = f"{CANCELLER_PREFIX}{attempt}-{time.time_ns()}"
-        prefix = ["env", f"RAY_ADDRESS={self._head}"] if self._head else []
-        program = shlex.join([*prefix, sys.executable, "-c", CANCEL_PENDING_JOB, attempt])
+        program = shlex.join([*self._prefix, sys.executable, "-c", CANCEL_PENDING_JOB, attempt])
         self._retry(lambda: self._client.submit_job(entrypoint=f"exec {program}", submission_id=name))
         while not (status := self._retry(lambda: self._client.get_job_status(name))).is_terminal():
             time.sleep(POLL_SECONDS)
         if status != JobStatus.SUCCEEDED:
-            said = self._retry(lambda: self._client.get_job_logs(name)).strip().splitlines()
-            raise RayUnreachableError(f"{self.address}: job {attempt} could not be stopped ({(said or ['?'])[-1]})")
+            lines = self._retry(lambda: self._client.get_job_logs(name)).strip().splitlines()
+            reason = lines[-1] if lines else "no output"
+            raise RayUnreachableError(f"{self.address}: job {attempt} could not be stopped ({reason})")
         with suppress(RuntimeError):
             self._client.delete_job(name)
 

@@ -22,6 +22,8 @@ from pipeline.errors import UserError
 from pipeline.files import write_json
 
 START_SECONDS = 120.0
+#: How long a Ray that runs has to answer.
+ANSWER_SECONDS = 30.0
 #: How long Ray stays up by default when no job waits or runs.
 IDLE_SECONDS = 10.0
 
@@ -30,7 +32,7 @@ ENVIRONMENT = {"RAY_JOB_START_TIMEOUT_SECONDS": "1e9", "RAY_JOB_STOP_WAIT_TIME_S
 
 
 class LocalRayError(UserError):
-    """The Ray on this machine did not start."""
+    """The Ray on this machine did not start, or does not answer."""
 
 
 @contextmanager
@@ -43,19 +45,28 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def find_ray(folder: Path) -> Jobs | None:
-    """The jobs of the project's Ray; None if it does not run.
+    """The jobs of the project's Ray, whose state is in ``folder``; None if it does not run.
 
-    Args:
-        folder: the folder with the state of the project's Ray.
+    Raises:
+        LocalRayError: if it runs and does not answer.
     """
-    try:
-        state = json.loads((folder / "ray.json").read_text())
-        keeper = psutil.Process(state["pid"])
-        if keeper.create_time() != state["created"] or keeper.status() == psutil.STATUS_ZOMBIE:
+    end = time.monotonic() + ANSWER_SECONDS
+    while True:
+        try:
+            state = json.loads((folder / "ray.json").read_text())
+            keeper = psutil.Process(state["pid"])
+            if keeper.create_time() != state["created"] or keeper.status() == psutil.STATUS_ZOMBIE:
+                return None
+            return Jobs(state["dashboard"], state["head"])
+        except (FileNotFoundError, psutil.NoSuchProcess):
             return None
-        return Jobs(state["dashboard"], state["head"])
-    except (FileNotFoundError, psutil.NoSuchProcess, RayUnreachableError):
-        return None
+        except RayUnreachableError as error:
+            # A busy machine: a second Ray beside this one would give its CPUs and GPUs away again.
+            if time.monotonic() > end:
+                raise LocalRayError(
+                    f"the Ray of this project (process {state['pid']}) does not answer; wait, or stop that process"
+                ) from error
+            time.sleep(0.5)
 
 
 @contextmanager
@@ -64,11 +75,11 @@ def ensure_ray(folder: Path, cpus: float, idle_seconds: float = IDLE_SECONDS) ->
 
     Args:
         folder: the folder with the state of the project's Ray.
-        cpus: how many CPU cores a new Ray offers at least; it offers all cores of the machine if there are more.
+        cpus: how many CPU cores a new Ray offers at least, see :func:`local_ray`.
         idle_seconds: how long a new Ray stays up when no job waits or runs.
 
     Raises:
-        LocalRayError: if Ray does not start.
+        LocalRayError: if Ray does not start or does not answer.
     """
     with _locked(folder):
         yield find_ray(folder) or _start(folder, cpus, idle_seconds)
@@ -97,13 +108,7 @@ def _start(folder: Path, cpus: float, idle_seconds: float) -> Jobs:
 
 
 def run_until_idle(folder: Path, cpus: int, idle_seconds: float) -> None:
-    """Runs Ray until no job has waited or run for a while.
-
-    Args:
-        folder: the folder with the state of the project's Ray.
-        cpus: how many CPU cores Ray offers at least.
-        idle_seconds: that while.
-    """
+    """Runs Ray until no job has waited or run for ``idle_seconds``; see :func:`ensure_ray`."""
     state = folder / "ray.json"
     with local_ray(cpus) as addresses:
         jobs = Jobs(*addresses)
@@ -112,12 +117,12 @@ def run_until_idle(folder: Path, cpus: int, idle_seconds: float) -> None:
         idle_since = time.monotonic()
         while True:
             time.sleep(0.5)
-            if any(not job.status.is_terminal() for job in jobs.list()):
+            if jobs.live():
                 idle_since = time.monotonic()
             elif time.monotonic() > idle_since + idle_seconds:
                 with _locked(folder):
                     # A job may have been submitted while this process waited for the lock.
-                    if all(job.status.is_terminal() for job in jobs.list()):
+                    if not jobs.live():
                         state.unlink()
                         break
 

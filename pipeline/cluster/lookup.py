@@ -29,7 +29,7 @@ def evaluation_of(stage: Stage, name: str, training: Training, key: str) -> Eval
     Args:
         stage: the project.
         name: the run.
-        training: the run's training with today's code and configuration.
+        training: the run's training with the current code and configuration.
         key: the key of the training to evaluate, which may come from earlier code.
     """
     settings = stage.evaluation(name)

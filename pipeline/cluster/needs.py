@@ -43,7 +43,7 @@ class Needs:
     Attributes:
         driver: the resources of the driver.
         worker: the resources of each worker.
-        workers: the number of workers; 0 where the driver does the work itself.
+        workers: the number of workers; 0 if the driver does the work itself.
     """
 
     driver: Resources
@@ -72,7 +72,7 @@ class Needs:
 
 
 def workers_for_batch(cluster: ClusterConfig, batch_size: int) -> int:
-    """The largest number of workers of a training; 0 where the driver trains.
+    """The largest number of workers of a training; 0 if the driver trains.
 
     With ``min_workers`` it is no more than the number of micro-batches of ``images_per_worker`` images in a batch.
 
@@ -87,12 +87,7 @@ def workers_for_batch(cluster: ClusterConfig, batch_size: int) -> int:
 
 
 def needs_of_run(cluster: ClusterConfig, workers: int) -> Needs:
-    """The resources of a run's job.
-
-    Args:
-        cluster: the configuration.
-        workers: the number of Ray Train workers. With 0 the driver trains, with the resources of one worker.
-    """
+    """The resources of a run's job. With 0 workers the driver trains, with the resources of one worker."""
     each = Resources(cluster.cpus_per_worker, cluster.gpus_per_worker)
     if workers == 0:
         return Needs(each)
@@ -131,11 +126,11 @@ def place(nodes: Sequence[Resources], needs: Needs) -> list[Resources] | None:
 def count_to_submit(
     nodes: Sequence[Resources], live: Iterable[Needs], waiting: Iterable[Needs], runs_at_once: int | None = None
 ) -> int:
-    """How many of the waiting jobs to submit now, from the first on.
+    """The number of waiting jobs to submit now, in their order.
 
-    As many as fit beside the jobs on the cluster, and :data:`WAITING_JOBS` more. The driver of a job submitted ahead of
-    time starts as soon as it fits, and then waits for its workers. A job with workers is therefore only submitted ahead
-    of time if its driver fits as well: otherwise its driver could take what another job's workers need.
+    These are as many as fit beside the jobs on the cluster, and :data:`WAITING_JOBS` more. The driver of a job that is
+    submitted ahead of time starts as soon as it fits, and then waits for its workers. A job with workers is therefore
+    only submitted ahead of time if its driver fits too. Otherwise it could take what the workers of another job need.
 
     Args:
         nodes: the resources of each node of the cluster.
@@ -166,6 +161,11 @@ def count_to_submit(
     return count
 
 
+def fits(nodes: Sequence[Resources], needs: Needs) -> bool:
+    """Whether a job could run on an empty cluster with these nodes."""
+    return place(nodes, needs) is not None
+
+
 def check_fits(name: str, nodes: Sequence[Resources], needs: Needs, alternatives: Iterable[str] = ()) -> None:
     """Checks that a job could run on an empty cluster.
 
@@ -178,7 +178,7 @@ def check_fits(name: str, nodes: Sequence[Resources], needs: Needs, alternatives
     Raises:
         ClusterTooSmallError: if it does not fit; the message says what is missing.
     """
-    if place(nodes, needs) is not None:
+    if fits(nodes, needs):
         return
     total = needs.total
     have = Resources(*(sum(getattr(n, key) for n in nodes) for key in ("cpus", "gpus", "memory")))
@@ -193,15 +193,11 @@ def check_fits(name: str, nodes: Sequence[Resources], needs: Needs, alternatives
             f"{_count(total.gpus, 'GPU')} and {_count(total.cpus, 'CPU')}, up to {_count(largest.gpus, 'GPU')} and "
             f"{_count(largest.cpus, 'CPU')} in one process, which do not fit on the {len(nodes)} nodes of this Ray"
         ]
-    names = ", ".join(alternatives)
-    raise ClusterTooSmallError(
-        f"{name} needs {'; '.join(short)}. Nothing was submitted. "
-        + (
-            f"It fits with `pointrend select` and --cluster {names}"
-            if names
-            else "No file of configs/clusters fits; add one, or more nodes"
-        )
-    )
+    if names := ", ".join(alternatives):
+        advice = f"It fits with `pointrend select` and --cluster {names}"
+    else:
+        advice = "No file of configs/clusters fits; add one, or more nodes"
+    raise ClusterTooSmallError(f"{name} needs {'; '.join(short)}. Nothing was submitted. {advice}")
 
 
 def _count(number: float, unit: str) -> str:

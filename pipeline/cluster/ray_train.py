@@ -81,7 +81,7 @@ def fit(
                 if isinstance(death, RayActorError):
                     raise _lost(f"worker {rank + 1} of {cluster.workers}", cluster, death) from error
             raise
-        except ControllerError as error:  # of a worker that dies before it has begun
+        except ControllerError as error:  # a worker died before it began
             if isinstance(error.controller_failure, RayActorError):
                 raise _lost(f"a worker of {cluster.workers}", cluster, error.controller_failure) from error
             raise
@@ -96,7 +96,7 @@ def _lost(who: str, cluster: ClusterConfig, death: RayActorError) -> LostWorkerE
 
 @contextmanager
 def _own_interrupt_handler() -> Iterator[None]:
-    """Restores this process's handler of Ctrl-C. Ray Train's own stays behind and would connect to a Ray that ended."""
+    """Restores this process's handler of Ctrl-C: Ray Train's would stay, and connect to a Ray that has ended."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

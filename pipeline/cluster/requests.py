@@ -3,55 +3,40 @@
 import hashlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pipeline.cluster.jobs import Job, Jobs
 from pipeline.cluster.lookup import evaluation_of, sweep_place, training_of
-from pipeline.cluster.needs import (
-    ClusterTooSmallError,
-    Needs,
-    check_fits,
-    needs_of_run,
-    needs_of_sweep,
-    workers_for_batch,
-)
+from pipeline.cluster.needs import Needs, fits, needs_of_run, needs_of_sweep, workers_for_batch
 from pipeline.cluster.submission import ENVIRONMENT, Place, Request
 from pipeline.cluster.sweep_place import SweepPlace, sweep_key
-from pipeline.config.clusters import ClusterConfig
 from pipeline.config.reader import load
 from pipeline.config.sweep_tasks import SubdivisionTask, SweepTask, TrainingTask
 from pipeline.data.samplers import BatchShareError
-from pipeline.graph import stages_in_scope, stages_to_run
+from pipeline.files import atomic_file
+from pipeline.graph import stages_to_run, stages_under_way
 from pipeline.stage import Stage
 from pipeline.training.record import WEIGHTS, TrainingRecord
 
 
 def run_request(stage: Stage, name: str, *, train: bool, evaluate: bool) -> Request:
-    """The request for a run's job.
-
-    Args:
-        stage: the project.
-        name: the run.
-        train: whether the job trains the run.
-        evaluate: whether the job evaluates the run; one of the two must be true.
-    """
+    """The request for the job of the run ``name``, which trains the run, evaluates it, or does both."""
     training = training_of(stage, name)
     key = training.key if train else TrainingRecord.read(stage.outputs.trained(name)).key
     evaluation = evaluation_of(stage, name, training, key) if evaluate else None
     cluster, schedule = stage.cluster, training.config.schedule
     needs = needs_of_run(cluster, workers_for_batch(cluster, schedule.batch_size))
-    results = [*([f"train:{training.key}"] if train else []), *([f"evaluate:{evaluation.key}"] if evaluation else [])]
-    options = [*(["--train", training.key] if train else []), *(["--evaluate", evaluation.key] if evaluation else [])]
-    dependents = {run.starts_from for run in stage.selection.runs.values()}
+    keys = ({"train": training.key} if train else {}) | ({"evaluate": evaluation.key} if evaluation else {})
+    options = [word for kind, digest in keys.items() for word in (f"--{kind}", digest)]
     awaited = training if train else evaluation
     assert awaited is not None
     return Request(
         name=name,
-        job=_job(stage, name, needs, results, ["run_job", "--run", name, *options]),
+        job=_job(stage, name, needs, keys, ["run_job", "--run", name, *options]),
         work=schedule.updates * schedule.batch_size * (1.0 if train else 0.01),
         is_done=lambda: awaited.is_done,
-        has_dependents=f"train/{name}" in dependents,
+        has_dependents=any(run.starts_from == f"train/{name}" for run in stage.selection.runs.values()),
         minimum_needs=needs.with_workers(cluster.min_workers) if cluster.min_workers else None,
     )
 
@@ -69,7 +54,7 @@ def sweep_request(stage: Stage, task: TrainingTask | SubdivisionTask, place: Swe
     command = ["run_sweep", "--task", str(_task_file(stage, task)), "--key", key]
     return Request(
         name=task.name,
-        job=_job(stage, task.name, needs, [f"sweep:{key}"], command),
+        job=_job(stage, task.name, needs, {"sweep": key}, command),
         work=work,
         is_done=lambda: (result / "sweep.json").is_file(),
     )
@@ -81,13 +66,22 @@ def _task_file(stage: Stage, task: TrainingTask | SubdivisionTask) -> Path:
     if selected.is_file() and load(SweepTask, selected).root == task:
         return selected
     path = stage.root / ".pointrend" / "sweeps" / f"{task.name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(task.model_dump_json(indent=1))
+    with atomic_file(path) as stream:
+        stream.write(task.model_dump_json(indent=1))
     return path
 
 
-def _job(stage: Stage, name: str, needs: Needs, results: Sequence[str], command: Sequence[str]) -> Job:
-    """A job of this project. Its id is a hash of its results and its needs, so a change of either makes a new job."""
+def _job(stage: Stage, name: str, needs: Needs, keys: Mapping[str, str], command: Sequence[str]) -> Job:
+    """A job of this project. A hash of its results and its needs is in its id, so a change of either makes a new job.
+
+    Args:
+        stage: the project.
+        name: the run or sweep.
+        needs: the resources of the job.
+        keys: the keys of the job's results by kind: train, evaluate or sweep.
+        command: a module of ``stages`` and its options.
+    """
+    results = [f"{kind}:{key}" for kind, key in keys.items()]
     digest = hashlib.sha256(f"{sorted(results)} {needs.to_json()}".encode()).hexdigest()[:16]
     environment = {key: os.environ[key] for key in ENVIRONMENT if key in os.environ}
     return Job(
@@ -101,41 +95,46 @@ def _job(stage: Stage, name: str, needs: Needs, results: Sequence[str], command:
 
 
 def ready_requests(stage: Stage, current: str) -> list[Request]:
-    """The requests of the running DVC command, besides the current stage's own, whose inputs are there.
+    """The other requests of the running DVC command whose inputs are there and current.
+
+    There are none if no DVC command runs this process: `pointrend sweep` runs its sweep alone.
 
     Args:
         stage: the project.
         current: the stage that DVC runs now, such as ``train@run``. DVC locks its outputs, so stages that read them are
             left out: DVC could not tell whether they are stale.
     """
+    under_way = stages_under_way()
+    if under_way is None:
+        return []
     runs, sweeps = stage.selection.runs, stage.selection.sweeps
     kind, _, name = current.partition("@")
-    blocked = f"train/{name}" if kind == "train" else ""
-    names = [f"{part}@{run}" for run in runs for part in ("train", "evaluate") if run != name]
-    names = [n for n in names if runs[n.partition("@")[2]].starts_from != blocked]
-    names += [f"sweep@{each}" for each in sweeps if sweeps[each].starts_from != blocked and f"sweep@{each}" != current]
-    stale = set(stages_to_run(stage.root, stages_in_scope(names)))
+    locked = f"train/{name}" if kind == "train" else None
+    names = [f"prepare@{dataset}" for dataset in stage.selection.datasets]
+    for run, selected in runs.items():
+        if run != name and selected.starts_from != locked:
+            names += [f"train@{run}", f"evaluate@{run}"]
+    names += [f"sweep@{sweep}" for sweep, entry in sweeps.items() if sweep != name and entry.starts_from != locked]
+    stale = set(stages_to_run(stage.root, [name for name in names if name in under_way]))
+
+    def is_there(output: str) -> bool:
+        """Whether a dataset is prepared, ``data/<dataset>``, or the weights of a run are there, ``train/<run>``."""
+        kind, _, name = output.partition("/")
+        if kind == "data":
+            return f"prepare@{name}" not in stale and stage.outputs.prepared(name).is_dir()
+        # Weights may be in DVC's cache alone. Then `train` checks them out first.
+        return f"train@{name}" not in stale and (stage.outputs.trained(name) / WEIGHTS).is_file()
+
     found = []
-    for run in runs:
-        start = runs[run].starts_from.removeprefix("train/")
-        train, evaluate = f"train@{run}" in stale, f"evaluate@{run}" in stale
-        if train and runs[run].starts_from.startswith("train/"):
-            weights = stage.outputs.trained(start) / WEIGHTS
-            if f"train@{start}" in stale or not weights.is_file():
-                continue
-        if not train and not (stage.outputs.trained(run) / WEIGHTS).is_file():
-            continue  # the weights are only in DVC's cache; `train` checks them out first
-        if train or (evaluate and stage.evaluation(run).root):
+    for run, selected in runs.items():
+        train, evaluate = f"train@{run}" in stale, f"evaluate@{run}" in stale and bool(stage.evaluation(run).root)
+        inputs = [f"data/{selected.dataset}", selected.starts_from if train else f"train/{run}"]
+        if (train or evaluate) and all(map(is_there, inputs)):
             found.append(run_request(stage, run, train=train, evaluate=evaluate))
-    for sweep, selected in sweeps.items():
-        if f"sweep@{sweep}" in stale:
-            start = selected.starts_from.removeprefix("train/")
-            if f"train@{start}" in stale:
-                continue
+    for sweep, entry in sweeps.items():
+        if f"sweep@{sweep}" in stale and is_there(f"data/{entry.dataset}") and is_there(entry.starts_from):
             task = load(SweepTask, stage.outputs.config("sweep", sweep)).root
-            place = sweep_place(stage, task)
-            if place.weights is None or place.weights.is_file():
-                found.append(sweep_request(stage, task, place))
+            found.append(sweep_request(stage, task, sweep_place(stage, task)))
     return [request for request in found if not request.is_done()]
 
 
@@ -145,15 +144,15 @@ def place_of(stage: Stage) -> Place:
 
 
 def _fitting_clusters(stage: Stage, request: Request, jobs: Jobs) -> list[str]:
-    """The names of the cluster configurations under which a request fits on the nodes of a Ray."""
+    """The names of the cluster configurations with which a request fits on the nodes of a Ray."""
     nodes, found = jobs.nodes(), []
     batch = stage.run(request.name).schedule.batch_size if request.name in stage.selection.runs else None
     for path in sorted((stage.project.configs / "clusters").glob("*.yaml")):
-        cluster: ClusterConfig = stage.project.cluster(path.stem)
+        cluster = stage.project.cluster(path.stem)
         try:
             workers = workers_for_batch(cluster, batch) if batch else cluster.workers
-            check_fits(request.name, nodes, needs_of_run(cluster, cluster.min_workers or workers))
-        except (ClusterTooSmallError, BatchShareError):
+        except BatchShareError:
             continue
-        found.append(path.stem)
+        if fits(nodes, needs_of_run(cluster, cluster.min_workers or workers)):
+            found.append(path.stem)
     return found

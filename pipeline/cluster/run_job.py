@@ -1,4 +1,4 @@
-"""A run's job: trains the run, evaluates it on the same devices, and writes the results to the training's storage."""
+"""The job of a run: trains it, evaluates it on the same devices, and writes the results to the training's storage."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ from pipeline.files import atomic_folder
 from pipeline.tracking.client import Tracker, TrackingError
 from pipeline.tracking.runs import RunRecord, log_evaluation, log_run, training_run
 from pipeline.training.metrics_file import MetricsFile, now
-from pipeline.training.record import METRICS, SUMMARY, TrainingRecord, write_record
+from pipeline.training.record import METRICS, SUMMARY, TrainingRecord
 from pipeline.training.run import InterruptedTrainingError, hardware
 from pipeline.training.training import Training
 
@@ -38,13 +38,13 @@ def run_job(
 ) -> None:
     """Trains and evaluates a run, or does one of the two, on workers that are started once.
 
-    An interrupted run continues: from its last checkpoint, in the same MLflow run, and with the chunks of predictions
-    that are written already. The workers' devices are free again while the predictions are scored.
+    An interrupted run continues from its last checkpoint, in the same MLflow run, and with the chunks of predictions
+    that it has already written. The workers' devices are free again while the predictions are scored.
 
     Args:
         config: the run.
-        training: the training to do; None if the run is trained already.
-        evaluation: the evaluation to do; None for none.
+        training: the training; None if the job only evaluates.
+        evaluation: the evaluation; None if the job only trains.
         evaluated: the run with the weights to evaluate, with absolute paths; needed with ``evaluation``.
         cluster: the number of workers and the resources of each.
         tracker: the MLflow experiment.
@@ -86,9 +86,9 @@ def run_job(
 
 
 def _begin(training: Training, tracker: Tracker, version: str) -> RunRecord:
-    """Starts the training's MLflow run, or continues the one of an interrupted training, and returns its record.
+    """Starts the training's MLflow run, or continues that of an interrupted training, and returns its record.
 
-    If the weights are written already, the run is only logged by :func:`finish`.
+    If the weights are written already, nothing is logged here: :func:`finish` logs the whole run.
     """
     config = training.config
     parameters = run_parameters(config)
@@ -111,43 +111,40 @@ def _finish_training(
     """Ends the MLflow run, then writes the training's record, which marks the training as done."""
     storage = training.storage
     record = finish(storage, tracker.with_patience(cluster.tracking_patience), record)
-    summary = json.loads((storage / SUMMARY).read_text())
     shutil.rmtree(storage / "checkpoints", ignore_errors=True)
     assert record.run_id is not None
     assert record.ended is not None
-    write_record(
-        storage,
-        training.config,
+    TrainingRecord(
+        run=training.config.run,
         key=training.key,
+        mlflow_run_id=record.run_id,
+        config=training.config,
         data=training.data,
         code=version,
-        run_id=record.run_id,
-        parameters=record.parameters,
-        tags=record.tags,
+        parameters=dict(record.parameters),
+        tags=dict(record.tags),
         started=record.started,
         ended=record.ended,
-        summary=summary,
-    )
+        **json.loads((storage / SUMMARY).read_text()),
+    ).write(storage)
 
 
 def _finish_evaluation(
     config: RunConfig, evaluation: Evaluation, run: TrainedRun, tracker: Tracker, started: int
 ) -> None:
-    """Joins, scores and logs the predictions, then writes the record, which marks the evaluation as done."""
-    dataset = run.dataset()
+    """Joins, scores and logs the predictions, then writes the evaluation's record, which marks it as done."""
+    dataset, settings = run.dataset(), evaluation.settings.root
     with atomic_folder(evaluation.predictions, replace=True) as folder:
         gather(run, evaluation.settings, evaluation.chunks, folder)
-    settings = evaluation.settings.root.items()
-    scores = {name: score(dataset, evaluation.predictions, name, setting) for name, setting in settings}
+    scores = {name: score(dataset, evaluation.predictions, name, setting) for name, setting in settings.items()}
     ended = now()
-    # Logged only now, so that MLflow never has an evaluation whose other settings failed.
+    # Logged once all settings are scored, so that MLflow never has only a part of them.
     trained = run.weights.parent
     record = TrainingRecord.read(trained)
     parent = training_run(record, trained, tracker)
     entries = {}
-    for name, setting in evaluation.settings.root.items():
-        values, details = scores[name]
-        run_id = log_evaluation(config, name, setting, values, (started, ended), parent, tracker)
+    for name, (values, details) in scores.items():
+        run_id = log_evaluation(config, name, settings[name], values, (started, ended), parent, tracker)
         entries[name] = {"mlflow_run_id": run_id, **values, **details}
     EvaluationRecord(
         run=config.run,
@@ -164,30 +161,31 @@ def _finish_evaluation(
 def mark_unfinished(tracker: Tracker, run_ids: Sequence[str], status: str) -> None:
     """Ends MLflow runs as FAILED or KILLED, if MLflow answers within :data:`UNFINISHED_SECONDS`.
 
-    Never raises: the caller is about to raise the error that ended the runs. It works in a thread, so that a server
-    that hangs does not keep a user who pressed Ctrl-C waiting.
+    Never raises an error of MLflow: the caller is about to raise the one that ended the runs. It works in a thread, so
+    that a server that hangs does not keep a user who pressed Ctrl-C waiting.
     """
-    said = ["no answer"]
+    problem: str | None = "no answer"
 
     def mark() -> None:
+        nonlocal problem
         try:
             for run_id in run_ids:
                 tracker.with_patience(UNFINISHED_SECONDS / 2).finish(run_id, status)
-            said.clear()
+            problem = None
         except TrackingError as error:
-            said[:] = [str(error)]
+            problem = str(error)
 
     thread = threading.Thread(target=mark, daemon=True)
     thread.start()
     thread.join(UNFINISHED_SECONDS)
-    if said:
-        print(f"the interrupted run still counts as running in MLflow at {tracker.uri} ({said[0]})", flush=True)
+    if problem is not None:
+        print(f"the interrupted run still counts as running in MLflow at {tracker.uri} ({problem})", flush=True)
 
 
 def finish(storage: Path, tracker: Tracker, record: RunRecord) -> RunRecord:
-    """Logs all metrics of a training in MLflow, ends its run, and returns the completed record.
+    """Logs all metrics of a training in MLflow, ends its MLflow run, and returns the completed record.
 
-    The record has a new run id if MLflow's database was lost in the meantime.
+    The record has a new run id if MLflow has lost the run in the meantime.
 
     Raises:
         TrackingError: if MLflow does not answer within the tracker's patience.

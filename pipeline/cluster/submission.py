@@ -1,6 +1,6 @@
 """Submits requests as Ray jobs, as many as the cluster has room for, and waits for one of them at a time.
 
-Each stage of a `dvc repro` keeps the cluster full while it waits for its own job. The state is outside of the stage:
+Each stage of a `dvc repro` keeps the cluster full while it waits for its own job. A stage holds no state of its own:
 submitted jobs are on the cluster and results are on disk, so a killed stage loses nothing.
 """
 
@@ -15,7 +15,7 @@ from ray.job_submission import JobDetails, JobStatus
 
 from pipeline.cluster.jobs import Job, Jobs, RayUnreachableError, job_name, job_needs, job_results
 from pipeline.cluster.local_head import ensure_ray, find_ray
-from pipeline.cluster.needs import Needs, check_fits, count_to_submit
+from pipeline.cluster.needs import Needs, Resources, check_fits, count_to_submit, fits
 from pipeline.config.clusters import ClusterConfig
 from pipeline.errors import UserError
 
@@ -57,7 +57,7 @@ class Place:
     Attributes:
         root: the project's folder.
         cluster: the selected cluster configuration.
-        alternatives: returns the names of cluster configurations under which a request would fit, for messages.
+        alternatives: returns the names of cluster configurations with which a request would fit, for messages.
     """
 
     root: Path
@@ -114,13 +114,12 @@ def submit_what_fits(jobs: Jobs, requests: Sequence[Request], place: Place) -> l
     todo = [request for request in requests if not request.is_done()]
     if not todo:
         return []
-    nodes = [] if place.cluster.runs_at_once else jobs.nodes()
+    nodes: list[Resources] = []
     if not place.cluster.runs_at_once:
+        nodes = jobs.nodes()
         for request in todo:
             needs = request.minimum_needs or request.job.needs
-            try:
-                check_fits(request.name, nodes, needs)
-            except UserError:
+            if not fits(nodes, needs):
                 check_fits(request.name, nodes, needs, place.alternatives(request, jobs))
     live = jobs.live()
     waiting = []

@@ -30,18 +30,14 @@ class SweepPlace:
     images: Storage
     starts_from: Path | None
     storage: Path
-    code: str = ""
+    code: str
 
     @property
     def weights(self) -> Path | None:
         return self.starts_from / WEIGHTS if self.starts_from else None
 
     def check(self) -> None:
-        """Checks that the weights that the sweep uses are there.
-
-        Raises:
-            SweepError: if they are missing.
-        """
+        """Raises SweepError if the weights that the sweep uses are missing."""
         if self.weights and not self.weights.is_file():
             raise SweepError(
                 f"{self.weights}: the weights that the sweep uses are missing; "

@@ -12,10 +12,6 @@ from pipeline.stage import Stage
 def collect_sweep(stage: Stage, task: TrainingTask | SubdivisionTask) -> None:
     """Runs a sweep as a job, unless its result is there, and copies the result to the outputs of the `sweep` stage.
 
-    Args:
-        stage: the project.
-        task: the resolved sweep.
-
     Raises:
         SweepError: if the weights that the sweep uses are missing.
         UserError: as :func:`pipeline.cluster.submission.wait_for` does.

@@ -36,9 +36,9 @@ class RunWork:
 
     Attributes:
         cluster: the resources of each worker.
-        training: the training to do; None where the job only evaluates.
+        training: the training; None if the job only evaluates.
         tracking: the training's MLflow run.
-        evaluated: the run to evaluate after the training; None where the job only trains.
+        evaluated: the run to evaluate after the training; None if the job only trains.
         settings: the evaluation settings.
         chunks: the folder of the predictions.
     """
@@ -87,14 +87,7 @@ def run_worker(arguments: dict[str, Any]) -> None:
 
 
 def ray_workers(use_gpu: bool) -> Workers:
-    """This process's view of its Ray Train worker group.
-
-    Args:
-        use_gpu: whether each worker has a GPU.
-
-    Raises:
-        UserError: if it should have a GPU and sees none.
-    """
+    """This process's view of its Ray Train worker group; raises UserError if it should have a GPU but sees none."""
     context = ray.train.get_context()
     return Workers(
         rank=context.get_world_rank(),
@@ -113,10 +106,7 @@ class PreemptionWatcher:
         self._seen: Any = None
 
     def has_news(self) -> bool:
-        """Whether Ray has made an announcement since the last call.
-
-        All workers must call it equally often and get the same answer.
-        """
+        """Whether Ray has made an announcement since the last call. All workers must call it equally often."""
         info = ray.train.get_preemption_info()
         news = info is not None and info != self._seen
         self._seen = info

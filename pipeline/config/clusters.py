@@ -8,11 +8,11 @@ from pipeline.config.reader import Strict
 
 
 class ClusterConfig(Strict):
-    """What a run asks a Ray cluster for. It does not change what is learned: the workers share each batch."""
+    """What a run asks a Ray cluster for. It does not change the training itself: the workers share each batch."""
 
     workers: NonNegativeInt = Field(description="Ray Train workers of a run; 0 trains in the driver's own process")
     min_workers: PositiveInt | None = Field(
-        None, description="train with this many where no more fit, and with more as soon as they do"
+        None, description="train with this many if no more fit, and with more as soon as they do"
     )
     images_per_worker: PositiveInt | None = Field(
         None, description="images per forward pass of a worker; a larger share of the batch takes several passes"
@@ -26,8 +26,8 @@ class ClusterConfig(Strict):
     )
     runs_at_once: PositiveInt | None = Field(
         None,
-        description="how many runs may be in flight, for a cluster that grows on demand: it is not asked whether a run "
-        "fits; null for as many as fit into the cluster as it is",
+        description="the number of runs that run at a time on a cluster that grows on demand, whatever fits now; null "
+        "for as many as fit into the cluster as it is",
     )
     max_failures: int = Field(0, ge=-1, description="restarts after a lost worker or job; -1 for no limit")
     storage: str | None = Field(

@@ -14,12 +14,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import UserError
+
 PACKAGES = ("pointrend", "pipeline", "stages")
 _DYNAMIC = {"import_module", "__import__"}
 
 
-class CodeError(Exception):
-    """An import cannot be followed, or a module or library is missing. The message names the place and what to do."""
+class CodeError(UserError):
+    """An import cannot be followed, or a module or library is missing."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Kind:
 
     roots: tuple[str, ...]
     libraries: tuple[str, ...]
-    without: tuple[str, ...] = ()
+    without: tuple[str, ...]
     lazy: bool = True
 
 
@@ -79,29 +81,26 @@ _EVALUATE = {
 _SWEEP = ("pipeline.sweep.trial", "pipeline.sweep.subdivision", "pipeline.sweep.subset", "pipeline.sweep.search")
 
 
-def _kinds() -> dict[tuple[str, ...], Kind]:
-    """Every kind of stage, by its name and task."""
-    kinds: dict[tuple[str, ...], Kind] = {
-        ("generate",): Kind(
-            ("pipeline.synthetic.shapes", "pipeline.synthetic.streets"), ("numpy", "pillow", "pycocotools"), _WITHOUT
-        ),
-        ("prepare",): Kind(("pipeline.data.prepare",), ("numpy", "pillow", "pyarrow", "pycocotools"), _WITHOUT),
-        ("report",): Kind(
-            ("stages.report",), (*_NETWORK, "jinja2", "matplotlib", "pyarrow", "scipy"), ("pipeline.tracking",)
-        ),
-    }
-    for task in ("instance", "semantic"):
-        train, evaluate = _TRAIN[task], _EVALUATE[task]
-        kinds["train", task] = Kind(train, _NETWORK, _WITHOUT, lazy=False)
-        kinds["evaluate", task] = Kind(evaluate, (*_NETWORK, *_SCORES), _WITHOUT, lazy=False)
-        without = (*_WITHOUT, "pipeline.cluster", "pipeline.tracking")
-        kinds["sweep", task] = Kind(
-            (*train, *evaluate, *_SWEEP), (*_NETWORK, *_SCORES, "optuna", "ray"), without, lazy=False
-        )
-    return kinds
-
-
-KINDS = _kinds()
+# Every kind of stage, by its name and task.
+KINDS: dict[tuple[str, ...], Kind] = {
+    ("generate",): Kind(
+        ("pipeline.synthetic.shapes", "pipeline.synthetic.streets"), ("numpy", "pillow", "pycocotools"), _WITHOUT
+    ),
+    ("prepare",): Kind(("pipeline.data.prepare",), ("numpy", "pillow", "pyarrow", "pycocotools"), _WITHOUT),
+    ("report",): Kind(
+        ("stages.report",), (*_NETWORK, "jinja2", "matplotlib", "pyarrow", "scipy"), ("pipeline.tracking",)
+    ),
+}
+for _task, _train in _TRAIN.items():
+    _evaluate = _EVALUATE[_task]
+    KINDS["train", _task] = Kind(_train, _NETWORK, _WITHOUT, lazy=False)
+    KINDS["evaluate", _task] = Kind(_evaluate, (*_NETWORK, *_SCORES), _WITHOUT, lazy=False)
+    KINDS["sweep", _task] = Kind(
+        (*_train, *_evaluate, *_SWEEP),
+        (*_NETWORK, *_SCORES, "optuna", "ray"),
+        (*_WITHOUT, "pipeline.cluster", "pipeline.tracking"),
+        lazy=False,
+    )
 
 
 def code_of(root: Path, *kind: str) -> dict[str, dict[str, str]]:
@@ -185,7 +184,7 @@ def modules(root: Path, roots: Iterable[str], *, lazy: bool, without: Iterable[s
         if _file_of(root, name) is None:
             raise CodeError(f"{name}: no such module below {root}")
         if _lies_in(name, left_out):
-            raise CodeError(f"{name}: is to be followed and to be left out")
+            raise CodeError(f"{name}: is to be followed and to be left out of the code's digest; drop one of the two")
         waiting.append(name)
     while waiting:
         name = waiting.pop()
@@ -193,7 +192,7 @@ def modules(root: Path, roots: Iterable[str], *, lazy: bool, without: Iterable[s
             continue
         file = _file_of(root, name)
         assert file is not None  # it was there when the name was put on the list
-        module = _read(root, file)
+        module = _parse(file, file.read_bytes())
         if module.problem:
             raise CodeError(module.problem)
         found[name] = module.digest
@@ -236,7 +235,7 @@ def _targets(root: Path, importer: Path, imported: _Import, without: tuple[str, 
     file = _file_of(root, imported.module)
     if file is None:
         raise CodeError(f"{at}: imports {imported.module}, but there is no such module below {root}")
-    if file.name == "__init__.py" and _read(root, file).loads_lazily:
+    if file.name == "__init__.py" and _parse(file, file.read_bytes()).loads_lazily:
         what = "the package" if imported.name is None else imported.name
         raise CodeError(
             f"{at}: imports {what} from {imported.module}, which loads names on first use, so the modules behind them "
@@ -263,10 +262,6 @@ def _data_files(root: Path, file: Path, module: _Module) -> dict[str, str]:
         for path in file.parent.iterdir()
         if path.name in module.strings and path.suffix != ".py" and path.is_file()
     }
-
-
-def _read(root: Path, file: Path) -> _Module:
-    return _parse(file, file.read_bytes())
 
 
 @cache

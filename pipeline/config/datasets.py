@@ -3,21 +3,11 @@
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import (
-    Field,
-    NonNegativeInt,
-    PositiveInt,
-    RootModel,
-    TypeAdapter,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, NonNegativeInt, PositiveInt, RootModel, TypeAdapter, field_validator, model_validator
 
 from pipeline.config.labels import LabelTable
 from pipeline.config.reader import Strict, read, validate
-from pointrend.specs import (
-    Task,
-)
+from pointrend.specs import Task
 
 
 class CocoSplit(Strict):
@@ -56,7 +46,9 @@ class DatasetFolder(Strict):
     """Settings of every kind of dataset."""
 
     root: str = Field(description="folder of the raw files, relative to the data root, or absolute")
-    synthetic: bool = Field(False, description="drawn as configs/synthetic/<root>.yaml says, inside the project")
+    synthetic: bool = Field(
+        False, description="whether it is drawn, inside the project, by configs/synthetic/<root>.yaml"
+    )
     obtain: str = Field("", description="how to get the raw files, for the error where they are missing")
 
 
@@ -123,11 +115,7 @@ class SynsetTable(RootModel[list[CocoSynset]]):
 
 
 def load_dataset(path: Path) -> DatasetConfig:
-    """Reads a dataset's file; its ``source`` says which kind of dataset it is.
-
-    Raises:
-        ConfigError: naming the file and every key that is wrong.
-    """
+    """Reads a dataset's file, see :func:`pipeline.config.reader.load`."""
     return validate(TypeAdapter(DatasetConfig), [(path, read(path))])
 
 

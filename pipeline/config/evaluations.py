@@ -3,13 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import (
-    Discriminator,
-    Field,
-    PositiveInt,
-    RootModel,
-    Tag,
-)
+from pydantic import Discriminator, Field, PositiveInt, RootModel, Tag
 
 from pipeline.config.metrics import MetricsConfig
 from pipeline.config.reader import ConfigError, Strict
@@ -57,7 +51,7 @@ EvaluationSetting = Annotated[
 def with_metrics(
     settings: Mapping[str, EvaluationSetting], metrics: MetricsConfig
 ) -> dict[str, RenderingConfig | SemanticRenderingConfig]:
-    """Evaluation settings in which what ``configs/metrics.yaml`` has is filled in where they leave it open."""
+    """Evaluation settings, completed with those of ``configs/metrics.yaml``."""
     return {
         name: setting.model_copy(update={"trimap_widths": metrics.trimap_widths})
         if isinstance(setting, SemanticRenderingConfig) and setting.trimap_widths is None
@@ -73,11 +67,7 @@ class EvaluationConfig(RootModel[dict[str, EvaluationSetting]]):
     """The evaluation settings of one run, by name."""
 
     def all_of(self, kind: type[S]) -> dict[str, S]:
-        """The settings, all of which must be of one kind.
-
-        Raises:
-            ConfigError: if one is not.
-        """
+        """The settings, all of which must be of one kind; raises ConfigError if one is not."""
         settings = {name: setting for name, setting in self.root.items() if isinstance(setting, kind)}
         if others := self.root.keys() - settings.keys():
             raise ConfigError(f"evaluations {', '.join(sorted(others))} are not of {kind.__name__}")

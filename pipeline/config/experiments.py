@@ -3,24 +3,17 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import (
-    Field,
-    NonNegativeInt,
-    TypeAdapter,
-)
+from pydantic import Field, NonNegativeInt, TypeAdapter
 
 from pipeline.config.evaluations import EvaluationSetting
 from pipeline.config.models import ModelConfig, PointHeadConfig, SamplingConfig
 from pipeline.config.reader import Name, Strict, load_derived
 from pipeline.config.schedules import ScheduleConfig
-from pointrend.specs import (
-    MODELS,
-    InstanceSpec,
-)
+from pointrend.specs import MODELS, InstanceSpec
 
 
 class ExperimentConfig(Strict):
-    """What a row of a table names: one training, repeated for each seed. Each repetition is a run."""
+    """An experiment, which rows of tables name: one training, repeated for each seed. Each repetition is a run."""
 
     description: str
     dataset: Name
@@ -66,14 +59,13 @@ class RunConfig(Strict):
 
 
 def load_experiment(path: Path) -> ExperimentConfig:
-    """Reads an experiment's file and its bases. ``evaluations`` replace those of the base: they are all or none.
+    """Reads an experiment's file and its bases, see :func:`pipeline.config.reader.load_derived`.
 
-    Raises:
-        ConfigError: naming the file and every key that is wrong.
+    ``evaluations`` replaces that of the base as a whole.
     """
     return load_derived(TypeAdapter(ExperimentConfig), path, replaced=("evaluations",))
 
 
-def start_of(experiment: ExperimentConfig) -> str:
-    """The output that an experiment's runs start from, as in ``selection.yaml``."""
-    return f"train/{experiment.starts_from}" if experiment.starts_from else f"data/{experiment.dataset}"
+def start_of(starts_from: str | None, dataset: str) -> str:
+    """The output that a run or sweep starts from, as in ``selection.yaml``: a run's weights, or else its dataset."""
+    return f"train/{starts_from}" if starts_from else f"data/{dataset}"

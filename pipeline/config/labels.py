@@ -13,12 +13,12 @@ UNKNOWN = -1
 class LabelTable:
     """The label ids of a dataset's PNGs.
 
-    A class has its index in ``names`` as number; all ignored ids share the number ``len(names)``.
+    The number of a class is its index in ``names``; all ignored ids share the number ``len(names)``.
 
     Attributes:
         names: the classes' names, (K,).
         ids: the classes' ids in the PNGs, (K,).
-        ignored: ids whose pixels no score counts.
+        ignored: ids whose pixels neither training nor scores count.
         truth_suffix: how ground-truth files end where files are named as in Cityscapes, ``<image><truth_suffix>``, with
             predictions ``<image>*.png``; empty where a prediction has the relative path of its ground truth.
 
@@ -56,7 +56,8 @@ class LabelTable:
         unknown = classes == UNKNOWN
         if unknown.any():
             row, column = np.argwhere(unknown)[0]
-            expected = _ranges(self.ids) + (f", or {_ranges(self.ignored)} = ignored" if self.ignored else "")
+            ignored = f", or {ranges_text(self.ignored)} = ignored" if self.ignored else ""
+            expected = f"{ranges_text(self.ids)}{ignored}"
             raise ValueError(
                 f"label id {ids[row, column]} at row {row}, column {column} ({unknown.sum()} unknown pixels); "
                 f"expected ids {expected}"
@@ -64,16 +65,16 @@ class LabelTable:
         return classes
 
     def check(self, ids: np.ndarray) -> None:
-        """Raises ValueError for label ids (H, W) with one that is outside the table."""
+        """Raises ValueError if one of the label ids (H, W) is outside the table."""
         self.classes(ids)
 
 
-def _ranges(ids: Iterable[int]) -> str:
-    """1, 2, 3, 7 as "1-3, 7"."""
-    runs: list[list[int]] = []
-    for value in sorted(ids):
-        if runs and value == runs[-1][1] + 1:
-            runs[-1][1] = value
+def ranges_text(numbers: Iterable[int]) -> str:
+    """Numbers in order, neighbours as a range: 1, 2, 3, 7 is "1-3, 7"."""
+    ranges: list[list[int]] = []
+    for number in sorted(numbers):
+        if ranges and number == ranges[-1][1] + 1:
+            ranges[-1][1] = number
         else:
-            runs.append([value, value])
-    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
+            ranges.append([number, number])
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)

@@ -149,7 +149,7 @@ class SemanticModelConfig(_Network):
 
 
 def _model_task(value: Any) -> Task | None:
-    """The task of a model; an unknown name counts as an instance model, whose schema then reports it."""
+    """The task of a model. An unknown name counts as an instance model, whose schema then reports the name."""
     if isinstance(value, dict):
         name = value.get("name")
         return task_of(MODELS[name]) if isinstance(name, str) and name in MODELS else "instance"
@@ -163,18 +163,14 @@ ModelConfig = Annotated[
 
 
 def load_model(path: Path) -> InstanceModelConfig | SemanticModelConfig:
-    """Reads a model's file and its bases; its ``name`` says which kind of model it is.
-
-    Raises:
-        ConfigError: naming the file and every key that is wrong.
-    """
+    """Reads a model's file and its bases, see :func:`pipeline.config.reader.load_derived`."""
     return load_derived(TypeAdapter(ModelConfig), path)
 
 
 def setting_problem(
     setting: RenderingConfig | SemanticRenderingConfig, model: InstanceModelConfig | SemanticModelConfig
 ) -> str | None:
-    """Why a setting does not go with a model, to follow the model's name; None if it does."""
+    """Why a setting does not go with a model, as the end of a sentence about the model; None if it does."""
     if isinstance(model, InstanceModelConfig):
         if not isinstance(setting, RenderingConfig):
             return "needs a resolution"
@@ -182,7 +178,7 @@ def setting_problem(
             return f"renders at resolution {FOUR_CONV_SIDE}, without points"
         return "has a point head and needs num_points" if model.has_point_head and setting.num_points is None else None
     if not isinstance(setting, SemanticRenderingConfig):
-        return "is a semantic one: it renders at the image's resolution and takes none"
+        return "is a semantic model, which predicts at the image's resolution; leave out the resolution"
     if model.has_point_head != (setting.num_points is not None):
         return "has a point head and needs num_points" if model.has_point_head else "has no point head for num_points"
     is_deeplab = model.architecture == "DeepLabV3"

@@ -1,4 +1,4 @@
-"""Applies the changed settings of ``params.yaml`` to experiments."""
+"""Applies the settings that ``params.yaml`` changes to experiments."""
 
 from collections.abc import Mapping
 
@@ -7,6 +7,7 @@ from pydantic import ValidationError
 from pipeline.config.experiments import ExperimentConfig
 from pipeline.config.models import SamplingConfig
 from pipeline.config.params import ExperimentOverrides, Params, Setting
+from pipeline.config.reader import first_message
 
 RATIOS = ("oversample_ratio", "importance_sample_ratio")  # a regular grid ignores both
 
@@ -16,15 +17,10 @@ class OverrideError(ValueError):
 
 
 def apply_overrides(name: str, experiment: ExperimentConfig, params: Params) -> ExperimentConfig:
-    """An experiment with the changed settings of ``params.yaml``; those of the experiment go before those of all.
-
-    Args:
-        name: the experiment's.
-        experiment: the experiment as its file has it.
-        params: the changes.
+    """An experiment with the settings that ``params.yaml`` changes; its own changes go before those for all.
 
     Raises:
-        OverrideError: for a value outside its domain.
+        OverrideError: if a value is outside its domain.
     """
     own, of_all = params.of(name), params.of_all
     sampling = experiment.sampling
@@ -35,15 +31,14 @@ def apply_overrides(name: str, experiment: ExperimentConfig, params: Params) -> 
         try:
             sampling = SamplingConfig.model_validate(sampling.model_dump() | given)
         except ValidationError as error:
-            message = error.errors()[0]["msg"].removeprefix("Value error, ")
             key = f"experiments.{name}.sampling" if own.points else "sampling"
-            raise OverrideError(f"{key}: experiment {name!r}: {message}") from error
+            raise OverrideError(f"{key}: experiment {name!r}: {first_message(error)}") from error
     schedule = own.schedule or of_all.schedule or experiment.schedule
     return experiment.model_copy(update={"sampling": sampling, "schedule": schedule})
 
 
 def changed_settings(before: ExperimentConfig, after: ExperimentConfig) -> dict[str, Setting]:
-    """The settings that have another value after overrides were applied, without those that are ignored."""
+    """The settings whose values overrides have changed, without the ratios that a grid ignores."""
     old = _settings(before)
     return {key: value for key, value in _settings(after).items() if old.get(key) != value}
 
@@ -55,14 +50,10 @@ def _settings(experiment: ExperimentConfig) -> dict[str, Setting]:
 
 
 def check_overrides(params: Params, selected: Mapping[str, ExperimentConfig]) -> None:
-    """Checks that every changed setting applies to a selected experiment.
-
-    Args:
-        params: the changes.
-        selected: the selected experiments by name, as their files have them.
+    """Checks that every changed setting applies to a selected experiment; these are given as their files have them.
 
     Raises:
-        OverrideError: naming the first one that applies to none.
+        OverrideError: if a changed setting applies to none; the message names the first one.
     """
     _check_applies("", params.of_all, selected, params)
     for name, own in params.experiments.items():
@@ -78,7 +69,7 @@ def _check_applies(
 ) -> None:
     """Checks overrides against the experiments that they are meant for; ``prefix`` goes before their keys in errors."""
     sampled = {name: experiment.sampling for name, experiment in experiments.items() if experiment.sampling}
-    # With the strategy overridden, ratios are ignored where it is a grid, on request.
+    # Ratios may be given together with the strategy "grid", which then ignores them; not to a grid of the file.
     fixed_grids = [
         name
         for name, sampling in sampled.items()

@@ -10,7 +10,7 @@ Setting = str | int | float
 
 
 class SamplingOverrides(Strict):
-    """Changes of how training points are chosen; null leaves a setting as the experiment's file has it."""
+    """Changed settings of the training points; null leaves a setting as the experiment's file has it."""
 
     strategy: Literal["biased", "grid"] | None = None
     num_points: int | None = Field(None, description="N")
@@ -39,7 +39,7 @@ class ExperimentOverrides(Strict):
 class Params(Strict):
     """``params.yaml``, written by ``pointrend select``; `dvc exp run -S KEY=VALUE` changes it.
 
-    ``sampling`` and ``schedule`` change all selected experiments that have such a setting, ``experiments`` single ones.
+    ``sampling`` and ``schedule`` change all selected experiments that have the setting; ``experiments`` changes one.
     """
 
     scale: Name = Field(description="a folder of configs/experiments")
@@ -51,9 +51,9 @@ class Params(Strict):
 
     @property
     def of_all(self) -> ExperimentOverrides:
-        """The changes that all experiments get."""
+        """The changes to all experiments."""
         return ExperimentOverrides(sampling=self.sampling, schedule=self.schedule)
 
     def of(self, experiment: str) -> ExperimentOverrides:
-        """The changes that one experiment alone gets; they go before those of all."""
+        """The changes to one experiment alone; they go before those to all."""
         return self.experiments.get(experiment, ExperimentOverrides())

@@ -21,11 +21,7 @@ from pipeline.config.tables import TableConfig
 
 
 class Project:
-    """The configuration of one checkout: ``params.yaml``, ``selection.yaml`` and ``configs/``.
-
-    Args:
-        root: the folder that holds them.
-    """
+    """The configuration of one checkout: ``params.yaml``, ``selection.yaml`` and ``configs/``, all in ``root``."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -87,12 +83,7 @@ class Project:
         return sorted(path.stem for path in (self.configs / "experiments" / scale).glob("*.yaml"))
 
     def experiment(self, scale: str, name: str, params: Params | None = None) -> ExperimentConfig:
-        """An experiment of a scale.
-
-        Args:
-            scale: a folder of ``configs/experiments``.
-            name: a file in it.
-            params: the changed settings to apply to it, if any.
+        """An experiment of a scale, with the changed settings of ``params.yaml``, if any are given.
 
         Raises:
             ConfigError: if its file or a changed setting is wrong or does not go with the model.
@@ -102,7 +93,14 @@ class Project:
         if problem := self._disagreement(experiment):
             raise ConfigError(f"{path}:\n  {problem}")
         evaluations = with_metrics(experiment.evaluations, self.metrics())
-        experiment = experiment.model_copy(update={"evaluations": evaluations})
+        return self.overridden(name, experiment.model_copy(update={"evaluations": evaluations}), params)
+
+    def overridden(self, name: str, experiment: ExperimentConfig, params: Params | None) -> ExperimentConfig:
+        """An experiment with the changed settings of ``params.yaml``, if any are given.
+
+        Raises:
+            ConfigError: if a changed setting is wrong or does not go with the model.
+        """
         if params is None:
             return experiment
         try:
@@ -117,7 +115,7 @@ class Project:
         return self.configs / "experiments" / scale / f"{name}.yaml"
 
     def _disagreement(self, experiment: ExperimentConfig) -> str | None:
-        """The setting of an experiment that does not go with its model, as "key: problem"."""
+        """The first setting of an experiment that does not go with its model, as "key: problem"; None if all do."""
         model, network = self.model(experiment.model), f"model {experiment.model!r}"
         if model.has_point_head and experiment.sampling is None:
             return f"sampling: missing; {network} has a point head"
@@ -138,20 +136,21 @@ class Project:
     def run(
         self, scale: str, name: str, selected: SelectedRun, params: Params | None = None
     ) -> tuple[RunConfig, EvaluationConfig]:
-        """A selected run, resolved: what its training depends on, and how it is evaluated.
+        """A selected run, resolved: the training, and how it is evaluated.
 
         Args:
             scale: a folder of ``configs/experiments``.
-            name: the run's.
+            name: the run's name.
             selected: its entry in ``selection.yaml``.
-            params: the changed settings to apply to its experiment, if any.
+            params: the changed settings to apply, if any.
 
         Raises:
             ConfigError: if the entry does not agree with the experiment's file, or a file or changed setting is wrong.
         """
         written = self.experiment(scale, selected.experiment)
         model = self.model(written.model)
-        expected = {"task": model.task, "dataset": written.dataset, "starts_from": start_of(written)}
+        starts_from = start_of(written.starts_from, written.dataset)
+        expected = {"task": model.task, "dataset": written.dataset, "starts_from": starts_from}
         for key, value in expected.items():
             if (found := getattr(selected, key)) != value:
                 raise ConfigError(
@@ -163,27 +162,33 @@ class Project:
                 f"{self.selection_file}:\n  runs.{name}.seed: {selected.seed}, but its experiment has seeds "
                 f"{written.seeds}"
             )
-        experiment = self.experiment(scale, selected.experiment, params)
-        run = RunConfig(
-            run=name,
-            experiment=selected.experiment,
+        experiment = self.overridden(selected.experiment, written, params)
+        run = self.training(name, selected.experiment, selected.seed, written, experiment)
+        return run, EvaluationConfig(experiment.evaluations)
+
+    def training(
+        self, run: str, name: str, seed: int, written: ExperimentConfig, experiment: ExperimentConfig
+    ) -> RunConfig:
+        """The training ``run`` of an experiment, given as its file has it and with the changes of ``params.yaml``."""
+        return RunConfig(
+            run=run,
+            experiment=name,
             dataset=experiment.dataset,
-            seed=selected.seed,
+            seed=seed,
             starts_from=experiment.starts_from,
-            model=model,
+            model=self.model(experiment.model),
             sampling=experiment.sampling,
             point_head=experiment.point_head,
             schedule=self.schedule(experiment.schedule),
             changes=changed_settings(written, experiment),
         )
-        return run, EvaluationConfig(experiment.evaluations)
 
     def check(self, params: Params, selection: Selection) -> None:
         """Checks that ``params.yaml`` and ``selection.yaml`` go together.
 
         Raises:
-            ConfigError: if a changed setting applies to nothing that is selected, or DVC watches other raw files than
-                those of the data root.
+            ConfigError: if a changed setting applies to nothing that is selected, or if DVC watches other raw files
+                than those of the data root.
         """
         try:
             names = {*selection.experiments, *swept_experiments(self, params.scale, selection)}
@@ -200,10 +205,6 @@ class Project:
     def select(self, scale: str, data_root: str) -> Selection:
         """Everything of a scale: its experiments with all seeds, their datasets, and its sweeps.
 
-        Args:
-            scale: a folder of ``configs/experiments``.
-            data_root: folder or URI that the datasets lie in.
-
         Raises:
             ConfigError: if there is no such scale, or one of its files is wrong.
         """
@@ -218,7 +219,7 @@ class Project:
                 dataset=experiment.dataset,
                 experiment=name,
                 seed=seed,
-                starts_from=start_of(experiment),
+                starts_from=start_of(experiment.starts_from, experiment.dataset),
             )
             for name, experiment in self._in_order(experiments).items()
             for seed in experiment.seeds
@@ -231,24 +232,19 @@ class Project:
         )
 
     def _check_starts(self, scale: str, experiments: dict[str, ExperimentConfig]) -> None:
-        """Checks that experiments start from runs that start from none themselves."""
+        """Checks that experiments start from runs that start from no other run themselves."""
         first = {f"{n}-{seed}" for n, e in experiments.items() if e.starts_from is None for seed in e.seeds}
         for name, experiment in experiments.items():
             if experiment.starts_from not in (None, *first):
                 raise ConfigError(
                     f"{self._experiment_file(scale, name)}:\n  starts_from: {experiment.starts_from!r} is not a run of "
-                    f"this scale that starts from no other; those are {', '.join(sorted(first))}"
+                    f"this scale that starts from no other run; those are {', '.join(sorted(first))}"
                 )
 
     def initial_params(self, scale: str, data_root: str, cluster: str) -> Params:
         """``params.yaml`` without any changed setting.
 
-        It has a null for each setting that can be changed: `dvc exp run -S` knows only keys that are there.
-
-        Args:
-            scale: a folder of ``configs/experiments``.
-            data_root: folder or URI that the datasets lie in.
-            cluster: a file of ``configs/clusters``.
+        It has a null for each setting that can be changed, because `dvc exp run -S` can only change existing keys.
 
         Raises:
             ConfigError: if there is no such cluster, or a file is wrong.
@@ -272,7 +268,7 @@ class Project:
         return {name: experiments[name] for name in sorted(experiments, key=place)}
 
     def _watched(self, scale: str, name: str, dataset: DatasetConfig, data_root: str) -> SelectedDataset:
-        """The raw annotations of a dataset; what is drawn lies in the project, whatever the data root."""
+        """The raw annotations of a dataset. Drawn datasets lie in the project, whatever the data root is."""
         file = str(self._dataset_file(name).relative_to(self.root))
         base = drawn_folder(scale) if dataset.synthetic else data_root
 

@@ -9,13 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    TypeAdapter,
-    ValidationError,
-)
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from pipeline.errors import UserError
 
@@ -26,7 +20,7 @@ except ImportError:
 
 
 class ConfigError(UserError, ValueError):
-    """A configuration file that cannot be used; the message names the file and the key."""
+    """A configuration file that cannot be used. The message names the file and the key."""
 
 
 class Strict(BaseModel):
@@ -65,10 +59,6 @@ Layer = tuple[Path, Any]  # a file and its content
 def load(schema: type[T], path: Path) -> T:
     """Reads one YAML or JSON file and validates it.
 
-    Args:
-        schema: a model of this package.
-        path: the file.
-
     Raises:
         ConfigError: naming the file and every key that is missing, unknown or ill-typed.
     """
@@ -76,26 +66,26 @@ def load(schema: type[T], path: Path) -> T:
 
 
 def load_derived(adapter: TypeAdapter[T], path: Path, replaced: Collection[str] = ()) -> T:
-    """As :func:`load`, for a file that may have a ``base``: another file, whose keys it has unless it overrides them.
+    """As :func:`load`, for a file that may have a ``base``: another file, whose keys it inherits and may override.
 
     ``base: name`` is a file in the same folder, ``base: folder/name`` one in a folder next to it; bases can be chained.
-    A mapping overrides only the keys that it has; a list or a value replaces the one of the base.
+    A mapping overrides only the keys that it has; a list or a value replaces that of the base.
 
     Args:
-        adapter: of the schema.
+        adapter: the schema.
         path: the file.
-        replaced: keys whose mappings replace the base's like lists.
+        replaced: keys whose mappings replace the base's as a whole.
 
     Raises:
-        ConfigError: as :func:`load`, naming the file in which a wrong key stands; or for a base that is missing or
-            leads back to a file.
+        ConfigError: as :func:`load`, naming the file in which a wrong key stands; or if a base is missing or the chain
+            of bases is a circle.
     """
     layers: list[Layer] = []
     file: Path | None = path
     while file is not None:
         if file in (known for known, _ in layers):
             chain = " -> ".join(str(known) for known in [*(known for known, _ in layers), file])
-            raise ConfigError(f"{path}:\n  base: leads back to a file: {chain}")
+            raise ConfigError(f"{path}:\n  base: the chain of bases is a circle: {chain}")
         data = read(file)
         base = data.pop("base", None) if isinstance(data, dict) else None
         layers.append((file, data))
@@ -139,7 +129,7 @@ def validate(adapter: TypeAdapter[T], layers: Sequence[Layer], replaced: Collect
     """Validates a file's content, merged with that of its bases.
 
     Args:
-        adapter: of the schema.
+        adapter: the schema.
         layers: the file and its content, followed by those of its base, its base's base, and so on.
         replaced: keys whose mappings are not merged.
 
@@ -198,6 +188,11 @@ def _explain(error: ValidationError, data: Any) -> Iterator[tuple[list[int | str
             value = item.get("input")
             shown = f" (got {value!r})" if isinstance(value, str | int | float | bool | None) else ""
             yield keys, f"{location or 'file'}: {item['msg'].removeprefix('Value error, ')}{shown}"
+
+
+def first_message(error: ValidationError) -> str:
+    """The message of the first problem in a validation error."""
+    return error.errors()[0]["msg"].removeprefix("Value error, ")
 
 
 def _keys(location: tuple[int | str, ...], data: Any, *, missing: bool) -> list[int | str]:

@@ -4,16 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import (
-    Field,
-    NonNegativeFloat,
-    PositiveFloat,
-    PositiveInt,
-    TypeAdapter,
-    model_validator,
-)
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, TypeAdapter, model_validator
 
 from pipeline.config.reader import Strict, load_derived
+
+Precision = Literal["float32", "tf32", "bfloat16"]
 
 
 class Phase(Strict):
@@ -50,10 +45,10 @@ class ScheduleConfig(Strict):
     )
     momentum: NonNegativeFloat = 0.9
     weight_decay: NonNegativeFloat = 0.0001
-    precision: Literal["float32", "tf32", "bfloat16"] = Field(
+    precision: Precision = Field(
         "float32",
-        description="float32: strict on GPUs, too; tf32: convolutions and matrix products in TF32; bfloat16: autocast. "
-        "The CPU has no TF32: there tf32 is float32",
+        description="float32: in full precision on GPUs as well; tf32: convolutions and matrix products in TF32, which "
+        "a CPU computes in float32; bfloat16: autocast",
     )
     channels_last: bool = Field(False, description="keep weights and features channels last in memory (NHWC)")
     compile: bool = Field(False, description="compile the backbone with torch.compile, for images of any size")
@@ -81,9 +76,5 @@ class ScheduleConfig(Strict):
 
 
 def load_schedule(path: Path) -> ScheduleConfig:
-    """Reads a schedule's file and its bases.
-
-    Raises:
-        ConfigError: naming the file and every key that is wrong.
-    """
+    """Reads a schedule's file and its bases, see :func:`pipeline.config.reader.load_derived`."""
     return load_derived(TypeAdapter(ScheduleConfig), path)

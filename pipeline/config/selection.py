@@ -9,8 +9,8 @@ from pointrend.specs import Task
 class SelectedDataset(Strict):
     """A dataset's raw annotations, which DVC watches.
 
-    DVC wants the same number of dependencies for every dataset. A dataset without LVIS annotations has its val
-    annotations twice; for raw files behind a URI, the dataset's configuration file stands in.
+    DVC needs the same number of dependencies for every dataset, so a dataset without LVIS annotations has its val
+    annotations twice. For raw files behind a URI, DVC watches the dataset's configuration file instead.
     """
 
     task: Task
@@ -22,7 +22,7 @@ class SelectedDataset(Strict):
 class SelectedRun(Strict):
     """A run, and the output below ``outputs/<scale>`` that it starts from.
 
-    DVC wants the same number of dependencies for every run: one that starts from no other run has its dataset twice.
+    DVC needs the same number of dependencies for every run, so a run that starts from no other has its dataset twice.
     """
 
     task: Task
@@ -35,7 +35,7 @@ class SelectedRun(Strict):
 class SelectedSweep(Strict):
     """The outputs below ``outputs/<scale>`` that a sweep reads.
 
-    DVC wants the same number of dependencies for every sweep: one that starts from no run has its dataset twice.
+    DVC needs the same number of dependencies for every sweep, so a sweep that starts from no run has its dataset twice.
     """
 
     task: Task

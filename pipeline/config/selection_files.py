@@ -11,28 +11,29 @@ from pipeline.config.selection import Selection
 
 def params_text(params: Params) -> str:
     """``params.yaml``. An experiment without a point head has no ``sampling``."""
-    of_all = params.model_dump(include={"sampling", "schedule"})
+    values = params.model_dump()
     single = {
-        name: {key: value for key, value in overrides.model_dump().items() if key != "sampling" or value is not None}
-        for name, overrides in params.experiments.items()
+        name: {key: value for key, value in overrides.items() if key != "sampling" or value is not None}
+        for name, overrides in values.pop("experiments").items()
     }
+    lines = {key: f"{key}: {_flow(value)}" for key, value in values.items()}
     return "\n".join(
         [
             f"# Written by `pointrend select {params.scale}`. `dvc exp run -S KEY=VALUE` changes settings for one "
             "DVC experiment:",
             "#   dvc exp run -S sampling.importance_sample_ratio=0.5 -S schedule=NAME",
             "# Null leaves a setting as the files in configs/experiments have it.",
-            *(f"{key}: {_flow(value)}" for key, value in params.model_dump(include=_PLACE).items()),
+            lines["scale"],
+            lines["data_root"],
+            lines["cluster"],
             "# For all selected experiments; sampling is for those with a point head.",
-            *(f"{key}: {_flow(value)}" for key, value in of_all.items()),
+            lines["sampling"],
+            lines["schedule"],
             "# For one experiment, before the settings for all.",
             *_block("experiments", single),
             "",
         ]
     )
-
-
-_PLACE = {"scale", "data_root", "cluster"}
 
 
 def selection_text(scale: str, selection: Selection) -> str:

@@ -1,22 +1,17 @@
-"""Sweeps, resolved into everything that they depend on."""
+"""Resolves sweeps into everything that they depend on."""
 
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import (
-    Field,
-    RootModel,
-    ValidationError,
-)
+from pydantic import Field, RootModel, ValidationError
 
 from pipeline.config.datasets import CocoDataset
 from pipeline.config.evaluations import EvaluationSetting, RenderingConfig
-from pipeline.config.experiments import ExperimentConfig, RunConfig
+from pipeline.config.experiments import ExperimentConfig, RunConfig, start_of
 from pipeline.config.models import InstanceModelConfig, PointHeadConfig, SamplingConfig
-from pipeline.config.overrides import changed_settings
 from pipeline.config.params import Params
-from pipeline.config.reader import ConfigError, Name, Strict
+from pipeline.config.reader import ConfigError, Name, Strict, first_message
 from pipeline.config.selection import SelectedRun, SelectedSweep, Selection
 from pipeline.config.sweeps import (
     PARAMETERS,
@@ -37,8 +32,8 @@ if TYPE_CHECKING:
 class TrainingTask(Strict):
     """Everything that a training sweep depends on.
 
-    Of the experiment it keeps the evaluation that trials are judged by: a change of other evaluations or seeds does not
-    run the sweep again.
+    Of the experiment's evaluations it keeps only the one that trials are judged by, so that a change to the others, or
+    to the seeds, does not run the sweep again.
     """
 
     kind: Literal["training"]
@@ -70,13 +65,13 @@ class TrainingTask(Strict):
     def trial(self, point: Point) -> RunConfig:
         """The training with the settings of a point."""
         changes = {key: value for key, value in self.base.changes.items() if key not in point}
-        varied_settings = varied(point, self.base.sampling, self.base.point_head)
-        return self.base.model_copy(update={**varied_settings, "changes": changes})
+        settings = varied(point, self.base.sampling, self.base.point_head)
+        return self.base.model_copy(update={**settings, "changes": changes})
 
     def best(self, point: Point) -> ExperimentConfig:
         """The experiment with the settings of a point."""
-        changes = varied(point, self.experiment.sampling, self.experiment.point_head)
-        return self.experiment.model_copy(update=changes)
+        settings = varied(point, self.experiment.sampling, self.experiment.point_head)
+        return self.experiment.model_copy(update=settings)
 
     @property
     def setting(self) -> EvaluationSetting:
@@ -140,17 +135,12 @@ def sweep_file(project: "Project", scale: str, name: str) -> Path:
 def resolve_sweep(
     project: "Project", scale: str, path: Path, runs: dict[str, SelectedRun], params: Params | None = None
 ) -> tuple[TrainingTask | SubdivisionTask, SelectedSweep]:
-    """A sweep with everything that its file refers to, and its entry in ``selection.yaml``.
+    """A sweep with the selected runs and the experiments that its file names, and its entry in ``selection.yaml``.
 
-    Args:
-        project: the project.
-        scale: of the experiments.
-        path: the sweep's file.
-        runs: the selected runs.
-        params: the changed settings to apply to experiments, if any.
+    The changed settings of ``params.yaml`` apply to the experiments, if any are given.
 
     Raises:
-        ConfigError: if the file is wrong, or does not go with what it refers to.
+        ConfigError: if the file is wrong, or does not go with the runs and experiments that it names.
     """
     sweep = load_sweep(path)
     resolver = _Resolver(project, scale, runs, params)
@@ -163,11 +153,11 @@ def resolve_sweep(
 
 
 class _DisagreementError(ValueError):
-    """A key of a sweep that does not go with the rest, as "key: problem"."""
+    """A key of a sweep that does not go with the runs and experiments that it names, as "key: problem"."""
 
 
 class _Resolver:
-    """Resolves what the sweeps of a scale refer to."""
+    """Resolves the runs and experiments that the sweeps of a scale name."""
 
     def __init__(self, project: "Project", scale: str, runs: dict[str, SelectedRun], params: Params | None) -> None:
         self._project, self._scale, self._runs, self._params = project, scale, runs, params
@@ -185,16 +175,11 @@ class _Resolver:
         if not isinstance(run.model, InstanceModelConfig) or not run.model.has_point_head:
             raise _DisagreementError(f"run: {sweep.run!r} has no masks that PointRend subdivides")
         experiment = self._project.experiment(self._scale, run.experiment, self._params)
+        best = rendering({"steps": sweep.steps[-1], "num_points": sweep.num_points[-1]})
         task = SubdivisionTask(
             name=name,
             run=run,
-            experiment=experiment.model_copy(
-                update={
-                    "description": f"best of the sweep {name}",
-                    "seeds": [run.seed],
-                    "evaluations": {"best": rendering({"steps": sweep.steps[-1], "num_points": sweep.num_points[-1]})},
-                }
-            ),
+            experiment=_swept(experiment, name, run.seed, {"best": best}),
             **sweep.model_dump(include={"kind", "steps", "num_points", "metric", "timed_images"}),
         )
         return task, SelectedSweep(task=run.model.task, dataset=run.dataset, starts_from=f"train/{sweep.run}")
@@ -202,7 +187,7 @@ class _Resolver:
     def training(self, name: str, sweep: TrainingSweep) -> tuple[TrainingTask, SelectedSweep]:
         project = self._project
         written = project.experiment(self._scale, sweep.experiment)
-        experiment = project.experiment(self._scale, sweep.experiment, self._params)
+        experiment = project.overridden(sweep.experiment, written, self._params)
         model = project.model(experiment.model)
         if not model.has_point_head:
             raise _DisagreementError(f"experiment: {sweep.experiment!r} has no point head")
@@ -223,27 +208,14 @@ class _Resolver:
                 f"early_stopping.grace: {sweep.early_stopping.grace}, but trials end after {schedule.updates} updates"
             )
         _check_space(sweep.space, experiment)
+        base = project.training(name, sweep.experiment, sweep.seed, written, experiment)
+        judged_by = {sweep.evaluation: experiment.evaluations[sweep.evaluation]}
         task = TrainingTask(
             kind="training",
             name=name,
-            base=RunConfig(
-                run=name,
-                experiment=sweep.experiment,
-                dataset=experiment.dataset,
-                seed=sweep.seed,
-                model=model,
-                sampling=experiment.sampling,
-                point_head=experiment.point_head,
-                schedule=schedule,
-                changes=changed_settings(written, experiment),
-            ),
-            experiment=experiment.model_copy(
-                update={
-                    "description": f"best of the sweep {name}",
-                    "seeds": [sweep.seed],
-                    "evaluations": {sweep.evaluation: experiment.evaluations[sweep.evaluation]},
-                }
-            ),
+            # The sweep has a schedule and a start of its own.
+            base=base.model_copy(update={"schedule": schedule, "starts_from": None}),
+            experiment=_swept(experiment, name, sweep.seed, judged_by),
             starts_from=start,
             space=sweep.space,
             search=sweep.search,
@@ -251,8 +223,16 @@ class _Resolver:
             metric=sweep.metric,
             val_images=sweep.val_images,
         )
-        starts_from = f"train/{sweep.starts_from}" if sweep.starts_from else f"data/{experiment.dataset}"
+        starts_from = start_of(sweep.starts_from, experiment.dataset)
         return task, SelectedSweep(task=model.task, dataset=experiment.dataset, starts_from=starts_from)
+
+
+def _swept(
+    experiment: ExperimentConfig, sweep: str, seed: int, evaluations: dict[str, EvaluationSetting]
+) -> ExperimentConfig:
+    """The experiment that a sweep varies, with one seed and one evaluation: its best setting becomes an experiment."""
+    description = f"best of the sweep {sweep}"
+    return experiment.model_copy(update={"description": description, "seeds": [seed], "evaluations": evaluations})
 
 
 def _check_space(space: Space, experiment: ExperimentConfig) -> None:
@@ -264,16 +244,11 @@ def _check_space(space: Space, experiment: ExperimentConfig) -> None:
             try:
                 varied(point, experiment.sampling, experiment.point_head)
             except ValidationError as error:
-                message = error.errors()[0]["msg"].removeprefix("Value error, ")
-                raise _DisagreementError(f"space.{name}: {value:g}: {message}") from error
+                raise _DisagreementError(f"space.{name}: {value:g}: {first_message(error)}") from error
 
 
 def select_sweeps(project: "Project", scale: str, runs: dict[str, SelectedRun]) -> dict[str, SelectedSweep]:
-    """All sweeps of a scale, as ``selection.yaml`` has them.
-
-    Raises:
-        ConfigError: if one of their files is wrong.
-    """
+    """All sweeps of a scale, as ``selection.yaml`` has them; see :func:`resolve_sweep`."""
     files = sorted((project.configs / "sweeps" / scale).glob("*.yaml"))
     return {path.stem: resolve_sweep(project, scale, path, runs)[1] for path in files}
 
@@ -287,14 +262,7 @@ def swept_experiments(project: "Project", scale: str, selection: Selection) -> s
 def resolve_selected(
     project: "Project", scale: str, name: str, selection: Selection, params: Params | None = None
 ) -> TrainingTask | SubdivisionTask:
-    """A sweep of ``selection.yaml``.
-
-    Args:
-        project: the project.
-        scale: of the sweep.
-        name: of the sweep.
-        selection: what is selected.
-        params: the changed settings to apply to experiments, if any.
+    """A sweep of ``selection.yaml``, with the changed settings of ``params.yaml`` if given; see :func:`resolve_sweep`.
 
     Raises:
         ConfigError: if its file is wrong, or does not agree with ``selection.yaml``.

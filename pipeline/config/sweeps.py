@@ -1,17 +1,9 @@
-"""The schema of ``configs/sweeps``: settings that are varied, and how the report shows what comes of it."""
+"""The schema of ``configs/sweeps``: settings that are varied, and how the report shows the results."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import (
-    Discriminator,
-    Field,
-    NonNegativeInt,
-    PositiveInt,
-    RootModel,
-    Tag,
-    model_validator,
-)
+from pydantic import Discriminator, Field, NonNegativeInt, PositiveInt, RootModel, Tag, model_validator
 
 from pipeline.config.reader import Name, Strict, load
 
@@ -128,7 +120,7 @@ class EarlyStopping(Strict):
 
 
 class ShownSweep(Strict):
-    """How the report shows a sweep. A change here runs nothing again."""
+    """How the report shows a sweep. A change to it does not run the sweep again."""
 
     title: str
     cost: Literal["seconds", "multiply_adds"] = Field(
@@ -137,10 +129,6 @@ class ShownSweep(Strict):
     heat_map: Annotated[list[str], Field(min_length=2, max_length=2)] | None = Field(
         None, description="the parameters of its rows and columns; null for none"
     )
-
-    def shown(self) -> "ShownSweep":
-        """The part of the configuration that the report reads."""
-        return ShownSweep(title=self.title, cost=self.cost, heat_map=self.heat_map)
 
 
 class TrainingSweep(ShownSweep):
@@ -201,9 +189,5 @@ class ShownSweeps(RootModel[dict[str, ShownSweep]]):
 
 
 def load_sweep(path: Path) -> TrainingSweep | SubdivisionSweep:
-    """Reads a sweep's file.
-
-    Raises:
-        ConfigError: naming the file and every key that is wrong.
-    """
+    """Reads a sweep's file, see :func:`pipeline.config.reader.load`."""
     return load(SweepFile, path).root

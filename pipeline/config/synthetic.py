@@ -3,13 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import (
-    Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveInt,
-    TypeAdapter,
-)
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, TypeAdapter
 
 from pipeline.config.reader import Strict, read, validate
 
@@ -41,9 +35,5 @@ SyntheticConfig = Annotated[ShapesConfig | StreetsConfig, Field(discriminator="d
 
 
 def load_synthetic(path: Path) -> SyntheticConfig:
-    """Reads a file of ``configs/synthetic``; its ``draws`` says which kind of dataset it is.
-
-    Raises:
-        ConfigError: naming the file and every key that is wrong.
-    """
+    """Reads a file of ``configs/synthetic``, see :func:`pipeline.config.reader.load`."""
     return validate(TypeAdapter(SyntheticConfig), [(path, read(path))])

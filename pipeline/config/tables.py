@@ -2,22 +2,10 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    Discriminator,
-    Field,
-    PositiveFloat,
-    PositiveInt,
-    Tag,
-    field_validator,
-    model_validator,
-)
+from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag, field_validator, model_validator
 
 from pipeline.config.reader import Name, Strict
-from pointrend.specs import (
-    MODELS,
-    InstanceSpec,
-    list_models,
-)
+from pointrend.specs import MODELS, InstanceSpec, list_models
 
 
 class Cell(Strict):
@@ -71,7 +59,7 @@ class Row(Strict):
         Annotated[Annotated[Cell, Tag("measured")] | Annotated[CostCell, Tag("counted")], Discriminator(_cell_kind)],
     ]
     baseline: bool = Field(
-        False, description="whether gains of other rows are over this one, see TableConfig.baseline_of"
+        False, description="whether other rows show their gain over this one, see TableConfig.baseline_of"
     )
 
     @property
@@ -96,7 +84,7 @@ class TableConfig(Strict):
         return {cell.experiment for row in self.rows for cell in row.measured.values()}
 
     def baseline_of(self, index: int) -> int:
-        """The index of a row's baseline: the nearest above it, else the first below; row 0 if none is marked."""
+        """The index of a row's baseline: the row itself or the nearest above, else the first below, else row 0."""
         baselines = [number for number, row in enumerate(self.rows) if row.baseline] or [0]
         above = [number for number in baselines if number <= index]
         return above[-1] if above else baselines[0]

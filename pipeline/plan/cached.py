@@ -1,4 +1,4 @@
-"""Which trainings and sweeps DVC has the results of."""
+"""Finds the trainings and sweeps whose results DVC has."""
 
 from pydantic import BaseModel
 
@@ -13,25 +13,25 @@ from pipeline.stage import Outputs
 def cached_stages(project: Project, params: Params, planned: Selection) -> tuple[dict[str, bool], str]:
     """Whether `dvc repro` would skip the stages of trainings and sweeps, or take their results from its cache.
 
-    DVC compares a stage with the files in the workspace. That is only an answer where those files are current: the
+    DVC compares a stage with the files in the workspace. The answer is only right if those files are current: the
     resolved configuration, the prepared dataset, and the weights that a run starts from. Other stages are left out.
 
     Args:
         project: the project.
         params: ``params.yaml``.
-        planned: the selection that is asked about.
+        planned: the selection to plan for.
 
     Returns:
-        the answer by stage, and the reason why other stages have none.
+        the answers by stage, and the reason why other stages have none.
     """
-    # DVC's graph is made from what is selected now.
+    # DVC's graph has only the stages that are selected now.
     outputs, selected = Outputs(project.root, params.scale), project.selection()
 
     def is_current(kind: str, name: str, resolved: BaseModel) -> bool:
         file = outputs.config(kind, name)
         return file.is_file() and file.read_text(encoding="utf-8") == resolved.model_dump_json(indent=1)
 
-    makers: dict[str, set[str]] = {}  # the stages that make each dataset whose configuration is current
+    makers: dict[str, set[str]] = {}  # for each dataset with a current configuration, the stages that make it
     for name in selected.datasets:
         dataset = project.dataset(name)
         if not is_current("datasets", name, dataset):
@@ -60,10 +60,7 @@ def cached_stages(project: Project, params: Params, planned: Selection) -> tuple
         starts |= {stage.replace("@", "/") for stage in unchanged_stages(project.root, first)}
         trainings = [stage for stage, run in prepared.items() if run.starts_from in starts]
         starts |= {stage.replace("@", "/") for stage in unchanged_stages(project.root, trainings)}
-        asked = [
-            *trainings,
-            *(s for s, sweep in sweeps.items() if sweep.dataset in ready and sweep.starts_from in starts),
-        ]
+        asked = trainings + [s for s, sweep in sweeps.items() if sweep.dataset in ready and sweep.starts_from in starts]
         to_run = stages_to_run(project.root, asked)
     except GraphError as error:
         return {}, str(error)

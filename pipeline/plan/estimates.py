@@ -36,10 +36,10 @@ def runs_at_a_time(cluster: ClusterConfig, nodes: int, cores: int) -> int:
 
 
 def workers_of(cluster: ClusterConfig, batch_size: int) -> int:
-    """The largest number of processes that train a run: its workers, or its driver alone.
+    """The largest number of processes that train a run: its workers, or the driver alone.
 
     Raises:
-        BatchShareError: if the batch cannot be split equally over them.
+        BatchShareError: if the batch cannot be split equally over the workers.
     """
     return max(workers_for_batch(cluster, batch_size), 1)
 
@@ -49,7 +49,7 @@ class Estimates:
 
     Attributes:
         runs_at_a_time: see :func:`runs_at_a_time`.
-        missing_figures: what the throughput figures lacked for the estimates so far.
+        missing_figures: the throughput figures that the estimates so far have lacked.
     """
 
     def __init__(
@@ -70,9 +70,7 @@ class Estimates:
 
     def run(self, name: str, cached: bool | None) -> PlannedRun:
         config, evaluation = self._project.run(self._scale, name, self._selection.runs[name], self._params)
-        schedule = config.schedule
-        workers = workers_of(self._cluster, schedule.batch_size)
-        cost = self._cost(config)
+        schedule, cost = config.schedule, self._cost(config)
         gpu_hours = self._gpu_hours(config, cost)
         evaluations = len(evaluation.root)
         images = self._val_images(config.dataset)
@@ -86,7 +84,7 @@ class Estimates:
             batch_size=schedule.batch_size,
             cached=cached,
             gpu_hours=gpu_hours,
-            hours=self._hours(gpu_hours, workers),
+            hours=self._hours(gpu_hours, workers_of(self._cluster, schedule.batch_size)),
             evaluations=evaluations,
             weights=cost.weights,
             checkpoint=cost.checkpoint,
@@ -104,10 +102,9 @@ class Estimates:
             updates, batch_size = schedule.updates, schedule.batch_size
             each = self._gpu_hours(task.base, self._cost(task.base))
             gpu_hours = None if each is None else trials * each
-            of_one = self._hours(each, 1)  # each trial has one worker
-            hours = (
-                None if of_one is None else makespan([of_one] * trials, self._cluster.workers or self.runs_at_a_time)
-            )
+            hours = self._hours(each, 1)  # each trial has one worker
+            if hours is not None:
+                hours = makespan([hours] * trials, self._cluster.workers or self.runs_at_a_time)
         return PlannedSweep(
             sweep=name,
             kind=task.kind,
@@ -161,7 +158,7 @@ class Estimates:
 
 
 def _trials(task: TrainingTask) -> int:
-    """The number of trials of a sweep; of a search, the largest."""
+    """The number of trials of a sweep; for a search, the largest."""
     if isinstance(task.search, GridSearch):
         return math.prod(len(values) for values in task.space.given.values() if isinstance(values, list))
     return task.search.trials

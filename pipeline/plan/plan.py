@@ -1,6 +1,6 @@
 """A plan of what `dvc repro` would run at a scale, and its totals. Nothing is run or written.
 
-Hours are estimates by ``configs/throughput.yaml``, of trainings alone: without preparation, evaluation and report.
+Hours are estimated from ``configs/throughput.yaml``, for trainings alone: without preparation, evaluation and report.
 """
 
 import heapq
@@ -17,8 +17,8 @@ class PlannedRun:
 
     Attributes:
         cached: whether DVC has the result of the training, so that nothing is trained; None if that is not known.
-        gpu_hours: hours of training on one GPU of ``configs/throughput.yaml``; None where a figure for them is missing.
-        hours: hours of training on the cluster; None where gpu_hours is, or if the cluster has no GPUs.
+        gpu_hours: hours of training on one GPU of ``configs/throughput.yaml``; None if a figure is missing there.
+        hours: hours of training on the cluster; None if gpu_hours is None, or if the cluster has no GPUs.
         evaluations: the number of evaluation settings.
         weights: bytes of the weights.
         checkpoint: bytes of one checkpoint.
@@ -42,15 +42,15 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class PlannedSweep:
-    """One sweep. A sweep of subdivision trains nothing: its trials are rendering settings.
+    """One sweep. A subdivision sweep trains nothing: its trials are rendering settings.
 
     Attributes:
-        trials: the number of trials; of a search, the largest.
+        trials: the number of trials; for a search, the largest.
         updates: updates of a trial that is not stopped early.
-        cached: as of a run.
+        cached: as for a run.
         gpu_hours: an upper limit, as if no trial were stopped early and each had the experiment's own point head; None
-            where a figure for them is missing.
-        hours: the same on the cluster; None where gpu_hours is, or if the cluster has no GPUs.
+            if a figure is missing.
+        hours: the same on the cluster; None if gpu_hours is None, or if the cluster has no GPUs.
     """
 
     sweep: str
@@ -69,10 +69,10 @@ class Total(NamedTuple):
 
     Attributes:
         runs: the number of runs.
-        gpu_hours: of those whose hours are known.
-        remaining: the same, of the runs that are not known to be cached.
+        gpu_hours: the GPU-hours of those whose hours are known.
+        remaining: the same, without the runs that are known to be cached.
         runs_without_hours: the number of runs whose hours are not known.
-        remaining_without_hours: the same, of the runs that are not known to be cached.
+        remaining_without_hours: the same, without the runs that are known to be cached.
     """
 
     runs: int
@@ -87,11 +87,11 @@ class Plan:
     """What a scale would run on a cluster.
 
     Attributes:
-        gpu: the GPU that GPU-hours are of.
+        gpu: the GPU that GPU-hours refer to.
         has_gpus: whether the cluster has GPUs.
         runs_at_a_time: the number of runs that the cluster has room for.
         tables: the experiments of each of the paper's tables that has any at this scale.
-        unknown: why it is not known of some runs and sweeps whether they are cached; None if it is known of all.
+        unknown: why it is not known whether some runs and sweeps are cached; None if it is known for all.
         missing_figures: what ``configs/throughput.yaml`` lacks for the runs and sweeps whose hours are not known.
     """
 
@@ -136,13 +136,13 @@ class Plan:
 
     @property
     def predictions(self) -> int | None:
-        """Bytes of all predictions; None if they are not known of every run."""
+        """Bytes of all predictions; None if they are not known for every run."""
         known = [run.predictions for run in self.runs if run.predictions is not None]
         return sum(known) if len(known) == len(self.runs) else None
 
     @property
     def checkpoints(self) -> int:
-        """The most bytes that checkpoints take at a time: of each training those kept, and one being written."""
+        """The most bytes that checkpoints take at a time: each training keeps some while it writes another."""
         largest = heapq.nlargest(self.runs_at_a_time, (run.checkpoint for run in self.runs if not run.cached))
         return (CheckpointStore.keep + 1) * sum(largest)
 
@@ -165,7 +165,7 @@ class Plan:
 
     @property
     def by_table(self) -> dict[str, Total]:
-        """The totals of the tables. A run counts in every table that has numbers of it."""
+        """The totals of the tables. A run counts in every table that shows it."""
         return {
             name: self.total(run for run in self.runs if run.experiment in experiments)
             for name, experiments in self.tables.items()
@@ -204,7 +204,7 @@ def _known(planned: Iterable[PlannedRun | PlannedSweep]) -> list[float]:
 
 
 def makespan(hours: Iterable[float], slots: int) -> float:
-    """The end of the last of some jobs, in hours, if they start longest first, each as soon as a slot is free.
+    """The hours until all jobs have ended, if they start longest first, each as soon as a slot is free.
 
     Args:
         hours: the hours of each job.

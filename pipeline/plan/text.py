@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
+from pipeline.config.labels import ranges_text
 from pipeline.plan.plan import Plan, PlannedRun, Total
 
 STATES = {True: "cached", False: "to run", None: "not known"}
@@ -44,7 +45,7 @@ def _runs(runs: Iterable[PlannedRun]) -> Table:
         run = same[0]
         table.add_row(
             experiment,
-            seeds_text([each.seed for each in same]),
+            ranges_text(each.seed for each in same),
             f"{run.updates:,} × {run.batch_size}",
             hours_text(run.gpu_hours),
             state,
@@ -112,19 +113,8 @@ def _summary(plan: Plan) -> Iterator[str]:
         yield f"not known whether cached: {plan.unknown}"
 
 
-def seeds_text(seeds: Iterable[int]) -> str:
-    """Seeds in order, neighbours as a range: "0-2, 5"."""
-    ranges: list[list[int]] = []
-    for seed in sorted(seeds):
-        if ranges and seed == ranges[-1][-1] + 1:
-            ranges[-1].append(seed)
-        else:
-            ranges.append([seed])
-    return ", ".join(f"{part[0]}-{part[-1]}" if len(part) > 1 else str(part[0]) for part in ranges)
-
-
 def at_least(hours: float, unknown: int) -> str:
-    """A sum of hours, "at least" so many if those of some of its runs are not known."""
+    """A sum of hours, as "at least" if the hours of some of its runs are not known."""
     return f"at least {hours_text(hours)}" if unknown else hours_text(hours)
 
 

@@ -7,7 +7,7 @@ Shape letters: R regions, C channels, P points, H W rows and columns.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 from pipeline.config.experiments import RunConfig
 from pipeline.config.models import InstanceModelConfig
 from pipeline.config.reader import Name, Strict
+from pipeline.config.schedules import Precision
 from pipeline.errors import UserError
 from pipeline.training.model import build_run_model
 from pointrend.backbones import freeze_stem_and_res2
@@ -26,14 +27,9 @@ from pointrend.semantic import SemanticSegmenter
 from pointrend.specs import MODELS, Task
 from pointrend.transform import next_multiple, resized_size
 
-Precision = Literal["float32", "tf32", "bfloat16"]
 
-
-class ThroughputError(UserError, KeyError):
+class ThroughputError(UserError, LookupError):
     """A figure is missing in ``configs/throughput.yaml``."""
-
-    def __str__(self) -> str:
-        return str(self.args[0])
 
 
 class Throughput(Strict):
@@ -42,13 +38,13 @@ class Throughput(Strict):
     gpu: str = Field(description="the GPU that all figures are of")
     peak_tflops: dict[Precision, PositiveFloat] = Field(description="its peak, 10^12 operations a second")
     utilisation: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(
-        description="the part of the peak that training reaches, with all waiting, by backbone"
+        description="the share of the peak that training reaches, including all waiting, by backbone"
     )
     foreground: Annotated[float, Field(gt=0, le=0.25)] = Field(
         description="the share of the sampled proposals that train the mask head; at most a quarter (Appendix A)"
     )
     image_sizes: dict[Name, Annotated[list[PositiveInt], Field(min_length=2, max_length=2)]] = Field(
-        description="[H, W] of a typical training image, by dataset; drawn datasets have it in their own configuration"
+        description="[H, W] of a typical training image, by dataset; that of drawn datasets is in configs/synthetic"
     )
     prediction_bytes: dict[Task, PositiveInt] = Field(
         description="bytes for one val image in one evaluation setting, by task"
@@ -65,7 +61,7 @@ class Throughput(Strict):
         Raises:
             ThroughputError: if there is no figure for the backbone or the precision.
         """
-        return self._stated("peak_tflops", precision) * 1e12 * self._stated("utilisation", backbone) / flops
+        return self._figure("peak_tflops", precision) * 1e12 * self._figure("utilisation", backbone) / flops
 
     def image_size(self, dataset: str) -> Size:
         """(H, W) of a typical training image, in pixels.
@@ -73,10 +69,10 @@ class Throughput(Strict):
         Raises:
             ThroughputError: if there is none for the dataset.
         """
-        height, width = self._stated("image_sizes", dataset)
+        height, width = self._figure("image_sizes", dataset)
         return height, width
 
-    def _stated(self, table: str, key: str) -> Any:
+    def _figure(self, table: str, key: str) -> Any:
         figures = getattr(self, table)
         if key not in figures:
             raise ThroughputError(
@@ -136,7 +132,7 @@ class Counter:
         network = config.model
         with torch.device("meta"):
             model = build_run_model(config, MODELS[network.name].num_classes, pretrained=False)
-            # In training mode batch norm refuses a single image.
+            # In training mode batch norm raises an error for a single image.
             model.eval()
             frozen = isinstance(network, InstanceModelConfig) and network.pretrained_backbone
             if frozen:
@@ -164,7 +160,7 @@ class Counter:
         return self._shapes[key]
 
     def _backbone_flops(self, backbone: nn.Module, size: Size, frozen: bool, used: frozenset[str]) -> int:
-        """The operations of a backbone, forward, and backward from those of its features that are used."""
+        """The operations of a backbone: forward, and backward from those of its features that are used."""
         key = (str(backbone), size, frozen, used)
         if key not in self._backbones:
             with operations_counter() as counter:
@@ -186,7 +182,7 @@ def _backward(outputs: Iterable[Tensor]) -> None:
 def _convolution_backward(
     gradient: list[int], features: list[int], weight: list[int], *arguments: Any, **results: Any
 ) -> int:
-    """The operations of a convolution's gradients: of the input's and the weight's as many each as of the output.
+    """The operations of a convolution's gradients: for the input and for the weight as many each as for the output.
 
     torch's own count of the weight's gradient treats a grouped convolution (ResNeXt) as a dense one.
     """

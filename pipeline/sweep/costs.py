@@ -20,10 +20,7 @@ from pointrend.specs import MODELS, InstanceSpec
 
 
 def multiply_adds(config: RunConfig, num_classes: int, setting: EvaluationSetting) -> int | None:
-    """The multiply-adds of the mask head for one region: coarse prediction and subdivision.
-
-    None for semantic models, which have no mask head, and for models without a point head.
-    """
+    """The multiply-adds of the mask head for one region; None for a model without a mask head or point head."""
     spec = MODELS[config.model.name]
     size = config.point_head_size
     if not isinstance(spec, InstanceSpec) or not isinstance(setting, RenderingConfig) or size is None:
@@ -39,16 +36,10 @@ def multiply_adds(config: RunConfig, num_classes: int, setting: EvaluationSettin
 def rendering_seconds(
     run: TrainedRun, settings: Mapping[str, RenderingConfig], images: int, device: torch.device
 ) -> dict[str, float]:
-    """The seconds that the mask head takes per image under each setting: the median over the first val images.
+    """The seconds that the mask head takes per image under each setting: the median over some val images.
 
     Every setting is timed on the same boxes and features. The time of the detector, which all settings share, is not
-    included.
-
-    Args:
-        run: the trained run.
-        settings: the settings by name.
-        images: the number of images to time.
-        device: the device to run on.
+    included. ``images`` is the number of val images to time.
     """
     model = run.model(device)
     assert isinstance(model, MaskRCNN)

@@ -1,13 +1,13 @@
 """The records of a sweep's trials, one file for each. An interrupted sweep continues from them.
 
-Ray Tune has a state of its own, but writes it only from time to time and without the results that early stopping has
-seen. After a lost process it would be out of date.
+Ray Tune saves its own state only from time to time, and without the results that early stopping has seen. After a lost
+process it would be out of date.
 """
 
 import json
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal
 
 from pipeline.config.sweeps import PARAMETERS, Point
 from pipeline.files import write_json
@@ -65,15 +65,6 @@ class TrialRecord:
         """The costs that are known, by name."""
         costs = {"seconds": self.seconds, "multiply_adds": self.multiply_adds}
         return {name: value for name, value in costs.items() if value is not None}
-
-    def as_stopped(self) -> Self:
-        return replace(self, status="stopped")
-
-    def logged_as(self, mlflow_run_id: str) -> Self:
-        return replace(self, mlflow_run_id=mlflow_run_id)
-
-    def with_rung(self, rung: Rung, **changes: Any) -> Self:
-        return replace(self, rungs=[*self.rungs, rung], **changes)
 
 
 @dataclass(frozen=True)

@@ -55,11 +55,11 @@ def write_results(
     """Writes ``results.parquet``, ``best.yaml`` and ``sweep.json`` into an existing folder.
 
     Args:
-        folder: the folder to write to.
+        folder: the folder.
         records: all trials.
         metric: the metric that trials are compared by.
         best: the best trial.
-        setting: the experiment of the best trial.
+        setting: the experiment with the settings of the best trial.
         about: further entries of ``sweep.json``.
     """
     pq.write_table(to_table(records, metric), folder / "results.parquet", compression="zstd")

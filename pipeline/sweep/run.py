@@ -17,7 +17,7 @@ from pipeline.data.manifest import read_prepared
 from pipeline.errors import UserError
 from pipeline.evaluation.trained_run import TrainedRun
 from pipeline.files import atomic_folder
-from pipeline.sweep.records import TrialRecord, TrialRecords
+from pipeline.sweep.records import TrialRecords
 from pipeline.sweep.results import best_trial, write_results
 from pipeline.sweep.subdivision import evaluate_settings
 from pipeline.sweep.subset import with_fewer_val_images
@@ -35,7 +35,7 @@ class InterruptedSweepError(UserError):
 
 def run_sweep(
     task: TrainingTask | SubdivisionTask, place: SweepPlace, cluster: ClusterConfig, tracker: Tracker, code: str
-) -> TrialRecord:
+) -> None:
     """Runs a sweep and writes its results, its best setting and its MLflow runs as files, whole or not at all.
 
     An interrupted sweep continues: trials that are done do not run again, and MLflow runs are not created twice.
@@ -47,9 +47,6 @@ def run_sweep(
         tracker: the MLflow experiment.
         code: the version of the code, for the record.
 
-    Returns:
-        the best trial.
-
     Raises:
         InterruptedSweepError: after Ctrl-C or SIGTERM.
         SweepError: if the weights that it uses are missing, if another process runs it, or if a trial fails.
@@ -59,13 +56,13 @@ def run_sweep(
     key = sweep_key(task, place)
     records = TrialRecords(place.records(task.name, key))
     with _exclusive(records.folder, task.name):
-        tags = {"code": code, "hardware": hardware(), "dataset": task.dataset}
-        run_tags = {"kind": "sweep", "sweep": task.name, **tags}
+        tags = {"sweep": task.name, "code": code, "hardware": hardware(), "dataset": task.dataset}
+        sweep_tags = {"kind": "sweep", **tags}
         settings = task.model_dump(mode="json")
-        run = RunRecord(key, task.name, _parameters(task), run_tags, started=now(), config=settings)
+        run = RunRecord(key, task.name, _parameters(task), sweep_tags, started=now(), config=settings)
         run_id = log_run(tracker, run)
         try:
-            _run(task, place, cluster, tracker, records, run_id, key, tags)
+            _run(task, place, cluster, tracker, records, run_id, key, {"kind": "trial", **tags})
             found = records.all()
             best = best_trial(found, task.metric)
             # The end of the last trial, not the current time: entries that are logged again after an interruption
@@ -77,7 +74,7 @@ def run_sweep(
                 run_id=run_id,
                 started=tracker.get(run_id).info.start_time,
                 ended=ended,
-                tags={**run_tags, "best": best.name},
+                tags={**sweep_tags, "best": best.name},
                 metrics=[MetricEntry(name, value, ended, 0) for name, value in logged.items()],
             )
             with atomic_folder(place.result(task.name, key), replace=True) as folder:
@@ -92,8 +89,7 @@ def run_sweep(
                     **_conditions(task),
                 }
                 write_results(folder, found, task.metric, best, task.best(best.point), about)
-                trials = [record.mlflow_run_id for record in found]
-                save_sweep_runs(folder, run, trials, tracker)
+                save_sweep_runs(folder, run, [record.mlflow_run_id for record in found], tracker)
             log_run(tracker, run)
         except BaseException as error:
             # Ray answers SIGTERM with SystemExit.
@@ -106,7 +102,6 @@ def run_sweep(
                 ) from None
             raise
     shutil.rmtree(records.folder)
-    return best
 
 
 def _run(
@@ -124,8 +119,7 @@ def _run(
         run = TrainedRun(task.run, place.prepared.resolve(), place.images, place.weights.resolve())
         evaluate_settings(task, run, cluster, records, tracker, run_id, tags)
     else:
-        prepared = place.prepared.resolve()
-        val_prepared = prepared
+        prepared = val_prepared = place.prepared.resolve()
         if task.val_images is not None:
             val_prepared = with_fewer_val_images(prepared, task.val_images, records.folder / ".val-subset")
         trials = Trials(

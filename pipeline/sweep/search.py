@@ -14,7 +14,7 @@ from ray.tune.search import Searcher
 from pipeline.config.sweeps import PARAMETERS, Point, RandomSearch, Range, Space, Value
 
 POINT = "point"  # the key of a trial's point in Ray Tune's configuration of the trial
-ATTEMPTS = 100  # draws per trial in search of a point that was not tried yet
+ATTEMPTS = 100  # how often a trial draws a point before it gives up, if all of them have been tried
 
 
 def point_name(point: Point) -> str:
@@ -29,7 +29,7 @@ def grid_points(space: Space) -> list[Point]:
 
 
 def random_points(space: Space, search: RandomSearch) -> list[Point]:
-    """Random points, the same for every call; fewer than ``search.trials`` if the space has fewer points."""
+    """Random points, the same in every call; fewer than ``search.trials`` if the space has fewer points."""
     generator = random.Random(search.seed)
     points: dict[str, Point] = {}
     for _ in range(ATTEMPTS * search.trials):
@@ -63,7 +63,7 @@ class OptunaPoints(Searcher):
         space: the search space.
         metric: the metric to maximise.
         seed: the seed of the sampler.
-        known: points to suggest first.
+        known: the points to suggest first.
     """
 
     def __init__(self, space: Space, metric: str, seed: int, known: Iterable[Point] = ()) -> None:

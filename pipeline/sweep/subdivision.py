@@ -3,7 +3,7 @@
 import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from pipeline.evaluation.trained_run import TrainedRun
 from pipeline.files import write_json
 from pipeline.sweep.costs import multiply_adds, rendering_seconds
 from pipeline.sweep.records import Rung, TrialRecord, TrialRecords
-from pipeline.sweep.trial import SweepError
+from pipeline.sweep.trial import check_metric
 from pipeline.tracking.client import Tracker
 from pipeline.tracking.runs import RunRecord, log_run
 from pipeline.training.metrics_file import now
@@ -79,16 +79,16 @@ def evaluate_settings(
     parent: str,
     tags: dict[str, str],
 ) -> None:
-    """Predicts, scores and times the settings that have no record yet.
+    """Predicts, scores and times the settings that have no record yet, and logs each in an MLflow run.
 
     Args:
         task: the sweep.
         run: the trained run to render.
         cluster: the number of workers and the resources of each.
         records: the records of the settings.
-        tracker: the MLflow experiment. Each setting is logged as a run nested in the sweep's.
-        parent: the sweep's MLflow run.
-        tags: tags of every setting's MLflow run.
+        tracker: the MLflow experiment.
+        parent: the sweep's MLflow run, in which those of the settings are nested.
+        tags: the tags of every setting's MLflow run.
 
     Raises:
         SweepError: if the dataset does not have the sweep's metric.
@@ -107,24 +107,19 @@ def evaluate_settings(
             seconds = json.loads(work.seconds.read_text())
             for name, point in missing.items():
                 metrics = score(dataset, folder, name, settings[name])[0]
-                if task.metric not in metrics:
-                    known = ", ".join(sorted(metrics))
-                    raise SweepError(
-                        f"sweep {task.name}: {task.metric!r} is not a metric of this dataset; choose from {known}"
-                    )
+                check_metric(task, metrics)
                 cost = multiply_adds(task.run, dataset.num_classes, settings[name])
                 record = TrialRecord(point, "", "finished", [Rung(0, metrics)], seconds[name], cost)
                 records.write(record)
-    for record in [found for found in map(records.read, task.points) if found is not None]:
+    for record in records.all():
         if not record.mlflow_run_id:
-            point = record.point
-            own = {**setting_parameters(rendering(point)), "steps": str(point["steps"])}
+            setting, steps = rendering(record.point), str(record.point["steps"])
             trial = RunRecord(
                 key=f"{parent}-{record.name}",
-                name=f"{task.name} {setting_name(point)}",
-                parameters={**run_parameters(task.run), **own},
-                tags={"kind": "trial", "sweep": task.name, **tags},
+                name=f"{task.name} {setting_name(record.point)}",
+                parameters={**run_parameters(task.run), **setting_parameters(setting), "steps": steps},
+                tags=tags,
                 started=now(),
                 parent=parent,
             )
-            records.write(record.logged_as(log_run(tracker, trial)))
+            records.write(replace(record, mlflow_run_id=log_run(tracker, trial)))

@@ -1,9 +1,9 @@
 """Runs the trials of a training sweep under Ray Tune: search, early stopping, and as many trials at once as fit.
 
-The trials' own records hold what is done. An interrupted sweep starts Ray Tune again with all points. Trials that are
-done immediately report their recorded metrics, so that search and early stopping know as much as before; the others
-continue from their checkpoints. Ray Tune's ``Tuner.restore`` would forget what early stopping has seen and, after a
-lost process, everything since its last snapshot.
+The records of the trials hold the state of the sweep. An interrupted sweep starts Ray Tune again with all points.
+Trials that are done report their recorded metrics at once, so that search and early stopping know as much as before;
+the others continue from their checkpoints. Ray Tune's ``Tuner.restore`` would forget what early stopping has seen and,
+after a lost process, everything since its last snapshot.
 """
 
 import logging
@@ -18,7 +18,7 @@ from ray.tune.schedulers import ASHAScheduler
 
 from pipeline.cluster.connection import connected
 from pipeline.cluster.sweep_place import SweepError
-from pipeline.config.sweeps import GridSearch, RandomSearch
+from pipeline.config.sweeps import OptunaSearch
 from pipeline.data.cpus import usable_cpus
 from pipeline.errors import UserError
 from pipeline.progress import Progress, progress
@@ -42,26 +42,21 @@ RAY_SETTINGS = {
 def run_trials(trials: Trials, tracker: Tracker) -> None:
     """Runs all trials of a sweep that are not done yet.
 
-    Args:
-        trials: the sweep.
-        tracker: the MLflow experiment.
-
     Raises:
         UserError: the error of a trial that failed, once its restarts are used up.
         SweepError: if a trial failed in another way, such as a lost process, once its restarts are used up.
     """
     task, cluster = trials.task, trials.cluster
-    known = trials.records.all()
-    if isinstance(task.search, GridSearch | RandomSearch):
-        points = (
-            grid_points(task.space) if isinstance(task.search, GridSearch) else random_points(task.space, task.search)
-        )
-        total, samples, search = len(points), 1, None
-        space: dict[str, Any] = {POINT: tune.grid_search(points)}
-    else:
+    space: dict[str, Any] = {}
+    search = None
+    if isinstance(task.search, OptunaSearch):
         total = samples = task.search.trials
-        search = OptunaPoints(task.space, task.metric, task.search.seed, [record.point for record in known])
-        space = {}
+        known = [record.point for record in trials.records.all()]
+        search = OptunaPoints(task.space, task.metric, task.search.seed, known)
+    else:
+        points = grid_points(task.space) if task.search.method == "grid" else random_points(task.space, task.search)
+        total, samples = len(points), 1
+        space[POINT] = tune.grid_search(points)
     scheduler = None
     if task.early_stopping is not None:
         scheduler = ASHAScheduler(
@@ -74,7 +69,8 @@ def run_trials(trials: Trials, tracker: Tracker) -> None:
     shutil.rmtree(storage, ignore_errors=True)
     # Errors are raised below. Ray Tune would also log them, and complain about the loggers that are turned off.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    os.environ.update({name: os.environ.get(name, value) for name, value in RAY_SETTINGS.items()})
+    for name, value in RAY_SETTINGS.items():
+        os.environ.setdefault(name, value)
     resources = {"CPU": float(cluster.cpus_per_worker), "GPU": float(cluster.gpus_per_worker)}
     with (
         # Trials always run in processes of Ray, even where the driver of a training would train by itself.
@@ -135,7 +131,7 @@ class _Bookkeeping(tune.Callback):
 def finish_trial(record: TrialRecord, records: TrialRecords, tracker: Tracker) -> None:
     """Ends a trial's MLflow run and deletes its checkpoints. A trial whose record says "running" was stopped early."""
     if record.status == "running":
-        record = record.as_stopped()
+        record = replace(record, status="stopped")
         records.write(record)
     run = read_run(tracker, record.mlflow_run_id)
     # A trial that trains has logged its metrics at each rung.

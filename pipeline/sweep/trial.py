@@ -2,10 +2,9 @@
 
 import statistics
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -15,7 +14,7 @@ from pipeline.config.clusters import ClusterConfig
 from pipeline.config.evaluations import EvaluationConfig
 from pipeline.config.experiments import RunConfig
 from pipeline.config.parameters import run_parameters
-from pipeline.config.sweep_tasks import TrainingTask
+from pipeline.config.sweep_tasks import SubdivisionTask, TrainingTask
 from pipeline.config.sweeps import Point
 from pipeline.data.manifest import read_prepared
 from pipeline.data.samplers import Share, TrainingBatches, draw_seed
@@ -43,7 +42,7 @@ POINT_HEADS = ("mask_head.point_head.", "pointrend.point_head.")
 
 @dataclass(frozen=True)
 class Trials:
-    """What all trials of a sweep have in common; every worker can reach all of the folders.
+    """A sweep whose trials are trained; every worker can reach all of the folders.
 
     Attributes:
         task: the sweep.
@@ -52,7 +51,7 @@ class Trials:
         images: the storage that the file names of both datasets are relative to.
         weights: the file of weights that trials start from, if any.
         records: the trials' records.
-        cluster: the resources of a trial are those of one worker.
+        cluster: the cluster configuration; a trial has the resources of one worker.
         tracking: MLflow's address and the experiment's name.
         parent: the sweep's MLflow run.
         key: the sweep's key.
@@ -75,8 +74,15 @@ class Trials:
 Report = Callable[[dict[str, float]], None]
 
 
+def check_metric(task: TrainingTask | SubdivisionTask, measured: Collection[str]) -> None:
+    """Raises SweepError if the metric of a sweep is not among those that were measured."""
+    if task.metric not in measured:
+        known = ", ".join(sorted(measured))
+        raise SweepError(f"sweep {task.name}: {task.metric!r} is not a metric of this dataset; choose from {known}")
+
+
 def run_trial(trials: Trials, point: Point, report: Report) -> None:
-    """Trains a trial, or continues from its record and checkpoint, and reports every rung, also those reached before.
+    """Trains a trial, or continues from its record and checkpoint, and reports every rung, also the earlier ones.
 
     A trial that is done only reports.
 
@@ -103,7 +109,7 @@ def run_trial(trials: Trials, point: Point, report: Report) -> None:
         record = trials.records.read(point) or record
         # The lowest possible score, so that search and early stopping avoid such points.
         rung = Rung(trials.task.base.schedule.updates, {trials.task.metric: 0.0})
-        trials.records.write(record.with_rung(rung, status="diverged"))
+        trials.records.write(replace(record, rungs=[*record.rungs, rung], status="diverged"))
         report({**rung.metrics, UPDATE: rung.update})
 
 
@@ -111,9 +117,9 @@ def _begin(trials: Trials, point: Point) -> TrialRecord:
     config = trials.task.trial(point)
     tracker = Tracker(*trials.tracking)
     name = f"{trials.task.name} {' '.join(f'{k}={v:g}' for k, v in point.items())}"
-    tags = {"kind": "trial", "sweep": trials.task.name, **trials.tags}
     key = f"{trials.key}-{point_name(point)}"
-    run_id = log_run(tracker, RunRecord(key, name, run_parameters(config), tags, started=now(), parent=trials.parent))
+    run = RunRecord(key, name, run_parameters(config), trials.tags, started=now(), parent=trials.parent)
+    run_id = log_run(tracker, run)
     classes = read_prepared(trials.prepared).num_classes
     record = TrialRecord(point, run_id, multiply_adds=multiply_adds(config, classes, trials.task.setting))
     trials.records.write(record)
@@ -183,18 +189,16 @@ class _Training:
     def _score_rung(self, update: int) -> None:
         """Evaluates, logs, records and reports a rung, in this order: a rung that is recorded is not done again."""
         metrics = self._evaluate()
-        wanted = self.trials.task.metric
-        if wanted not in metrics:
-            known = ", ".join(sorted(metrics))
-            raise SweepError(
-                f"sweep {self.trials.task.name}: {wanted!r} is not a metric of this dataset; choose from {known}"
-            )
-        done = update == self.config.schedule.updates
+        check_metric(self.trials.task, metrics)
         # The first update is left out, because it also initialises kernels and memory pools.
         seconds = statistics.median(self._seconds[1:] or self._seconds) if self._seconds else self.record.seconds
-        changes: dict[str, Any] = {"seconds": seconds, "status": "finished" if done else "running"}
         self._log(update, metrics)
-        self.record = self.record.with_rung(Rung(update, metrics), **changes)
+        self.record = replace(
+            self.record,
+            rungs=[*self.record.rungs, Rung(update, metrics)],
+            seconds=seconds,
+            status="finished" if update == self.config.schedule.updates else "running",
+        )
         self.trials.records.write(self.record)
         self.report({**metrics, UPDATE: update})
 

@@ -1,7 +1,7 @@
 """The connection to one MLflow experiment.
 
 Every call names its run, so that workers, stages and resumed processes all write to the right run. A call that fails
-temporarily, because a server restarts or another process has locked the database, is tried again here.
+temporarily, because a server restarts or another process has locked the database, is repeated here.
 
 MLflow's own retries (3.17) are not enough. They repeat a request whose answer was lost, which creates a run twice, they
 print nothing, and they do not apply to a database without a server. Its asynchronous logging drops a batch that fails,
@@ -33,7 +33,7 @@ from pipeline.tracking.store import tracking_uri
 from pipeline.training.metrics_file import MetricEntry
 
 METRICS_PER_REQUEST, MOST_RUNS = 1000, 50_000  # MLflow's limits
-PATIENCE_SECONDS = 30.0  # how long a failing call is tried again
+PATIENCE_SECONDS = 30.0  # how long a failing call is repeated
 SILENT_SECONDS = 5.0  # shorter outages are not reported
 LONGEST_PAUSE_SECONDS = 5.0
 REQUEST_SECONDS = 30  # more than the 20 for which a server waits for its SQLite database
@@ -70,7 +70,7 @@ class Tracker:
         uri: the tracking server or database.
         experiment: name of the experiment; created if it is missing.
         artifacts: folder for the artifacts of a database without a server.
-        patience: seconds for which a failing call is tried again.
+        patience: seconds for which a failing call is repeated.
 
     Raises:
         TrackingError: if MLflow cannot be used. All methods raise it.
@@ -126,7 +126,7 @@ class Tracker:
             raise TrackingError(f"MLflow at {self.uri}, {subject}: {_reason(error)}") from error
 
     def find(self, run_id: str) -> Run | None:
-        """A run of the experiment; None if MLflow does not have it or has deleted it."""
+        """A run of the experiment; None if MLflow does not have it or if it is deleted."""
         return next(iter(self._search(f"attributes.run_id = '{run_id}'")), None)
 
     def get(self, run_id: str) -> Run:
@@ -161,8 +161,14 @@ class Tracker:
 
     def _search(self, query: str) -> list[Run]:
         """The experiment's runs that are not deleted and match a filter; the oldest first."""
-        search = functools.partial(self.client.search_runs, [self.experiment_id], query, max_results=MOST_RUNS)
-        return list(self.call(f"runs with {query}", lambda: search(order_by=["attributes.start_time ASC"])))
+        search = functools.partial(
+            self.client.search_runs,
+            [self.experiment_id],
+            query,
+            max_results=MOST_RUNS,
+            order_by=["attributes.start_time ASC"],
+        )
+        return list(self.call(f"runs with {query}", search))
 
     def _history(self, run_id: str, metric: str) -> list[MetricEntry]:
         found = self.call(f"run {run_id}", lambda: self.client.get_metric_history(run_id, metric))
@@ -172,7 +178,7 @@ class Tracker:
         found = self.client.get_experiment_by_name(self.experiment)
         if found is None:
             # A server has a folder for artifacts. Without a server MLflow would use the working directory.
-            local = self.artifacts and self.uri.startswith(DATABASES)
+            local = self.uri.startswith(DATABASES)
             location = self.artifacts.resolve().as_uri() if self.artifacts and local else None
             return self.client.create_experiment(self.experiment, artifact_location=location)
         if found.lifecycle_stage == LifecycleStage.DELETED:
@@ -182,7 +188,7 @@ class Tracker:
     def _try(self, action: Callable[[], T]) -> T:
         """Calls ``action`` until it succeeds, fails permanently, or the patience is used up; returns its result."""
         begun = time.monotonic()
-        pause, silent = 0.1, True
+        pause, reported = 0.1, False
         while True:
             try:
                 result = self._uninterrupted(action)
@@ -190,12 +196,12 @@ class Tracker:
                 waited = time.monotonic() - begun
                 if not is_transient(error) or waited >= self.patience:
                     raise
-                if silent and waited > SILENT_SECONDS:
-                    silent = False
+                if not reported and waited > SILENT_SECONDS:
+                    reported = True
                     limit = f"{self.patience:.0f} s"
                     print(f"MLflow at {self.uri}: waiting up to {limit} for it ({_reason(error)})", flush=True)
             else:
-                if not silent:
+                if reported:
                     print(f"MLflow at {self.uri} answers again", flush=True)
                 return result
             # Random, so that processes that collided do not collide again.
@@ -206,8 +212,8 @@ class Tracker:
         """Calls ``action``. If it writes to a database directly, Ctrl-C does not interrupt it.
 
         An interrupted write would leave its transaction open and the database locked for every process. Ctrl-C only
-        reaches the main thread, so the action runs in another one, and the end of the block waits for it. A call to a
-        server, which may hang, can be interrupted.
+        reaches the main thread, so the action runs in another one, and leaving the block waits for it. A call to a
+        server can be interrupted, because the server may hang.
         """
         if not self.uri.startswith(DATABASES):
             return action()

@@ -1,7 +1,8 @@
 """Logs runs in MLflow: new runs, and runs that are missing because a database was lost.
 
-A :class:`RunRecord` describes a run. It is made from files: ``train.json`` and ``metrics.jsonl`` for trainings, their
-record for evaluations, ``mlflow.json`` for sweeps. :func:`log_run` finds the run in MLflow and completes or creates it.
+A :class:`RunRecord` describes a run. :func:`log_run` finds the run in MLflow and completes it, or creates it. Files
+describe a run that MLflow has lost: ``train.json`` and ``metrics.jsonl`` a training, ``evaluations/<run>.json`` its
+evaluations, ``mlflow.json`` a sweep.
 """
 
 import hashlib
@@ -67,8 +68,8 @@ def log_run(tracker: Tracker, record: RunRecord) -> str:
 
     The run is looked up in this order: the run with the record's ``run_id``; the run that was logged again in its
     place, which has that id as a tag; without ``run_id``, a run with the record's key. If none exists, it is created.
-    A record without ``ended`` continues an interrupted run, but never a finished one. The call can be repeated after
-    an interruption at any point: there is one run, with every entry once.
+    A record without ``ended`` continues an interrupted run, but never a finished one. If the call is interrupted at any
+    point and repeated, there is still one run, with every entry once.
 
     Raises:
         TrackingError: if MLflow does not answer.
@@ -171,7 +172,7 @@ def log_evaluation(
         run_id=logged_as,
     )
     run_id = log_run(tracker, record)
-    # Also logged on the training's run, to compare trainings by losses and scores. The time is the end of the
+    # Logged in the training's run as well, to compare trainings by losses and scores. The time is the end of the
     # evaluation's run in MLflow, so that entries that are logged twice have the same time and are stored once.
     ended = tracker.get(run_id).info.end_time
     tracker.send_metrics(parent, [MetricEntry(f"{key}_{name}", value, ended, 0) for key, value in metrics.items()])
@@ -183,18 +184,14 @@ def evaluation_run(record: EvaluationRecord, name: str, config: RunConfig, paren
     logged, times = record.logged_as(name), (record.started, record.ended)
     if tracker.find(logged) is not None:
         return logged
-    setting, metrics = record.settings.root[name], record.metrics(name)
-    return log_evaluation(config, name, setting, metrics, times, parent, tracker, logged)
+    setting = record.settings.root[name]
+    return log_evaluation(config, name, setting, record.metrics(name), times, parent, tracker, logged)
 
 
 def save_sweep_runs(folder: Path, sweep: RunRecord, trials: Sequence[str], tracker: Tracker) -> None:
     """Writes the records of a sweep and of its trials, all ended, to a file from which :func:`log_sweep` can log them.
 
-    Args:
-        folder: the folder of the sweep's results.
-        sweep: the sweep's record.
-        trials: the ids of the trials' MLflow runs.
-        tracker: the MLflow experiment.
+    ``trials`` are the ids of the trials' MLflow runs.
     """
     records = [read_run(tracker, run_id) for run_id in trials]
     write_json(folder / SWEEP_RUNS, {"sweep": vars(sweep), "trials": [vars(record) for record in records]})
@@ -216,7 +213,7 @@ def read_run(tracker: Tracker, run_id: str) -> RunRecord:
 
 
 def log_sweep(folder: Path, tracker: Tracker) -> None:
-    """Logs a sweep and its trials from their file, as far as MLflow does not have them."""
+    """Logs a sweep and its trials from their file, unless MLflow has them."""
     kept = json.loads((folder / SWEEP_RUNS).read_text())
     sweep = log_run(tracker, _from_json(kept["sweep"]))
     for trial in kept["trials"]:

@@ -15,8 +15,8 @@ CLOSE_SECONDS = 5.0
 class MetricSender:
     """A thread that sends new entries of a metrics file to an MLflow run. It never delays or fails the training.
 
-    Entries that it could not send stay in the file and are sent at the end of the training. The thread starts with the
-    first :meth:`notify`. By then the image loaders have been forked, which must not happen while a thread holds a lock.
+    Entries that it could not send stay in the file and are sent at the end of the training. The thread starts at the
+    first :meth:`notify`, when the image loaders have been forked: a fork while another thread holds a lock can hang.
     """
 
     def __init__(self, file: MetricsFile, uri: str, experiment: str, run_id: str) -> None:
@@ -60,7 +60,7 @@ class MetricSender:
             last = self._closing.is_set()
             try:
                 self._send()
-            except Exception as error:  # a lasting error is raised again after the training
+            except Exception as error:  # if the problem lasts, it is raised at the end of the training
                 if not failing:
                     print(
                         f"MLflow at {self._uri} does not take metrics; they are kept in {self._file.path} until "

@@ -1,4 +1,4 @@
-"""The address of MLflow's store, and a quick look at an SQLite one. Does not import MLflow, which takes seconds."""
+"""The address of MLflow's store, and a quick check of an SQLite store. Does not import MLflow, which takes seconds."""
 
 import os
 import sqlite3
@@ -12,11 +12,7 @@ RELOGGED_TAG = "pointrend.relogged_from"  # the id that a run had before it was 
 
 
 def tracking_uri(root: Path) -> str:
-    """The URI in ``MLFLOW_TRACKING_URI``; by default that of an SQLite file that all workspaces of a project share.
-
-    Args:
-        root: the folder of the project, or of a temporary copy that DVC made of it.
-    """
+    """The URI in ``MLFLOW_TRACKING_URI``; by default that of an SQLite file that all workspaces of a project share."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{original_project(root) / 'mlflow.db'}"
 
 

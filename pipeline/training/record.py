@@ -3,9 +3,8 @@
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -54,53 +53,10 @@ def training_key(config: RunConfig, data: str, code: str, starts_from: Path | No
     return hashlib.sha256(f"{config.model_dump_json()} {code} {data} {start}".encode()).hexdigest()[:16]
 
 
-def write_record(
-    folder: Path,
-    config: RunConfig,
-    *,
-    key: str,
-    data: str,
-    code: str,
-    run_id: str,
-    parameters: Mapping[str, str],
-    tags: Mapping[str, str],
-    started: int,
-    ended: int,
-    summary: Mapping[str, Any],
-) -> None:
-    """Writes ``train.json``, from which the run can be logged again if MLflow does not have it.
-
-    Args:
-        folder: the folder to write to.
-        config: the run.
-        key: see :func:`training_key`.
-        data: see :func:`data_digest`.
-        code: the version of the code.
-        run_id: the MLflow run.
-        parameters: the parameters of the MLflow run.
-        tags: the tags of the MLflow run.
-        started: when the training began, in milliseconds since 1970.
-        ended: when it ended, in milliseconds since 1970.
-        summary: the content of ``summary.json``, written by worker 0.
-    """
-    record = {
-        "run": config.run,
-        "key": key,
-        "mlflow_run_id": run_id,
-        "config": config.model_dump(mode="json"),
-        "data": data,
-        "code": code,
-        "parameters": dict(parameters),
-        "tags": dict(tags),
-        "started": started,
-        "ended": ended,
-        **summary,
-    }
-    write_json(folder / RECORD, record)
-
-
 class TrainingRecord(BaseModel):
-    """The entries of ``train.json`` that the code reads; the others are for people.
+    """The content of ``train.json``, from which the run can be logged again if MLflow does not have it.
+
+    The other entries of ``summary.json`` are kept as well, for people to read.
 
     Attributes:
         run: the run's name.
@@ -117,7 +73,7 @@ class TrainingRecord(BaseModel):
         hardware: the devices that it ran on.
     """
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
+    model_config = ConfigDict(strict=True, frozen=True, extra="allow")
 
     run: str
     key: str
@@ -131,6 +87,9 @@ class TrainingRecord(BaseModel):
     ended: int
     seconds: float
     hardware: str
+
+    def write(self, folder: Path) -> None:
+        write_json(folder / RECORD, self.model_dump(mode="json"))
 
     @classmethod
     def read(cls, trained: Path) -> Self:

@@ -8,13 +8,7 @@ from pathlib import Path
 from pipeline.config.experiments import RunConfig
 from pipeline.data.storage import Storage
 from pipeline.files import atomic_folder
-from pipeline.training.record import (
-    METRICS,
-    RECORD,
-    WEIGHTS,
-    data_digest,
-    training_key,
-)
+from pipeline.training.record import METRICS, RECORD, WEIGHTS, data_digest, training_key
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Ray jobs on a real Ray of this machine: submitted once, followed, stopped, lost; and Ray leaves nothing behind."""
 
 import ipaddress
+import json
 import os
 import signal
 import subprocess
@@ -165,6 +166,18 @@ def test_ray_that_does_not_start_says_why(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(LocalRayError, match=r"ray\.log"), ensure_ray(tmp_path, 1):
         raise AssertionError
+
+
+def test_a_ray_that_runs_and_does_not_answer_is_an_error_and_no_second_one_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.cluster.local_head.ANSWER_SECONDS", 1)
+    me = psutil.Process()
+    state = {"dashboard": "http://127.0.0.1:1", "head": "127.0.0.1:2", "pid": me.pid, "created": me.create_time()}
+    (tmp_path / "ray.json").write_text(json.dumps(state))
+    with pytest.raises(LocalRayError, match=rf"process {me.pid}\) does not answer"), ensure_ray(tmp_path, 1):
+        raise AssertionError
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["lock", "ray.json"]
 
 
 def test_it_ends_by_itself(tmp_path: Path) -> None:

@@ -17,12 +17,13 @@ from pipeline.cli import plan as command
 from pipeline.cli import select
 from pipeline.cluster.ray_train import for_batch
 from pipeline.config.clusters import ClusterConfig
+from pipeline.config.labels import ranges_text
 from pipeline.config.project import Project
 from pipeline.data.samplers import BatchShareError
 from pipeline.plan.estimates import runs_at_a_time, workers_of
 from pipeline.plan.make import make_plan
 from pipeline.plan.plan import Plan, makespan
-from pipeline.plan.text import bytes_text, hours_text, seeds_text, show
+from pipeline.plan.text import bytes_text, hours_text, show
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -354,8 +355,8 @@ def test_what_dvc_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_texts() -> None:
-    assert seeds_text([2, 0, 1, 5]) == "0-2, 5"
-    assert seeds_text([3]) == "3"
+    assert ranges_text([2, 0, 1, 5]) == "0-2, 5"
+    assert ranges_text([3]) == "3"
     assert [hours_text(hours) for hours in (1234.5, 12.34, 1.26, 0.0123, 0)] == ["1,234", "12", "1.3", "0.012", "0"]
     assert [bytes_text(size) for size in (999, 1_500, 9_390_000_000, 2_000_000_000_000)] == [
         "999 B",
