@@ -7,9 +7,10 @@ import io
 import json
 import math
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import matplotlib
 import numpy as np
@@ -23,6 +24,7 @@ from pipeline.data.storage import Storage
 from pointrend.drawing import draw_masks
 from pointrend.pictures import decode_picture
 
+T = TypeVar("T")
 Rle = dict[str, Any]  # COCO's: size (H, W) and counts
 
 MIN_SCORE = 0.5  # predictions with lower scores are not drawn
@@ -32,7 +34,7 @@ GAP, CAPTION = 6, 20  # pixels
 
 @dataclass(frozen=True)
 class Source:
-    """One column of the picture: a caption and a COCO results file."""
+    """One column of the picture: a caption and predictions, a COCO results file or a folder of label PNGs."""
 
     caption: str
     predictions: Path
@@ -73,6 +75,11 @@ class Panels:
         return sheet
 
 
+def evenly_spread(items: Sequence[T], count: int) -> list[T]:
+    """Up to ``count`` of the items, the first and the last among them, at equal distances."""
+    return [items[i] for i in np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)]
+
+
 class Scenes:
     """The val images, their objects, and the predictions of each source.
 
@@ -89,9 +96,7 @@ class Scenes:
 
     def choose(self, count: int) -> list[int]:
         """The ids of up to ``count`` images, evenly spread over those with objects."""
-        ids = sorted(image_id for image_id in self._rows if self._objects(image_id))
-        spread = np.linspace(0, len(ids) - 1, min(count, len(ids))).round().astype(int)
-        return [ids[i] for i in spread]
+        return evenly_spread(sorted(image_id for image_id in self._rows if self._objects(image_id)), count)
 
     def picture(self, image_id: int) -> Tensor:
         """The image (3, H, W)."""
