@@ -20,7 +20,7 @@ from pipeline.files import atomic_folder
 from pipeline.tracking.client import Tracker, TrackingError
 from pipeline.tracking.runs import RunRecord, log_evaluation, log_run, training_run
 from pipeline.training.metrics_file import MetricsFile, now
-from pipeline.training.record import METRICS, SUMMARY, TrainingRecord, write_record
+from pipeline.training.record import METRICS, SUMMARY, TrainingRecord
 from pipeline.training.run import InterruptedTrainingError, hardware
 from pipeline.training.training import Training
 
@@ -115,19 +115,19 @@ def _finish_training(
     shutil.rmtree(storage / "checkpoints", ignore_errors=True)
     assert record.run_id is not None
     assert record.ended is not None
-    write_record(
-        storage,
-        training.config,
+    TrainingRecord(
+        run=training.config.run,
         key=training.key,
+        mlflow_run_id=record.run_id,
+        config=training.config,
         data=training.data,
         code=version,
-        run_id=record.run_id,
-        parameters=record.parameters,
-        tags=record.tags,
+        parameters=dict(record.parameters),
+        tags=dict(record.tags),
         started=record.started,
         ended=record.ended,
-        summary=summary,
-    )
+        **summary,
+    ).write(storage)
 
 
 def _finish_evaluation(

@@ -74,7 +74,7 @@ class Evaluation:
             metrics: the JSON file to write with the few metrics that DVC compares.
 
         Raises:
-            UnreadableMetricsError: if the record is damaged.
+            UnreadableRecordError: if the record is damaged.
         """
         found = EvaluationRecord.read(self.record)
         with atomic_folder(predictions, replace=True) as folder:

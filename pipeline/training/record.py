@@ -3,9 +3,8 @@
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -20,7 +19,7 @@ SUMMARY = "summary.json"  # written by worker 0 after the weights
 
 
 class UnreadableRecordError(UserError, ValueError):
-    """A training's record is damaged, or was written by an earlier version of the code."""
+    """The record of a training or evaluation is damaged, or was written by an earlier version of the code."""
 
 
 @functools.cache
@@ -54,53 +53,32 @@ def training_key(config: RunConfig, data: str, code: str, starts_from: Path | No
     return hashlib.sha256(f"{config.model_dump_json()} {code} {data} {start}".encode()).hexdigest()[:16]
 
 
-def write_record(
-    folder: Path,
-    config: RunConfig,
-    *,
-    key: str,
-    data: str,
-    code: str,
-    run_id: str,
-    parameters: Mapping[str, str],
-    tags: Mapping[str, str],
-    started: int,
-    ended: int,
-    summary: Mapping[str, Any],
-) -> None:
-    """Writes ``train.json``, from which the run can be logged again if MLflow does not have it.
+R = TypeVar("R", bound=BaseModel)
 
-    Args:
-        folder: the folder to write to.
-        config: the run.
-        key: see :func:`training_key`.
-        data: see :func:`data_digest`.
-        code: the version of the code.
-        run_id: the MLflow run.
-        parameters: the parameters of the MLflow run.
-        tags: the tags of the MLflow run.
-        started: when the training began, in milliseconds since 1970.
-        ended: when it ended, in milliseconds since 1970.
-        summary: the content of ``summary.json``, written by worker 0.
+
+def read_record(kind: type[R], path: Path) -> R:
+    """Reads a record from its JSON file.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        UnreadableRecordError: if it is damaged, or of an earlier version of the code.
     """
-    record = {
-        "run": config.run,
-        "key": key,
-        "mlflow_run_id": run_id,
-        "config": config.model_dump(mode="json"),
-        "data": data,
-        "code": code,
-        "parameters": dict(parameters),
-        "tags": dict(tags),
-        "started": started,
-        "ended": ended,
-        **summary,
-    }
-    write_json(folder / RECORD, record)
+    try:
+        return kind.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except ValidationError as error:
+        reasons = "; ".join(f"{'.'.join(map(str, item['loc'])) or 'file'}: {item['msg']}" for item in error.errors())
+        raise UnreadableRecordError(
+            f"{path}: damaged, or of an earlier version ({reasons}); run `dvc repro`, which writes it again"
+        ) from error
+    except ValueError as error:
+        raise UnreadableRecordError(f"{path}: damaged; run `dvc repro`, which writes it again ({error})") from error
 
 
 class TrainingRecord(BaseModel):
-    """The entries of ``train.json`` that the code reads; the others are for people.
+    """The content of ``train.json``, from which the run can be logged again if MLflow does not have it.
+
+    It also has the entries of ``summary.json`` (see :func:`pipeline.training.run.train_run`). Those without a field
+    here, such as the number of workers, are for people.
 
     Attributes:
         run: the run's name.
@@ -117,7 +95,7 @@ class TrainingRecord(BaseModel):
         hardware: the devices that it ran on.
     """
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
+    model_config = ConfigDict(strict=True, frozen=True, extra="allow")
 
     run: str
     key: str
@@ -132,21 +110,15 @@ class TrainingRecord(BaseModel):
     seconds: float
     hardware: str
 
+    def write(self, trained: Path) -> None:
+        """Writes the record into a training's folder."""
+        write_json(trained / RECORD, self.model_dump(mode="json"))
+
     @classmethod
     def read(cls, trained: Path) -> Self:
-        """Reads the record in a training's output folder.
+        """Reads the record in a training's folder.
 
         Raises:
-            FileNotFoundError: if there is none.
-            UnreadableRecordError: if it is damaged, or of an earlier version of the code.
+            FileNotFoundError, UnreadableRecordError: as :func:`read_record`.
         """
-        path = trained / RECORD
-        try:
-            return cls.model_validate(json.loads(path.read_text(encoding="utf-8")))
-        except ValidationError as error:
-            keys = ", ".join(".".join(map(str, item["loc"])) or "file" for item in error.errors())
-            raise UnreadableRecordError(
-                f"{path}: damaged, or of an earlier version ({keys}); run `dvc repro`, which writes it again"
-            ) from error
-        except ValueError as error:
-            raise UnreadableRecordError(f"{path}: damaged; run `dvc repro`, which writes it again ({error})") from error
+        return read_record(cls, trained / RECORD)

@@ -18,7 +18,7 @@ from pipeline.cluster.requests import run_request
 from pipeline.cluster.submission import Request
 from pipeline.errors import UserError
 from pipeline.stage import Stage, original_project
-from pipeline.training.record import WEIGHTS, TrainingRecord, write_record
+from pipeline.training.record import WEIGHTS, TrainingRecord
 
 NAME = "coco_pointrend_r50-0"
 
@@ -65,10 +65,10 @@ def collect_training(root: Path, key: str) -> None:
     folder = stage.outputs.trained(NAME)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / WEIGHTS).write_text("weights")
-    write_record(
-        folder, stage.run(NAME), key=key, data="data", code="code", run_id="id", parameters={}, tags={}, started=1,
-        ended=2, summary={"seconds": 1.0, "hardware": "2 CPU threads"},
-    )  # fmt: skip
+    TrainingRecord(
+        run=NAME, key=key, mlflow_run_id="id", config=stage.run(NAME), data="data", code="code", parameters={}, tags={},
+        started=1, ended=2, seconds=1.0, hardware="2 CPU threads",
+    ).write(folder)  # fmt: skip
     assert TrainingRecord.read(folder).key == key
 
 

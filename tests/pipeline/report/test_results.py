@@ -22,7 +22,7 @@ from pipeline.tracking.client import Tracker, TrackingError
 from pipeline.tracking.runs import KEY_TAG, RunRecord, log_evaluation, log_run, training_run
 from pipeline.tracking.store import RELOGGED_TAG
 from pipeline.training.metrics_file import MetricsFile
-from pipeline.training.record import METRICS, RECORD, WEIGHTS, TrainingRecord, data_digest, training_key, write_record
+from pipeline.training.record import METRICS, RECORD, WEIGHTS, TrainingRecord, data_digest, training_key
 
 CODE = "a hash of the code"
 SETTINGS = EvaluationConfig(
@@ -92,10 +92,10 @@ class World:
         parameters, kept = run_parameters(config), config.model_dump(mode="json")
         run_id = log_run(tracker, RunRecord(key, name, parameters, tags, started, ended, entries, kept))
         summary = {"updates": 30, "seconds": 754.0, "hardware": "2 CPU threads"}
-        write_record(
-            folder, config, key=key, data=data, code="abcdef", run_id=run_id, parameters=parameters, tags=tags,
-            started=started, ended=ended, summary=summary,
-        )  # fmt: skip
+        TrainingRecord(
+            run=name, key=key, mlflow_run_id=run_id, config=config, data=data, code="abcdef", parameters=parameters,
+            tags=tags, started=started, ended=ended, **summary,
+        ).write(folder)  # fmt: skip
         (folder / WEIGHTS).write_text(f"{weights} of {name}")
 
     def evaluate(self, name: str, settings: EvaluationConfig = SETTINGS) -> None:
@@ -321,7 +321,7 @@ def trained_again(world: World) -> None:
 REASONS = {
     not_trained: "is not trained",
     record_damaged: "cannot be read: .*train.json: damaged",
-    record_of_another_version: r"cannot be read: .*train.json: damaged, or of an earlier version \(key, .*\)",
+    record_of_another_version: r"cannot be read: .*train.json: damaged, or of an earlier version \(key: Field required; .*\)",
     without_metrics: "has no metrics.jsonl beside its weights",
     not_evaluated: "is not evaluated",
     metrics_damaged: "cannot be read: .*coco_pointrend_r50-0.json: damaged, or of an earlier version",
