@@ -48,12 +48,12 @@ def predict_share(
 
     def build() -> Predict:
         if dataset.task == "semantic":
-            from pipeline.evaluation.semantics import SemanticPredictor
+            from pipeline.evaluation.semantics import semantic_predictor
 
-            return SemanticPredictor(run, settings, device)
-        from pipeline.evaluation.instances import InstancePredictor
+            return semantic_predictor(run, settings, device)
+        from pipeline.evaluation.instances import instance_predictor
 
-        return InstancePredictor(run, settings, device)
+        return instance_predictor(run, settings, device)
 
     if rank:
         predict_chunks(build, share, chunks)
