@@ -71,8 +71,7 @@ def detect(model: MaskRCNN, images: list[Tensor]) -> Detections:
     """:meth:`MaskRCNN.detect`."""
     batch = model.transform(images)
     features = model.backbone(batch.tensors)
-    for name, feature in features.items():
-        check_finite(f"feature map {name!r}", feature)
+    check_finite({f"feature map {name!r}": feature for name, feature in features.items()})
     proposals, _ = model.rpn(batch, features)
     boxes, scores, labels = detect_boxes(model.roi_heads, features, proposals, batch.image_sizes)
     original_sizes = [(image.shape[-2], image.shape[-1]) for image in images]

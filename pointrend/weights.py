@@ -6,7 +6,6 @@ files by :mod:`pointrend.unpickle`.
 
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from pointrend.detectron2 import (
     from_detectron2_backbone,
     is_detectron2,
 )
+from pointrend.files import atomic_output
 from pointrend.registry import build_model
 from pointrend.unpickle import UnexpectedContent, unpickle_arrays
 from pointrend.zoo import address, fetch
@@ -211,6 +211,13 @@ def _load(model: nn.Module, checkpoint: _Checkpoint, given: Mapping[str, Any] | 
     _set_structure(model, {name: (given or {}).get(name, value) for name, value in structure.items()})
 
 
+def _build(checkpoint: _Checkpoint, name: str, options: Mapping[str, Any]) -> "MaskRCNN | SemanticSegmenter":
+    """Builds the model of that name for a checkpoint, which it loads; the caller's options come first."""
+    model = build_model(name, **{**checkpoint.options(name), **options})
+    _load(model, checkpoint, options)
+    return model
+
+
 def load_weights(model: nn.Module, source: str | os.PathLike[str]) -> None:
     """Loads a whole model's weights in place.
 
@@ -251,9 +258,7 @@ def load_model(
     name = name or checkpoint.metadata.get("model")
     if name is None:
         raise ValueError(f"{checkpoint.path}: does not say which model it is for; give the model's name")
-    model = build_model(name, **{**checkpoint.options(name), **options})
-    _load(model, checkpoint, options)
-    return model.eval()
+    return _build(checkpoint, name, options).eval()
 
 
 def load_detectron2(name: str, source: str | os.PathLike[str], **options: Any) -> "MaskRCNN | SemanticSegmenter":
@@ -276,9 +281,7 @@ def load_detectron2(name: str, source: str | os.PathLike[str], **options: Any) -
     checkpoint = _read(source)
     if not is_detectron2(checkpoint.state):
         raise ValueError(f"{checkpoint.path}: not a checkpoint of Detectron2, whose names begin with 'backbone.'")
-    model = build_model(name, **{**checkpoint.options(name), **options})
-    _load(model, checkpoint, options)
-    return model.eval()
+    return _build(checkpoint, name, options).eval()
 
 
 def load_backbone(model: nn.Module, source: str | os.PathLike[str]) -> None:
@@ -320,8 +323,7 @@ def convert_weights(source: str | os.PathLike[str], output: Path, name: str, **o
         FileNotFoundError, OSError, ValueError: as :func:`load_weights` and :func:`save_weights`.
     """
     checkpoint = _read(source)
-    model = build_model(name, **{**checkpoint.options(name), **options})
-    _load(model, checkpoint, options)
+    model = _build(checkpoint, name, options)
     stored = {**checkpoint.options(name), **options}
     save_weights(model, output, {"model": name, "options": json.dumps(stored)})
 
@@ -342,16 +344,13 @@ def save_weights(model: nn.Module, path: str | os.PathLike[str], metadata: Mappi
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: expected a name that ends in .safetensors")
-    path.parent.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     stored = dict(metadata or {})
     if structure := _structure(model):
         stored["structure"] = json.dumps(structure)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as staging:
-        fresh = Path(staging) / path.name
+    with atomic_output(path) as fresh:
         try:
             save_file(state, fresh, metadata=stored)
         except SafetensorError as error:
             raise OSError(f"{path}: {error}") from error
         fresh.chmod(0o644)  # safetensors writes files that only their owner can read
-        fresh.replace(path)

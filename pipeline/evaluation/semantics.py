@@ -37,8 +37,8 @@ def predict_classes(
         coarse = model.coarse_prediction([image])
         for name, setting in settings.items():
             if setting.output_stride == stride:
-                predicted[name] = model.render(coarse, setting.num_points)[0].argmax(0).cpu()
-    return predicted
+                predicted[name] = model.render(coarse, setting.num_points)[0].argmax(0)
+    return {name: classes.cpu() for name, classes in predicted.items()}
 
 
 def write_ids(classes: Tensor, table: LabelTable, path: Path) -> None:
