@@ -4,7 +4,7 @@ import json
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -40,6 +40,11 @@ def _fail(error: Exception) -> NoReturn:
     sys.exit(1)
 
 
+def _given(**options: Any) -> dict[str, Any]:
+    """The options of the command line that were given a value."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
 def _check_output(output: Path, *inputs: str | Path) -> None:
     """Raises ValueError if the file to write is one of the files to read."""
     for source in map(Path, inputs):
@@ -59,7 +64,7 @@ def convert(
 
     try:
         _check_output(output, source)
-        convert_weights(source, output, model, **({} if num_classes is None else {"num_classes": num_classes}))
+        convert_weights(source, output, model, **_given(num_classes=num_classes))
     except (OSError, ValueError) as error:
         _fail(error)
     typer.echo(f"{output}: {model}")
@@ -123,9 +128,7 @@ def predict(
         output = output or Path("prediction.png")
         check_picture_format(output)
         _check_output(output, image, weights)
-        given = {"num_classes": num_classes, "min_size": min_size}
-        options = {option: value for option, value in given.items() if value is not None}
-        network = load_model(weights, model, **options)
+        network = load_model(weights, model, **_given(num_classes=num_classes, min_size=min_size))
         picture = read_picture(image, upright=True)
         with torch.inference_mode():
             found = network([picture])[0]
@@ -164,8 +167,8 @@ def export(
     try:
         _check_output(output, weights, *(check or []))
         pictures = [read_picture(path) for path in check or []]
-        given = {"num_classes": num_classes, "min_size": min_size, "max_size": max_size}
-        network = load_model(weights, model, **{option: value for option, value in given.items() if value is not None})
+        options = _given(num_classes=num_classes, min_size=min_size, max_size=max_size)
+        network = load_model(weights, model, **options)
         agreements = export_model(network, output, paste=paste, images=pictures)
     except (OSError, ValueError) as error:
         _fail(error)

@@ -72,13 +72,13 @@ def output_names(model: MaskRCNN | SemanticSegmenter, paste: bool) -> tuple[str,
 def export_program(model: MaskRCNN | SemanticSegmenter, *, paste: bool = False) -> torch.export.ExportedProgram:
     """A model as a program of ``torch.export``.
 
+    The program of a DeepLabV3 with a pooling window takes images that are larger than the window; an ONNX file made of
+    it takes any size.
+
     Args:
         model: it is put into evaluation mode.
         paste: instance models return ``masks`` (R, 1, H, W) on the image's pixels instead of ``region_masks``
             (R, 1, M, M) inside the boxes.
-
-    The program of a DeepLabV3 with a pooling window takes images that are larger than the window; an ONNX file made of
-    it takes any size.
 
     Returns:
         a program from one image (3, H, W) to the tuple of :func:`output_names`: boxes (R, 4) in pixels of the image,

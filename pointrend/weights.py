@@ -94,22 +94,12 @@ def _read_pickle(path: Path) -> object:
     return {name: value for name, value in state.items() if name not in ("__author__", "matching_heuristics")}
 
 
-def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
-    """The metadata that :func:`save_weights` stored with the tensors; empty for other kinds of files.
-
-    Raises:
-        OSError: if the file cannot be read.
-        ValueError: if it is damaged.
-    """
-    if Path(path).suffix != ".safetensors":
+def _read_metadata(path: Path) -> dict[str, str]:
+    """The metadata that :func:`save_weights` stored with the tensors; empty for other kinds of files."""
+    if path.suffix != ".safetensors":
         return {}
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no such weight file")
-    try:
-        with safe_open(path, framework="pt") as file:
-            return dict(file.metadata() or {})
-    except SafetensorError as error:
-        raise ValueError(f"{path}: not a readable weight file, or truncated ({error})") from error
+    with safe_open(path, framework="pt") as file:
+        return dict(file.metadata() or {})
 
 
 def _is_torchvision(state: Mapping[str, Tensor]) -> bool:
@@ -187,7 +177,7 @@ class _Checkpoint:
 def _read(source: str | os.PathLike[str]) -> _Checkpoint:
     url = address(str(source))
     path = Path(source) if url is None else fetch(url)
-    return _Checkpoint(path, read_state_dict(path), read_metadata(path))
+    return _Checkpoint(path, read_state_dict(path), _read_metadata(path))
 
 
 def _load(model: nn.Module, checkpoint: _Checkpoint, given: Mapping[str, Any] | None = None) -> None:
@@ -212,7 +202,7 @@ def _load(model: nn.Module, checkpoint: _Checkpoint, given: Mapping[str, Any] | 
 
 
 def _build(checkpoint: _Checkpoint, name: str, options: Mapping[str, Any]) -> "MaskRCNN | SemanticSegmenter":
-    """Builds the model of that name for a checkpoint, which it loads; the caller's options come first."""
+    """Builds the model of that name and loads a checkpoint into it. Options override those of the checkpoint."""
     model = build_model(name, **{**checkpoint.options(name), **options})
     _load(model, checkpoint, options)
     return model

@@ -1,4 +1,4 @@
-"""A training as a value: its key and its folders, before and after it runs. Needs no torch."""
+"""The training of a run, whether or not it has been done: what it depends on, and its files. Needs no torch."""
 
 import shutil
 from dataclasses import dataclass
@@ -8,13 +8,7 @@ from pathlib import Path
 from pipeline.config.experiments import RunConfig
 from pipeline.data.storage import Storage
 from pipeline.files import atomic_folder
-from pipeline.training.record import (
-    METRICS,
-    RECORD,
-    WEIGHTS,
-    data_digest,
-    training_key,
-)
+from pipeline.training.record import METRICS, RECORD, WEIGHTS, data_digest, training_key
 
 
 @dataclass(frozen=True)

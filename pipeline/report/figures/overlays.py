@@ -30,6 +30,7 @@ Rle = dict[str, Any]  # COCO's: size (H, W) and counts
 MIN_SCORE = 0.5  # predictions with lower scores are not drawn
 MIN_IOU = 0.5  # least IoU of a prediction and the object it is matched to
 GAP, CAPTION = 6, 20  # pixels
+MARGIN = 6  # pixels around an object
 
 
 @dataclass(frozen=True)
@@ -241,12 +242,12 @@ def object_panels(scenes: Scenes, objects: list[FoundObject], count: int, side: 
     return Panels(["image", "ground truth", *(source.caption for source in scenes.sources)], rows)
 
 
-def _window(mask: Tensor, margin: int = 6) -> tuple[slice, slice]:
+def _window(mask: Tensor) -> tuple[slice, slice]:
     """Rows and columns around a mask (H, W)."""
     rows, columns = torch.where(mask.any(1))[0], torch.where(mask.any(0))[0]
     return (
-        slice(max(0, int(rows[0]) - margin), int(rows[-1]) + margin + 1),
-        slice(max(0, int(columns[0]) - margin), int(columns[-1]) + margin + 1),
+        slice(max(0, int(rows[0]) - MARGIN), int(rows[-1]) + MARGIN + 1),
+        slice(max(0, int(columns[0]) - MARGIN), int(columns[-1]) + MARGIN + 1),
     )
 
 

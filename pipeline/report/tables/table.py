@@ -103,7 +103,7 @@ def _measure(cell: Cell, results: Sequence[RunResult], missing: Mapping[str, str
 def _count(cell: CostCell) -> dict[str, float]:
     """The cost of a mask head, counted from its layers."""
     spec = MODELS[cell.model]
-    assert isinstance(spec, InstanceSpec)  # the schema's promise
+    assert isinstance(spec, InstanceSpec)  # the schema allows no other
     rendering = Rendering(cell.resolution, cell.num_points or 1)  # the 4xconv head subdivides nothing
     return {"": float(getattr(spec_complexity(spec, spec.num_classes, rendering), cell.cost))}
 
