@@ -69,13 +69,13 @@ def semantic_predictor(run: TrainedRun, settings: EvaluationConfig, device: torc
 
 
 def gather_predictions(parts: Iterable[Path], setting: str, names: Iterable[str], folder: Path) -> None:
-    """Moves a setting's PNGs into one folder.
+    """Copies a setting's PNGs into one folder. The parts stay as they are, so that this can be interrupted.
 
     Args:
         parts: the folders that a :func:`semantic_predictor` has written.
         setting: the evaluation setting.
         names: the names of all predictions.
-        folder: the folder to move them to.
+        folder: the folder to copy them to.
 
     Raises:
         IncompletePredictionsError: if a prediction is missing, there twice, or of an unknown image.
@@ -88,6 +88,6 @@ def gather_predictions(parts: Iterable[Path], setting: str, names: Iterable[str]
                 raise IncompletePredictionsError(f"{part}, {setting}: {name} is there twice, or of an unknown image")
             missing.remove(name.as_posix())
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.move(path, folder / name)
+            shutil.copyfile(path, folder / name)
     if missing:
         raise IncompletePredictionsError(f"{folder}: no prediction {min(missing)}; {len(missing)} are missing")

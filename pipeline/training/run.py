@@ -146,8 +146,8 @@ def train_run(
                     workers.report({"update": update.number, "loss": update.loss})
                 if stopping:
                     raise InterruptedTrainingError(
-                        f"interrupted after update {update.number} of {schedule.updates}; a checkpoint was written, and "
-                        "`dvc repro` continues from it"
+                        f"interrupted after update {update.number} of {schedule.updates}, whose checkpoint is written; "
+                        "`dvc repro` continues from there"
                     )
 
             train(

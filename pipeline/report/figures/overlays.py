@@ -93,7 +93,7 @@ class Scenes:
     def __init__(self, manifest: pa.Table, images: Storage, sources: list[Source]) -> None:
         self._rows = {row["id"]: row for row in manifest.to_pylist()}
         self._images, self.sources = images, sources
-        self._predictions = [_by_image(source.predictions) for source in sources]
+        self._predictions = [_confident_by_image(source.predictions) for source in sources]
 
     def choose(self, count: int) -> list[int]:
         """The ids of up to ``count`` images, evenly spread over those with objects."""
@@ -131,17 +131,13 @@ class Scenes:
         """
         best = self._best(image_id, source)
         taken = {match[0] for match in best if match is not None}
-        others = [rle for number, rle in enumerate(self._confident(image_id, source)) if number not in taken]
+        others = [rle for number, rle in enumerate(self._predictions[source][image_id]) if number not in taken]
         empty = coco_mask.encode(np.zeros(self._size(image_id), dtype=np.uint8, order="F"))
         return self._decode([*(empty if match is None else match[1] for match in best), *others], image_id)
 
-    def _confident(self, image_id: int, source: int) -> list[Rle]:
-        found = self._predictions[source].get(image_id, [])
-        return [result["segmentation"] for result in found if result["score"] >= MIN_SCORE]
-
     def _best(self, image_id: int, source: int) -> list[tuple[int, Rle] | None]:
         """The best prediction for each object, with its index among the confident ones."""
-        truth, found = self.truth_rles(image_id), self._confident(image_id, source)
+        truth, found = self.truth_rles(image_id), self._predictions[source][image_id]
         if not found:
             return [None] * len(truth)
         overlaps = coco_mask.iou(truth, found, [0] * len(found))
@@ -160,10 +156,12 @@ class Scenes:
         return torch.from_numpy(np.stack(masks)).bool() if masks else torch.zeros(0, *self._size(image_id)).bool()
 
 
-def _by_image(predictions: Path) -> dict[int, list[dict[str, Any]]]:
-    found = defaultdict(list)
+def _confident_by_image(predictions: Path) -> defaultdict[int, list[Rle]]:
+    """The masks that are drawn. The others, by far the most, would take gigabytes for a large dataset."""
+    found: defaultdict[int, list[Rle]] = defaultdict(list)
     for result in json.loads(predictions.read_text()):
-        found[result["image_id"]].append(result)
+        if result["score"] >= MIN_SCORE:
+            found[result["image_id"]].append(result["segmentation"])
     return found
 
 
