@@ -145,7 +145,7 @@ def test_a_number_of_workers_that_may_vary_is_no_larger_than_a_batch_has_parts()
         (
             ClusterConfig(workers=0, images_per_worker=3),
             16,
-            "batch_size is 16, not a multiple of images_per_worker, which is 3",
+            "not a multiple of images_per_worker, which is 3",
         ),
         (ClusterConfig(workers=8, min_workers=3, images_per_worker=8), 16, "which 3 workers cannot share"),
     ],
