@@ -6,7 +6,7 @@ All problems of a dataset are found before anything is written, and reported in 
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -236,6 +236,20 @@ def duplicates(data: dict[str, Any]) -> list[str]:
     ]
 
 
+def describe(annotation: dict[str, Any]) -> str:
+    """Names an annotation in messages."""
+    return f"annotation {annotation['id']} (image {annotation['image_id']})"
+
+
+def reference_problem(annotation: dict[str, Any], images: Container[int], categories: Container[int]) -> str | None:
+    """An error message for an annotation whose image or category does not exist."""
+    if annotation["image_id"] not in images:
+        return f"{describe(annotation)}: there is no such image"
+    if annotation["category_id"] not in categories:
+        return f"{describe(annotation)}: unknown category id {annotation['category_id']}"
+    return None
+
+
 def read_coco(
     annotations: Path,
     storage: Storage,
@@ -276,16 +290,13 @@ def read_coco(
     category_ids = {category.id for category in categories}
     by_image: dict[int, list[Annotation]] = defaultdict(list)
     for raw in data["annotations"]:
-        where = f"annotation {raw['id']} (image {raw['image_id']})"
-        if raw["image_id"] not in records:
-            problems.append(f"{where}: there is no such image")
-        elif raw["category_id"] not in category_ids:
-            problems.append(f"{where}: unknown category id {raw['category_id']}")
-        else:
-            try:
-                by_image[raw["image_id"]].append(_parse_annotation(raw, records[raw["image_id"]]))
-            except ValueError as error:
-                (problems if invalid == "error" else dropped).append(f"{where}: {error}")
+        if problem := reference_problem(raw, records, category_ids):
+            problems.append(problem)
+            continue
+        try:
+            by_image[raw["image_id"]].append(_parse_annotation(raw, records[raw["image_id"]]))
+        except ValueError as error:
+            (problems if invalid == "error" else dropped).append(f"{describe(raw)}: {error}")
 
     checked = check_pictures(storage, [record.file_name for record in records.values()], known, on_image)
     for record in records.values():
