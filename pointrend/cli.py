@@ -35,7 +35,8 @@ def models() -> None:
     Console().print(table)
 
 
-def _fail(error: Exception) -> NoReturn:
+def fail(error: object) -> NoReturn:
+    """Prints an error and exits with status 1."""
     Console(stderr=True, highlight=False).print(f"error: {error}", style="red", markup=False, soft_wrap=True)
     sys.exit(1)
 
@@ -66,7 +67,7 @@ def convert(
         _check_output(output, source)
         convert_weights(source, output, model, **_given(num_classes=num_classes))
     except (OSError, ValueError) as error:
-        _fail(error)
+        fail(error)
     typer.echo(f"{output}: {model}")
 
 
@@ -91,7 +92,7 @@ def complexity(
         classes = spec.num_classes if num_classes is None else num_classes
         rows = compare_heads(spec, classes, Rendering(resolution, num_points))
     except ValueError as error:
-        _fail(error)
+        fail(error)
     if as_json:
         counted = [{"mask_head": row.mask_head, "resolution": row.resolution, **row.cost._asdict()} for row in rows]
         typer.echo(json.dumps({"model": model, "num_classes": classes, "rows": counted}))
@@ -142,7 +143,7 @@ def predict(
             outcome = f"{len(masks)} objects of score {score:g} or more"
         write_picture(draw_masks(picture, masks), output)
     except (OSError, ValueError) as error:
-        _fail(error)
+        fail(error)
     typer.echo(f"{output}: {outcome}")
 
 
@@ -171,7 +172,7 @@ def export(
         network = load_model(weights, model, **options)
         agreements = export_model(network, output, paste=paste, images=pictures)
     except (OSError, ValueError) as error:
-        _fail(error)
+        fail(error)
     for path, agreement in zip(check or [], agreements, strict=True):
         typer.echo(f"{path}: " + ", ".join(f"{name} {value:.6g}" for name, value in agreement.items()))
     typer.echo(f"{output}: {output.stat().st_size / 2**20:.0f} MiB")

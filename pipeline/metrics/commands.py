@@ -5,13 +5,14 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Column, Table
 
 from pipeline.errors import UserError
+from pointrend.cli import fail
 
 app = typer.Typer(help="Score predictions against ground truth, from files alone.", no_args_is_help=True)
 
@@ -104,14 +105,9 @@ def _errors_shown() -> Iterator[None]:
     except ModuleNotFoundError as error:
         if error.name is not None and error.name.partition(".")[0] in ("pipeline", "pointrend"):
             raise
-        _fail(f"scoring needs {error.name}: pip install 'pointrend[pipeline]'")
+        fail(f"scoring needs {error.name}: pip install 'pointrend[pipeline]'")
     except (UserError, OSError) as error:
-        _fail(str(error))
-
-
-def _fail(message: str) -> NoReturn:
-    typer.secho(f"error: {message}", fg=typer.colors.RED, err=True)
-    raise typer.Exit(1)
+        fail(error)
 
 
 def _show(scores: Mapping[str, Any], as_json: bool) -> None:
