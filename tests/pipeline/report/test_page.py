@@ -201,7 +201,9 @@ def test_a_page_without_runs(render: Render) -> None:
 def test_every_table_of_the_repository_is_shown(repository: Path, tmp_path: Path) -> None:
     project = Project(repository)
     tables = [build_table(name, project.table(name), [], stand_ins=True) for name in project.table_names()]
-    text = render_page("demo", tables, [], [], tmp_path, "sqlite:///mlflow.db")
+    text = render_page(
+        ReportInputs("demo", {}, project.figures(), "sqlite:///x.db", tmp_path), tables, [], [], tmp_path
+    )
     page = Page(text)
     assert page.open == []
     sections = [attributes["id"] for tag, attributes in page.elements if tag == "section" and "id" in attributes]
