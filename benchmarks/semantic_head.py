@@ -13,6 +13,7 @@ from measure import DETECTRON2, has_detectron2, measure, parser, report
 from torch import Tensor, nn
 
 from pointrend.semantic import SemanticPointRend
+from pointrend.semantic_inference import render_coarse
 from pointrend.specs import PAPER_SEMANTIC_SAMPLING
 
 CHANNELS = 256
@@ -70,11 +71,11 @@ def main() -> None:
     logits: dict[str, Tensor] = {}
 
     def own() -> None:
-        logits["float32"] = head.render(features, coarse, stride)
+        logits["float32"] = render_coarse(head, features, coarse, stride, arguments.points)
 
     def own_half() -> None:
         with torch.autocast(device.type, torch.bfloat16):
-            logits["bfloat16"] = head.render(features, coarse, stride)
+            logits["bfloat16"] = render_coarse(head, features, coarse, stride, arguments.points)
 
     candidates = {"float32": own, "bfloat16": own_half}
     if has_detectron2():

@@ -66,7 +66,7 @@ class ResNet103(ResNet):
             nn.Conv2d(64, 128, 3, padding=1, bias=False),
         )
         self.bn1 = norm_layer(128)
-        self.inplanes = 128  # what res2 reads, twice the usual
+        self.inplanes = 128  # channels that res2 reads, twice as many as usual
         self.layer1 = self._make_layer(Bottleneck, 64, 3)
         for module in (*self.conv1.modules(), *self.layer1.modules()):
             if isinstance(module, nn.Conv2d):

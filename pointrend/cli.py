@@ -4,7 +4,7 @@ import json
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -35,9 +35,15 @@ def models() -> None:
     Console().print(table)
 
 
-def _fail(error: Exception) -> NoReturn:
+def fail(error: object) -> NoReturn:
+    """Prints an error and exits with status 1."""
     Console(stderr=True, highlight=False).print(f"error: {error}", style="red", markup=False, soft_wrap=True)
     sys.exit(1)
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """The options of the command line that were given a value."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _check_output(output: Path, *inputs: str | Path) -> None:
@@ -59,9 +65,9 @@ def convert(
 
     try:
         _check_output(output, source)
-        convert_weights(source, output, model, **({} if num_classes is None else {"num_classes": num_classes}))
+        convert_weights(source, output, model, **_given(num_classes=num_classes))
     except (OSError, ValueError) as error:
-        _fail(error)
+        fail(error)
     typer.echo(f"{output}: {model}")
 
 
@@ -86,7 +92,7 @@ def complexity(
         classes = spec.num_classes if num_classes is None else num_classes
         rows = compare_heads(spec, classes, Rendering(resolution, num_points))
     except ValueError as error:
-        _fail(error)
+        fail(error)
     if as_json:
         counted = [{"mask_head": row.mask_head, "resolution": row.resolution, **row.cost._asdict()} for row in rows]
         typer.echo(json.dumps({"model": model, "num_classes": classes, "rows": counted}))
@@ -123,9 +129,7 @@ def predict(
         output = output or Path("prediction.png")
         check_picture_format(output)
         _check_output(output, image, weights)
-        given = {"num_classes": num_classes, "min_size": min_size}
-        options = {option: value for option, value in given.items() if value is not None}
-        network = load_model(weights, model, **options)
+        network = load_model(weights, model, **_given(num_classes=num_classes, min_size=min_size))
         picture = read_picture(image, upright=True)
         with torch.inference_mode():
             found = network([picture])[0]
@@ -139,7 +143,7 @@ def predict(
             outcome = f"{len(masks)} objects of score {score:g} or more"
         write_picture(draw_masks(picture, masks), output)
     except (OSError, ValueError) as error:
-        _fail(error)
+        fail(error)
     typer.echo(f"{output}: {outcome}")
 
 
@@ -164,11 +168,11 @@ def export(
     try:
         _check_output(output, weights, *(check or []))
         pictures = [read_picture(path) for path in check or []]
-        given = {"num_classes": num_classes, "min_size": min_size, "max_size": max_size}
-        network = load_model(weights, model, **{option: value for option, value in given.items() if value is not None})
+        options = _given(num_classes=num_classes, min_size=min_size, max_size=max_size)
+        network = load_model(weights, model, **options)
         agreements = export_model(network, output, paste=paste, images=pictures)
     except (OSError, ValueError) as error:
-        _fail(error)
+        fail(error)
     for path, agreement in zip(check or [], agreements, strict=True):
         typer.echo(f"{path}: " + ", ".join(f"{name} {value:.6g}" for name, value in agreement.items()))
     typer.echo(f"{output}: {output.stat().st_size / 2**20:.0f} MiB")

@@ -85,7 +85,7 @@ def pointrend_complexity(
 
 
 def spec_complexity(spec: InstanceSpec, num_classes: int, rendering: Rendering) -> Complexity:
-    """The cost of a model's mask head, from its spec. For a 4xconv head any even resolution counts, and no points.
+    """The cost of a model's mask head, from its spec. A 4xconv head is counted at any even resolution.
 
     Raises:
         ValueError: if there are no classes, or the head cannot have that resolution.
@@ -128,11 +128,7 @@ def compare_heads(spec: InstanceSpec, num_classes: int, rendering: Rendering) ->
     four_conv, pointrend = replace(spec, mask_head="4xconv"), replace(spec, mask_head="pointrend")
     resolution, default = rendering.resolution, replace(rendering, resolution=FOUR_CONV_SIDE)
     return [
-        Row(
-            "4xconv",
-            FOUR_CONV_SIDE,
-            spec_complexity(four_conv, num_classes, default),
-        ),
+        Row("4xconv", FOUR_CONV_SIDE, spec_complexity(four_conv, num_classes, default)),
         Row("4xconv", resolution, spec_complexity(four_conv, num_classes, rendering)),
         Row("pointrend", resolution, spec_complexity(pointrend, num_classes, rendering)),
     ]

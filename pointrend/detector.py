@@ -54,7 +54,7 @@ class Anchors(AnchorGenerator):
 
 def split_like(flat: Tensor, parts: list[Tensor]) -> list[Tensor]:
     """Splits rows (R summed over N images, ...) into N tensors with as many rows as the tensors of ``parts``."""
-    # With one image, a graph must not fix the number of rows.
+    # An exported graph is for one image; splitting would fix its number of rows.
     return [flat] if len(parts) == 1 else list(flat.split([part.shape[0] for part in parts]))
 
 

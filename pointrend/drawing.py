@@ -10,22 +10,26 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from pointrend.files import atomic_output
+
 
 def check_picture_format(path: Path) -> None:
-    """Raises ValueError if the suffix of a file's name is no image format that :func:`write_picture` can write."""
-    if path.suffix.lower() not in Image.registered_extensions():
+    """Raises ValueError if the suffix of a file's name is not that of an image format that Pillow can write."""
+    # Pillow also knows the suffixes of formats that it can only read.
+    if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
         raise ValueError(f"{path}: the name must end in a picture format, such as .png or .jpg")
 
 
 def write_picture(image: Tensor, path: Path) -> None:
-    """Writes float (3, H, W) in [0, 1] in the format of the path's suffix.
+    """Writes float (3, H, W) in [0, 1] in the format of the path's suffix, whole or not at all.
 
     Raises:
         ValueError: for an unknown suffix.
     """
     check_picture_format(path)
     pixels = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
-    Image.fromarray(pixels).save(path)
+    with atomic_output(path) as fresh:
+        Image.fromarray(pixels).save(fresh)
 
 
 def color(index: int) -> tuple[float, float, float]:

@@ -5,10 +5,8 @@ computes, for images of any size and any number of regions.
 """
 
 import os
-import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pointrend.agreement import compare_instances, compare_semantics
+from pointrend.files import atomic_output
 from pointrend.instance import MaskRCNN
 from pointrend.paste import paste_masks_densely
 from pointrend.points import Size
@@ -73,13 +72,13 @@ def output_names(model: MaskRCNN | SemanticSegmenter, paste: bool) -> tuple[str,
 def export_program(model: MaskRCNN | SemanticSegmenter, *, paste: bool = False) -> torch.export.ExportedProgram:
     """A model as a program of ``torch.export``.
 
+    The program of a DeepLabV3 with a pooling window takes images that are larger than the window; an ONNX file made of
+    it takes any size.
+
     Args:
         model: it is put into evaluation mode.
         paste: instance models return ``masks`` (R, 1, H, W) on the image's pixels instead of ``region_masks``
             (R, 1, M, M) inside the boxes.
-
-    The program of a DeepLabV3 with a pooling window takes images that are larger than the window; an ONNX file made of
-    it takes any size.
 
     Returns:
         a program from one image (3, H, W) to the tuple of :func:`output_names`: boxes (R, 4) in pixels of the image,
@@ -135,16 +134,6 @@ WRITERS: dict[str, Callable[[torch.export.ExportedProgram, Sequence[str], Path],
 }
 
 
-@contextmanager
-def _atomic_output(path: Path) -> Iterator[Path]:
-    """A temporary path to write to, whose files (it and those beside it) move into place only if the block succeeds."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as staging:
-        yield Path(staging) / path.name
-        for fresh in Path(staging).iterdir():
-            fresh.replace(path.parent / fresh.name)
-
-
 def export_model(
     model: MaskRCNN | SemanticSegmenter,
     path: str | os.PathLike[str],
@@ -176,7 +165,7 @@ def export_model(
         _require("onnx_ir", "onnxscript", *(["onnxruntime"] if images else []))
     program = export_program(model, paste=paste)
     names = output_names(model, paste)
-    with _atomic_output(path) as fresh:
+    with atomic_output(path) as fresh:
         WRITERS[path.suffix](program, names, fresh)
         if not images:
             return []

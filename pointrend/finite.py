@@ -1,17 +1,22 @@
 """Checks tensors for NaN and infinity."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 
-def check_finite(name: str, tensor: Tensor) -> None:
-    """Raises a ValueError that names the tensor if it holds NaN or infinity. Any floating shape.
+def check_finite(tensors: Mapping[str, Tensor]) -> None:
+    """Raises a ValueError that names the first tensor with NaN or infinity. Floating tensors of any shapes.
 
-    While a graph is recorded nothing is checked: there are no values yet.
+    All of them are checked before the host waits for the device, once. While a graph is recorded nothing is checked:
+    there are no values yet.
     """
     if torch.compiler.is_compiling():
         return
     # The sum of a tensor with NaN or infinity is NaN or infinite, and needs no boolean tensor of the same size.
-    total = tensor.detach().sum(dtype=torch.promote_types(tensor.dtype, torch.float32))
-    if not total.isfinite():
-        raise ValueError(f"{name}, of shape {tuple(tensor.shape)}, holds NaN or infinity")
+    totals = [t.detach().sum(dtype=torch.promote_types(t.dtype, torch.float32)) for t in tensors.values()]
+    finite = torch.stack([total.isfinite() for total in totals]).tolist()
+    for (name, tensor), is_finite in zip(tensors.items(), finite, strict=True):
+        if not is_finite:
+            raise ValueError(f"{name}, of shape {tuple(tensor.shape)}, holds NaN or infinity")

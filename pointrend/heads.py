@@ -32,9 +32,9 @@ class FourConvHead(nn.Sequential):
     (R, K, 2S, 2S) mask logits.
     """
 
-    def __init__(self, in_channels: int, num_classes: int, channels: int = 256, num_convs: int = 4) -> None:
+    def __init__(self, in_channels: int, num_classes: int, channels: int = 256) -> None:
         layers: list[nn.Module] = []
-        for _ in range(num_convs):
+        for _ in range(4):
             conv = nn.Conv2d(in_channels, channels, 3, padding=1)
             _init_relu_layer(conv)
             layers += [conv, nn.ReLU()]

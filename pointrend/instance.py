@@ -177,7 +177,7 @@ class PointRendMaskHead(nn.Module):
                     sample_masks(
                         target["masks"],
                         indices,
-                        points_in_image(image_points, image_boxes) / target["size"].flip(0).to(points.dtype),
+                        points_in_image(image_points, image_boxes) / target["size"].flip(0).to(points),
                     )
                     for target, indices, image_boxes, image_points in zip(
                         targets, regions.targets, boxes, split_like(points, boxes), strict=True
@@ -249,7 +249,7 @@ class MaskRCNN(nn.Module):
     def _losses(self, images: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
         batch = self.transform(images)
         targets = [
-            {**target, "size": torch.tensor(size, device=batch.tensors.device)}
+            {**target, "size": torch.tensor(size)}  # on the CPU, where reading it waits for no device
             for target, size in zip(targets, batch.image_sizes, strict=True)
         ]
         features = self.backbone(batch.tensors)

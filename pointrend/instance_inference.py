@@ -47,11 +47,8 @@ def detect_boxes(
     image_boxes = split_like(boxes, proposals)
     image_scores = split_like(logits.float().softmax(dim=1), proposals)
     detected = [_select_detections(heads, *image) for image in zip(image_boxes, image_scores, image_sizes, strict=True)]
-    return (
-        [boxes for boxes, _, _ in detected],
-        [scores for _, scores, _ in detected],
-        [label for _, _, label in detected],
-    )
+    found_boxes, found_scores, found_labels = zip(*detected, strict=True)
+    return list(found_boxes), list(found_scores), list(found_labels)
 
 
 def _select_detections(heads: BoxHeads, boxes: Tensor, scores: Tensor, size: Size) -> tuple[Tensor, Tensor, Tensor]:
@@ -71,8 +68,7 @@ def detect(model: MaskRCNN, images: list[Tensor]) -> Detections:
     """:meth:`MaskRCNN.detect`."""
     batch = model.transform(images)
     features = model.backbone(batch.tensors)
-    for name, feature in features.items():
-        check_finite(f"feature map {name!r}", feature)
+    check_finite({f"feature map {name!r}": feature for name, feature in features.items()})
     proposals, _ = model.rpn(batch, features)
     boxes, scores, labels = detect_boxes(model.roi_heads, features, proposals, batch.image_sizes)
     original_sizes = [(image.shape[-2], image.shape[-1]) for image in images]

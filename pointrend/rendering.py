@@ -75,8 +75,7 @@ def _mask_logits(
     num_points: int,
 ) -> Tensor:
     fine = features[head.fine_level].to(boxes[0].dtype)
-    check_finite(f"feature map {head.fine_level!r}", fine)
-    check_finite("boxes", torch.cat(boxes))
+    check_finite({f"feature map {head.fine_level!r}": fine, "boxes": torch.cat(boxes)})
     device = fine.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else fine.dtype
     coarse = head.coarse_logits({head.fine_level: fine}, boxes).to(fine.dtype)

@@ -118,17 +118,6 @@ class SemanticPointRend(nn.Module):
         logits = self.point_logits(features, coarse, stride, points)
         return mean_cross_entropy(logits, sample_labels(labels, points * extent))
 
-    def render(
-        self, features: dict[str, Tensor], coarse: Tensor, stride: int, points_per_step: int | None = None
-    ) -> Tensor:
-        """The coarse prediction (N, K, h, w) subdivided to every pixel of its extent: (N, K, h s, w s).
-
-        Its stride s is a power of two. ``points_per_step`` is N, by default the module's own.
-        """
-        from pointrend.semantic_inference import render_coarse
-
-        return render_coarse(self, features, coarse, stride, points_per_step or self.points_per_step)
-
 
 class SemanticSegmenter(nn.Module):
     """A semantic segmentation model.

@@ -37,8 +37,19 @@ def crop(maps: Tensor, size: Size) -> Tensor:
 def render_coarse(
     head: SemanticPointRend, features: dict[str, Tensor], coarse: Tensor, stride: int, points_per_step: int
 ) -> Tensor:
-    """:meth:`SemanticPointRend.render`."""
-    check_finite(f"feature map {head.fine_level!r}", features[head.fine_level])
+    """Subdivides a coarse prediction to every pixel of its extent: (N, K, h, w) of stride s to (N, K, h s, w s).
+
+    Args:
+        head: the point head and the level of its fine features.
+        features: the backbone's.
+        coarse: logits of stride ``stride``.
+        stride: s, a power of two.
+        points_per_step: the most points that a step predicts.
+
+    Raises:
+        ValueError: if the fine features hold NaN or infinity.
+    """
+    check_finite({f"feature map {head.fine_level!r}": features[head.fine_level]})
     height, width = coarse.shape[-2:]
     factors = [2**step for step in range(1, stride.bit_length())]
     return subdivide(
@@ -53,7 +64,7 @@ def render_coarse(
 def coarse_prediction(model: SemanticSegmenter, batch: ImageList) -> CoarsePrediction:
     """:meth:`SemanticSegmenter.coarse_prediction` of a batch."""
     features, coarse = model.coarse_logits(batch)
-    check_finite("the coarse prediction", coarse)
+    check_finite({"the coarse prediction": coarse})
     return CoarsePrediction(features, coarse, model.head.stride, batch.image_sizes[0])
 
 
@@ -62,7 +73,8 @@ def render(model: SemanticSegmenter, coarse: CoarsePrediction, points_per_step: 
     if model.pointrend is None:
         logits = upsample(coarse.logits, extent_of(coarse.logits, coarse.stride))
     else:
-        logits = model.pointrend.render(coarse.features, coarse.logits, coarse.stride, points_per_step)
+        num_points = points_per_step or model.pointrend.points_per_step
+        logits = render_coarse(model.pointrend, coarse.features, coarse.logits, coarse.stride, num_points)
     return crop(logits, coarse.size)
 
 

@@ -89,7 +89,7 @@ class ImageTransform(nn.Module):
         """
         if not images:
             raise ValueError("the list of images is empty")
-        normalised = []
+        normalised, checked = [], {}
         for index, image in enumerate(images):
             if image.dim() != 3 or image.shape[0] != 3 or not image.is_floating_point() or not image.numel():
                 raise ValueError(
@@ -97,12 +97,13 @@ class ImageTransform(nn.Module):
                     "RGB in [0, 1]"
                 )
             image = image.to(self.mean.dtype)
-            check_finite(f"image {index}", image)
+            checked[f"image {index}"] = image
             if not self.training and self.min_size is not None and self.max_size is not None:
                 image = resize_image(
                     image, resized_size((image.shape[-2], image.shape[-1]), self.min_size, self.max_size)
                 )
             normalised.append((image - self.mean) / self.std)
+        check_finite(checked)
         return normalised
 
     def batch(self, normalised: Sequence[Tensor]) -> ImageList:

@@ -6,7 +6,6 @@ files by :mod:`pointrend.unpickle`.
 
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from pointrend.detectron2 import (
     from_detectron2_backbone,
     is_detectron2,
 )
+from pointrend.files import atomic_output
 from pointrend.registry import build_model
 from pointrend.unpickle import UnexpectedContent, unpickle_arrays
 from pointrend.zoo import address, fetch
@@ -94,22 +94,12 @@ def _read_pickle(path: Path) -> object:
     return {name: value for name, value in state.items() if name not in ("__author__", "matching_heuristics")}
 
 
-def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
-    """The metadata that :func:`save_weights` stored with the tensors; empty for other kinds of files.
-
-    Raises:
-        OSError: if the file cannot be read.
-        ValueError: if it is damaged.
-    """
-    if Path(path).suffix != ".safetensors":
+def _read_metadata(path: Path) -> dict[str, str]:
+    """The metadata that :func:`save_weights` stored with the tensors; empty for other kinds of files."""
+    if path.suffix != ".safetensors":
         return {}
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no such weight file")
-    try:
-        with safe_open(path, framework="pt") as file:
-            return dict(file.metadata() or {})
-    except SafetensorError as error:
-        raise ValueError(f"{path}: not a readable weight file, or truncated ({error})") from error
+    with safe_open(path, framework="pt") as file:
+        return dict(file.metadata() or {})
 
 
 def _is_torchvision(state: Mapping[str, Tensor]) -> bool:
@@ -187,7 +177,7 @@ class _Checkpoint:
 def _read(source: str | os.PathLike[str]) -> _Checkpoint:
     url = address(str(source))
     path = Path(source) if url is None else fetch(url)
-    return _Checkpoint(path, read_state_dict(path), read_metadata(path))
+    return _Checkpoint(path, read_state_dict(path), _read_metadata(path))
 
 
 def _load(model: nn.Module, checkpoint: _Checkpoint, given: Mapping[str, Any] | None = None) -> None:
@@ -209,6 +199,13 @@ def _load(model: nn.Module, checkpoint: _Checkpoint, given: Mapping[str, Any] | 
         raise ValueError(f"{checkpoint.path}: not a checkpoint of this model:\n  " + "\n  ".join(problems))
     model.load_state_dict(state, strict=False)
     _set_structure(model, {name: (given or {}).get(name, value) for name, value in structure.items()})
+
+
+def _build(checkpoint: _Checkpoint, name: str, options: Mapping[str, Any]) -> "MaskRCNN | SemanticSegmenter":
+    """Builds the model of that name and loads a checkpoint into it. Options override those of the checkpoint."""
+    model = build_model(name, **{**checkpoint.options(name), **options})
+    _load(model, checkpoint, options)
+    return model
 
 
 def load_weights(model: nn.Module, source: str | os.PathLike[str]) -> None:
@@ -251,9 +248,7 @@ def load_model(
     name = name or checkpoint.metadata.get("model")
     if name is None:
         raise ValueError(f"{checkpoint.path}: does not say which model it is for; give the model's name")
-    model = build_model(name, **{**checkpoint.options(name), **options})
-    _load(model, checkpoint, options)
-    return model.eval()
+    return _build(checkpoint, name, options).eval()
 
 
 def load_detectron2(name: str, source: str | os.PathLike[str], **options: Any) -> "MaskRCNN | SemanticSegmenter":
@@ -276,9 +271,7 @@ def load_detectron2(name: str, source: str | os.PathLike[str], **options: Any) -
     checkpoint = _read(source)
     if not is_detectron2(checkpoint.state):
         raise ValueError(f"{checkpoint.path}: not a checkpoint of Detectron2, whose names begin with 'backbone.'")
-    model = build_model(name, **{**checkpoint.options(name), **options})
-    _load(model, checkpoint, options)
-    return model.eval()
+    return _build(checkpoint, name, options).eval()
 
 
 def load_backbone(model: nn.Module, source: str | os.PathLike[str]) -> None:
@@ -320,8 +313,7 @@ def convert_weights(source: str | os.PathLike[str], output: Path, name: str, **o
         FileNotFoundError, OSError, ValueError: as :func:`load_weights` and :func:`save_weights`.
     """
     checkpoint = _read(source)
-    model = build_model(name, **{**checkpoint.options(name), **options})
-    _load(model, checkpoint, options)
+    model = _build(checkpoint, name, options)
     stored = {**checkpoint.options(name), **options}
     save_weights(model, output, {"model": name, "options": json.dumps(stored)})
 
@@ -342,16 +334,13 @@ def save_weights(model: nn.Module, path: str | os.PathLike[str], metadata: Mappi
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: expected a name that ends in .safetensors")
-    path.parent.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     stored = dict(metadata or {})
     if structure := _structure(model):
         stored["structure"] = json.dumps(structure)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as staging:
-        fresh = Path(staging) / path.name
+    with atomic_output(path) as fresh:
         try:
             save_file(state, fresh, metadata=stored)
         except SafetensorError as error:
             raise OSError(f"{path}: {error}") from error
         fresh.chmod(0o644)  # safetensors writes files that only their owner can read
-        fresh.replace(path)

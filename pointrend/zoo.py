@@ -7,7 +7,6 @@ import hashlib
 import http.client
 import os
 import re
-import tempfile
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -16,6 +15,8 @@ from urllib.parse import urlsplit
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+from pointrend.files import atomic_output
 
 #: The environment variable that moves the cache.
 CACHE_VARIABLE = "POINTREND_CACHE"
@@ -86,12 +87,12 @@ def fetch(url: str) -> Path:
         ValueError: if the file's hash is not the one in its name.
     """
     parts = urlsplit(url)
-    path = cache_folder() / parts.netloc.replace(":", "_") / parts.path.lstrip("/")
+    # URLs that differ in their query only are different files.
+    query = hashlib.sha256(parts.query.encode()).hexdigest()[:16] if parts.query else ""
+    path = cache_folder() / parts.netloc.replace(":", "_") / query / parts.path.lstrip("/")
     if path.is_file():
         return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as staging:
-        fresh = Path(staging) / path.name
+    with atomic_output(path) as fresh:
         try:
             with urllib.request.urlopen(url, timeout=_TIMEOUT) as response, fresh.open("wb") as file:
                 _copy(response, file, path.name)
@@ -100,7 +101,6 @@ def fetch(url: str) -> Path:
             code = f"{error.code} " if isinstance(error, urllib.error.HTTPError) else ""
             raise OSError(f"{url}: download failed ({code}{reason}); nothing was kept, try again") from error
         _check_hash(fresh, url)
-        fresh.replace(path)
     return path
 
 

@@ -1,8 +1,7 @@
 """Writes the report of the selected runs, and logs its tables in MLflow."""
 
-from pipeline.data.manifest import read_prepared
 from pipeline.evaluation.trained_run import TrainedRun
-from pipeline.report.figures.gallery import ReportedDataset
+from pipeline.report.inputs import ReportInputs
 from pipeline.report.page import build_report
 from pipeline.report.results import read_results
 from pipeline.report.sweep_results import read_sweeps
@@ -18,33 +17,28 @@ def main() -> None:
     outputs = stage.outputs
     tables = {name: stage.project.table(name) for name in stage.project.table_names()}
     results = read_results(stage.selection.runs, outputs, tracker)
-    datasets = {
-        name: ReportedDataset(read_prepared(outputs.prepared(name)), stage.images(name))
-        for name in dict.fromkeys(result.dataset for result in results.runs)
-    }
     trained = {
         result.run: TrainedRun(
             result.config,
             outputs.prepared(result.dataset),
-            datasets[result.dataset].images,
+            stage.images(result.dataset),
             outputs.trained(result.run) / WEIGHTS,
         )
         for result in results.runs
     }
-    build_report(
-        stage.params.scale,
-        {run.experiment for run in stage.selection.runs.values()},
-        tables,
-        results.runs,
-        datasets,
-        trained,
-        outputs.root / "predictions",
-        stage.root / "reports" / stage.params.scale,
-        tracker.uri,
-        stage.project.figures(),
-        read_sweeps(outputs.shown_sweeps, outputs.root / "sweeps"),
-        results.missing,
+    report = ReportInputs(
+        scale=stage.params.scale,
+        tables=tables,
+        figures=stage.project.figures(),
+        tracking_uri=tracker.uri,
+        predictions=outputs.root / "predictions",
+        experiments={run.experiment for run in stage.selection.runs.values()},
+        results=results.runs,
+        trained=trained,
+        missing=results.missing,
+        sweeps=read_sweeps(outputs.shown_sweeps, outputs.root / "sweeps"),
     )
+    build_report(report, stage.root / "reports" / stage.params.scale)
     log_tables(tables, results.runs, tracker)
 
 

@@ -191,7 +191,7 @@ def test_a_training_that_is_stopped_and_killed_goes_on_and_ends_with_the_same_we
     assert project.run("pointrend", "jobs", "stop", "coco_4xconv_r50-0").returncode == 0
     followed = project.run("pointrend", "jobs", "follow", "coco_4xconv_r50-0")
     assert followed.returncode == 1
-    assert "the checkpoint is safe" in followed.stdout
+    assert "whose checkpoint is written" in followed.stdout
     stopped_at = max(checkpoints())
     assert 0 < stopped_at < updates
 

@@ -53,6 +53,7 @@ _WITHOUT = (
     "pipeline.progress",
     "pipeline.training.run_log",
     "pipeline.training.metrics_file",
+    "pointrend.files",
 )
 _NETWORK = ("numpy", "pillow", "safetensors", "torch", "torchvision")
 _SCORES = ("cityscapesscripts", "lvis", "pycocotools", "scipy")

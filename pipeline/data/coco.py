@@ -6,7 +6,7 @@ All problems of a dataset are found before anything is written, and reported in 
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -77,10 +77,6 @@ class InstanceSplit:
     dropped: list[str]
 
 
-class _InvalidAnnotationError(Exception):
-    """One annotation that cannot be used."""
-
-
 def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
@@ -148,21 +144,23 @@ def encode_segmentation(segmentation: Any, height: int, width: int, *, polygons:
 
 
 def _parse_annotation(raw: dict[str, Any], image: ImageRecord) -> Annotation:
-    try:
-        counts = encode_segmentation(raw.get("segmentation"), image.height, image.width)
-    except ValueError as error:
-        raise _InvalidAnnotationError(str(error)) from error
+    """An annotation whose ids are valid.
+
+    Raises:
+        ValueError: saying what is wrong with its mask, box or area.
+    """
+    counts = encode_segmentation(raw.get("segmentation"), image.height, image.width)
     box = raw.get("bbox")
     if not isinstance(box, list) or len(box) != 4 or not all(_is_finite(v) for v in box):
-        raise _InvalidAnnotationError(f"bbox is {box}, expected four finite numbers")
+        raise ValueError(f"bbox is {box}, expected four finite numbers")
     if not _is_finite(raw.get("area", 0)):
-        raise _InvalidAnnotationError(f"area is {raw['area']}, expected a number")
+        raise ValueError(f"area is {raw['area']}, expected a number")
     x, y, width, height = (float(v) for v in box)
     # Boxes are clipped to their image on loading, so the part inside must have an area.
     inside_width = min(x + width, image.width) - max(x, 0.0)
     inside_height = min(y + height, image.height) - max(y, 0.0)
     if inside_width <= 0 or inside_height <= 0:
-        raise _InvalidAnnotationError(f"box {box} has no area inside its {image.width}x{image.height} image")
+        raise ValueError(f"box {box} has no area inside its {image.width}x{image.height} image")
     return Annotation(
         id=int(raw["id"]),
         category_id=int(raw["category_id"]),
@@ -238,6 +236,20 @@ def duplicates(data: dict[str, Any]) -> list[str]:
     ]
 
 
+def describe(annotation: dict[str, Any]) -> str:
+    """Names an annotation in messages."""
+    return f"annotation {annotation['id']} (image {annotation['image_id']})"
+
+
+def reference_problem(annotation: dict[str, Any], images: Container[int], categories: Container[int]) -> str | None:
+    """An error message for an annotation whose image or category does not exist."""
+    if annotation["image_id"] not in images:
+        return f"{describe(annotation)}: there is no such image"
+    if annotation["category_id"] not in categories:
+        return f"{describe(annotation)}: unknown category id {annotation['category_id']}"
+    return None
+
+
 def read_coco(
     annotations: Path,
     storage: Storage,
@@ -278,16 +290,13 @@ def read_coco(
     category_ids = {category.id for category in categories}
     by_image: dict[int, list[Annotation]] = defaultdict(list)
     for raw in data["annotations"]:
-        where = f"annotation {raw['id']} (image {raw['image_id']})"
-        if raw["image_id"] not in records:
-            problems.append(f"{where}: there is no such image")
-        elif raw["category_id"] not in category_ids:
-            problems.append(f"{where}: unknown category id {raw['category_id']}")
-        else:
-            try:
-                by_image[raw["image_id"]].append(_parse_annotation(raw, records[raw["image_id"]]))
-            except _InvalidAnnotationError as error:
-                (problems if invalid == "error" else dropped).append(f"{where}: {error}")
+        if problem := reference_problem(raw, records, category_ids):
+            problems.append(problem)
+            continue
+        try:
+            by_image[raw["image_id"]].append(_parse_annotation(raw, records[raw["image_id"]]))
+        except ValueError as error:
+            (problems if invalid == "error" else dropped).append(f"{describe(raw)}: {error}")
 
     checked = check_pictures(storage, [record.file_name for record in records.values()], known, on_image)
     for record in records.values():

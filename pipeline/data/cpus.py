@@ -29,7 +29,7 @@ def usable_cpus(cgroups: Path = CGROUPS, process_cgroups: Path = PROCESS_CGROUPS
 
 
 def _granted_shares(cgroups: Path, process_cgroups: Path) -> list[float]:
-    """CPU time per time that this process's control groups and those around them grant; unlimited ones are left out."""
+    """How many CPUs' time each control group of this process, and each group above, grants; unlimited ones left out."""
     shares = []
     files: tuple[str, ...]
     for line in _read(process_cgroups).splitlines():
@@ -40,8 +40,8 @@ def _granted_shares(cgroups: Path, process_cgroups: Path) -> list[float]:
             files, root = ("cpu.cfs_quota_us", "cpu.cfs_period_us"), cgroups / "cpu"
         else:
             continue
-        # A limit of a group above holds too. In a container the name may be that on the host: then only the root is
-        # there.
+        # The limits of the groups above hold too. In a container, the name may be the one on the host; then only the
+        # root exists here.
         group = root / name.strip("/")
         for folder in (group, *group.parents):
             if not folder.is_relative_to(root):

@@ -1,11 +1,11 @@
-"""Torch datasets over the Parquet manifest of a dataset of instances.
+"""Torch datasets over Parquet manifests: training examples of instances, and the images of both tasks to evaluate on.
 
-Shape letters: G objects, H W rows and columns.
+Shape letters: D images of a manifest, G objects, H W rows and columns.
 """
 
 import io
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +15,7 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from pipeline.data.manifest import PreparedDataset, Split
+from pipeline.data.manifest import PreparedDataset
 from pipeline.data.samplers import Draw
 from pipeline.data.semantic_transforms import ColorChange, change_colors
 from pipeline.data.storage import Storage
@@ -26,7 +26,7 @@ from pointrend.transform import resize_image
 
 
 class Example(NamedTuple):
-    """A training example as it travels to the device: small, with what the device has yet to do to the image.
+    """A training example as the loading process returns it: a small image, and what the device does to it later.
 
     Attributes:
         image_id: of the image in its dataset.
@@ -45,7 +45,7 @@ class Example(NamedTuple):
     def to_device(self, device: torch.device) -> tuple[Tensor, Target]:
         """The image, float (3, H, W) in [0, 1] at its size and in its colours, and the target, both on the device.
 
-        On the CPU the values are exactly those of doing all this before the transport.
+        On a CPU the values equal, bit by bit, those of doing all this in the loading process.
         """
         image = to_float(self.image.to(device, non_blocking=True))
         if self.size is not None:
@@ -56,47 +56,54 @@ class Example(NamedTuple):
         return image, {name: value.to(device, non_blocking=True) for name, value in self.target.items()}
 
 
-class _ManifestImages:
-    """The rows of a manifest, kept as an Arrow table: annotations become Python objects only for an image in use."""
+class ManifestImages:
+    """The images of a manifest, kept as an Arrow table: annotations become Python objects only for an image in use."""
 
-    def __init__(self, prepared: PreparedDataset, split: Split, storage: Storage, *, only_with_objects: bool) -> None:
-        table = prepared.manifest(split)
-        if only_with_objects:
-            table = table.filter(pa.array(_has_object(table)))
-        self._table = table.combine_chunks()
-        self._storage = storage
-        self._labels = {category.id: label for label, category in enumerate(prepared.categories, start=1)}
+    def __init__(self, table: pa.Table, storage: Storage) -> None:
+        self._table, self._storage = table.combine_chunks(), storage
 
     def __len__(self) -> int:
         return self._table.num_rows
-
-    def row(self, index: int) -> dict:
-        return self._table.slice(index, 1).to_pylist()[0]
-
-    def image(self, row: dict) -> Tensor:
-        """(3, H, W) uint8."""
-        name = row["file_name"]
-        pixels = decode_pixels(io.BytesIO(self._storage.read(name)), self._storage.where(name))
-        return torch.from_numpy(pixels).permute(2, 0, 1)
 
     @property
     def wide(self) -> np.ndarray:
         """(D,) bool: whether image i is wider than it is high."""
         return np.asarray(pc.greater(self._table["width"], self._table["height"]))
 
-    def target(self, row: dict) -> Target:
-        """boxes (G, 4) xyxy clipped to the image, labels (G,) from 1, masks (G, H, W) bool; without crowds."""
-        objects = [annotation for annotation in row["annotations"] if not annotation["iscrowd"]]
-        size = [row["height"], row["width"]]
-        boxes = torch.tensor([annotation["bbox"] for annotation in objects], dtype=torch.float32).view(-1, 4)
-        boxes[:, 2:] += boxes[:, :2]
-        limit = torch.tensor([row["width"], row["height"]] * 2, dtype=torch.float32)
-        masks = coco_mask.decode([{"size": size, "counts": annotation["counts"]} for annotation in objects])
-        return {
-            "boxes": boxes.clamp(min=torch.zeros(4), max=limit),
-            "labels": torch.tensor([self._labels[annotation["category_id"]] for annotation in objects]),
-            "masks": torch.from_numpy(np.ascontiguousarray(masks.transpose(2, 0, 1))).bool(),
-        }
+    def row(self, index: int) -> dict[str, Any]:
+        return self._table.slice(index, 1).to_pylist()[0]
+
+    def pixels(self, row: dict[str, Any]) -> np.ndarray:
+        """An image (H, W, 3) uint8."""
+        name = row["file_name"]
+        return decode_pixels(io.BytesIO(self._storage.read(name)), self._storage.where(name))
+
+    def image(self, row: dict[str, Any]) -> Tensor:
+        """An image (3, H, W) uint8."""
+        return torch.from_numpy(self.pixels(row)).permute(2, 0, 1)
+
+
+def training_target(row: dict[str, Any], labels: Mapping[int, int]) -> Target:
+    """The objects of a manifest's row, without crowds.
+
+    Args:
+        row: of an image (H, W).
+        labels: the label of each category id, from 1.
+
+    Returns:
+        boxes (G, 4) xyxy clipped to the image, labels (G,) and masks (G, H, W) bool.
+    """
+    objects = [annotation for annotation in row["annotations"] if not annotation["iscrowd"]]
+    size = [row["height"], row["width"]]
+    boxes = torch.tensor([annotation["bbox"] for annotation in objects], dtype=torch.float32).view(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    limit = torch.tensor([row["width"], row["height"]] * 2, dtype=torch.float32)
+    masks = coco_mask.decode([{"size": size, "counts": annotation["counts"]} for annotation in objects])
+    return {
+        "boxes": boxes.clamp(min=torch.zeros(4), max=limit),
+        "labels": torch.tensor([labels[annotation["category_id"]] for annotation in objects]),
+        "masks": torch.from_numpy(np.ascontiguousarray(masks.transpose(2, 0, 1))).bool(),
+    }
 
 
 def _has_object(table: pa.Table) -> np.ndarray:
@@ -118,7 +125,9 @@ class TrainingImages(Dataset[Example]):
     """
 
     def __init__(self, prepared: PreparedDataset, storage: Storage, min_sizes: Sequence[int], max_size: int) -> None:
-        self._images = _ManifestImages(prepared, "train", storage, only_with_objects=True)
+        table = prepared.manifest("train")
+        self._images = ManifestImages(table.filter(pa.array(_has_object(table))), storage)
+        self._labels = {category.id: label for label, category in enumerate(prepared.categories, start=1)}
         self._min_sizes, self._max_size = tuple(min_sizes), max_size
 
     def __len__(self) -> int:
@@ -132,20 +141,26 @@ class TrainingImages(Dataset[Example]):
     def __getitem__(self, draw: Draw) -> Example:
         row = self._images.row(draw.image)
         image, target, size = augment(
-            self._images.image(row), self._images.target(row), self._min_sizes, self._max_size, draw.seed
+            self._images.image(row), training_target(row, self._labels), self._min_sizes, self._max_size, draw.seed
         )
         return Example(row["id"], image, target, size=size)
 
 
-class EvaluationImages(Dataset[tuple[int, Tensor]]):
-    """Every image of the val split, unchanged, also those without objects: (image id, image (3, H, W) uint8)."""
+class EvaluationImages(Dataset[tuple[Any, Tensor]]):
+    """Every image of the val split of a dataset of either task, unchanged: (its key, image (3, H, W) uint8).
 
-    def __init__(self, prepared: PreparedDataset, storage: Storage) -> None:
-        self._images = _ManifestImages(prepared, "val", storage, only_with_objects=False)
+    Args:
+        prepared: the dataset.
+        storage: what the manifest's file names are relative to.
+        key: the column of the manifest that the keys come from: the image's id, or the name of its label file.
+    """
+
+    def __init__(self, prepared: PreparedDataset, storage: Storage, key: Literal["id", "label_file"] = "id") -> None:
+        self._images, self._key = ManifestImages(prepared.manifest("val"), storage), key
 
     def __len__(self) -> int:
         return len(self._images)
 
-    def __getitem__(self, index: int) -> tuple[int, Tensor]:
+    def __getitem__(self, index: int) -> tuple[Any, Tensor]:
         row = self._images.row(index)
-        return row["id"], self._images.image(row)
+        return row[self._key], self._images.image(row)

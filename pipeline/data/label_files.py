@@ -5,7 +5,6 @@ Shape letters: H W rows and columns of an image.
 
 import io
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count
 from pathlib import PurePosixPath
@@ -16,7 +15,7 @@ import numpy as np
 from pipeline.config.datasets import LabelSplit
 from pipeline.data.coco import DatasetError
 from pipeline.data.labels import read_ids
-from pipeline.data.pictures import KnownPictures, check_picture, check_threads
+from pipeline.data.pictures import KnownPictures, check_picture, in_parallel
 from pipeline.data.storage import Storage, UnreadableFileError
 
 CITYSCAPES_IMAGE = "_leftImg8bit.png"
@@ -82,6 +81,13 @@ def _pairs(
     is_label: Callable[[str], bool],
     labels_of: Callable[[str], str],
 ) -> list[Pair]:
+    """The images of a split and their labels.
+
+    ``labels_of`` maps the path of an image below the image folder to that of its labels below the label folder.
+
+    Raises:
+        DatasetError: as :func:`cityscapes_pairs`, or if two images would have the same labels.
+    """
     images = [name for name in storage.files(split.images) if is_image(name)]
     unused = {name for name in storage.files(split.labels) if is_label(name)}
     problems = []
@@ -146,16 +152,7 @@ def read_labels(
         except ValueError as error:
             return f"{storage.where(pair.labels)}: {error}"
 
-    found: list[tuple[LabelledImage, T]] = []
-    problems: list[str] = []
-    with ThreadPoolExecutor(check_threads(storage)) as pool:
-        for outcome in pool.map(read, count(1), pairs):
-            if isinstance(outcome, str):
-                problems.append(outcome)
-            else:
-                found.append(outcome)
-            if on_image is not None:
-                on_image()
-    if problems:
+    outcomes = list(in_parallel(storage, read, count(1), pairs, on_done=on_image))
+    if problems := [outcome for outcome in outcomes if isinstance(outcome, str)]:
         raise DatasetError(storage.where(split.labels), problems)
-    return found
+    return [outcome for outcome in outcomes if not isinstance(outcome, str)]

@@ -9,9 +9,6 @@ from PIL import Image
 
 from pipeline.config.labels import LabelTable
 
-UNKNOWN = -1
-
-
 #: Cityscapes' 19 evaluated classes by label id (not train id), and the ids that its benchmark ignores.
 CITYSCAPES = LabelTable(
     names=tuple(label.name for label in cityscapes_labels if not label.ignoreInEval),

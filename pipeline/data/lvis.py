@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from pipeline.config.datasets import SynsetTable
 from pipeline.config.reader import load
-from pipeline.data.coco import DatasetError, load_instances
+from pipeline.data.coco import DatasetError, describe, load_instances
 
 #: Part of the package rather than of the configuration: it is a fact about the two datasets.
 SYNSETS = Path(__file__).with_name("coco_to_synset.yaml")
@@ -132,7 +132,7 @@ def _check(data: dict[str, Any], path: Path) -> None:
             elif unknown := sorted(set(ids) - categories):
                 problems.append(f"image {image['id']}: {key} has {unknown}, ids of no category")
     problems += [
-        f"annotation {raw['id']} (image {raw['image_id']}): unknown category id {raw['category_id']}"
+        f"{describe(raw)}: unknown category id {raw['category_id']}"
         for raw in data["annotations"]
         if raw["category_id"] not in categories
     ]

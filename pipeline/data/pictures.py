@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,6 +18,7 @@ from pipeline.data.storage import Storage, UnreadableFileError
 from pipeline.errors import UserError
 from pipeline.files import atomic_file
 
+T = TypeVar("T")
 Size = tuple[int, int]  # height and width in pixels
 
 # Remote reads spend their time waiting, so many run at once.
@@ -76,14 +77,14 @@ def known_pictures(path: Path) -> Iterator[KnownPictures]:
 
 
 class Checked(NamedTuple):
-    """The (height, width) of a picture and no message, or an error message."""
+    """The result of checking a picture."""
 
     size: Size
-    problem: str
+    problem: str  # an error message that names the file; empty for a complete picture
 
 
 def check_picture(storage: Storage, name: str, known: KnownPictures) -> Checked:
-    """As :func:`check_pictures`, for one file."""
+    """Reads and checks one picture file; see :func:`check_pictures`."""
     try:
         return Checked(known.size(storage.read(name)), "")
     except UnreadableFileError as error:
@@ -104,25 +105,22 @@ def check_pictures(
         on_picture: called once for each.
 
     Returns:
-        By file name: its (height, width) in pixels and no message, or an error message that names the file.
+        The result of each file, by its name.
 
     Raises:
         StorageError: if the storage cannot be reached.
     """
-
-    def check(name: str) -> Checked:
-        return check_picture(storage, name, known)
-
-    found: dict[str, Checked] = {}
     names = list(names)
-    with ThreadPoolExecutor(check_threads(storage)) as pool:
-        for name, checked in zip(names, pool.map(check, names), strict=True):
-            found[name] = checked
-            if on_picture is not None:
-                on_picture()
-    return found
+    checked = in_parallel(storage, lambda name: check_picture(storage, name, known), names, on_done=on_picture)
+    return dict(zip(names, checked, strict=True))
 
 
-def check_threads(storage: Storage) -> int:
-    """How many files of a storage to read at once."""
-    return REMOTE_THREADS if is_remote(storage.root) else min(32, usable_cpus() + 4)
+def in_parallel(
+    storage: Storage, read: Callable[..., T], *arguments: Iterable[Any], on_done: Callable[[], None] | None = None
+) -> Iterator[T]:
+    """Yields ``read(...)`` for each of the arguments, in order; as many run at once as suit the storage."""
+    with ThreadPoolExecutor(REMOTE_THREADS if is_remote(storage.root) else min(32, usable_cpus() + 4)) as pool:
+        for result in pool.map(read, *arguments):
+            if on_done is not None:
+                on_done()
+            yield result

@@ -39,14 +39,14 @@ T = TypeVar("T")
 
 
 class _AnnotationFile(NamedTuple):
-    """A local annotation file, maybe a copy of a remote one, and the original's name for error messages."""
+    """A local annotation file, or the local copy of a remote one, and the original's name for error messages."""
 
     path: Path
     where: str
 
     @contextmanager
     def named(self) -> Iterator[None]:
-        """Has errors of the block name the original file instead of its copy."""
+        """Makes errors in the block name the original file instead of its copy."""
         try:
             yield
         except DatasetError as error:

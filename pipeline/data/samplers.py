@@ -86,14 +86,15 @@ class Share:
         if images_per_worker is not None and images_per_worker < batch_size:
             if batch_size % images_per_worker:
                 raise BatchShareError(
-                    f"batch_size is {batch_size}, which passes of {images_per_worker} images cannot make up; set "
-                    "images_per_worker in the cluster configuration to a divisor"
+                    f"batch_size is {batch_size}, not a multiple of images_per_worker, which is {images_per_worker}; "
+                    "set images_per_worker in the cluster configuration to a divisor of batch_size"
                 )
             micro_batches = max(micro_batches, batch_size // images_per_worker)
         if batch_size % micro_batches:
             raise BatchShareError(
-                f"batch_size is {batch_size}, which {micro_batches} workers cannot share equally; set workers in the "
-                "cluster configuration to a divisor, or images_per_worker to have each work in several passes"
+                f"batch_size is {batch_size}, which {micro_batches} workers cannot share equally; in the cluster "
+                "configuration, set workers to a divisor of batch_size, or images_per_worker so that each worker makes "
+                "several passes"
             )
         return cls(rank, world_size, micro_batches)
 

@@ -1,7 +1,7 @@
 """Training augmentation of semantic segmentation (Appendix B): scale, crop, flip and colour.
 
-The loading process scales, crops, flips and draws the change of colours; so crops travel to the device as uint8. The
-device makes them float and changes their colours.
+The loading process scales, crops and flips, and draws the change of colours. The device makes the crops float and
+changes their colours, so that they travel to it as uint8.
 
 Shape letters: H W rows and columns of the image, h w of the crop.
 """
@@ -20,7 +20,8 @@ from pointrend.specs import IGNORE_LABEL
 
 CROP_DRAWS = 10
 
-#: SSD's ranges (Liu et al., 2016): added to a brightness in [0, 1]; factors; and turns of the colour wheel.
+#: SSD's ranges (Liu et al., 2016): the largest change of a pixel in [0, 1], of the factors of contrast and saturation,
+#: which are about 1, and of the hue in turns of the colour wheel.
 BRIGHTNESS, CONTRAST, SATURATION, HUE = 32 / 255, 0.5, 0.5, 18 / 180
 
 
@@ -42,7 +43,7 @@ def scaled_sizes(size: Size, smallest: float, largest: float, step: int) -> list
 
 
 def draw_window(scaled: Size, crop_size: Size, generator: torch.Generator) -> Window:
-    """Draws a crop anywhere in the resized image. It has all of an edge that is shorter than the crop's."""
+    """Draws a crop anywhere in the resized image; where the image is smaller than the crop, the crop is, too."""
     height, width = (min(side, length) for side, length in zip(crop_size, scaled, strict=True))
     top, left = (
         int(torch.randint(length - side + 1, (), generator=generator))
@@ -94,7 +95,7 @@ class ColorChange:
         contrast: factor of the image.
         contrast_first: apply the contrast before saturation and hue, not after them.
         saturation: factor of the saturation of HSV.
-        hue: turn of the hue, of 1 for the whole colour wheel.
+        hue: added to the hue; 1 is a whole turn of the colour wheel.
     """
 
     brightness: float | None

@@ -1,4 +1,4 @@
-"""Runs the CPU's part of predicting in a thread, while a GPU predicts the next images."""
+"""Runs the CPU work of an evaluation in a thread, while a GPU predicts the next images."""
 
 from collections import deque
 from collections.abc import Callable

@@ -6,14 +6,23 @@ The chunks do not depend on the number of workers, so another number of workers 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
+from pipeline.data.dataset import EvaluationImages
+from pipeline.data.transforms import to_float
+from pipeline.evaluation.background import BackgroundThread
 from pipeline.files import atomic_folder
 from pipeline.progress import Progress
+from pipeline.training.precision import float32_math
 
 IMAGES_PER_CHUNK = 8
+
+T = TypeVar("T")
+P = TypeVar("P")
 
 #: Writes the predictions of a range of image indices into an empty folder.
 Predict = Callable[[range, Path], None]
@@ -50,7 +59,28 @@ def predict_chunks(
             bar.advance(len(chunk))
 
 
-T = TypeVar("T")
+def predict_images(
+    images: EvaluationImages,
+    chunk: range,
+    device: torch.device,
+    precision: str,
+    predict: Callable[[Tensor], P],
+    write: Callable[[Any, P], None],
+) -> None:
+    """Predicts the images of a chunk one after another.
+
+    Args:
+        images: the val images.
+        chunk: which of them to predict.
+        device: the model's device.
+        precision: that of the run's schedule, see :func:`pipeline.training.precision.float32_math`.
+        predict: maps an image, float (3, H, W) in [0, 1] on the device, to its predictions on the CPU.
+        write: writes the predictions of the image with a key of ``images``. Called in the order of the images, beside a
+            GPU in a thread, while it predicts the next ones.
+    """
+    with float32_math(precision), BackgroundThread(device) as background:
+        for key, pixels in prefetched(images, chunk):
+            background.submit(write, key, predict(to_float(pixels.to(device))))
 
 
 def prefetched(images: Dataset[T], indices: Sequence[int]) -> Iterator[T]:

@@ -1,8 +1,7 @@
-"""An evaluation as a value: its key and its folders, before and after it runs. Needs no torch."""
+"""The evaluation of a run, whether or not it has been done: what it depends on, and its files. Needs no torch."""
 
 import hashlib
 import shutil
-import time
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from pipeline.config.evaluations import EvaluationConfig
 from pipeline.evaluation.record import EvaluationRecord, summary
 from pipeline.files import atomic_folder, write_json
+from pipeline.training.metrics_file import now
 from pipeline.training.record import TrainingRecord, file_digest
 
 RECORD = "evaluation.json"  # the last file that an evaluation writes
@@ -74,7 +74,7 @@ class Evaluation:
             metrics: the JSON file to write with the few metrics that DVC compares.
 
         Raises:
-            UnreadableMetricsError: if the record is damaged.
+            UnreadableRecordError: if the record is damaged.
         """
         found = EvaluationRecord.read(self.record)
         with atomic_folder(predictions, replace=True) as folder:
@@ -93,14 +93,15 @@ def write_empty_evaluation(training: TrainingRecord, predictions: Path, record: 
         metrics: the JSON file with the metrics that DVC compares; it will have none.
     """
     with atomic_folder(predictions, replace=True):
-        now = int(time.time() * 1000)
+        pass
+    time = now()
     EvaluationRecord(
         run=training.run,
         mlflow_run_id=training.mlflow_run_id,
         training=training.key,
         settings=EvaluationConfig({}),
         evaluations={},
-        started=now,
-        ended=now,
+        started=time,
+        ended=time,
     ).write(record)
     write_json(metrics, {})

@@ -16,13 +16,10 @@ from torch import Tensor
 from pipeline.config.evaluations import EvaluationConfig, RenderingConfig
 from pipeline.data.coco import Category
 from pipeline.data.dataset import EvaluationImages
-from pipeline.data.transforms import to_float
-from pipeline.evaluation.background import BackgroundThread
-from pipeline.evaluation.chunks import prefetched
+from pipeline.evaluation.chunks import Predict, predict_images
 from pipeline.evaluation.outputs import IncompletePredictionsError
 from pipeline.evaluation.trained_run import TrainedRun
 from pipeline.files import atomic_file
-from pipeline.training.precision import float32_math
 from pointrend.instance import MaskRCNN
 from pointrend.paste import mask_runs
 from pointrend.points import Size
@@ -102,53 +99,38 @@ def _part_file(folder: Path, setting: str) -> Path:
     return folder / f"{setting}.jsonl"
 
 
-class InstancePredictor:
-    """Predicts a chunk of images per call, for :func:`pipeline.evaluation.chunks.predict_chunks`.
+def instance_predictor(run: TrainedRun, settings: EvaluationConfig, device: torch.device) -> Predict:
+    """Loads an instance model, and returns the function that predicts a chunk of images.
 
-    Args:
-        run: the trained run.
-        settings: the evaluation settings.
-        device: the model's device.
+    The function writes one file per setting with one line per image: its id and its results as JSON, separated by tabs.
     """
+    model, dataset, renderings = run.model(device), run.dataset(), settings.all_of(RenderingConfig)
+    assert isinstance(model, MaskRCNN)  # the configuration allows no other for these settings
+    images, precision = EvaluationImages(dataset, run.images), run.config.schedule.precision
 
-    def __init__(self, run: TrainedRun, settings: EvaluationConfig, device: torch.device) -> None:
-        model = run.model(device)
-        assert isinstance(model, MaskRCNN)  # the configuration allows no other for these settings
-        dataset = run.dataset()
-        self._model, self._settings, self._device = model, settings.all_of(RenderingConfig), device
-        self._precision = run.config.schedule.precision
-        self._images, self._categories = EvaluationImages(dataset, run.images), dataset.categories
-
-    def __call__(self, chunk: range, folder: Path) -> None:
-        """Writes one file per setting with one line per image: its id and its results as JSON, separated by tabs.
-
-        Masks are encoded and written in a thread, in the order of the images, while a GPU predicts the next ones.
-        """
-        with (
-            ExitStack() as stack,
-            float32_math(self._precision),
-            BackgroundThread(self._device) as background,
-        ):
+    def predict_chunk(chunk: range, folder: Path) -> None:
+        with ExitStack() as stack:
             files = {
-                name: stack.enter_context(_part_file(folder, name).open("w", encoding="utf-8"))
-                for name in self._settings
+                name: stack.enter_context(_part_file(folder, name).open("w", encoding="utf-8")) for name in renderings
             }
 
             def write(image_id: int, found: Regions) -> None:
-                for name, results in encode_results(image_id, found, self._categories).items():
+                for name, results in encode_results(image_id, found, dataset.categories).items():
                     # Tabs can separate the results, because `json.dumps` writes none.
                     files[name].write("\t".join([str(image_id), *map(json.dumps, results)]) + "\n")
 
-            for image_id, pixels in prefetched(self._images, chunk):
-                found = predict_regions(self._model, to_float(pixels.to(self._device)), self._settings)
-                background.submit(write, image_id, found)
+            predict_images(
+                images, chunk, device, precision, lambda image: predict_regions(model, image, renderings), write
+            )
+
+    return predict_chunk
 
 
 def merge_predictions(parts: Iterable[Path], setting: str, image_ids: Iterable[int], path: Path) -> None:
     """Writes the COCO results file of a setting; memory does not grow with the number of images.
 
     Args:
-        parts: the folders that :class:`InstancePredictor` has written, in the order of the images.
+        parts: the folders that an :func:`instance_predictor` has written, in the order of the images.
         setting: the evaluation setting.
         image_ids: the ids of all images, in order.
         path: the file to write.

@@ -1,21 +1,16 @@
 """The record of a run's evaluations: the training that was evaluated, the settings and the metrics."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from pipeline.config.evaluations import EvaluationConfig
-from pipeline.errors import UserError
 from pipeline.files import write_json
+from pipeline.training.record import read_record
 
 MAIN_METRICS = ("AP", "AP_star", "boundary_AP")
-
-
-class UnreadableMetricsError(UserError, ValueError):
-    """An evaluation record is damaged, or was written by an earlier version of the code."""
 
 
 class EvaluationRecord(BaseModel):
@@ -67,20 +62,9 @@ class EvaluationRecord(BaseModel):
         """Reads a record.
 
         Raises:
-            FileNotFoundError: if there is none.
-            UnreadableMetricsError: if it is damaged, or of an earlier version of the code.
+            FileNotFoundError, UnreadableRecordError: as :func:`pipeline.training.record.read_record`.
         """
-        try:
-            return cls.model_validate(json.loads(path.read_text(encoding="utf-8")))
-        except ValidationError as error:
-            reasons = "; ".join(f"{'.'.join(map(str, item['loc']))} {item['msg']}".strip() for item in error.errors())
-            raise UnreadableMetricsError(
-                f"{path}: damaged, or of an earlier version ({reasons}); run `dvc repro`, which writes it again"
-            ) from error
-        except ValueError as error:
-            raise UnreadableMetricsError(
-                f"{path}: damaged; run `dvc repro`, which writes it again ({error})"
-            ) from error
+        return read_record(cls, path)
 
 
 def summary(record: EvaluationRecord) -> dict[str, float]:

@@ -4,6 +4,7 @@ The modules of instance and semantic runs are imported on use, so that a change 
 evaluations of the other task stale.
 """
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,17 +49,14 @@ def predict_share(
 
     def build() -> Predict:
         if dataset.task == "semantic":
-            from pipeline.evaluation.semantics import SemanticPredictor
+            from pipeline.evaluation.semantics import semantic_predictor
 
-            return SemanticPredictor(run, settings, device)
-        from pipeline.evaluation.instances import InstancePredictor
+            return semantic_predictor(run, settings, device)
+        from pipeline.evaluation.instances import instance_predictor
 
-        return InstancePredictor(run, settings, device)
+        return instance_predictor(run, settings, device)
 
-    if rank:
-        predict_chunks(build, share, chunks)
-        return
-    with progress(f"evaluate {run.config.run}", sum(map(len, share))) as bar:
+    with nullcontext() if rank else progress(f"evaluate {run.config.run}", sum(map(len, share))) as bar:
         predict_chunks(build, share, chunks, bar)
 
 
@@ -68,7 +66,7 @@ def gather(run: TrainedRun, settings: EvaluationConfig, chunks: Path, output: Pa
     Args:
         run: the trained run.
         settings: the evaluation settings.
-        chunks: the folder that :func:`predict_share` has written; label PNGs are moved out of it.
+        chunks: the folder that :func:`predict_share` has written.
         output: an existing folder to write to.
 
     Raises:

@@ -14,14 +14,11 @@ from torch import Tensor
 
 from pipeline.config.evaluations import EvaluationConfig, SemanticRenderingConfig
 from pipeline.config.labels import LabelTable
-from pipeline.data.semantic_dataset import SemanticEvaluationImages
-from pipeline.data.transforms import to_float
-from pipeline.evaluation.background import BackgroundThread
-from pipeline.evaluation.chunks import prefetched
+from pipeline.data.dataset import EvaluationImages
+from pipeline.evaluation.chunks import Predict, predict_images
 from pipeline.evaluation.outputs import IncompletePredictionsError, prediction_names
 from pipeline.evaluation.trained_run import TrainedRun
 from pipeline.files import atomic_file
-from pipeline.training.precision import float32_math
 from pointrend.semantic import SemanticSegmenter
 
 
@@ -29,7 +26,7 @@ from pointrend.semantic import SemanticSegmenter
 def predict_classes(
     model: SemanticSegmenter, image: Tensor, settings: Mapping[str, SemanticRenderingConfig]
 ) -> dict[str, Tensor]:
-    """The classes (H, W) int64 of an image (3, H, W) under each setting.
+    """The classes (H, W) int64 of an image (3, H, W) under each setting, on the CPU.
 
     Settings with the same output stride share one backbone pass.
     """
@@ -41,58 +38,44 @@ def predict_classes(
         for name, setting in settings.items():
             if setting.output_stride == stride:
                 predicted[name] = model.render(coarse, setting.num_points)[0].argmax(0)
-    return predicted
+    return {name: classes.cpu() for name, classes in predicted.items()}
 
 
 def write_ids(classes: Tensor, table: LabelTable, path: Path) -> None:
     """Writes classes (H, W) as a PNG of label ids, whole or not at all."""
-    ids = np.array(table.ids)[classes.cpu().numpy()]
+    ids = np.array(table.ids)[classes.numpy()]
     with atomic_file(path, "wb") as stream:
         Image.fromarray(ids.astype(np.uint8 if max(table.ids) < 256 else np.uint16)).save(stream, "PNG")
 
 
-class SemanticPredictor:
-    """Predicts a chunk of images per call, for :func:`pipeline.evaluation.chunks.predict_chunks`.
+def semantic_predictor(run: TrainedRun, settings: EvaluationConfig, device: torch.device) -> Predict:
+    """Loads a semantic model, and returns the function that predicts a chunk of images.
 
-    Args:
-        run: the trained run.
-        settings: the evaluation settings.
-        device: the model's device.
+    The function writes ``<setting>/<name>``, a PNG of label ids, for each setting and image.
     """
+    model, dataset, renderings = run.model(device), run.dataset(), settings.all_of(SemanticRenderingConfig)
+    assert isinstance(model, SemanticSegmenter)  # the configuration allows no other for these settings
+    images, names = EvaluationImages(dataset, run.images, "label_file"), prediction_names(dataset)
+    precision = run.config.schedule.precision
 
-    def __init__(self, run: TrainedRun, settings: EvaluationConfig, device: torch.device) -> None:
-        model = run.model(device)
-        assert isinstance(model, SemanticSegmenter)  # the configuration allows no other for these settings
-        dataset = run.dataset()
-        self._model, self._settings, self._device = model, settings.all_of(SemanticRenderingConfig), device
-        self._precision = run.config.schedule.precision
-        self._images, self._table = SemanticEvaluationImages(dataset, run.images), dataset.labels
-        self._names = prediction_names(dataset)
-
-    def __call__(self, chunk: range, folder: Path) -> None:
-        """Writes ``<setting>/<name>``, a PNG of label ids, for each setting and image of the chunk.
-
-        The PNGs are written in a thread while a GPU predicts the next images.
-        """
-
+    def predict_chunk(chunk: range, folder: Path) -> None:
         def write(label_file: str, predicted: dict[str, Tensor]) -> None:
             for setting, classes in predicted.items():
-                write_ids(classes, self._table, folder / setting / self._names[label_file])
+                write_ids(classes, dataset.labels, folder / setting / names[label_file])
 
-        with float32_math(self._precision), BackgroundThread(self._device) as background:
-            for label_file, pixels in prefetched(self._images, chunk):
-                predicted = predict_classes(self._model, to_float(pixels.to(self._device)), self._settings)
-                background.submit(write, label_file, {name: classes.cpu() for name, classes in predicted.items()})
+        predict_images(images, chunk, device, precision, lambda image: predict_classes(model, image, renderings), write)
+
+    return predict_chunk
 
 
 def gather_predictions(parts: Iterable[Path], setting: str, names: Iterable[str], folder: Path) -> None:
-    """Moves a setting's PNGs into one folder.
+    """Copies a setting's PNGs into one folder. The parts stay as they are, so that this can be interrupted.
 
     Args:
-        parts: the folders that :class:`SemanticPredictor` has written.
+        parts: the folders that a :func:`semantic_predictor` has written.
         setting: the evaluation setting.
         names: the names of all predictions.
-        folder: the folder to move them to.
+        folder: the folder to copy them to.
 
     Raises:
         IncompletePredictionsError: if a prediction is missing, there twice, or of an unknown image.
@@ -105,6 +88,6 @@ def gather_predictions(parts: Iterable[Path], setting: str, names: Iterable[str]
                 raise IncompletePredictionsError(f"{part}, {setting}: {name} is there twice, or of an unknown image")
             missing.remove(name.as_posix())
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.move(path, folder / name)
+            shutil.copyfile(path, folder / name)
     if missing:
         raise IncompletePredictionsError(f"{folder}: no prediction {min(missing)}; {len(missing)} are missing")

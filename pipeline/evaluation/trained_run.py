@@ -1,4 +1,4 @@
-"""A trained run as a value that is sent to every process that predicts with it."""
+"""A trained run: what a process needs to know to predict with it."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -44,8 +44,8 @@ class Matches(NamedTuple):
 def average_precision(matches: Sequence[Matches], counts: np.ndarray) -> dict[str, np.ndarray]:
     """The six statistics of resampled datasets, given how often each has each image.
 
-    Equal to evaluating that dataset. Detections of equal score are in the order of their images, as both pycocotools
-    and lvis have them.
+    The values equal those of evaluating each resampled dataset by itself. Detections of equal score are in the order of
+    their images, as both pycocotools and lvis have them.
 
     Args:
         matches: those of all categories.

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+CONFIDENCE = 0.95
+
 
 def resample_counts(images: int, resamples: int, seed: int) -> np.ndarray:
     """How often each image is drawn in each resample of as many images, with replacement.
@@ -25,24 +27,18 @@ def resample_counts(images: int, resamples: int, seed: int) -> np.ndarray:
     return counts.astype(np.int64, copy=False)
 
 
-def interval(values: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
-    """The percentile interval of a statistic's values on the resamples.
+def interval(values: np.ndarray) -> tuple[float, float]:
+    """The 95% percentile interval of a statistic's values on the resamples.
 
     Args:
         values: (resamples,), NaN where a resample has nothing to compute the statistic from; those are left out.
-        confidence: the share of values that lies inside, between 0 and 1.
 
     Returns:
         Lower and upper end, interpolated linearly between values; (nan, nan) if no value is left.
-
-    Raises:
-        ValueError: for a confidence outside (0, 1).
     """
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence is {confidence}, expected a number between 0 and 1")
     values = np.asarray(values, dtype=np.float64)
     values = values[~np.isnan(values)]
     if not values.size:
         return (float("nan"), float("nan"))
-    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
+    low, high = np.quantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return (float(low), float(high))

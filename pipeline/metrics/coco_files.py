@@ -8,7 +8,14 @@ from typing import Any
 
 from pycocotools import mask as coco_mask
 
-from pipeline.data.coco import DatasetError, duplicates, encode_segmentation, load_instances
+from pipeline.data.coco import (
+    DatasetError,
+    describe,
+    duplicates,
+    encode_segmentation,
+    load_instances,
+    reference_problem,
+)
 from pipeline.data.rle import sound_counts
 from pipeline.metrics.errors import PredictionError
 
@@ -45,14 +52,11 @@ def check_ground_truth(data: dict[str, Any], path: Path) -> dict[str, Any]:
     ]
     categories = {category["id"] for category in data["categories"]}
     for raw in data["annotations"]:
-        where = f"annotation {raw['id']} (image {raw['image_id']})"
-        if raw["image_id"] not in sizes:
-            problems.append(f"{where}: there is no such image")
-        elif raw["category_id"] not in categories:
-            problems.append(f"{where}: unknown category id {raw['category_id']}")
+        if problem := reference_problem(raw, sizes, categories):
+            problems.append(problem)
         area = raw.get("area", 0)
         if not isinstance(area, int | float) or not abs(area) <= sys.float_info.max:
-            problems.append(f"{where}: area is {area!r}, expected a number")
+            problems.append(f"{describe(raw)}: area is {area!r}, expected a number")
     if problems:
         raise DatasetError(path, problems)
 
@@ -64,7 +68,7 @@ def check_ground_truth(data: dict[str, Any], path: Path) -> dict[str, Any]:
         try:
             rle = _rle(segmentation, shape, sound, polygons=True)
         except ValueError as error:
-            problems.append(f"annotation {raw['id']} (image {raw['image_id']}): {error}")
+            problems.append(f"{describe(raw)}: {error}")
             continue
         # Renumbered from 1: both evaluators take a match with an object of id 0 for no match.
         annotations.append(

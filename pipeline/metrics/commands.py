@@ -2,15 +2,17 @@
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Column, Table
 
 from pipeline.errors import UserError
+from pointrend.cli import fail
 
 app = typer.Typer(help="Score predictions against ground truth, from files alone.", no_args_is_help=True)
 
@@ -32,13 +34,10 @@ Resamples = Annotated[
 @app.command("ap")
 def ap(annotations: Annotations, predictions: Predictions, resamples: Resamples = 0, as_json: AsJson = False) -> None:
     """COCO mask AP."""
-
-    def score() -> Mapping[str, Any]:
+    with _errors_shown():
         from pipeline.metrics.coco_ap import coco_ap
 
-        return coco_ap(annotations, predictions, resamples=resamples)
-
-    _report(score, as_json)
+        _show(coco_ap(annotations, predictions, resamples=resamples), as_json)
 
 
 @app.command("ap-star")
@@ -46,13 +45,10 @@ def ap_star(
     annotations: LvisAnnotations, predictions: Predictions, resamples: Resamples = 0, as_json: AsJson = False
 ) -> None:
     """AP*: predictions of COCO's categories against LVIS's annotations."""
-
-    def score() -> Mapping[str, Any]:
+    with _errors_shown():
         from pipeline.metrics.lvis_ap import ap_star
 
-        return ap_star(annotations, predictions, resamples=resamples)
-
-    _report(score, as_json)
+        _show(ap_star(annotations, predictions, resamples=resamples), as_json)
 
 
 @app.command("boundary-ap")
@@ -69,12 +65,10 @@ def boundary_ap(
     if not (math.isfinite(dilation_ratio) and dilation_ratio > 0):
         raise typer.BadParameter(f"{dilation_ratio} is not a positive number", param_hint="--dilation-ratio")
 
-    def score() -> Mapping[str, Any]:
+    with _errors_shown():
         from pipeline.metrics.boundary_ap import boundary_ap
 
-        return boundary_ap(annotations, predictions, dilation_ratio=dilation_ratio, resamples=resamples)
-
-    _report(score, as_json)
+        _show(boundary_ap(annotations, predictions, dilation_ratio=dilation_ratio, resamples=resamples), as_json)
 
 
 @app.command("miou")
@@ -88,46 +82,39 @@ def miou(
     as_json: AsJson = False,
 ) -> None:
     """Mean IoU of semantic segmentation; with --trimap also near the boundaries."""
-
-    def score() -> Mapping[str, Any]:
+    with _errors_shown():
         from pipeline.metrics.segmentation_iou import miou
 
-        return miou(truth, predictions, trimap_widths=trimap or (), resamples=resamples)
-
-    _report(score, as_json)
+        _show(miou(truth, predictions, trimap_widths=trimap or (), resamples=resamples), as_json)
 
 
 @app.command("cityscapes-ap")
 def cityscapes_ap(truth: Truth, predictions: PredictionsFolder, as_json: AsJson = False) -> None:
     """Cityscapes' AP of instance masks."""
-
-    def score() -> Mapping[str, Any]:
+    with _errors_shown():
         from pipeline.metrics.cityscapes_ap import cityscapes_ap
 
-        return cityscapes_ap(truth, predictions)
-
-    _report(score, as_json)
+        _show(cityscapes_ap(truth, predictions), as_json)
 
 
-def _report(score: Callable[[], Mapping[str, Any]], as_json: bool) -> None:
+@contextmanager
+def _errors_shown() -> Iterator[None]:
+    """Shows errors that the user can fix as one message, and exits with status 1."""
     try:
-        scores = score()
+        yield
     except ModuleNotFoundError as error:
         if error.name is not None and error.name.partition(".")[0] in ("pipeline", "pointrend"):
             raise
-        _fail(UserError(f"scoring needs {error.name}: pip install 'pointrend[pipeline]'"))
+        fail(f"scoring needs {error.name}: pip install 'pointrend[pipeline]'")
     except (UserError, OSError) as error:
-        _fail(error)
+        fail(error)
+
+
+def _show(scores: Mapping[str, Any], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(_plain(scores), allow_nan=False))
     else:
-        if as_json:
-            typer.echo(json.dumps(_plain(scores), allow_nan=False))
-        else:
-            Console().print(_table(scores))
-
-
-def _fail(error: Exception) -> NoReturn:
-    typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
-    raise typer.Exit(1)
+        Console().print(_table(scores))
 
 
 def _plain(value: Any) -> Any:

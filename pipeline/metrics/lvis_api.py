@@ -13,6 +13,8 @@ from lvis import LVIS, LVISEval, LVISResults  # noqa: E402
 # The handler that lvis installs would print this process's warnings in lvis's format.
 logging.root.handlers[:] = _handlers
 
+MAX_DETECTIONS = 300  # that count in one image
+
 
 class Truth(LVIS):
     """An LVIS dataset from memory instead of from a file."""
@@ -24,14 +26,14 @@ class Truth(LVIS):
 
 
 class Detections(LVISResults):
-    """Detections (with id and area), cut to the 300 of highest score in each image.
+    """Detections (with id and area), cut to the :data:`MAX_DETECTIONS` of highest score in each image.
 
     The package's own constructor copies the ground truth, warns, and fails on an empty list.
     """
 
-    def __init__(self, truth: Truth, detections: list[dict[str, Any]], max_dets: int = 300) -> None:
+    def __init__(self, truth: Truth, detections: list[dict[str, Any]]) -> None:
         self.logger = truth.logger
-        self.dataset = {**truth.dataset, "annotations": self.limit_dets_per_image(detections, max_dets)}
+        self.dataset = {**truth.dataset, "annotations": self.limit_dets_per_image(detections, MAX_DETECTIONS)}
         self._create_index()
 
 

@@ -9,8 +9,8 @@ def pairs_by_image(truth: Path, predictions: Path, truth_suffix: str, extension:
     """Pairs (ground truth, prediction) of files named as in Cityscapes, both found recursively.
 
     ``<image><truth_suffix>`` belongs with ``<image>*<extension>``, as in cityscapesscripts, where ``<image>`` is
-    ``<city>_<sequence>_<frame>``; a number goes on to its last digit, so that frame 1 is not frame 10. Predictions of
-    other images are ignored.
+    ``<city>_<sequence>_<frame>``. Numbers are compared whole: frame 1 is not frame 10. Predictions of other images are
+    ignored.
 
     Raises:
         GroundTruthError: without any ground truth, or with two for one image.

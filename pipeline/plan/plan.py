@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
-from pipeline.training.checkpoint import CheckpointStore
+from pipeline.training.checkpoint import KEPT_CHECKPOINTS
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class Plan:
     def checkpoints(self) -> int:
         """The most bytes that checkpoints take at a time: each training keeps some while it writes another."""
         largest = heapq.nlargest(self.runs_at_a_time, (run.checkpoint for run in self.runs if not run.cached))
-        return (CheckpointStore.keep + 1) * sum(largest)
+        return (KEPT_CHECKPOINTS + 1) * sum(largest)
 
     def total(self, runs: Iterable[PlannedRun]) -> Total:
         """The sum over some runs."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipeline.config.evaluations import EvaluationConfig
 from pipeline.config.experiments import RunConfig
-from pipeline.evaluation.record import EvaluationRecord, UnreadableMetricsError
+from pipeline.evaluation.record import EvaluationRecord
 from pipeline.stage import Outputs
 from pipeline.tracking.client import Tracker
 from pipeline.tracking.runs import evaluation_run, training_run
@@ -83,7 +83,7 @@ class RunResult:
 
 @dataclass(frozen=True)
 class Results:
-    """The results of the selected runs; and why others have none, by their names."""
+    """The results of the selected runs, and why the other runs have none, by the run's name."""
 
     runs: list[RunResult]
     missing: dict[str, str]
@@ -109,6 +109,8 @@ def read_results(runs: Iterable[str], outputs: Outputs, tracker: Tracker) -> Res
         try:
             training, evaluation = _records(name, outputs)
             results.append(_read(training, evaluation, outputs.trained(name), tracker))
+        except UnreadableRecordError as error:
+            missing[name] = f"{name} cannot be read: {_line(error)}"
         except (MissingResultError, MetricsFileError) as error:
             missing[name] = _line(error)
     return Results(results, missing)
@@ -118,22 +120,19 @@ def _records(name: str, outputs: Outputs) -> tuple[TrainingRecord, EvaluationRec
     """The records of a run's training and of its evaluation.
 
     Raises:
-        MissingResultError: if one of them is missing or unreadable, or they are not of the same training.
+        MissingResultError: if one of them is missing, or they are not of the same training.
+        UnreadableRecordError: if one of them is damaged.
     """
     try:
         training = TrainingRecord.read(outputs.trained(name))
     except FileNotFoundError as error:
         raise MissingResultError(f"{name} is not trained") from error
-    except UnreadableRecordError as error:
-        raise MissingResultError(f"{name} cannot be read: {_line(error)}") from error
     if not (outputs.trained(name) / METRICS).is_file():
         raise MissingResultError(f"{name} has no {METRICS} beside its weights")
     try:
         evaluation = EvaluationRecord.read(outputs.evaluation_record(name))
     except FileNotFoundError as error:
         raise MissingResultError(f"{name} is not evaluated") from error
-    except UnreadableMetricsError as error:
-        raise MissingResultError(f"{name} cannot be read: {_line(error)}") from error
     # The training's configuration labels the evaluation's numbers.
     if evaluation.training != training.key:
         raise MissingResultError(f"{name} was trained again since it was evaluated")

@@ -15,8 +15,9 @@ from torch import nn
 from pipeline.errors import UserError
 from pipeline.files import atomic_file
 
-_FILE = re.compile(r"update-(\d+)\.pt")
+KEPT_CHECKPOINTS = 2  # checkpoints of a run; the second one is for the case that the newest is unreadable
 
+_FILE = re.compile(r"update-(\d+)\.pt")
 
 # Errors that `torch.load` may raise for a file that is truncated, overwritten or not a checkpoint.
 UNREADABLE = (OSError, EOFError, RuntimeError, BadZipFile, UnpicklingError)
@@ -36,7 +37,6 @@ class CheckpointStore:
     """
 
     folder: Path
-    keep: int = 2
 
     def _files(self) -> dict[int, Path]:
         """The checkpoint files by their number of updates, newest first."""
@@ -47,7 +47,7 @@ class CheckpointStore:
         return self.folder / f"update-{update:08d}.pt"
 
     def save(self, update: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Writes the state after ``update`` updates, then deletes all but the newest ``keep`` checkpoints.
+        """Writes the state after ``update`` updates, then deletes all but the newest :data:`KEPT_CHECKPOINTS`.
 
         Raises:
             CheckpointError: naming the file, if it cannot be written; earlier checkpoints stay.
@@ -68,7 +68,7 @@ class CheckpointStore:
             ) from error
         files = self._files()
         # Checkpoints of later updates were unreadable: otherwise training would have resumed from one of them.
-        for number in [n for n in files if n > update] + [n for n in files if n <= update][self.keep :]:
+        for number in [n for n in files if n > update] + [n for n in files if n <= update][KEPT_CHECKPOINTS:]:
             files[number].unlink()
         # Temporary files are left by killed writers: only one process writes at a time.
         for leftover in self.folder.glob(".update-*.pt.*"):

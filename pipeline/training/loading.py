@@ -52,6 +52,6 @@ def load_batches(
         for example in batch:
             if isinstance(example, Exception):
                 raise TrainingDataError(
-                    f"{example}. Put it right and run `dvc repro` again: training goes on from its last checkpoint"
+                    f"{example}. Repair the file and run `dvc repro` again: training continues from its last checkpoint"
                 ) from example
         yield batch

@@ -4,7 +4,7 @@ import functools
 import hashlib
 import json
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -19,7 +19,7 @@ SUMMARY = "summary.json"  # written by worker 0 after the weights
 
 
 class UnreadableRecordError(UserError, ValueError):
-    """A training's record is damaged, or was written by an earlier version of the code."""
+    """The record of a training or evaluation is damaged, or was written by an earlier version of the code."""
 
 
 @functools.cache
@@ -53,10 +53,32 @@ def training_key(config: RunConfig, data: str, code: str, starts_from: Path | No
     return hashlib.sha256(f"{config.model_dump_json()} {code} {data} {start}".encode()).hexdigest()[:16]
 
 
+R = TypeVar("R", bound=BaseModel)
+
+
+def read_record(kind: type[R], path: Path) -> R:
+    """Reads a record from its JSON file.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        UnreadableRecordError: if it is damaged, or of an earlier version of the code.
+    """
+    try:
+        return kind.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except ValidationError as error:
+        reasons = "; ".join(f"{'.'.join(map(str, item['loc'])) or 'file'}: {item['msg']}" for item in error.errors())
+        raise UnreadableRecordError(
+            f"{path}: damaged, or of an earlier version ({reasons}); run `dvc repro`, which writes it again"
+        ) from error
+    except ValueError as error:
+        raise UnreadableRecordError(f"{path}: damaged; run `dvc repro`, which writes it again ({error})") from error
+
+
 class TrainingRecord(BaseModel):
     """The content of ``train.json``, from which the run can be logged again if MLflow does not have it.
 
-    The other entries of ``summary.json`` are kept as well, for people to read.
+    It also has the entries of ``summary.json`` (see :func:`pipeline.training.run.train_run`). Those without a field
+    here, such as the number of workers, are for people.
 
     Attributes:
         run: the run's name.
@@ -88,24 +110,15 @@ class TrainingRecord(BaseModel):
     seconds: float
     hardware: str
 
-    def write(self, folder: Path) -> None:
-        write_json(folder / RECORD, self.model_dump(mode="json"))
+    def write(self, trained: Path) -> None:
+        """Writes the record into a training's folder."""
+        write_json(trained / RECORD, self.model_dump(mode="json"))
 
     @classmethod
     def read(cls, trained: Path) -> Self:
-        """Reads the record in a training's output folder.
+        """Reads the record in a training's folder.
 
         Raises:
-            FileNotFoundError: if there is none.
-            UnreadableRecordError: if it is damaged, or of an earlier version of the code.
+            FileNotFoundError, UnreadableRecordError: as :func:`read_record`.
         """
-        path = trained / RECORD
-        try:
-            return cls.model_validate(json.loads(path.read_text(encoding="utf-8")))
-        except ValidationError as error:
-            keys = ", ".join(".".join(map(str, item["loc"])) or "file" for item in error.errors())
-            raise UnreadableRecordError(
-                f"{path}: damaged, or of an earlier version ({keys}); run `dvc repro`, which writes it again"
-            ) from error
-        except ValueError as error:
-            raise UnreadableRecordError(f"{path}: damaged; run `dvc repro`, which writes it again ({error})") from error
+        return read_record(cls, trained / RECORD)

@@ -65,11 +65,6 @@ class Workers:
     node_is_leaving: Callable[[], bool]
 
 
-def single_worker(device: torch.device) -> Workers:
-    """The view of a worker that trains alone."""
-    return Workers(0, 1, device, lambda value: value, lambda metrics: None, lambda: False)
-
-
 def train_run(
     training: Training,
     workers: Workers,
@@ -151,8 +146,8 @@ def train_run(
                     workers.report({"update": update.number, "loss": update.loss})
                 if stopping:
                     raise InterruptedTrainingError(
-                        f"interrupted after update {update.number} of {schedule.updates}; the checkpoint is safe, "
-                        "`dvc repro` goes on from there"
+                        f"interrupted after update {update.number} of {schedule.updates}, whose checkpoint is written; "
+                        "`dvc repro` continues from there"
                     )
 
             train(

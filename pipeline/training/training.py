@@ -1,4 +1,4 @@
-"""A training as a value: its key and its folders, before and after it runs. Needs no torch."""
+"""The training of a run, whether or not it has been done: what it depends on, and its files. Needs no torch."""
 
 import shutil
 from dataclasses import dataclass

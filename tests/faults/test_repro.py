@@ -86,7 +86,7 @@ def test_a_picture_that_vanishes_stops_a_training_that_then_goes_on(
     victim.unlink()
     output, _ = process.communicate(timeout=120)
     assert process.returncode != 0
-    assert f"{victim}: no such file. Put it right and run `dvc repro` again" in output
+    assert f"{victim}: no such file. Repair the file and run `dvc repro` again" in output
     assert "Traceback" not in output
 
     victim.write_bytes(content)

@@ -11,12 +11,12 @@ def test_names_what_is_not_finite(dtype: torch.dtype, value: float) -> None:
     tensor = torch.zeros(2, 5, 7, dtype=dtype)
     tensor[1, 3, 2] = value
     with pytest.raises(ValueError, match=r"feature map 'p2', of shape \(2, 5, 7\), holds NaN or infinity"):
-        check_finite("feature map 'p2'", tensor)
+        check_finite({"first": torch.zeros(3), "feature map 'p2'": tensor})
 
 
 def test_opposite_infinities_do_not_cancel() -> None:
     with pytest.raises(ValueError, match="x"):
-        check_finite("x", torch.tensor([float("inf"), float("-inf")]))
+        check_finite({"x": torch.tensor([float("inf"), float("-inf")])})
 
 
 @pytest.mark.parametrize(
@@ -29,13 +29,13 @@ def test_opposite_infinities_do_not_cancel() -> None:
     ],
 )
 def test_large_numbers_are_numbers(tensor: Tensor) -> None:
-    check_finite("x", tensor)
+    check_finite({"x": tensor})
 
 
 def test_a_recorded_graph_has_no_check() -> None:
     class Guarded(torch.nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            check_finite("x", x)
+            check_finite({"x": x})
             return x + 1
 
     program = torch.export.export(Guarded(), (torch.zeros(3),))

@@ -12,6 +12,7 @@ import pointrend.semantic
 from pointrend import SemanticSegmenter, build_model
 from pointrend.points import grid_points
 from pointrend.semantic import SemanticPointRend, mean_cross_entropy, sample_labels
+from pointrend.semantic_inference import render_coarse
 from pointrend.specs import PAPER_POINTS_PER_STEP, PAPER_SAMPLING, PAPER_SEMANTIC_SAMPLING
 
 PLAIN = ("deeplabv3_tiny", "semantic_fpn_tiny")
@@ -145,7 +146,7 @@ class TestSubdivision:
         coarse = torch.linspace(4, -4, 16).expand(1, 1, 16, 16)
         coarse = torch.cat((coarse, -coarse, torch.full_like(coarse, -9)), dim=1)
         nn.init.zeros_(head.point_head.predictor.weight)  # type: ignore[arg-type]
-        rendered = head.render({"p2": torch.randn(1, 4, 16, 16)}, coarse, 4)
+        rendered = render_coarse(head, {"p2": torch.randn(1, 4, 16, 16)}, coarse, 4, 32 * 8)
         zero = (rendered[0] == 0).all(0).nonzero()[:, 1]
         assert (zero.min(), zero.max()) == (25, 38)  # the outermost pixels of the eight are interpolated on
 
@@ -363,4 +364,4 @@ class TestErrors:
     def test_nan_in_fine_features_alone(self) -> None:
         head = point_rend("p2", 2, 3)
         with pytest.raises(ValueError, match="feature map 'p2'"):
-            head.render({"p2": torch.full((1, 2, 8, 8), torch.nan)}, torch.randn(1, 3, 8, 8), 4)
+            render_coarse(head, {"p2": torch.full((1, 2, 8, 8), torch.nan)}, torch.randn(1, 3, 8, 8), 4, 10)

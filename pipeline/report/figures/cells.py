@@ -16,7 +16,7 @@ Color = tuple[int, int, int]
 OUTSIDE: Color = (255, 255, 255)  # probability 0
 INSIDE: Color = (232, 119, 34)  # probability 1
 LINES: Color = (196, 196, 196)  # between cells
-SMOOTHING = 8  # dots are drawn so many times larger and then shrunk
+SMOOTHING = 8  # dots are drawn this many times as large and then shrunk
 
 
 def probability_colors(probabilities: Tensor) -> np.ndarray:
@@ -40,8 +40,8 @@ def draw_cells(colors: np.ndarray, cell: int, *, lines: bool = True) -> Image.Im
     return image
 
 
-def draw_points(image: Image.Image, points: Tensor, radius: float, color: Color = (0, 0, 0)) -> Image.Image:
-    """An image with a dot at each of the points (P, 2), which are (x, y) in [0, 1] of the image."""
+def draw_points(image: Image.Image, points: Tensor, radius: float) -> Image.Image:
+    """An image with a black dot at each of the points (P, 2), which are (x, y) in [0, 1] of the image."""
     size = (image.width * SMOOTHING, image.height * SMOOTHING)
     dots = Image.new("L", size)
     pen = ImageDraw.Draw(dots)
@@ -49,7 +49,7 @@ def draw_points(image: Image.Image, points: Tensor, radius: float, color: Color 
     for x, y in (points.cpu().numpy() * size).tolist():
         pen.ellipse((x - reach, y - reach, x + reach, y + reach), fill=255)
     drawn = image.copy()
-    drawn.paste(color, mask=dots.resize(image.size, Image.Resampling.BOX))
+    drawn.paste((0, 0, 0), mask=dots.resize(image.size, Image.Resampling.BOX))
     return drawn
 
 

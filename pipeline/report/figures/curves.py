@@ -3,16 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
 from pipeline.report.results import RunResult
 
-WINDOW = 20  # the running mean is over one part in so many of a line
+WINDOWS = 20  # the window of the running mean is the length of a line divided by this
 
 
 def training_curves(results: Sequence[RunResult], path: Path) -> None:
@@ -62,5 +58,5 @@ def _draw_dataset(panel: Axes, dataset: str, results: Sequence[RunResult]) -> No
 
 def running_mean(values: Sequence[float]) -> list[float]:
     """The mean of each value and the values before it, in a window of a twentieth of all values but at least 5."""
-    window = max(5, len(values) // WINDOW)
+    window = max(5, len(values) // WINDOWS)
     return [sum(values[max(0, end - window) : end]) / min(end, window) for end in range(1, len(values) + 1)]

@@ -5,10 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.config.evaluations import RenderingConfig
-from pipeline.config.figures import FiguresConfig
 from pipeline.config.tables import TableConfig
-from pipeline.data.manifest import PreparedDataset
-from pipeline.data.storage import Storage
 from pipeline.evaluation.outputs import labels_folder, predictions_file
 from pipeline.evaluation.trained_run import TrainedRun
 from pipeline.report.figures.accuracy import draw_accuracy_figure
@@ -17,7 +14,8 @@ from pipeline.report.figures.figure import Figure
 from pipeline.report.figures.instance_figures import draw_instance_figures
 from pipeline.report.figures.overlays import FoundObject, Scenes, Source, found_objects, object_panels, scene_panels
 from pipeline.report.figures.semantic_figures import draw_semantic_figures
-from pipeline.report.figures.semantic_overlays import LabelSource, label_panels, with_legend
+from pipeline.report.figures.semantic_overlays import label_panels, with_legend
+from pipeline.report.inputs import ReportInputs
 from pipeline.report.results import RunResult
 from pipeline.report.tables.table import row_label
 
@@ -26,107 +24,86 @@ CANDIDATES = 200  # images that the objects are chosen from
 ACCURACIES = {"AP": "AP", "AP_star": "AP*", "boundary_AP": "boundary AP"}  # metrics drawn over settings
 
 
-class ReportedDataset(NamedTuple):
-    """A prepared dataset, and the storage that the file names of its manifests are relative to."""
+class Column(NamedTuple):
+    """A column of the pictures that compare models: one evaluation setting of one run."""
 
-    prepared: PreparedDataset
-    images: Storage
+    caption: str
+    run: RunResult
+    setting: str
 
 
-def compared(tables: dict[str, TableConfig], results: Sequence[RunResult]) -> list[tuple[str, RunResult, str]]:
-    """The (caption, run, setting) triples in the rows of tables: of each experiment its first run with results."""
+def compared_columns(tables: Mapping[str, TableConfig], results: Sequence[RunResult]) -> list[Column]:
+    """A column for each row of the tables with overlays, of the first run with results of the row's experiment."""
     first_runs: dict[str, RunResult] = {}
     for result in results:
         first_runs.setdefault(result.experiment, result)
-    found: dict[tuple[str, str], tuple[str, RunResult, str]] = {}
-    for table in tables.values():
-        for row in table.rows:
-            for cell in row.measured.values():
-                run = first_runs.get(cell.experiment)
-                if run is not None and cell.evaluation in run.evaluations:
-                    found.setdefault(
-                        (cell.experiment, cell.evaluation), (row_label(row, results), run, cell.evaluation)
-                    )
+    found: dict[tuple[str, str], Column] = {}
+    for row in (row for table in tables.values() if table.overlays for row in table.rows):
+        for cell in row.measured.values():
+            run = first_runs.get(cell.experiment)
+            if run is not None and cell.evaluation in run.evaluations:
+                column = Column(row_label(row, results), run, cell.evaluation)
+                found.setdefault((cell.experiment, cell.evaluation), column)
     return list(found.values())
 
 
-def draw_figures(
-    tables: dict[str, TableConfig],
-    results: Sequence[RunResult],
-    datasets: dict[str, ReportedDataset],
-    trained: Mapping[str, TrainedRun],
-    predictions: Path,
-    shown: FiguresConfig,
-    folder: Path,
-) -> list[Figure]:
-    """Draws all figures into a folder.
-
-    Args:
-        tables: the tables by name; the rows of those with overlays are the columns of the pictures.
-        results: the results of the runs.
-        datasets: by name.
-        trained: the runs' networks, by the names of the runs.
-        predictions: the folder of all runs' predictions.
-        shown: what the figures of PointRend's masks show.
-        folder: the folder of the PNG files.
-    """
+def draw_figures(report: ReportInputs, folder: Path) -> list[Figure]:
+    """Draws all figures as PNG files into a folder."""
     figures = []
-    columns = compared({name: table for name, table in tables.items() if table.overlays}, results)
-    for dataset in dict.fromkeys(run.dataset for _, run, _ in columns):
-        prepared, images = datasets[dataset]
-        if prepared.task == "semantic":
-            label_sources = [
-                LabelSource(caption, labels_folder(predictions / run.run, setting))
-                for caption, run, setting in columns
-                if run.dataset == dataset
-            ]
-            file = f"labels_{dataset}.png"
-            sheet = label_panels(prepared, images, label_sources, SCENES).render()
-            with_legend(sheet, prepared.labels).save(folder / file)
-            figures.append(Figure(f"The same images from every model: {dataset}", _LABELS, file))
-            continue
-        sources = [
-            Source(caption, predictions_file(predictions / run.run, setting))
-            for caption, run, setting in columns
-            if run.dataset == dataset
-        ]
-        scenes = Scenes(prepared.manifest("val"), images, sources)
-        objects = found_objects(scenes, CANDIDATES)
-        for kind, panels, title, caption in (
-            (
-                "objects",
-                object_panels(scenes, objects, OBJECTS),
-                f"The same objects from every head: {dataset}",
-                _mean_overlaps(objects, [source.caption for source in sources]),
-            ),
-            (
-                "scenes",
-                scene_panels(scenes, SCENES),
-                f"Whole images: {dataset}",
-                "Predictions with a score of 0.5 or more. An object has the same colour in every column.",
-            ),
-        ):
-            if panels.rows:
-                file = f"{kind}_{dataset}.png"
-                panels.render().save(folder / file)
-                figures.append(Figure(title, caption, file))
-    figures += _drawn_by_networks(columns, trained, shown, folder)
-    figures += _accuracy_over_settings(results, folder)
-    training_curves(results, folder / "training_curves.png")
+    columns = compared_columns(report.tables, report.results)
+    for dataset in dict.fromkeys(column.run.dataset for column in columns):
+        of_dataset = [column for column in columns if column.run.dataset == dataset]
+        network = report.trained[of_dataset[0].run.run]
+        compare = _compare_labels if network.config.model.task == "semantic" else _compare_masks
+        figures += compare(dataset, network, of_dataset, report.predictions, folder)
+    figures += _drawn_by_networks(columns, report, folder)
+    figures += _accuracy_over_settings(report.results, folder)
+    training_curves(report.results, folder / "training_curves.png")
     caption = "Total loss. PointRend's has one more term, the loss at its points."
     figures.append(Figure("Training curves", caption, "training_curves.png"))
     return figures
 
 
-_LABELS = (
-    "Below each image, enlarged, is its square with the most boundary pixels of the ground truth. Predictions are also "
-    "drawn where the ground truth is ignored; no score counts them there."
-)
+def _compare_labels(
+    dataset: str, network: TrainedRun, columns: Sequence[Column], predictions: Path, folder: Path
+) -> list[Figure]:
+    """The label maps of semantic models side by side; dataset and storage are those of ``network``."""
+    prepared = network.dataset()
+    sources = [Source(caption, labels_folder(predictions / run.run, setting)) for caption, run, setting in columns]
+    figure = Figure(
+        f"The same images from every model: {dataset}",
+        "Below each image, enlarged, is its square with the most boundary pixels of the ground truth. Predictions are "
+        "also drawn where the ground truth is ignored; no score counts them there.",
+        f"labels_{dataset}.png",
+    )
+    sheet = label_panels(prepared, network.images, sources, SCENES).render()
+    with_legend(sheet, prepared.labels).save(folder / figure.file)
+    return [figure]
+
+
+def _compare_masks(
+    dataset: str, network: TrainedRun, columns: Sequence[Column], predictions: Path, folder: Path
+) -> list[Figure]:
+    """The masks of instance models side by side; dataset and storage are those of ``network``."""
+    sources = [Source(caption, predictions_file(predictions / run.run, setting)) for caption, run, setting in columns]
+    scenes = Scenes(network.dataset().manifest("val"), network.images, sources)
+    figures = []
+    if objects := found_objects(scenes, CANDIDATES):
+        caption = _mean_overlaps(objects, [source.caption for source in sources])
+        figure = Figure(f"The same objects from every head: {dataset}", caption, f"objects_{dataset}.png")
+        object_panels(scenes, objects, OBJECTS).render().save(folder / figure.file)
+        figures.append(figure)
+    if (panels := scene_panels(scenes, SCENES)).rows:
+        caption = "Predictions with a score of 0.5 or more. An object has the same colour in every column."
+        figure = Figure(f"Whole images: {dataset}", caption, f"scenes_{dataset}.png")
+        panels.render().save(folder / figure.file)
+        figures.append(figure)
+    return figures
 
 
 def _mean_overlaps(objects: Sequence[FoundObject], captions: Sequence[str]) -> str:
     means = [sum(column) / len(objects) for column in zip(*(found.overlaps for found in objects), strict=True)]
-    figures = ", ".join(f"{caption} {mean:.3f}" for caption, mean in zip(captions, means, strict=False))
+    figures = ", ".join(f"{caption} {mean:.3f}" for caption, mean in zip(captions, means, strict=True))
     return (
         "The objects of each category whose boxes all columns have located best, whatever the masks are; enlarged, "
         f"with a line along the mask's edge. Mean mask IoU over all {len(objects)} objects that every column has "
@@ -134,20 +111,15 @@ def _mean_overlaps(objects: Sequence[FoundObject], captions: Sequence[str]) -> s
     )
 
 
-def _drawn_by_networks(
-    columns: Sequence[tuple[str, RunResult, str]],
-    trained: Mapping[str, TrainedRun],
-    shown: FiguresConfig,
-    folder: Path,
-) -> list[Figure]:
+def _drawn_by_networks(columns: Sequence[Column], report: ReportInputs, folder: Path) -> list[Figure]:
     """Subdivision and training points, drawn by the first compared run with PointRend of each dataset."""
     figures, datasets = [], set()
-    for _, result, _ in columns:
-        run = trained[result.run]
-        if run.config.model.has_point_head and result.dataset not in datasets:
-            datasets.add(result.dataset)
+    for column in columns:
+        run = report.trained[column.run.run]
+        if run.config.model.has_point_head and column.run.dataset not in datasets:
+            datasets.add(column.run.dataset)
             if run.config.model.task == "instance":
-                figures += draw_instance_figures(run, shown, folder)
+                figures += draw_instance_figures(run, report.figures, folder)
             else:
                 figures += draw_semantic_figures(run, folder)
     return figures

@@ -30,7 +30,7 @@ OBJECTS = 3
 SEED = 0  # seed of the training points
 CELL = 40  # pixels of a cell of the coarse mask
 PANEL = 300  # pixels of a panel's longer edge
-MARGIN = 0.1  # around a box, as a part of the box's longer edge
+MARGIN = 0.1  # around a box, as a fraction of the box's longer edge
 
 
 def draw_instance_figures(run: TrainedRun, shown: FiguresConfig, folder: Path) -> list[Figure]:

@@ -7,9 +7,10 @@ import io
 import json
 import math
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import matplotlib
 import numpy as np
@@ -23,16 +24,18 @@ from pipeline.data.storage import Storage
 from pointrend.drawing import draw_masks
 from pointrend.pictures import decode_picture
 
+T = TypeVar("T")
 Rle = dict[str, Any]  # COCO's: size (H, W) and counts
 
 MIN_SCORE = 0.5  # predictions with lower scores are not drawn
 MIN_IOU = 0.5  # least IoU of a prediction and the object it is matched to
 GAP, CAPTION = 6, 20  # pixels
+MARGIN = 6  # pixels around an object
 
 
 @dataclass(frozen=True)
 class Source:
-    """One column of the picture: a caption and a COCO results file."""
+    """One column of the picture: a caption and predictions, a COCO results file or a folder of label PNGs."""
 
     caption: str
     predictions: Path
@@ -73,6 +76,11 @@ class Panels:
         return sheet
 
 
+def evenly_spread(items: Sequence[T], count: int) -> list[T]:
+    """Up to ``count`` of the items, the first and the last among them, at equal distances."""
+    return [items[i] for i in np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)]
+
+
 class Scenes:
     """The val images, their objects, and the predictions of each source.
 
@@ -85,13 +93,11 @@ class Scenes:
     def __init__(self, manifest: pa.Table, images: Storage, sources: list[Source]) -> None:
         self._rows = {row["id"]: row for row in manifest.to_pylist()}
         self._images, self.sources = images, sources
-        self._predictions = [_by_image(source.predictions) for source in sources]
+        self._predictions = [_confident_by_image(source.predictions) for source in sources]
 
     def choose(self, count: int) -> list[int]:
         """The ids of up to ``count`` images, evenly spread over those with objects."""
-        ids = sorted(image_id for image_id in self._rows if self._objects(image_id))
-        spread = np.linspace(0, len(ids) - 1, min(count, len(ids))).round().astype(int)
-        return [ids[i] for i in spread]
+        return evenly_spread(sorted(image_id for image_id in self._rows if self._objects(image_id)), count)
 
     def picture(self, image_id: int) -> Tensor:
         """The image (3, H, W)."""
@@ -125,17 +131,13 @@ class Scenes:
         """
         best = self._best(image_id, source)
         taken = {match[0] for match in best if match is not None}
-        others = [rle for number, rle in enumerate(self._confident(image_id, source)) if number not in taken]
+        others = [rle for number, rle in enumerate(self._predictions[source][image_id]) if number not in taken]
         empty = coco_mask.encode(np.zeros(self._size(image_id), dtype=np.uint8, order="F"))
         return self._decode([*(empty if match is None else match[1] for match in best), *others], image_id)
 
-    def _confident(self, image_id: int, source: int) -> list[Rle]:
-        found = self._predictions[source].get(image_id, [])
-        return [result["segmentation"] for result in found if result["score"] >= MIN_SCORE]
-
     def _best(self, image_id: int, source: int) -> list[tuple[int, Rle] | None]:
         """The best prediction for each object, with its index among the confident ones."""
-        truth, found = self.truth_rles(image_id), self._confident(image_id, source)
+        truth, found = self.truth_rles(image_id), self._predictions[source][image_id]
         if not found:
             return [None] * len(truth)
         overlaps = coco_mask.iou(truth, found, [0] * len(found))
@@ -154,10 +156,12 @@ class Scenes:
         return torch.from_numpy(np.stack(masks)).bool() if masks else torch.zeros(0, *self._size(image_id)).bool()
 
 
-def _by_image(predictions: Path) -> dict[int, list[dict[str, Any]]]:
-    found = defaultdict(list)
+def _confident_by_image(predictions: Path) -> defaultdict[int, list[Rle]]:
+    """The masks that are drawn. The others, by far the most, would take gigabytes for a large dataset."""
+    found: defaultdict[int, list[Rle]] = defaultdict(list)
     for result in json.loads(predictions.read_text()):
-        found[result["image_id"]].append(result)
+        if result["score"] >= MIN_SCORE:
+            found[result["image_id"]].append(result["segmentation"])
     return found
 
 
@@ -236,12 +240,12 @@ def object_panels(scenes: Scenes, objects: list[FoundObject], count: int, side: 
     return Panels(["image", "ground truth", *(source.caption for source in scenes.sources)], rows)
 
 
-def _window(mask: Tensor, margin: int = 6) -> tuple[slice, slice]:
+def _window(mask: Tensor) -> tuple[slice, slice]:
     """Rows and columns around a mask (H, W)."""
     rows, columns = torch.where(mask.any(1))[0], torch.where(mask.any(0))[0]
     return (
-        slice(max(0, int(rows[0]) - margin), int(rows[-1]) + margin + 1),
-        slice(max(0, int(columns[0]) - margin), int(columns[-1]) + margin + 1),
+        slice(max(0, int(rows[0]) - MARGIN), int(rows[-1]) + MARGIN + 1),
+        slice(max(0, int(columns[0]) - MARGIN), int(columns[-1]) + MARGIN + 1),
     )
 
 

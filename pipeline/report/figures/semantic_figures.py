@@ -20,7 +20,7 @@ from pipeline.data.storage import Storage
 from pipeline.evaluation.trained_run import TrainedRun
 from pipeline.report.figures.cells import draw_points, fit_picture
 from pipeline.report.figures.figure import Figure
-from pipeline.report.figures.overlays import GAP, Panels
+from pipeline.report.figures.overlays import GAP, Panels, evenly_spread
 from pipeline.report.figures.semantic_overlays import densest_window, palette, with_legend
 from pipeline.report.figures.steps import Step, subdivision_steps
 from pointrend.pictures import decode_picture
@@ -87,11 +87,11 @@ def most_varied_image(prepared: PreparedDataset, images: Storage) -> ShownImage 
     """The image with the most classes among up to 40 evenly spread val images; None if there are no val images."""
     val = prepared.manifest("val").select(["file_name", "label_file"]).to_pylist()
     best, most = None, -1
-    for index in np.linspace(0, len(val) - 1, min(IMAGES, len(val))).round().astype(int):
-        truth = prepared.labels.classes(read_ids(io.BytesIO(images.read(val[index]["label_file"]))))
+    for row in evenly_spread(val, IMAGES):
+        truth = prepared.labels.classes(read_ids(io.BytesIO(images.read(row["label_file"]))))
         found = len(np.unique(truth[truth < len(prepared.labels.names)]))
         if found > most:
-            best, most = (val[index]["file_name"], truth), found
+            best, most = (row["file_name"], truth), found
     if best is None:
         return None
     name, truth = best

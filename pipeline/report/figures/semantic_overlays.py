@@ -5,8 +5,6 @@ Shape letters: K classes, H W rows and columns.
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,21 +18,13 @@ from pipeline.data.manifest import PreparedDataset
 from pipeline.data.storage import Storage
 from pipeline.evaluation.outputs import prediction_names
 from pipeline.metrics.segmentation_iou import boundary_distance
-from pipeline.report.figures.overlays import CAPTION, GAP, Panels, enlarge, font
+from pipeline.report.figures.overlays import CAPTION, GAP, Panels, Source, enlarge, evenly_spread, font
 from pointrend.drawing import color
 from pointrend.pictures import decode_picture
 
 OPACITY = 0.6
 PANEL = 320  # pixels of a panel's longer edge
 MAGNIFIED = 5  # the enlarged square's side is a fifth of the image's shorter edge
-
-
-@dataclass(frozen=True)
-class LabelSource:
-    """One column of the picture: a caption and a folder of label PNGs."""
-
-    caption: str
-    predictions: Path
 
 
 def palette(table: LabelTable) -> np.ndarray:
@@ -65,21 +55,21 @@ def densest_window(values: np.ndarray, height: int, width: int) -> tuple[slice, 
     return slice(int(row), int(row) + height), slice(int(column), int(column) + width)
 
 
-def label_panels(prepared: PreparedDataset, images: Storage, sources: Sequence[LabelSource], count: int) -> Panels:
+def label_panels(prepared: PreparedDataset, images: Storage, sources: Sequence[Source], count: int) -> Panels:
     """Up to ``count`` evenly spread val images, and below each its :func:`busiest_square`, enlarged.
 
     Args:
         prepared: the dataset.
         images: the storage that its file names are relative to.
-        sources: the columns after image and ground truth.
+        sources: the columns after image and ground truth; their predictions are folders of label PNGs.
         count: the largest number of images.
     """
     table, names = prepared.labels, prediction_names(prepared)
     val = prepared.manifest("val").select(["file_name", "label_file"]).to_pylist()
     colors = palette(table)
     rows: list[list[Image.Image]] = []
-    for index in np.linspace(0, len(val) - 1, min(count, len(val))).round().astype(int):
-        file_name, label_file = val[index].values()
+    for row in evenly_spread(val, count):
+        file_name, label_file = row["file_name"], row["label_file"]
         picture = decode_picture(io.BytesIO(images.read(file_name)), images.where(file_name))
         truth = table.classes(read_ids(io.BytesIO(images.read(label_file))))
         predicted = [table.classes(read_ids(source.predictions / names[label_file])) for source in sources]

@@ -31,7 +31,7 @@ class LocatedObject:
 
 @dataclass(frozen=True)
 class ShownObject:
-    """An object with all that rendering its mask needs."""
+    """An object, with what is needed to render its mask."""
 
     category: str
     image: Tensor  # (3, H, W)

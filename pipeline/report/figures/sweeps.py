@@ -4,10 +4,6 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.patches import Rectangle
@@ -17,7 +13,7 @@ from pipeline.config.sweep_tasks import rendering
 from pipeline.config.sweeps import PARAMETERS
 from pipeline.report.sweep_results import HeatMap, Row, SweepResult, heat_map, pareto_front
 
-LOG_FROM = 5.0  # the cost axis is logarithmic if the largest cost is at least that many times the smallest
+LOG_FROM = 5.0  # the cost axis is logarithmic if the largest cost is at least this many times the smallest
 
 
 def draw_heat_map(sweep: SweepResult, heat: HeatMap, path: Path) -> None:
@@ -106,7 +102,7 @@ def draw_pareto(sweep: SweepResult, path: Path) -> None:
     for i in front if series is None or len(trials) > 30 else range(len(trials)):
         on_front = i in front
         axes.annotate(
-            # The legend names the parameter of a lone number.
+            # If only one parameter is written at the points, the legend names it.
             f"{trials[i][named[0]]:g}"
             if len(named) == 1
             else ", ".join(f"{PARAMETERS[name].symbol} {trials[i][name]:g}" for name in named),

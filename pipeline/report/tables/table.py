@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pipeline.config.tables import Cell, CostCell, Row, TableConfig
 from pipeline.report.results import RunResult
@@ -84,11 +84,11 @@ class Table:
     published: set[str] = field(default_factory=set)
 
 
-def _measure(cell: Cell, results: Sequence[RunResult], lost: Mapping[str, str]) -> tuple[dict[str, float], str]:
+def _measure(cell: Cell, results: Sequence[RunResult], missing: Mapping[str, str]) -> tuple[dict[str, float], str]:
     """Our numbers for a cell, one per seed; or none, and why."""
     runs = [result for result in results if result.experiment == cell.experiment]
     if not runs:
-        reasons = [reason for run, reason in lost.items() if run.rpartition("-")[0] == cell.experiment]
+        reasons = [reason for run, reason in missing.items() if run.rpartition("-")[0] == cell.experiment]
         return {}, reasons[0] if reasons else f"no run of {cell.experiment} was selected"
     if all(cell.evaluation not in run.evaluations for run in runs):
         return {}, f"{cell.experiment} was not evaluated at {cell.evaluation}"
@@ -103,7 +103,7 @@ def _measure(cell: Cell, results: Sequence[RunResult], lost: Mapping[str, str]) 
 def _count(cell: CostCell) -> dict[str, float]:
     """The cost of a mask head, counted from its layers."""
     spec = MODELS[cell.model]
-    assert isinstance(spec, InstanceSpec)  # the schema's promise
+    assert isinstance(spec, InstanceSpec)  # the schema allows no other
     rendering = Rendering(cell.resolution, cell.num_points or 1)  # the 4xconv head subdivides nothing
     return {"": float(getattr(spec_complexity(spec, spec.num_classes, rendering), cell.cost))}
 
@@ -120,25 +120,41 @@ def _changes(cell: Cell | CostCell, results: Sequence[RunResult]) -> str:
     return "; ".join(dict.fromkeys(text for text in found if text))
 
 
-def row_labels(row: Row, results: Sequence[RunResult]) -> list[str]:
-    """A row's labels, the last of them with the settings that were overridden for the row's runs, if any.
+def _fill(cell: Cell | CostCell, unit: float, results: Sequence[RunResult], missing: Mapping[str, str]) -> Value:
+    """A cell without its gains, which need the baseline row."""
+    measured, reason = (_count(cell), "") if isinstance(cell, CostCell) else _measure(cell, results, missing)
+    numbers = {run: number / unit for run, number in measured.items()}
+    changes = _changes(cell, results)
+    return Value(
+        numbers=numbers,
+        ours=statistics.median(numbers.values()) if numbers else None,
+        gain=None,
+        paper=None if changes else cell.paper,
+        paper_gain=None,
+        missing=reason,
+        changes=changes,
+    )
 
-    Where they differ between the experiments of a row, each is said to be of its experiment.
+
+def row_labels(row: Row, results: Sequence[RunResult]) -> list[str]:
+    """A row's labels. Settings that were overridden for the row's runs are added to the last label, in brackets.
+
+    They follow the name of their experiment, unless they are the same for all experiments of the row.
     """
     changes = {cell.experiment: _changes(cell, results) for cell in row.measured.values()}
-    run = {result.experiment for result in results}
-    texts = {text for experiment, text in changes.items() if experiment in run}
+    with_runs = {result.experiment for result in results}
+    texts = {text for experiment, text in changes.items() if experiment in with_runs}
     if not any(texts):
         return row.labels
     if len(texts) == 1:
-        said = texts.pop()
+        overridden = texts.pop()
     else:
-        said = "; ".join(f"{experiment}: {text}" for experiment, text in changes.items() if text)
-    return [*row.labels[:-1], f"{row.labels[-1]} [{said}]"]
+        overridden = "; ".join(f"{experiment}: {text}" for experiment, text in changes.items() if text)
+    return [*row.labels[:-1], f"{row.labels[-1]} [{overridden}]"]
 
 
 def row_label(row: Row, results: Sequence[RunResult]) -> str:
-    """The :func:`row_labels` as one text: the name of the row in figures and in MLflow."""
+    """The :func:`row_labels` as one text, which names the row in figures and in MLflow."""
     return " ".join(row_labels(row, results))
 
 
@@ -146,54 +162,40 @@ def build_table(
     name: str,
     config: TableConfig,
     results: Sequence[RunResult],
-    lost: Mapping[str, str] | None = None,
+    missing: Mapping[str, str] | None = None,
     *,
     stand_ins: bool = False,
 ) -> Table:
     """Fills a table from the results. A cell without a number says why.
 
-    Where settings of a cell's runs were overridden, its row says so, and the paper's number is left out: it is of other
-    settings.
+    If settings of a cell's runs were overridden, the row's label lists them, and the paper's number, which is for other
+    settings, is left out.
 
     Args:
         name: the name of the table's file.
         config: the table.
         results: the results of the runs.
-        lost: why selected runs have no results, by run.
+        missing: why other selected runs have no results, by the run's name.
         stand_ins: whether the runs' data and networks stand in for the paper's.
     """
     units = {column.key: column.unit for column in config.columns}
-    found: list[dict[str, tuple[dict[str, float], str]]] = []
-    for row in config.rows:
-        cells: dict[str, tuple[dict[str, float], str]] = {}
-        for key, cell in row.cells.items():
-            numbers, missing = (_count(cell), "") if isinstance(cell, CostCell) else _measure(cell, results, lost or {})
-            cells[key] = ({run: value / units[key] for run, value in numbers.items()}, missing)
-        found.append(cells)
-    ours = [{k: statistics.median(n.values()) if n else None for k, (n, _) in cells.items()} for cells in found]
-
-    changes = [{key: _changes(cell, results) for key, cell in row.cells.items()} for row in config.rows]
-    paper = [
-        {key: None if changes[index][key] else cell.paper for key, cell in row.cells.items()}
-        for index, row in enumerate(config.rows)
+    filled = [
+        {key: _fill(cell, units[key], results, missing or {}) for key, cell in row.cells.items()} for row in config.rows
     ]
-
     rows: list[tuple[list[str], dict[str, Value]]] = []
     for index, row in enumerate(config.rows):
         base = config.baseline_of(index)
-        values = {}
-        for key in row.cells:
-            numbers, missing = found[index][key]
-            compared = index != base and key in config.rows[base].cells
-            values[key] = Value(
-                numbers=numbers,
-                ours=ours[index][key],
-                gain=_difference(ours[index][key], ours[base][key]) if compared else None,
-                paper=paper[index][key],
-                paper_gain=_difference(paper[index][key], paper[base][key]) if compared else None,
-                missing=missing,
-                changes=changes[index][key],
+        compared = filled[base] if base != index else {}
+        values = {
+            key: replace(
+                value,
+                gain=_difference(value.ours, compared[key].ours),
+                paper_gain=_difference(value.paper, compared[key].paper),
             )
+            if key in compared
+            else value
+            for key, value in filled[index].items()
+        }
         rows.append((row_labels(row, results), values))
     return Table(
         name=name,
@@ -208,16 +210,10 @@ def build_table(
 
 
 def notes(table: Table) -> list[str]:
-    """The caveat; why cells are empty; and where the paper's numbers are left out. Each reason stands once."""
+    """The table's caveat, why cells are empty, and where the paper's numbers are left out; each reason once."""
     caveat = [table.caveat] if table.caveat else []
-    return caveat + [
-        f"{columns}: {'; '.join(reasons)}"
-        for columns, reasons in [*_by_columns(table, _missing), *_by_columns(table, _left_out)]
-    ]
-
-
-def _missing(value: Value) -> str:
-    return value.missing
+    reasons = [*_by_columns(table, lambda value: value.missing), *_by_columns(table, _left_out)]
+    return caveat + [f"{columns}: {'; '.join(texts)}" for columns, texts in reasons]
 
 
 def _left_out(value: Value) -> str:

@@ -1,4 +1,4 @@
-"""The tables in MLflow: an experiment for each, with a run for each row and seed, to compare in ``mlflow ui``."""
+"""Logs the tables in MLflow: each table is an experiment with a run per row and seed, to compare in ``mlflow ui``."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,13 +16,13 @@ KIND = "table row"
 
 @dataclass(frozen=True)
 class RowRun:
-    """What MLflow gets to know of one row and seed.
+    """A row of a table for one seed, as it is logged in MLflow.
 
-    Args:
+    Attributes:
         name: the row's labels.
-        parameters: of the evaluations behind it; where they differ, all of them.
+        parameters: those of the row's evaluations; where they differ, all values.
         metrics: by the keys of the columns, in their units.
-        tags: what to filter by, and the MLflow runs that it is from.
+        tags: what to filter by, and the ids of the MLflow runs that the metrics are from.
     """
 
     name: str
@@ -36,13 +36,14 @@ class RowRun:
 
 
 def log_tables(tables: Mapping[str, TableConfig], results: Sequence[RunResult], tracker: Tracker) -> None:
-    """Makes the experiment ``<tracker's experiment>-<table>`` of each table hold its rows as they are now.
+    """Logs the rows of each table in the experiment ``<tracker's experiment>-<table>``.
 
-    What is there already stays; rows that are not, or no longer, in a table are deleted, as MLflow does it.
+    Rows that are logged already are kept. Logged rows that are no longer in the table are deleted; MLflow only marks
+    them as deleted.
 
     Args:
         tables: by name.
-        results: of the runs; a row has a run for each seed that has any of its numbers.
+        results: the results of the selected runs.
         tracker: of the scale's experiment.
 
     Raises:
@@ -108,7 +109,7 @@ def row_runs(name: str, table: TableConfig, row: Row, results: Sequence[RunResul
 
 
 def _joined(parameters: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    """Several runs' parameters as one's; each of the values where they differ."""
+    """The parameters of several runs in one; where they differ, a list of all values."""
     keys = dict.fromkeys(key for of_run in parameters for key in of_run)
     return {key: _list(of_run[key] for of_run in parameters if key in of_run) for key in keys}
 

@@ -142,7 +142,11 @@ def test_a_number_of_workers_that_may_vary_is_no_larger_than_a_batch_has_parts()
     ("cluster", "batch_size", "message"),
     [
         (ClusterConfig(workers=3), 16, "batch_size is 16, which 3 workers cannot share equally"),
-        (ClusterConfig(workers=0, images_per_worker=3), 16, "passes of 3 images cannot make up"),
+        (
+            ClusterConfig(workers=0, images_per_worker=3),
+            16,
+            "not a multiple of images_per_worker, which is 3",
+        ),
         (ClusterConfig(workers=8, min_workers=3, images_per_worker=8), 16, "which 3 workers cannot share"),
     ],
 )

@@ -29,11 +29,12 @@ from pipeline.data.storage import Storage
 from pipeline.evaluation.run import predict, score
 from pipeline.evaluation.trained_run import TrainedRun
 from pipeline.training.model import build_run_model
-from pipeline.training.run import single_worker, train_run
+from pipeline.training.run import Workers, train_run
 from pipeline.training.training import Training
 from pointrend.weights import save_weights
 
 CPU = torch.device("cpu")
+ALONE = Workers(0, 1, CPU, broadcast=lambda value: value, report=lambda metrics: None, node_is_leaving=lambda: False)
 INSTANCE = {"coco_pointrend_r50": True, "coco_4xconv_r50": False}
 SEMANTIC = {
     "pointrend_deeplabv3_tiny_camvid": True,
@@ -120,7 +121,7 @@ class Case:
         save_weights(build_run_model(self.config, 2, pretrained=False), start, {})
         config = self.config.model_copy(update={"starts_from": "other-0"})
         training = Training(config, self.prepared, self.images, "code", self.folder / "runs", start)
-        train_run(training, single_worker(CPU), images_per_worker=1, loader_processes=0, notify=lambda: None)
+        train_run(training, ALONE, images_per_worker=1, loader_processes=0, notify=lambda: None)
         assert training.weights.is_file()
 
     def evaluate(self) -> None:

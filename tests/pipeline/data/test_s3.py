@@ -25,7 +25,6 @@ from pipeline.data.dataset import EvaluationImages, TrainingImages
 from pipeline.data.manifest import read_prepared
 from pipeline.data.prepare import prepare
 from pipeline.data.samplers import Draw
-from pipeline.data.semantic_dataset import SemanticEvaluationImages
 from pipeline.data.storage import Storage, StorageError, UnreadableFileError
 from pipeline.progress import progress
 
@@ -161,7 +160,7 @@ def test_training_and_evaluation_read_their_images_there(port: int, local: Path,
 def test_loader_processes_connect_for_themselves(port: int, local: Path, tmp_path: Path) -> None:
     prepared = read_prepared(run(LABELS, str(local), tmp_path))
     storage = Storage(address(port, "bucket/data/labels"))
-    images = SemanticEvaluationImages(prepared, storage)
+    images = EvaluationImages(prepared, storage, "label_file")
     _, expected = images[0]  # this process is connected before it forks
     loader = DataLoader(images, batch_size=None, num_workers=2, multiprocessing_context="fork", timeout=60)
     ((name, found),) = loader

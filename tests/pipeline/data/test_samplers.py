@@ -194,7 +194,7 @@ def test_a_batch_that_does_not_divide(batch_size: int, world_size: int) -> None:
 
 
 def test_passes_that_do_not_make_up_a_batch() -> None:
-    with pytest.raises(BatchShareError, match=r"batch_size is 16, which passes of 3 images cannot.*images_per_worker"):
+    with pytest.raises(BatchShareError, match=r"batch_size is 16, not a multiple of images_per_worker, which is 3"):
         Share.of_batch(16, 3)
 
 

@@ -10,9 +10,10 @@ from made_up_labels import OWN, label_ids, prepared_labels
 from pipeline.config.labels import LabelTable
 from pipeline.config.models import Scales, SemanticModelConfig
 from pipeline.data.coco import DatasetError
+from pipeline.data.dataset import EvaluationImages
 from pipeline.data.labels import CITYSCAPES
 from pipeline.data.samplers import Draw, TrainingBatches
-from pipeline.data.semantic_dataset import SemanticEvaluationImages, SemanticTrainingImages
+from pipeline.data.semantic_dataset import SemanticTrainingImages
 from pipeline.data.semantic_transforms import change_colors
 
 WHOLE = SemanticModelConfig(
@@ -61,7 +62,7 @@ def test_colors_are_drawn_here_and_changed_on_the_device(tmp_path: Path) -> None
 
 def test_evaluation_images_come_as_they_are(tmp_path: Path) -> None:
     prepared, storage = prepared_labels(tmp_path)
-    images = SemanticEvaluationImages(prepared, storage)
+    images = EvaluationImages(prepared, storage, "label_file")
     assert len(images) == 3
     label_file, image = images[2]
     assert label_file == "labels/val/town/town_2_gtFine_labelIds.png"

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+import pipeline.evaluation.chunks as chunks
 import pipeline.evaluation.instances as instances
 from pipeline.config.evaluations import EvaluationConfig, RenderingConfig
 from pipeline.data.coco import read_coco
@@ -14,7 +15,8 @@ from pipeline.data.manifest import PreparedDataset, SplitManifest, read_prepared
 from pipeline.data.pictures import KnownPictures
 from pipeline.data.storage import Storage
 from pipeline.evaluation.background import BackgroundThread
-from pipeline.evaluation.instances import InstancePredictor, merge_predictions
+from pipeline.evaluation.chunks import Predict
+from pipeline.evaluation.instances import instance_predictor, merge_predictions
 from pointrend import build_model
 
 SETTINGS = EvaluationConfig(
@@ -23,7 +25,7 @@ SETTINGS = EvaluationConfig(
 
 
 @pytest.fixture
-def predictor(coco: Any, tmp_path: Path) -> InstancePredictor:
+def predictor(coco: Any, tmp_path: Path) -> Predict:
     storage = Storage(str(coco.root))
     data = read_coco(coco.annotations, storage, coco.split, KnownPictures({}))
     (tmp_path / "prepared").mkdir()
@@ -37,22 +39,20 @@ def predictor(coco: Any, tmp_path: Path) -> InstancePredictor:
         dataset=lambda: dataset,
         model=lambda device: model.eval().to(device),
     )
-    return InstancePredictor(run, SETTINGS, torch.device("cpu"))
+    return instance_predictor(run, SETTINGS, torch.device("cpu"))
 
 
-def files(predictor: InstancePredictor, folder: Path) -> dict[str, bytes]:
+def files(predictor: Predict, folder: Path) -> dict[str, bytes]:
     folder.mkdir()
     predictor(range(3), folder)
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(instances, "BackgroundThread", lambda device: BackgroundThread(torch.device("cuda")))
+    monkeypatch.setattr(chunks, "BackgroundThread", lambda device: BackgroundThread(torch.device("cuda")))
 
 
-def test_a_thread_writes_the_same_bytes(
-    predictor: InstancePredictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_thread_writes_the_same_bytes(predictor: Predict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = files(predictor, tmp_path / "inline")
     in_a_thread(monkeypatch)
     assert files(predictor, tmp_path / "thread") == expected
@@ -63,7 +63,7 @@ def test_a_thread_writes_the_same_bytes(
 
 
 def test_what_fails_in_the_thread_is_raised(
-    predictor: InstancePredictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    predictor: Predict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*arguments: Any) -> None:
         raise OSError("disk full")

@@ -16,12 +16,12 @@ from pipeline.config.evaluations import EvaluationConfig, RenderingConfig
 from pipeline.config.project import Project
 from pipeline.config.tables import TableConfig
 from pipeline.data.coco import Annotation, Category, DatasetError, ImageRecord
-from pipeline.data.manifest import PreparedDataset, SplitManifest, read_prepared, write_prepared
+from pipeline.data.manifest import SplitManifest, write_prepared
 from pipeline.data.storage import Storage
 from pipeline.evaluation.trained_run import TrainedRun
 from pipeline.files import write_json
 from pipeline.report.figures.figure import Figure
-from pipeline.report.figures.gallery import ReportedDataset
+from pipeline.report.inputs import ReportInputs
 from pipeline.report.page import build_report, duration, render_page
 from pipeline.report.results import RunResult
 from pipeline.report.tables.table import STAND_INS, build_table
@@ -86,7 +86,8 @@ def render(table_1: TableConfig, results: list[RunResult], tmp_path: Path) -> Re
         lost: dict[str, str] | None = None,
     ) -> str:
         tables = [build_table("table1", table, runs, lost, stand_ins=scale != "paper")]
-        return render_page(scale, tables, figures or [], runs, tmp_path, uri)
+        inputs = ReportInputs(scale, {}, Project(CHECKOUT).figures(), uri, tmp_path, results=runs)
+        return render_page(inputs, tables, figures or [], [], tmp_path)
 
     return render
 
@@ -200,7 +201,9 @@ def test_a_page_without_runs(render: Render) -> None:
 def test_every_table_of_the_repository_is_shown(repository: Path, tmp_path: Path) -> None:
     project = Project(repository)
     tables = [build_table(name, project.table(name), [], stand_ins=True) for name in project.table_names()]
-    text = render_page("demo", tables, [], [], tmp_path, "sqlite:///mlflow.db")
+    text = render_page(
+        ReportInputs("demo", {}, project.figures(), "sqlite:///x.db", tmp_path), tables, [], [], tmp_path
+    )
     page = Page(text)
     assert page.open == []
     sections = [attributes["id"] for tag, attributes in page.elements if tag == "section" and "id" in attributes]
@@ -314,19 +317,18 @@ def report(repository: Path, tmp_path_factory: pytest.TempPathFactory, made_up: 
         result.run: TrainedRun(networks[result.run], folder, Storage(str(folder)), weights) for result in results
     }
     tables = {name: Project(repository).table(name) for name in ("table1", "table2", "table5")}
-    build_report(
+    inputs = ReportInputs(
         "demo",
-        {"coco_4xconv_r50", "coco_pointrend_r50", "cityscapes_pointrend_r50"},
         tables,
-        results,
-        {"shapes": ReportedDataset(read_prepared(folder), Storage(str(folder)))},
-        trained,
-        folder / "predictions",
-        folder / "out",
-        "sqlite:///mlflow.db",
         Project(repository).figures(),
-        lost={"cityscapes_pointrend_r50-0": "its loss diverged"},
+        "sqlite:///mlflow.db",
+        folder / "predictions",
+        experiments={"coco_4xconv_r50", "coco_pointrend_r50", "cityscapes_pointrend_r50"},
+        results=results,
+        trained=trained,
+        missing={"cityscapes_pointrend_r50-0": "its loss diverged"},
     )
+    build_report(inputs, folder / "out")
     return folder / "out"
 
 
@@ -399,29 +401,27 @@ def test_the_report_is_whole_or_not_at_all(
     output.mkdir(parents=True)
     (output / "index.html").write_text("an earlier report")
     before = contents(tmp_path)
-    gone = ReportedDataset(PreparedDataset(tmp_path / "nowhere", [Category(1, "a")]), Storage(str(tmp_path)))
-    with pytest.raises(DatasetError, match=r"nowhere/val\.parquet"):
-        build_report(
-            "demo", {"coco_4xconv_r50"}, {"table1": table_1}, results, {"shapes": gone}, {},
-            tmp_path / "predictions", output, "sqlite:///mlflow.db", Project(CHECKOUT).figures(),
-        )  # fmt: skip
+    gone, nowhere = Storage(str(tmp_path)), tmp_path / "nowhere"
+    inputs = ReportInputs(
+        "demo",
+        {"table1": table_1},
+        Project(CHECKOUT).figures(),
+        "sqlite:///mlflow.db",
+        tmp_path / "predictions",
+        experiments={"coco_4xconv_r50"},
+        results=results,
+        trained={result.run: TrainedRun(result.config, nowhere, gone, nowhere) for result in results},
+    )
+    with pytest.raises(DatasetError, match=r"nowhere/dataset\.json"):
+        build_report(inputs, output)
     assert contents(tmp_path) == before
 
 
 def test_a_report_on_nothing_has_what_needs_no_run(tmp_path: Path, repository: Path) -> None:
     tables = {name: Project(repository).table(name) for name in ("table1", "table2")}
-    build_report(
-        "demo",
-        set(),
-        tables,
-        [],
-        {},
-        {},
-        tmp_path / "predictions",
-        tmp_path / "out",
-        "sqlite:///x.db",
-        Project(repository).figures(),
-    )
+    figures = Project(repository).figures()
+    inputs = ReportInputs("demo", tables, figures, "sqlite:///x.db", tmp_path / "predictions")
+    build_report(inputs, tmp_path / "out")
     page = Page((tmp_path / "out" / "index.html").read_text())
     assert page.open == []
     assert "Table 1" not in page.text

@@ -320,7 +320,7 @@ def trained_again(world: World) -> None:
 REASONS = {
     not_trained: "is not trained",
     record_damaged: "cannot be read: .*train.json: damaged",
-    record_of_another_version: r"cannot be read: .*train.json: damaged, or of an earlier version \(key, .*\)",
+    record_of_another_version: r"cannot be read: .*train.json: .* of an earlier version \(key: Field required; .*\)",
     without_metrics: "has no metrics.jsonl beside its weights",
     not_evaluated: "is not evaluated",
     metrics_damaged: "cannot be read: .*coco_pointrend_r50-0.json: damaged, or of an earlier version",

@@ -49,8 +49,8 @@ def test_a_file_that_vanishes_is_one_message(tmp_path: Path, processes: int) -> 
     with pytest.raises(TrainingDataError) as caught:
         list(load_batches(files, batches(), processes, CPU))
     assert str(caught.value) == (
-        f"{tmp_path / '2.png'}: no such file. Put it right and run `dvc repro` again: training goes on from its last "
-        "checkpoint"
+        f"{tmp_path / '2.png'}: no such file. Repair the file and run `dvc repro` again: training continues from its "
+        "last checkpoint"
     )
 
 

@@ -9,9 +9,9 @@ from made_up_labels import OWN, label_ids, prepared_labels
 from pipeline.data.labels import CITYSCAPES
 from pipeline.evaluation.outputs import prediction_names
 from pipeline.evaluation.semantics import write_ids
+from pipeline.report.figures.overlays import Source
 from pipeline.report.figures.semantic_overlays import (
     OPACITY,
-    LabelSource,
     busiest_square,
     densest_window,
     label_panels,
@@ -64,7 +64,7 @@ def test_an_image_of_one_class_has_a_square_too() -> None:
 
 def test_panels_show_truth_and_predictions(tmp_path: Path) -> None:
     prepared, images = prepared_labels(tmp_path, OWN)
-    sources = [LabelSource("right", tmp_path / "right"), LabelSource("wrong", tmp_path / "wrong")]
+    sources = [Source("right", tmp_path / "right"), Source("wrong", tmp_path / "wrong")]
     for number, name in enumerate(prediction_names(prepared).values()):
         classes = torch.from_numpy(OWN.classes(label_ids(number, OWN)).clip(max=1)).long()
         write_ids(classes, OWN, sources[0].predictions / name)

@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from pipeline.config.project import Project
 from pipeline.config.sweeps import ShownSweep
 from pipeline.report.figures.sweeps import sweep_section
+from pipeline.report.inputs import ReportInputs
 from pipeline.report.page import render_page
 from pipeline.report.sweep_results import Cell, SweepResult, heat_map, pareto_front
 
@@ -75,7 +77,7 @@ def test_the_front_has_what_nothing_beats() -> None:
     assert pareto_front(points) == [4, 0, 3, 6]
 
 
-def test_the_page_has_a_section_with_both_pictures(sweep: SweepResult, tmp_path: Path) -> None:
+def test_the_page_has_a_section_with_both_pictures(sweep: SweepResult, tmp_path: Path, repository: Path) -> None:
     section = sweep_section(sweep, tmp_path)
     assert section.files == ["sweep_mine_heat_map.png", "sweep_mine_pareto.png"]
     for file in section.files:
@@ -86,7 +88,8 @@ def test_the_page_has_a_section_with_both_pictures(sweep: SweepResult, tmp_path:
     assert "40 val images" in text
     assert "Diverged, no score: 3 0.75 196" in text
 
-    page = render_page("demo", [], [], [], tmp_path, "sqlite:///mlflow.db", [section])
+    figures = Project(repository).figures()
+    page = render_page(ReportInputs("demo", {}, figures, "sqlite:///mlflow.db", tmp_path), [], [], [section], tmp_path)
     assert page.count("data:image/png;base64,") == 2
     assert "k by &lt;β&gt;" in page
 
