@@ -53,7 +53,7 @@ from pathlib import Path
 from pipeline.cluster.connection import local_ray
 from pipeline.files import write_json
 with local_ray(4) as addresses, open(sys.argv[1]) as users:
-    write_json(Path(sys.argv[2]), addresses.dashboard)
+    write_json(Path(sys.argv[2]), addresses.head)
     fcntl.flock(users, fcntl.LOCK_EX)  # when no process that runs tests holds it any more
 """
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import shlex
 import sys
 import threading
@@ -87,8 +88,8 @@ class Jobs:
     Args:
         address: any form of ``RAY_ADDRESS``: ``http://`` and the dashboard's host and port, ``ray://...``, or the
             head's host and port.
-        head: ``RAY_ADDRESS`` inside the jobs, host and port. Without it a job connects to the Ray that `ray start`
-            last started on its machine, which may be another one or may have ended.
+        head: ``RAY_ADDRESS`` inside the jobs, the head's host and port, where ``address`` is of another form. Without
+            it a job connects to the Ray that `ray start` last started on its machine, which may be another one.
 
     Raises:
         RayUnreachableError: if no Ray answers at the address. All methods raise it.
@@ -96,6 +97,8 @@ class Jobs:
 
     def __init__(self, address: str, head: str | None = None) -> None:
         self.address = address
+        if head is None and re.fullmatch(r"[^/]+:\d+", address):
+            head = address
         self._environment = {"RAY_ADDRESS": head} if head else {}
         # Ray changes RAY_ADDRESS to "auto" in the environment of drivers, so it is set in front of their command.
         self._prefix = ["env", f"RAY_ADDRESS={head}"] if head else []
