@@ -29,7 +29,7 @@ def write_picture(image: Tensor, path: Path) -> None:
     """
     check_picture_format(path)
     if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path.parent}: no such folder to write {path.name} to")
+        raise FileNotFoundError(f"{path}: there is no folder {path.parent}")
     pixels = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
     with atomic_output(path) as fresh:
         Image.fromarray(pixels).save(fresh)
