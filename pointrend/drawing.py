@@ -25,8 +25,11 @@ def write_picture(image: Tensor, path: Path) -> None:
 
     Raises:
         ValueError: for an unknown suffix.
+        OSError: if the folder does not exist, or the file cannot be written.
     """
     check_picture_format(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path}: there is no such folder to write to")
     pixels = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
     with atomic_output(path) as fresh:
         Image.fromarray(pixels).save(fresh)
