@@ -5,13 +5,12 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from mini_project import FirstRepro, MiniProject, make_project
+from mini_project import FirstRepro, MiniProject, make_project, wait_for
 
 import pipeline  # noqa: F401 - before Ray, which reads its settings when it is imported
 
@@ -67,17 +66,14 @@ def ray_address(shared_folder: Path) -> Iterator[str]:
         fcntl.flock(lock, fcntl.LOCK_EX)
         fcntl.flock(own, fcntl.LOCK_SH)
         if not record.exists():
-            process = subprocess.Popen(
-                [sys.executable, "-c", RAY, str(users), str(record)],
+            # No child of this process: a test that ends a Ray of its own also ends what else was started meanwhile.
+            subprocess.run(
+                ["sh", "-c", '"$@" >/dev/null 2>&1 </dev/null &', "sh", sys.executable, "-c", RAY, users, record],
                 cwd=Path(__file__).parents[1],
                 env={**environment, "RAY_USAGE_STATS_ENABLED": "0"},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
+                check=True,
             )
-            while not record.exists():
-                assert process.poll() is None, "Ray did not start"
-                time.sleep(0.05)
+            wait_for(record.exists, "a Ray")
         fcntl.flock(lock, fcntl.LOCK_UN)
         yield json.loads(record.read_text())
 
