@@ -3,7 +3,7 @@
 import json
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from mini_project import make_project
 
 import stages.configure
 import stages.run_job
+from pipeline.cluster import requests
 from pipeline.cluster.lookup import evaluation_of, training_of, weights_to_evaluate
 from pipeline.cluster.needs import Needs, Resources
 from pipeline.cluster.requests import run_request
@@ -185,3 +186,47 @@ def test_a_workspace_of_dvc_shares_what_is_under_way(root: Path, monkeypatch: py
     assert found.job.id == own.job.id
     assert found.job.folder == workspace, "its files are there"
     assert training_of(Stage(), NAME).root == root / ".pointrend" / "runs"
+
+
+# What else of the running DVC command is ready
+
+OTHER = "coco_4xconv_r50-0"
+
+
+@pytest.fixture
+def dvc_says(monkeypatch: pytest.MonkeyPatch) -> Callable[[set[str] | None, set[str]], None]:
+    """``dvc_says(stages under way, stale stages)``."""
+
+    def say(under_way: set[str] | None, stale: set[str]) -> None:
+        monkeypatch.setattr(requests, "stages_under_way", lambda: under_way)
+        monkeypatch.setattr(requests, "stages_to_run", lambda root, names: [each for each in names if each in stale])
+
+    return say
+
+
+def ready(current: str) -> list[str]:
+    return [found.name for found in requests.ready_requests(Stage(), current)]
+
+
+def test_what_dvc_will_run_and_has_its_data_is_ready(root: Path, dvc_says) -> None:
+    trainings = {f"train@{NAME}", f"train@{OTHER}"}
+    dvc_says(trainings, trainings)
+    assert ready(f"train@{NAME}") == [OTHER]
+    dvc_says(trainings, {f"train@{NAME}"})
+    assert ready(f"train@{NAME}") == [], "the other one is current"
+    dvc_says({f"train@{NAME}"}, trainings)
+    assert ready(f"train@{NAME}") == [], "the other one is no target"
+
+
+def test_a_run_whose_dataset_is_not_prepared_yet_is_not_ready(root: Path, dvc_says) -> None:
+    both = {f"train@{NAME}", f"train@{OTHER}"}
+    dvc_says(both | {"prepare@shapes"}, both | {"prepare@shapes"})
+    assert ready(f"train@{NAME}") == [], "it is prepared, but not from today's files"
+    dvc_says(both, both)
+    shutil.rmtree(root / "outputs/demo/data/shapes")
+    assert ready("sweep@some") == []
+
+
+def test_outside_of_dvc_nothing_else_is_ready(root: Path, dvc_says) -> None:
+    dvc_says(None, {f"train@{NAME}", f"train@{OTHER}"})
+    assert ready("sweep@some") == []
