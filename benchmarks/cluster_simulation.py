@@ -10,8 +10,9 @@ No other Ray may run on the machine: the jobs could connect to it.
 most GPUs in use at a time, whether a GPU was given to two runs at once, and the most drivers alive.
 
 ``nodes`` is a cluster of nodes with 8 GPUs each. Each training of the paper takes a whole node. It prints the share of
-nodes in use from the first submission until no run waits any more. Then it ends and stops the runs that are left: no
-other run could use their nodes when they end. Needs about 100 MB of memory per node.
+nodes in use until no run waits any more, from the first submission, and from when every node works: this machine starts
+one job after the other. Then it ends and stops the runs that are left, because no other run could use their nodes when
+they end. Needs about 100 MB of memory per node.
 """
 
 import argparse
@@ -193,15 +194,21 @@ def nodes(arguments: argparse.Namespace) -> dict[str, object]:
             end = begin.with_suffix(".end")
             text = end.read_text() if end.exists() else ""
             spans.append((float(begin.read_text()), float(text) if text else full))
-    used = sum(end - begin for begin, end in spans) / (full - first) / arguments.nodes
-    ramp = sorted(begin for begin, _ in spans)[min(arguments.nodes, len(spans)) - 1] - first
+    started = sorted(begin for begin, _ in spans)[min(arguments.nodes, len(spans)) - 1]
+
+    def utilisation(since: float) -> float:
+        """The share of the nodes in use, in percent, until no run waits."""
+        used = sum(max(end - max(begin, since), 0) for begin, end in spans)
+        return round(100 * used / (full - since) / arguments.nodes, 1)
+
     return {
         "runs": len(requests),
         "nodes": arguments.nodes,
         "seconds to submit what fits": round((submitted or first) - first, 1),
-        "seconds until every node works": round(ramp, 1),
+        "seconds until every node works": round(started - first, 1),
         "seconds until no run waits": round(full - first, 1),
-        "utilisation until then, %": round(100 * used, 1),
+        "utilisation until then, %": utilisation(first),
+        "utilisation from when every node works until then, %": utilisation(started),
     }
 
 
