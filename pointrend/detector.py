@@ -15,7 +15,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads
-from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
+from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, concat_box_prediction_layers
 from torchvision.ops import batched_nms, clip_boxes_to_image, nms, roi_align
 
 from pointrend.backbones import STRIDES
@@ -83,6 +83,16 @@ def nms_per_group(groups: Tensor, boxes: Tensor, scores: Tensor, threshold: floa
 
 class ProposalNetwork(RegionProposalNetwork):
     """torchvision's RPN with an L1 box loss, and proposals ranked by their logits instead of probabilities."""
+
+    def propose(self, batch: ImageList, features: Features) -> list[Tensor]:
+        """The proposals of each image, without losses: N tensors (R, 4)."""
+        maps = list(features.values())
+        logits, deltas = self.head(maps)
+        anchors = self.anchor_generator(batch, maps)
+        counts = [level.shape[1] * level.shape[2] * level.shape[3] for level in logits]
+        flat_logits, flat_deltas = concat_box_prediction_layers(logits, deltas)
+        boxes = self.box_coder.decode(flat_deltas, anchors).view(len(anchors), -1, 4)
+        return self.filter_proposals(boxes, flat_logits, batch.image_sizes, counts)[0]
 
     def filter_proposals(
         self, proposals: Tensor, objectness: Tensor, image_shapes: list[Size], num_anchors_per_level: list[int]

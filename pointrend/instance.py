@@ -234,6 +234,16 @@ class MaskRCNN(nn.Module):
         self.rpn = rpn
         self.roi_heads = roi_heads
         self.mask_head = mask_head
+        self.detector_is_frozen = False
+
+    def freeze_detector(self) -> None:
+        """Trains nothing but the mask head from now on: losses are those of the mask head, on the detector's regions.
+
+        A detector that does not change needs no backward pass, which is most of the time of a small network's update.
+        """
+        for module in (self.backbone, self.rpn, self.roi_heads):
+            module.requires_grad_(False)
+        self.detector_is_frozen = True
 
     def forward(
         self, images: list[Tensor], targets: list[Target] | None = None
@@ -253,9 +263,14 @@ class MaskRCNN(nn.Module):
             for target, size in zip(targets, batch.image_sizes, strict=True)
         ]
         features = self.backbone(batch.tensors)
-        proposals, losses = self.rpn(batch, features, targets)
-        regions, box_losses = self.roi_heads.train_step(features, proposals, targets)
-        return {**losses, **box_losses, **self.mask_head.losses(features, regions, targets)}
+        if self.detector_is_frozen:
+            proposals, losses = self.rpn.propose(batch, features), {}
+            regions, _ = self.roi_heads.train_step(features, proposals, targets)
+        else:
+            proposals, losses = self.rpn(batch, features, targets)
+            regions, box_losses = self.roi_heads.train_step(features, proposals, targets)
+            losses |= box_losses
+        return {**losses, **self.mask_head.losses(features, regions, targets)}
 
     def detect(self, images: list[Tensor]) -> "Detections":
         """The detector's pass: boxes, labels and scores of N images (3, H, W), and the features to render from.

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from pipeline.cluster.sweep_place import SweepPlace
+from pipeline.config.experiments import is_weights_file
 from pipeline.config.sweep_tasks import SubdivisionTask, TrainingTask
 from pipeline.evaluation.evaluation import Evaluation
 from pipeline.stage import Stage
@@ -19,8 +20,16 @@ def training_of(stage: Stage, name: str) -> Training:
         stage.images(config.dataset),
         stage.code("train", config.model.task),
         Path(stage.cluster.storage or stage.home / ".pointrend" / "runs").resolve(),
-        (stage.outputs.trained(config.starts_from) / WEIGHTS).resolve() if config.starts_from else None,
+        _initial_weights(stage, config.starts_from),
     )
+
+
+def _initial_weights(stage: Stage, starts_from: str | None) -> Path | None:
+    """The file of weights that a run starts from: of another run, or of the project."""
+    if starts_from is None:
+        return None
+    own = stage.root / starts_from if is_weights_file(starts_from) else stage.outputs.trained(starts_from) / WEIGHTS
+    return own.resolve()
 
 
 def evaluation_of(stage: Stage, name: str, training: Training, key: str) -> Evaluation | None:

@@ -1,7 +1,7 @@
 """The schema of ``configs/experiments``, and a run: an experiment with one of its seeds, resolved."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, TypeAdapter
 
@@ -10,6 +10,11 @@ from pipeline.config.models import ModelConfig, PointHeadConfig, SamplingConfig
 from pipeline.config.reader import Name, Strict, load_derived
 from pipeline.config.schedules import ScheduleConfig
 from pointrend.specs import MODELS, InstanceSpec
+
+Trained = Annotated[
+    Literal["all", "mask_head"],
+    Field(description="mask_head: the detector stays as it was in the weights that the run starts from"),
+]
 
 
 class ExperimentConfig(Strict):
@@ -21,8 +26,11 @@ class ExperimentConfig(Strict):
     schedule: Name
     seeds: Annotated[list[NonNegativeInt], Field(min_length=1)]
     starts_from: str | None = Field(
-        None, description="a run of the same scale whose weights this one starts from, except those that predict masks"
+        None,
+        description="a run of the same scale, or a .safetensors file in the project, whose weights this one starts "
+        "from, except those that predict masks",
     )
+    train: Trained = "all"
     sampling: SamplingConfig | None = None
     point_head: PointHeadConfig | None = Field(None, description="null for the model's own")
     evaluations: dict[str, EvaluationSetting] = Field(description="by name; empty if other runs only start from it")
@@ -36,6 +44,8 @@ class RunConfig(Strict):
     dataset: str
     seed: int
     starts_from: str | None = None
+    starts_from_digest: str | None = Field(None, description="SHA-256 of that file, if it starts from a file")
+    train: Trained = "all"
     model: ModelConfig
     sampling: SamplingConfig | None
     point_head: PointHeadConfig | None = None
@@ -66,6 +76,11 @@ def load_experiment(path: Path) -> ExperimentConfig:
     return load_derived(TypeAdapter(ExperimentConfig), path, replaced=("evaluations",))
 
 
+def is_weights_file(starts_from: str | None) -> bool:
+    """Whether a run starts from a file, and not from another run."""
+    return starts_from is not None and starts_from.endswith(".safetensors")
+
+
 def start_of(starts_from: str | None, dataset: str) -> str:
     """The output that a run or sweep starts from, as in ``selection.yaml``: a run's weights, or else its dataset."""
-    return f"train/{starts_from}" if starts_from else f"data/{dataset}"
+    return f"data/{dataset}" if starts_from is None or is_weights_file(starts_from) else f"train/{starts_from}"

@@ -35,6 +35,8 @@ def run_parameters(config: RunConfig) -> dict[str, str]:
         if sampling.strategy == "biased":
             parameters["oversample_ratio"] = f"{sampling.oversample_ratio:g}"
             parameters["importance_sample_ratio"] = f"{sampling.importance_sample_ratio:g}"
+    if config.train != "all":
+        parameters["train"] = config.train
     if config.point_head_size is not None:
         layers, channels = config.point_head_size
         parameters |= {"point_layers": str(layers), "point_channels": str(channels)}

@@ -1,11 +1,12 @@
 """The configuration of one checkout, and what ``pointrend select`` chooses from it."""
 
+import hashlib
 from pathlib import Path
 
 from pipeline.config.clusters import ClusterConfig
 from pipeline.config.datasets import CocoDataset, DatasetConfig, dataset_task, load_dataset
 from pipeline.config.evaluations import EvaluationConfig, with_metrics
-from pipeline.config.experiments import ExperimentConfig, RunConfig, load_experiment, start_of
+from pipeline.config.experiments import ExperimentConfig, RunConfig, is_weights_file, load_experiment, start_of
 from pipeline.config.figures import FiguresConfig
 from pipeline.config.locations import drawn_folder, is_remote, join
 from pipeline.config.metrics import MetricsConfig
@@ -126,6 +127,10 @@ class Project:
         task = dataset_task(self.dataset(experiment.dataset))
         if model.task != task:
             return f"dataset: {experiment.dataset!r} is for {task} models, which {network} is not"
+        if experiment.train == "mask_head" and (model.task != "instance" or experiment.starts_from is None):
+            return "train: 'mask_head' needs an instance model and the weights of a detector, see starts_from"
+        if is_weights_file(experiment.starts_from) and not (self.root / str(experiment.starts_from)).is_file():
+            return f"starts_from: there is no file {self.root / str(experiment.starts_from)}"
         if model.task == "instance" and self.schedule(experiment.schedule).head_multiplier != 1:
             return f"schedule: {experiment.schedule!r} has a head_multiplier, which is for semantic models"
         for name, setting in experiment.evaluations.items():
@@ -176,12 +181,20 @@ class Project:
             dataset=experiment.dataset,
             seed=seed,
             starts_from=experiment.starts_from,
+            starts_from_digest=self._weights_digest(experiment.starts_from),
+            train=experiment.train,
             model=self.model(experiment.model),
             sampling=experiment.sampling,
             point_head=experiment.point_head,
             schedule=self.schedule(experiment.schedule),
             changes=changed_settings(written, experiment),
         )
+
+    def _weights_digest(self, starts_from: str | None) -> str | None:
+        if starts_from is None or not is_weights_file(starts_from):
+            return None
+        with (self.root / starts_from).open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
 
     def check(self, params: Params, selection: Selection) -> None:
         """Checks that ``params.yaml`` and ``selection.yaml`` go together.
@@ -233,9 +246,14 @@ class Project:
 
     def _check_starts(self, scale: str, experiments: dict[str, ExperimentConfig]) -> None:
         """Checks that experiments start from runs that start from no other run themselves."""
-        first = {f"{n}-{seed}" for n, e in experiments.items() if e.starts_from is None for seed in e.seeds}
+        first = {
+            f"{name}-{seed}"
+            for name, experiment in experiments.items()
+            if start_of(experiment.starts_from, experiment.dataset) == f"data/{experiment.dataset}"
+            for seed in experiment.seeds
+        }
         for name, experiment in experiments.items():
-            if experiment.starts_from not in (None, *first):
+            if not is_weights_file(experiment.starts_from) and experiment.starts_from not in (None, *first):
                 raise ConfigError(
                     f"{self._experiment_file(scale, name)}:\n  starts_from: {experiment.starts_from!r} is not a run of "
                     f"this scale that starts from no other run; those are {', '.join(sorted(first))}"

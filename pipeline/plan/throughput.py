@@ -19,7 +19,7 @@ from pipeline.config.models import InstanceModelConfig
 from pipeline.config.reader import Name, Strict
 from pipeline.config.schedules import Precision
 from pipeline.errors import UserError
-from pipeline.training.model import build_run_model
+from pipeline.training.model import build_run_model, freeze
 from pointrend.backbones import freeze_stem_and_res2
 from pointrend.instance import FourConvMaskHead, MaskRCNN
 from pointrend.points import Size
@@ -137,8 +137,10 @@ class Counter:
             frozen = isinstance(network, InstanceModelConfig) and network.pretrained_backbone
             if frozen:
                 freeze_stem_and_res2(model.backbone.body)  # type: ignore[arg-type]
+            freeze(model, config)
+            trained = config.train == "all"
             shapes = self._feature_shapes(model.backbone, size)
-            features = {name: torch.empty(shape, requires_grad=True) for name, shape in shapes.items()}
+            features = {name: torch.empty(shape, requires_grad=trained) for name, shape in shapes.items()}
             with operations_counter() as counter:
                 if isinstance(model, MaskRCNN):
                     _backward(_instance_outputs(model, features, foreground))
@@ -165,7 +167,8 @@ class Counter:
         if key not in self._backbones:
             with operations_counter() as counter:
                 features = backbone(torch.empty(1, 3, *size))
-                _backward(features[name] for name in used)
+                if used:
+                    _backward(features[name] for name in used)
             self._backbones[key] = counter.get_total_flops()
         return self._backbones[key]
 
@@ -204,7 +207,7 @@ def _instance_outputs(model: MaskRCNN, features: dict[str, Tensor], foreground: 
 
     def pooled(regions: int, side: int) -> Tensor:
         # Stands for the output of RoIAlign.
-        return torch.empty(regions, channels, side, side, requires_grad=True)
+        return torch.empty(regions, channels, side, side, requires_grad=not model.detector_is_frozen)
 
     boxes = heads.box_predictor(heads.box_head(pooled(sampler.batch_size_per_image, heads.pooled_size)))
     mask_head = model.mask_head
@@ -215,7 +218,7 @@ def _instance_outputs(model: MaskRCNN, features: dict[str, Tensor], foreground: 
         coarse = mask_head.coarse_head(regions)
         points = mask_head.sampling.num_points
         assert points is not None  # an instance model's is a number
-        fine = torch.empty(masked, channels, points, requires_grad=True)
+        fine = torch.empty(masked, channels, points, requires_grad=not model.detector_is_frozen)
         at_points = torch.empty(masked, coarse.shape[1], points, requires_grad=True)
         masks = [coarse, mask_head.point_head(fine, at_points)]
     return [*objectness, *deltas, *boxes, *masks]

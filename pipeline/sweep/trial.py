@@ -30,7 +30,7 @@ from pipeline.training.checkpoint import CheckpointStore
 from pipeline.training.loading import load_batches
 from pipeline.training.loop import DivergedTrainingError, Update, apply_layout, build_optimizer, train
 from pipeline.training.metrics_file import MetricEntry, now
-from pipeline.training.model import build_run_model
+from pipeline.training.model import build_run_model, freeze
 from pipeline.training.run import training_images
 from pointrend.weights import read_state_dict, save_weights
 
@@ -139,9 +139,11 @@ class _Training:
         config, schedule = self.config, self.config.schedule
         torch.manual_seed(draw_seed(config.seed))
         classes = read_prepared(trials.prepared).num_classes
-        self.model: nn.Module = build_run_model(config, classes, pretrained=trials.weights is None).to(self.device)
+        network = build_run_model(config, classes, pretrained=trials.weights is None)
         if trials.weights is not None:
-            _load_all_but_point_head(self.model, trials.weights)
+            _load_all_but_point_head(network, trials.weights)
+        freeze(network, config)
+        self.model: nn.Module = network.to(self.device)
         apply_layout(self.model, schedule)
         self.optimizer = build_optimizer(self.model, schedule)
         self.store = CheckpointStore(self.folder / CHECKPOINTS)

@@ -59,7 +59,35 @@ def build_run_model(config: RunConfig, num_classes: int, *, pretrained: bool) ->
     return model
 
 
-def load_shared_weights(model: "MaskRCNN | SemanticSegmenter", weights: Path) -> int:
+def build_initial_model(config: RunConfig, num_classes: int, weights: Path | None) -> "MaskRCNN | SemanticSegmenter":
+    """Builds the network of a run as its training starts, with the weights that it starts from.
+
+    Raises:
+        UserError: if those weights do not fit, or lack a part of a detector that is not trained.
+    """
+    model = build_run_model(config, num_classes, pretrained=True)
+    if weights is not None:
+        loaded = load_shared_weights(model, weights)
+        missing = [name for name in model.state_dict() if not name.startswith(RETRAINED_HEADS) and name not in loaded]
+        if config.train == "mask_head" and missing:
+            raise UserError(
+                f"{weights}: run {config.run} does not train its detector, and these weights have no {missing[0]} of "
+                "its shape; set starts_from to weights of the same detector and classes, or train to 'all'"
+            )
+    freeze(model, config)
+    return model
+
+
+def freeze(model: "MaskRCNN | SemanticSegmenter", config: RunConfig) -> None:
+    """Freezes what a run does not train."""
+    if config.train == "mask_head":
+        from pointrend.instance import MaskRCNN
+
+        assert isinstance(model, MaskRCNN)
+        model.freeze_detector()
+
+
+def load_shared_weights(model: "MaskRCNN | SemanticSegmenter", weights: Path) -> set[str]:
     """Loads the weights of another run into a model, in place: every tensor of the same name and shape, but no head.
 
     For instance models these are the weights of the detector, for semantic models those of the backbone. Every tensor
@@ -71,7 +99,7 @@ def load_shared_weights(model: "MaskRCNN | SemanticSegmenter", weights: Path) ->
         weights: the file with the other run's weights.
 
     Returns:
-        the number of tensors that were loaded.
+        the names of the tensors that were loaded.
 
     Raises:
         UserError: if the other run has no ResNet, or a tensor of its ResNet does not fit.
@@ -91,4 +119,4 @@ def load_shared_weights(model: "MaskRCNN | SemanticSegmenter", weights: Path) ->
             "to a run with the same backbone"
         )
     model.load_state_dict(shared, strict=False)
-    return len(shared)
+    return set(shared)

@@ -25,7 +25,7 @@ from pipeline.training.checkpoint import CheckpointStore, CheckpointWriter
 from pipeline.training.loading import load_batches
 from pipeline.training.loop import Update, apply_layout, build_optimizer, distribute, train
 from pipeline.training.metrics_file import MetricsFile
-from pipeline.training.model import build_run_model, load_shared_weights
+from pipeline.training.model import build_initial_model
 from pipeline.training.record import METRICS, SUMMARY, WEIGHTS
 from pipeline.training.run_log import RunLog
 from pipeline.training.training import Training
@@ -103,9 +103,7 @@ def train_run(
 
     # All workers draw the same initial weights, and DistributedDataParallel sends those of worker 0 to the others.
     torch.manual_seed(draw_seed(config.seed))
-    network = build_run_model(config, prepared.num_classes, pretrained=True)
-    if training.starts_from is not None:
-        load_shared_weights(network, training.starts_from)
+    network = build_initial_model(config, prepared.num_classes, training.starts_from)
     model: nn.Module = network.to(device)
     if world_size > 1:
         model = with_synchronised_batch_norm(model, config, device)

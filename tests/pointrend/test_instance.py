@@ -282,6 +282,43 @@ class TestTraining:
             tiny_model(kind)([torch.rand(3, 64, 64)])
 
 
+@pytest.mark.parametrize("kind", ["4xconv", "pointrend"])
+def test_a_frozen_detector_stays_as_it_is_and_the_mask_head_learns(
+    kind: str, tiny_model: Callable[..., nn.Module], scene: Callable[..., Any]
+) -> None:
+    model = tiny_model(kind).train()
+    model.freeze_detector()
+    image, target = scene(64, 96, [(10, 8, 60, 50), (30, 20, 80, 60)])
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(trainable, lr=0.1)
+    for _ in range(2):
+        losses = model([image], [target])
+        assert losses.keys() == ({"loss_mask"} if kind == "4xconv" else {"loss_mask", "loss_mask_point"})
+        optimizer.zero_grad()
+        torch.stack(list(losses.values())).sum().backward()
+        optimizer.step()
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed
+    assert changed == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert all(name.startswith("mask_head.") for name in changed)
+
+
+def test_proposals_without_losses_are_those_with_them(
+    tiny_model: Callable[..., nn.Module], scene: Callable[..., Any]
+) -> None:
+    model = tiny_model("pointrend").train()
+    image, target = scene(64, 96, [(10, 8, 60, 50)])
+    batch = model.transform([image])
+    with torch.no_grad():
+        features = model.backbone(batch.tensors)
+        expected, losses = model.rpn(batch, features, [target])
+        (found,) = model.rpn.propose(batch, features)
+    assert losses
+    assert len(found) > 10
+    assert torch.equal(found, expected[0])
+
+
 def test_a_few_steps_learn_a_mask(tiny_model: Callable[..., nn.Module], scene: Callable[..., Any]) -> None:
     """Overfits the mask losses of one picture."""
     model = tiny_model("pointrend")

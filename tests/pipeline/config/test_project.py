@@ -1,5 +1,6 @@
 """What files say about each other, and what runs resolve to."""
 
+import hashlib
 import re
 from pathlib import Path
 
@@ -163,3 +164,35 @@ def test_a_run_that_is_not_evaluated(repository: Path) -> None:
     run, evaluation = Project(repository).run("demo", "shapes_detector-0", params)
     assert run.starts_from is None
     assert evaluation.root == {}
+
+
+def change(project: Project, name: str, text: str) -> None:
+    """Adds a setting to an experiment of the demo, or replaces it."""
+    path = project.configs / "experiments" / "demo" / f"{name}.yaml"
+    key = text.partition(":")[0]
+    kept = [line for line in path.read_text().splitlines() if not line.startswith(f"{key}:")]
+    path.write_text("\n".join([*kept, text, ""]))
+
+
+def test_a_run_may_start_from_a_file_of_weights(project: Project) -> None:
+    name, file = "coco_4xconv_r50", "weights/detector.safetensors"
+    change(project, name, f"starts_from: {file}")
+    with pytest.raises(ConfigError, match=r"4xconv_r50\S*\.yaml:\n  starts_from: there is no file .*detector"):
+        project.select("demo", "data")
+    (project.root / "weights").mkdir()
+    (project.root / file).write_bytes(b"weights")
+    selected = project.select("demo", "data").runs[f"{name}-0"]
+    assert selected.starts_from == "data/shapes", "it waits for no other run"
+    run, _ = project.run("demo", f"{name}-0", selected)
+    assert (run.starts_from, run.starts_from_digest) == (file, hashlib.sha256(b"weights").hexdigest())
+    (project.root / file).write_bytes(b"other weights")
+    assert project.run("demo", f"{name}-0", selected)[0] != run, "DVC sees another configuration"
+
+
+@pytest.mark.parametrize("name", ["cityscapes_semantic_fpn_r101", "shapes_detector"])
+def test_only_a_run_that_starts_from_a_detector_can_leave_it_as_it_is(project: Project, name: str) -> None:
+    change(project, name, "train: mask_head")
+    with pytest.raises(ConfigError, match=r"train: 'mask_head' needs an instance model and the weights of a detector"):
+        project.experiment("demo", name)
+    change(project, "coco_4xconv_r50", "train: mask_head")
+    assert project.experiment("demo", "coco_4xconv_r50").train == "mask_head"

@@ -28,8 +28,8 @@ def run(experiment: str) -> RunConfig:
     return PROJECT.run("paper", f"{experiment}-0", PAPER.runs[f"{experiment}-0"])[0]
 
 
-def cost(experiment: str, foreground: float = 0.125) -> Cost:
-    config = run(experiment)
+def cost(experiment: str, foreground: float = 0.125, train: str = "all") -> Cost:
+    config = run(experiment).model_copy(update={"train": train})
     return Counter().cost(config, training_size(config, lambda dataset: (480, 640)), foreground)
 
 
@@ -110,3 +110,13 @@ class TestCost:
         res2 = 64 * 64 + 9 * 64 * 64 + 2 * 64 * 256 + 2 * (256 * 64 + 9 * 64 * 64 + 64 * 256)
         statistics = 4 * 26560  # a ResNet-50 has 26,560 normalised channels
         assert 2 * found.weights - found.checkpoint == 4 * (stem + res2 + statistics)
+
+    def test_of_a_detector_that_is_not_trained_nothing_goes_back(self) -> None:
+        """64 more regions cost what they cost with a trained one, without the gradient of their pooled features."""
+        more, fewer = cost("coco_4xconv_r50", 0.25, "mask_head"), cost("coco_4xconv_r50", 0.125, "mask_head")
+        first = 9 * 256 * 256 * 14 * 14
+        of_one = 4 * first + 4 * 256 * 256 * 14 * 14 + 256 * 28 * 28
+        assert more.flops - fewer.flops == 2 * 64 * (3 * of_one - first)
+        assert more.flops < 0.6 * cost("coco_4xconv_r50", 0.25).flops
+        head = 4 * (9 * 256 * 256 + 256) + 4 * 256 * 256 + 256 + 80 * 256 + 80
+        assert more.checkpoint - more.weights == 4 * head

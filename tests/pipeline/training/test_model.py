@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from pipeline.config.experiments import RunConfig
 from pipeline.config.project import Project
 from pipeline.errors import UserError
-from pipeline.training.model import build_run_model, load_shared_weights
+from pipeline.training.model import build_initial_model, build_run_model, load_shared_weights
 from pointrend import build_model, save_weights
 from pointrend.weights import read_state_dict
 
@@ -50,9 +50,9 @@ def written(model: nn.Module, folder: Path) -> Path:
 def test_takes_the_detector_and_leaves_the_mask_head(name: str, tmp_path: Path) -> None:
     source, model = network("maskrcnn_tiny_fpn", seed=1), network(name)
     before = clones(model)
-    count = load_shared_weights(model, written(source, tmp_path))
+    loaded = load_shared_weights(model, written(source, tmp_path))
     found = taken(model, before, source.state_dict())
-    assert count == len(found)
+    assert loaded == found
     assert found == {key for key in source.state_dict() if not key.startswith("mask_head.")}
     # Backbone, proposals and boxes are all of a detector.
     assert found == {key for key in before if not key.startswith("mask_head.")}
@@ -70,10 +70,10 @@ def test_leaves_a_mask_head_of_its_own_kind(tmp_path: Path) -> None:
 def test_takes_what_fits_of_a_network_with_other_classes(tmp_path: Path) -> None:
     source, model = network("maskrcnn_tiny_fpn", num_classes=5, seed=1), network("pointrend_rcnn_tiny_fpn")
     before = clones(model)
-    count = load_shared_weights(model, written(source, tmp_path))
+    loaded = load_shared_weights(model, written(source, tmp_path))
     found = taken(model, before, source.state_dict())
     assert found == {key for key in before if not key.startswith("mask_head.")} - BOX_PREDICTOR
-    assert count == len(found)
+    assert loaded == found
 
 
 @pytest.mark.parametrize("name", ["maskrcnn_tiny18_fpn", "pointrend_rcnn_tiny26_fpn"])
@@ -88,6 +88,39 @@ def test_a_deeper_network_begins_as_the_shallower_one(name: str, tmp_path: Path)
     assert expected.keys() == found.keys() == {"p2", "p3", "p4", "p5", "pool"}
     for level, feature in expected.items():
         torch.testing.assert_close(found[level], feature)
+
+
+def head_only(repository: Path) -> RunConfig:
+    """A run that trains its mask head alone."""
+    project = Project(repository)
+    written = project.experiment("demo", "coco_pointrend_r50")
+    experiment = written.model_copy(update={"train": "mask_head"})
+    return project.training("mine-0", "mine", 0, written, experiment)
+
+
+def test_a_detector_that_is_not_trained_is_the_file_s(repository: Path, tmp_path: Path) -> None:
+    config = head_only(repository)
+    source = build_model("maskrcnn_tiny_fpn", num_classes=5, norm="group")
+    model = build_initial_model(config, 5, written(source, tmp_path))
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    assert frozen == {name for name, _ in model.named_parameters() if not name.startswith("mask_head.")}
+    assert all(torch.equal(model.state_dict()[name], source.state_dict()[name]) for name in frozen)
+
+
+@pytest.mark.parametrize("fault", ["blocks", "classes"])
+def test_a_detector_that_is_not_trained_must_be_whole(repository: Path, tmp_path: Path, fault: str) -> None:
+    """Neither blocks nor, where the classes are others, the box predictor may be missing."""
+    config, classes = head_only(repository), 5
+    if fault == "blocks":
+        deeper = config.model.model_copy(update={"name": "pointrend_rcnn_tiny18_fpn"})
+        config = config.model_copy(update={"model": deeper})
+    else:
+        classes = 6
+    weights = written(build_model("maskrcnn_tiny_fpn", num_classes=5, norm="group"), tmp_path)
+    with pytest.raises(
+        UserError, match=r"mine-0 does not train its detector, and these weights have no \S+ of its shape"
+    ):
+        build_initial_model(config, classes, weights)
 
 
 def test_pointrend_over_a_semantic_model(tmp_path: Path) -> None:
