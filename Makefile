@@ -40,9 +40,9 @@ demo: install
 	$(BIN)/dvc repro
 	@echo "Done. Open reports/demo/index.html, or compare the runs with: $(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db"
 
-# Three files at a time for two cores, each with one thread, because many tests wait for Ray; those of a file run in order.
+# Two files at a time, each with one thread; the tests of a file run in order.
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # One after the other: each starts a Ray of its own, some with several nodes.
 test-faults: install
