@@ -33,6 +33,7 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	@$(BIN)/python -m pip install --quiet "uv>=0.5"
 	@$(BIN)/python -m uv pip install --quiet --python $(BIN)/python --compile-bytecode -r requirements.lock
 	@$(BIN)/python -m uv pip install --quiet --python $(BIN)/python --no-deps -e .
+	@$(BIN)/python -c 'from pathlib import Path; from pipeline.graph import match_git; print(match_git(Path.cwd()) or "")'
 	@touch $@
 
 demo: install
