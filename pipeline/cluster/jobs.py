@@ -265,8 +265,11 @@ class Jobs:
         name = f"{CANCELLER_PREFIX}{attempt}-{time.time_ns()}"
         program = shlex.join([*self._prefix, sys.executable, "-c", CANCEL_PENDING_JOB, attempt])
         self._retry(lambda: self._client.submit_job(entrypoint=f"exec {program}", submission_id=name))
-        while not (status := self._retry(lambda: self._client.get_job_status(name))).is_terminal():
-            time.sleep(POLL_SECONDS)
+        try:
+            while not (status := self._retry(lambda: self._client.get_job_status(name))).is_terminal():
+                time.sleep(POLL_SECONDS)
+        except RuntimeError as error:  # a busy Ray may not have taken the second job
+            raise RayUnreachableError(f"{self.address}: job {attempt} could not be stopped, try again") from error
         if status != JobStatus.SUCCEEDED:
             lines = self._retry(lambda: self._client.get_job_logs(name)).strip().splitlines()
             reason = lines[-1] if lines else "no output"
