@@ -32,7 +32,7 @@ NormLayer = Callable[..., nn.Module]
 NORM_LAYERS: dict[Norm, NormLayer] = {
     "frozen_batch": FrozenBatchNorm2d,
     "batch": nn.BatchNorm2d,
-    "group": partial(nn.GroupNorm, 32),
+    "group": lambda channels: nn.GroupNorm(min(32, channels // 4), channels),
 }
 
 #: The strides of the FPN's outputs by name; "pool" (P6) is for proposals only.
@@ -42,13 +42,25 @@ STRIDES = {"p2": 4, "p3": 8, "p4": 16, "p5": 32, "pool": 64}
 MULTI_GRID = (1, 2, 4)
 
 
-def resnet_tiny(weights: None, norm_layer: NormLayer, blocks: int = 1) -> ResNet:
-    """A small ResNet for demonstrations and tests: 1, 2 or 3 basic blocks per stage, so 10, 18 or 26 layers.
+class TinyResNet(ResNet):
+    """A small ResNet for demonstrations and tests: 1, 2 or 3 basic blocks per stage, half as wide as ResNet-18.
 
     With more than one block per stage, every block starts as its shortcut alone, so a deeper network that is given a
-    shallower one's weights computes the same. There are no pretrained weights.
+    shallower one's weights computes the same. torchvision has no weights for it.
     """
-    return ResNet(BasicBlock, [blocks] * 4, norm_layer=norm_layer, zero_init_residual=blocks > 1)
+
+    def __init__(self, weights: None, norm_layer: NormLayer, blocks: int = 1) -> None:
+        super().__init__(BasicBlock, [blocks] * 4, norm_layer=norm_layer)
+        self.inplanes = _NARROW[0]
+        self.conv1 = nn.Conv2d(3, self.inplanes, 7, stride=2, padding=3, bias=False)
+        self.bn1 = norm_layer(self.inplanes)
+        for number, channels in enumerate(_NARROW, 1):
+            setattr(self, f"layer{number}", self._make_layer(BasicBlock, channels, blocks, 1 if number == 1 else 2))
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(module, BasicBlock) and blocks > 1:
+                nn.init.zeros_(module.bn2.weight)
 
 
 class ResNet103(ResNet):
@@ -80,11 +92,11 @@ class _Backbone:
     stage_channels: tuple[int, int, int, int]
 
 
-_NARROW, _WIDE = (64, 128, 256, 512), (256, 512, 1024, 2048)
+_NARROW, _WIDE = (32, 64, 128, 256), (256, 512, 1024, 2048)
 _BACKBONES = {
-    "tiny": _Backbone(resnet_tiny, None, _NARROW),
-    "tiny18": _Backbone(partial(resnet_tiny, blocks=2), None, _NARROW),
-    "tiny26": _Backbone(partial(resnet_tiny, blocks=3), None, _NARROW),
+    "tiny": _Backbone(TinyResNet, None, _NARROW),
+    "tiny18": _Backbone(partial(TinyResNet, blocks=2), None, _NARROW),
+    "tiny26": _Backbone(partial(TinyResNet, blocks=3), None, _NARROW),
     "r50": _Backbone(resnet50, ResNet50_Weights.IMAGENET1K_V1, _WIDE),
     "r101": _Backbone(resnet101, ResNet101_Weights.IMAGENET1K_V1, _WIDE),
     "r103": _Backbone(ResNet103, None, _WIDE),

@@ -1,7 +1,8 @@
 """A seeded synthetic dataset in place of COCO and LVIS: textured, crisp-edged, overlapping shapes with instance masks.
 
-Outlines carry detail that a 28x28 grid over their box cannot hold (spikes, teeth, stems) and that a network can see in
-the image. The category is in the shape alone: colours and textures are drawn independently of it.
+Objects are easy to recognise and hard to outline. Each category has a hue and a texture of its own, so that the little
+training that a demo can afford is not spent on telling categories apart. Outlines carry detail that a 28x28 grid over
+their box cannot hold (tips, teeth, thin rings, stems) and that a network can see in the image.
 
 The paper measures AP* beside AP because COCO's polygons are coarse and LVIS's masks are precise (Section 4.1). The same
 images therefore have both kinds of annotations here.
@@ -28,7 +29,30 @@ from pipeline.synthetic.federated import annotate_federatedly, lvis_categories
 from pipeline.synthetic.outlines import mask_polygons
 from pipeline.synthetic.splits import MAX_IMAGES, SPLITS, check_ranges, draw_images, split_number
 
-CATEGORIES: tuple[str, ...] = ("star", "gear", "ring", "blob", "leaf")
+CATEGORIES: tuple[str, ...] = ("star", "gear", "ring", "splash", "leaf")
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a category is painted."""
+
+    colour: tuple[float, float, float]
+    """RGB in [0, 255]."""
+    pattern: str
+    contrast: float
+    """Of the pattern, in grey levels."""
+
+
+LOOKS = {
+    "star": Look((232, 160, 40), "gradient", 26),
+    "gear": Look((62, 108, 176), "checks", 20),
+    "ring": Look((200, 62, 66), "stripes", 26),
+    "splash": Look((138, 72, 170), "noise", 30),
+    "leaf": Look((70, 148, 70), "stripes", 16),
+}
+#: Radii of the circle around an object, as shares of the image's shorter side, and how often each range is drawn.
+SIZES = ((0.11, 0.16), (0.17, 0.3), (0.32, 0.46))
+SIZE_SHARES = (0.15, 0.4, 0.45)
 
 MIN_VISIBLE = 0.4  # of an object's whole area, hidden and out-of-image parts included
 MIN_AREA = 60  # visible pixels of an object
@@ -86,33 +110,34 @@ def _star(rng: np.random.Generator) -> list[np.ndarray]:
     spikes = int(rng.integers(5, 10))
     radius = np.empty(2 * spikes)
     radius[0::2] = rng.uniform(0.75, 1.0, spikes)
-    radius[1::2] = rng.uniform(0.25, 0.42)
+    radius[1::2] = rng.uniform(0.22, 0.4)
     jitter = rng.uniform(-0.12, 0.12, 2 * spikes) * np.pi / spikes
     return [polar(radius, turn(2 * spikes) + jitter)]
 
 
 def _gear(rng: np.random.Generator) -> list[np.ndarray]:
-    teeth, depth = rng.integers(8, 16), rng.uniform(0.16, 0.28)
-    angle = turn(480)
+    teeth, depth = rng.integers(9, 18), rng.uniform(0.18, 0.3)
+    angle = turn(720)
     wave = np.abs((angle * teeth / np.pi) % 2 - 1)  # 0 to 1 and back once a tooth
     profile = np.clip(0.5 + rng.uniform(3, 6) * (wave - rng.uniform(0.42, 0.58)), 0, 1)
-    gear = [polar(1 - depth + depth * profile, angle)]
-    if rng.random() < 0.6:
-        gear.append(polar(rng.uniform(0.2, 0.45), turn(48)))
-    return gear
+    return [polar(1 - depth + depth * profile, angle), polar(rng.uniform(0.2, 0.45), turn(48))]
 
 
 def _ring(rng: np.random.Generator) -> list[np.ndarray]:
-    hole = rng.uniform(0.5, 0.75)
+    hole = rng.uniform(0.55, 0.78)
     offset = polar(rng.uniform(0, 0.5) * (1 - hole), rng.uniform(0, 2 * np.pi, 1))
     return [polar(1.0, turn(96)), offset + polar(hole, turn(72))]
 
 
-def _blob(rng: np.random.Generator) -> list[np.ndarray]:
-    angle, frequency = turn(160)[:, None], np.arange(2, 6)
-    amplitude = rng.uniform(0, 0.5, 4) / frequency
-    radius = 1 + (amplitude * np.cos(frequency * angle + rng.uniform(0, 2 * np.pi, 4))).sum(axis=1)
-    return [polar(radius / radius.max(), angle[:, 0])]
+def _splash(rng: np.random.Generator) -> list[np.ndarray]:
+    """A drop that has burst: a round core with thin fingers of different lengths."""
+    fingers = int(rng.integers(7, 12))
+    at = turn(fingers) + rng.uniform(-0.3, 0.3, fingers) * np.pi / fingers
+    length, width = rng.uniform(0.25, 0.6, fingers), rng.uniform(0.1, 0.17, fingers)
+    angle = turn(360)
+    away = np.abs((angle[:, None] - at + np.pi) % (2 * np.pi) - np.pi) / width
+    radius = 0.4 + (length * np.exp(-(away**2))).max(axis=1)
+    return [polar(radius / radius.max(), angle)]
 
 
 def _leaf(rng: np.random.Generator) -> list[np.ndarray]:
@@ -139,14 +164,14 @@ def _leaf(rng: np.random.Generator) -> list[np.ndarray]:
     return [leaf / np.linalg.norm(leaf, axis=1).max()]
 
 
-_OUTLINES = dict(zip(CATEGORIES, (_star, _gear, _ring, _blob, _leaf), strict=True))
+_OUTLINES = dict(zip(CATEGORIES, (_star, _gear, _ring, _splash, _leaf), strict=True))
 
 
 def _draw_shape(rng: np.random.Generator, category: str, height: int, width: int) -> list[np.ndarray]:
     """A random outline of the category, stretched, rotated and put into an image of height x width pixels."""
     side = min(height, width)
-    small = rng.random() < 0.15
-    radius = side * (rng.uniform(0.11, 0.15) if small else rng.uniform(0.16, 0.33))
+    smallest, largest = SIZES[int(rng.choice(len(SIZES), p=SIZE_SHARES))]
+    radius = side * rng.uniform(smallest, largest)
     stretch = np.array([1.0, rng.uniform(0.7, 1.0)])
     angle = rng.uniform(0, 2 * np.pi)
     rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
@@ -191,12 +216,11 @@ def _place_objects(rng: np.random.Generator, count: int, height: int, width: int
     return placed
 
 
-def _texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+def _pattern(rng: np.random.Generator, kind: str, height: int, width: int) -> np.ndarray:
     """A pattern (H, W) in [-1, 1]: stripes, checks, cloudy noise or a gradient."""
-    angle, period = rng.uniform(0, np.pi), min(height, width) * rng.uniform(0.03, 0.1)
+    angle, period = rng.uniform(0, np.pi), min(height, width) * rng.uniform(0.03, 0.08)
     y, x = np.mgrid[:height, :width]
     along, across = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
-    kind = rng.choice(["stripes", "checks", "noise", "gradient"])
     if kind == "stripes":
         return np.tanh(3 * np.sin(2 * np.pi * along / period))
     if kind == "checks":
@@ -206,23 +230,27 @@ def _texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     return np.interp(along, (along.min(), along.max()), (-1, 1))
 
 
-def _distinct_colour(rng: np.random.Generator, others: list[np.ndarray]) -> np.ndarray:
-    """The one of a few random colours (3,) in [0, 255] that is farthest from all the others."""
-    candidates = rng.uniform(35, 220, (6, 3)).astype(np.float32)
-    gaps = [np.linalg.norm(candidates - other, axis=1) for other in others]
-    return candidates[np.argmax(np.min(gaps, axis=0))] if gaps else candidates[0]
+def _paint(rng: np.random.Generator, alphas: np.ndarray, labels: list[int]) -> np.ndarray:
+    """The image (H, W, 3) uint8 of a grey background and the objects with alphas (R, H, W), back to front.
 
-
-def _paint(rng: np.random.Generator, alphas: np.ndarray) -> np.ndarray:
-    """The image (H, W, 3) uint8 of a background and the objects with alphas (R, H, W), back to front."""
+    Categories have a hue and a pattern of their own. Neighbours differ in brightness, or two of a kind that overlap
+    could not be told apart.
+    """
     height, width = alphas.shape[1:]
-    colours: list[np.ndarray] = []
-    image = np.zeros((3, height, width), dtype=np.float32)
-    for alpha in [np.ones((height, width), dtype=np.float32), *alphas]:
-        colours.append(_distinct_colour(rng, colours))
-        contrast = rng.uniform(10, 26) + rng.uniform(-8, 8, (3, 1, 1)).astype(np.float32)
-        layer = colours[-1][:, None, None] + contrast * _texture(rng, height, width)
-        image += alpha * (layer - image)
+    grey = rng.uniform(110, 225)
+    ground = (
+        grey
+        + rng.uniform(-9, 9, (3, 1, 1))
+        + rng.uniform(6, 16) * _pattern(rng, str(rng.choice(["noise", "gradient", "stripes"])), height, width)
+    )
+    image = np.broadcast_to(ground, (3, height, width)).astype(np.float32)
+    lights = rng.permutation(np.linspace(-28, 28, max(len(labels), 2)))
+    for alpha, label, light in zip(alphas, labels, lights, strict=False):
+        look = LOOKS[CATEGORIES[label - 1]]
+        colour = np.array(look.colour) + light + rng.uniform(-14, 14, 3)
+        contrast = look.contrast * rng.uniform(0.6, 1.2)
+        layer = colour[:, None, None] + contrast * _pattern(rng, look.pattern, height, width)
+        image += alpha * (layer.astype(np.float32) - image)
     image += 2.5 * rng.standard_normal(image.shape, dtype=np.float32)
     return np.clip(np.rint(image), 0, 255).astype(np.uint8).transpose(1, 2, 0)
 
@@ -234,7 +262,7 @@ def render_scene(spec: ShapesSpec, split: str, index: int) -> Scene:
     height, width = rng.permutation(shape).tolist()
     count = int(rng.integers(1, spec.max_objects + 1))
     placed = _place_objects(rng, count, height, width)
-    return Scene(_paint(rng, placed.alphas), placed.masks, placed.labels, placed.areas, placed.holes)
+    return Scene(_paint(rng, placed.alphas, placed.labels), placed.masks, placed.labels, placed.areas, placed.holes)
 
 
 # The dataset on disk
