@@ -10,12 +10,13 @@ export DO_NOT_TRACK := 1
 export RAY_USAGE_STATS_ENABLED := 0
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help install demo test test-faults lint clean
+.PHONY: help install demo weights test test-faults lint clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make install      make .venv with everything pinned in requirements.lock"
 	@echo "make demo         run the whole pipeline on synthetic data, up to reports/demo/index.html"
+	@echo "make weights      train what the demo starts from again, in pipeline/synthetic/weights (two hours on two cores)"
 	@echo "make test         run the tests"
 	@echo "make test-faults  kill workers, drivers and nodes of trainings under Ray (15 minutes on two cores)"
 	@echo "make lint         check style, types and the direction of imports"
@@ -40,6 +41,13 @@ demo: install
 	$(BIN)/pointrend select demo
 	$(BIN)/dvc repro
 	@echo "Done. Open reports/demo/index.html, or compare the runs with: $(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db"
+
+weights: install
+	$(BIN)/pointrend select pretraining
+	$(BIN)/dvc repro
+	for name in shapes_detector streets_detector streets_segmenter; do \
+	  $(BIN)/python -m pipeline.training.initial_weights $$name-0 pipeline/synthetic/weights/$$name.safetensors || exit 1; \
+	done
 
 # Two files at a time, each with one thread; the tests of a file run in order.
 test: install
