@@ -16,7 +16,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 help:
 	@echo "make install      make .venv with everything pinned in requirements.lock"
 	@echo "make demo         run the whole pipeline on synthetic data, up to reports/demo/index.html"
-	@echo "make weights      train what the demo starts from again, in pipeline/synthetic/weights (two hours on two cores)"
+	@echo "make weights      train what the demo starts from again, in pipeline/synthetic/weights (an hour on two cores)"
 	@echo "make test         run the tests"
 	@echo "make test-faults  kill workers, drivers and nodes of trainings under Ray (15 minutes on two cores)"
 	@echo "make lint         check style, types and the direction of imports"
