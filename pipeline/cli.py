@@ -28,10 +28,13 @@ def select(
     scale: Annotated[str, typer.Argument(help="a folder of configs/experiments: demo, nuclei, paper, ...")],
     data_root: Annotated[str, typer.Option(help="folder or URI that contains the datasets")] = "data",
     cluster: Annotated[str, typer.Option(help="a file of configs/clusters")] = "laptop",
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="runs of each experiment, with seeds 0 and up; by default its own seeds")
+    ] = None,
 ) -> None:
     """Choose what `dvc repro` runs: write a scale's runs and sweeps to selection.yaml, its settings to params.yaml."""
     project = Project(Path.cwd())
-    selection = project.select(scale, data_root)
+    selection = project.select(scale, data_root, seeds)
     params = project.initial_params(scale, data_root, cluster)
     with atomic_file(project.selection_file) as stream:
         stream.write(selection_text(scale, selection))

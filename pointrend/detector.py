@@ -205,22 +205,37 @@ class BoxHeads(RoIHeads):
         chosen = predicted_deltas.view(len(flat_labels), -1, 4)[foreground, classes]
         box_loss = F.l1_loss(chosen, torch.cat(deltas)[foreground], reduction="sum") / max(1, len(flat_labels))
         losses = {"loss_classifier": F.cross_entropy(logits, flat_labels), "loss_box_reg": box_loss}
-        with torch.no_grad():
-            origins = torch.cat(proposals)[foreground]
-            decoded = self.box_coder.decode_single(chosen.float(), origins)
-            # A diverging network predicts boxes of any size, which the mask head could not pool from. The box loss
-            # still shows the divergence.
-            usable = (decoded.abs() < MAX_COORDINATE).all(dim=1, keepdim=True)
-            decoded = torch.where(usable, decoded, origins)
         masks = [image_labels > 0 for image_labels in labels]
-        counts = [int(mask.sum()) for mask in masks]
-        regions = Regions(
-            proposals=[boxes[mask] for boxes, mask in zip(proposals, masks, strict=True)],
-            predicted=list(decoded.split(counts)),
-            labels=[image_labels[mask] for image_labels, mask in zip(labels, masks, strict=True)],
-            targets=[indices[mask] for indices, mask in zip(matched, masks, strict=True)],
-        )
-        return regions, losses
+        return self._regions(*(_chosen(fields, masks) for fields in (proposals, labels, matched)), chosen), losses
+
+    @torch.no_grad()
+    def foreground(self, features: Features, proposals: list[Tensor], targets: list[Target]) -> Regions:
+        """The regions of :meth:`train_step` without its losses, which need the background's predictions as well."""
+        proposals, matched, labels, _ = self.select_training_samples(proposals, targets)
+        masks = [image_labels > 0 for image_labels in labels]
+        proposals, labels, matched = (_chosen(fields, masks) for fields in (proposals, labels, matched))
+        _, deltas = self.predict(features, proposals)
+        classes = torch.cat(labels)
+        chosen = deltas.view(len(classes), -1, 4)[torch.arange(len(classes), device=classes.device), classes]
+        return self._regions(proposals, labels, matched, chosen)
+
+    @torch.no_grad()
+    def _regions(
+        self, proposals: list[Tensor], labels: list[Tensor], matched: list[Tensor], deltas: Tensor
+    ) -> Regions:
+        """Foreground regions, given the box deltas (R, 4) of all of them for their classes."""
+        origins = torch.cat(proposals)
+        decoded = self.box_coder.decode_single(deltas.float(), origins)
+        # A diverging network predicts boxes of any size, which the mask head could not pool from. The box loss still
+        # shows the divergence.
+        usable = (decoded.abs() < MAX_COORDINATE).all(dim=1, keepdim=True)
+        decoded = torch.where(usable, decoded, origins)
+        return Regions(proposals, list(decoded.split([len(boxes) for boxes in proposals])), labels, matched)
+
+
+def _chosen(fields: list[Tensor], masks: list[Tensor]) -> list[Tensor]:
+    """The chosen entries of each image."""
+    return [field[mask] for field, mask in zip(fields, masks, strict=True)]
 
 
 def proposal_network(

@@ -264,8 +264,8 @@ class MaskRCNN(nn.Module):
         ]
         features = self.backbone(batch.tensors)
         if self.detector_is_frozen:
-            proposals, losses = self.rpn.propose(batch, features), {}
-            regions, _ = self.roi_heads.train_step(features, proposals, targets)
+            losses: dict[str, Tensor] = {}
+            regions = self.roi_heads.foreground(features, self.rpn.propose(batch, features), targets)
         else:
             proposals, losses = self.rpn(batch, features, targets)
             regions, box_losses = self.roi_heads.train_step(features, proposals, targets)

@@ -162,11 +162,8 @@ class Project:
                     f"{self.selection_file}:\n  runs.{name}.{key}: {found!r}, but its experiment has {value!r}; "
                     f"`pointrend select {scale}` writes it again"
                 )
-        if selected.seed not in written.seeds:
-            raise ConfigError(
-                f"{self.selection_file}:\n  runs.{name}.seed: {selected.seed}, but its experiment has seeds "
-                f"{written.seeds}"
-            )
+        if name != (expected_name := f"{selected.experiment}-{selected.seed}"):
+            raise ConfigError(f"{self.selection_file}:\n  runs.{name}: expected the name {expected_name!r}")
         experiment = self.overridden(selected.experiment, written, params)
         run = self.training(name, selected.experiment, selected.seed, written, experiment)
         return run, EvaluationConfig(experiment.evaluations)
@@ -215,8 +212,13 @@ class Project:
                     f"`pointrend select {params.scale} --data-root {params.data_root}` writes it again"
                 )
 
-    def select(self, scale: str, data_root: str) -> Selection:
+    def select(self, scale: str, data_root: str, seeds: int | None = None) -> Selection:
         """Everything of a scale: its experiments with all seeds, their datasets, and its sweeps.
+
+        Args:
+            scale: a folder of ``configs/experiments``.
+            data_root: the folder or URI that the datasets lie in.
+            seeds: how many seeds each experiment is run with, 0 and up; None for the experiments' own.
 
         Raises:
             ConfigError: if there is no such scale, or one of its files is wrong.
@@ -224,6 +226,9 @@ class Project:
         if scale not in self.scales():
             raise ConfigError(f"{self.configs / 'experiments'}: no scale {scale!r}; it has {', '.join(self.scales())}")
         experiments = {name: self.experiment(scale, name) for name in self.experiment_names(scale)}
+        if seeds is not None:
+            more = {"seeds": list(range(seeds))}
+            experiments = {name: experiment.model_copy(update=more) for name, experiment in experiments.items()}
         datasets = {e.dataset: self.dataset(e.dataset) for e in experiments.values()}
         self._check_starts(scale, experiments)
         runs = {
