@@ -65,7 +65,7 @@ lint: install
 
 # Name by name: outputs and reports may hold other files as well, and .dvc/config.local is the user's.
 clean:
-	rm -rf $(VENV) mlflow.db mlflow.db-* mlartifacts .pointrend .dvc/cache .dvc/tmp
+	rm -rf $(VENV) mlflow.db mlflow.db-* mlflow.db.lock mlartifacts dvc_plots .pointrend .dvc/cache .dvc/tmp
 	for scale in configs/experiments/*/; do \
 	  scale=$$(basename "$$scale"); \
 	  rm -rf "reports/$$scale"; \

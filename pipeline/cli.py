@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.config.project import Project
+from pipeline.config.reader import ConfigError
+from pipeline.config.selection import Selection
 from pipeline.config.selection_files import params_text, selection_text
 from pipeline.config.sweep_tasks import resolve_sweep
 from pipeline.errors import UserError
@@ -36,6 +38,7 @@ def select(
     project = Project(Path.cwd())
     selection = project.select(scale, data_root, seeds)
     params = project.initial_params(scale, data_root, cluster)
+    reset = _reset(project, scale, selection)
     with atomic_file(project.selection_file) as stream:
         stream.write(selection_text(scale, selection))
     with atomic_file(project.params_file) as stream:
@@ -48,8 +51,25 @@ def select(
     Console().print(table)
     if selection.sweeps:
         typer.echo(f"sweeps: {', '.join(selection.sweeps)}")
+    for line in reset:
+        typer.echo(line)
     if note := match_git(project.root):
         typer.echo(note)
+
+
+def _reset(project: Project, scale: str, selection: Selection) -> list[str]:
+    """What the files of an earlier selection of the same scale had, and those of this one no longer have."""
+    try:
+        params, earlier = project.params(), project.selection()
+    except ConfigError:
+        return []
+    if params.scale != scale:
+        return []
+    changes = {"": params.of_all.given, **{f"experiments.{name}.": of.given for name, of in params.experiments.items()}}
+    given = [f"{prefix}{key}={value}" for prefix, of in changes.items() for key, value in of.items()]
+    more = [name for name in (*selection.runs, *selection.sweeps) if name not in {*earlier.runs, *earlier.sweeps}]
+    lines = [f"params.yaml no longer has: {', '.join(given)}"] if given else []
+    return lines + ([f"selection.yaml has again: {', '.join(more)}"] if more else [])
 
 
 @errors_as_messages()
@@ -87,10 +107,15 @@ def sweep(file: Annotated[Path, typer.Argument(help="a file of configs/sweeps")]
     typer.echo(f"{output}: best is {about['best']} ({about['metric']}); see best.yaml")
 
 
-def _jobs() -> "Jobs":
-    from pipeline.cluster.submission import running_jobs  # Ray takes seconds to import
+NO_JOBS = "No job waits or runs on this machine, and RAY_ADDRESS names no cluster."
 
-    return running_jobs(Path.cwd())
+
+def _jobs() -> "Jobs":
+    from pipeline.cluster.submission import find_jobs  # Ray takes seconds to import
+
+    if (found := find_jobs(Path.cwd())) is None:
+        raise UserError(NO_JOBS)
+    return found
 
 
 def _job_id(jobs: "Jobs", name: str) -> str:
@@ -109,7 +134,13 @@ def _job_id(jobs: "Jobs", name: str) -> str:
 def list_jobs() -> None:
     """Show all jobs that Ray remembers, with the minutes from the submission of each to its end, or until now."""
     table = Table("job", "status", "submitted", "minutes", box=None, pad_edge=False)
-    for job in _jobs().list():
+    from pipeline.cluster.submission import find_jobs
+
+    if (found := find_jobs(Path.cwd())) is None:
+        typer.echo(NO_JOBS)
+        return
+    table = Table("job", "status", "submitted", "minutes", box=None, pad_edge=False)
+    for job in found.list():
         begun, end = (job.start_time or 0) / 1000, (job.end_time or time.time() * 1000) / 1000
         submitted = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(begun))
         table.add_row(job.submission_id, str(job.status), submitted, f"{(end - begun) / 60:.1f}")

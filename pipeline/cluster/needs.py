@@ -193,8 +193,8 @@ def check_fits(name: str, nodes: Sequence[Resources], needs: Needs, alternatives
             f"{_count(total.gpus, 'GPU')} and {_count(total.cpus, 'CPU')}, up to {_count(largest.gpus, 'GPU')} and "
             f"{_count(largest.cpus, 'CPU')} in one process, which do not fit on the {len(nodes)} nodes of this Ray"
         ]
-    if names := ", ".join(alternatives):
-        advice = f"It fits with `pointrend select` and --cluster {names}"
+    if names := " or ".join(alternatives):
+        advice = f"It fits with `cluster: {names}` in params.yaml"
     else:
         advice = "No file of configs/clusters fits; add one, or more nodes"
     raise ClusterTooSmallError(f"{name} needs {'; '.join(short)}. Nothing was submitted. {advice}")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ray.job_submission import JobDetails, JobStatus
 
-from pipeline.cluster.jobs import Job, Jobs, RayUnreachableError, job_name, job_needs, job_results
+from pipeline.cluster.jobs import Job, Jobs, job_name, job_needs, job_results
 from pipeline.cluster.local_head import ensure_ray, find_ray
 from pipeline.cluster.needs import Needs, Resources, check_fits, count_to_submit, fits
 from pipeline.config.clusters import ClusterConfig
@@ -78,18 +78,15 @@ class Place:
                 yield jobs
 
 
-def running_jobs(root: Path) -> Jobs:
-    """The jobs of the cluster of ``RAY_ADDRESS``, or of the project's own Ray on this machine, which is not started.
+def find_jobs(root: Path) -> Jobs | None:
+    """The jobs of the cluster of ``RAY_ADDRESS``, or of the project's own Ray on this machine; None if it has none.
 
     Raises:
-        RayUnreachableError: if no Ray runs.
+        RayUnreachableError: if no Ray answers at ``RAY_ADDRESS``.
     """
     if address := os.environ.get("RAY_ADDRESS"):
         return Jobs(address)
-    jobs = find_ray(ray_folder(root))
-    if jobs is None:
-        raise RayUnreachableError(f"{root}: no job waits or runs on this machine, and RAY_ADDRESS names no cluster")
-    return jobs
+    return find_ray(ray_folder(root))
 
 
 def ray_folder(root: Path) -> Path:

@@ -65,6 +65,9 @@ class Project:
     def cluster(self, name: str) -> ClusterConfig:
         return load(ClusterConfig, self.configs / "clusters" / f"{name}.yaml")
 
+    def cluster_names(self) -> list[str]:
+        return sorted(path.stem for path in (self.configs / "clusters").glob("*.yaml"))
+
     def table(self, name: str) -> TableConfig:
         return load(TableConfig, self.configs / "tables" / f"{name}.yaml")
 
@@ -197,9 +200,13 @@ class Project:
         """Checks that ``params.yaml`` and ``selection.yaml`` go together.
 
         Raises:
-            ConfigError: if a changed setting applies to nothing that is selected, or if DVC watches other raw files
-                than those of the data root.
+            ConfigError: if there is no such scale or cluster, if a changed setting applies to nothing that is selected,
+                or if DVC watches other raw files than those of the data root.
         """
+        known = {"scale": (params.scale, self.scales()), "cluster": (params.cluster, self.cluster_names())}
+        for key, (value, there) in known.items():
+            if value not in there:
+                raise ConfigError(f"{self.params_file}:\n  {key}: {value!r}, expected one of {', '.join(there)}")
         try:
             names = {*selection.experiments, *swept_experiments(self, params.scale, selection)}
             check_overrides(params, {name: self.experiment(params.scale, name) for name in sorted(names)})

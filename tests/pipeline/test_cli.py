@@ -58,6 +58,21 @@ def test_paper_scale_has_a_run_per_experiment_and_seed(run, tmp_path: Path) -> N
     assert selection.synthetic == []
 
 
+def test_selecting_again_says_what_it_resets(run, tmp_path: Path) -> None:
+    assert "no longer" not in run("demo").stdout
+    selection, params = tmp_path / "selection.yaml", tmp_path / "params.yaml"
+    kept = [line for line in selection.read_text().splitlines() if not line.startswith("  coco_4xconv_r50-0:")]
+    selection.write_text("\n".join(kept))
+    changed = yaml.safe_load(params.read_text())
+    changed["schedule"] = "demo_3x"
+    changed["experiments"]["coco_pointrend_r50"]["sampling"]["num_points"] = 49
+    params.write_text(yaml.safe_dump(changed))
+    lines = run("demo", "--cluster", "one_gpu").stdout.splitlines()
+    settings = "schedule=demo_3x, experiments.coco_pointrend_r50.sampling.num_points=49"
+    assert lines[-2:] == [f"params.yaml no longer has: {settings}", "selection.yaml has again: coco_4xconv_r50-0"]
+    assert "again" not in run("demo").stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "word"), [(["nowhere"], "nowhere"), (["demo", "--cluster", "moon"], "moon.yaml")]
 )

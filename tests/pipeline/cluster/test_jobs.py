@@ -13,11 +13,13 @@ from typing import Any
 
 import psutil
 import pytest
+from typer.testing import CliRunner
 
+from pipeline import cli
 from pipeline.cluster.jobs import Job, Jobs, RayUnreachableError
 from pipeline.cluster.local_head import LocalRayError, ensure_ray, find_ray
 from pipeline.cluster.needs import ClusterTooSmallError, Needs, Resources
-from pipeline.cluster.submission import JobFailedError, Place, Request, in_order, running_jobs
+from pipeline.cluster.submission import JobFailedError, Place, Request, find_jobs, in_order
 from pipeline.cluster.submission import wait_for as wait_for_job
 from pipeline.config.clusters import ClusterConfig
 from pipeline.data.cpus import usable_cpus
@@ -158,8 +160,11 @@ def test_without_ray() -> None:
 
 def test_without_a_ray_of_the_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    with pytest.raises(RayUnreachableError, match="no job waits or runs"):
-        running_jobs(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert find_jobs(tmp_path) is None
+    listed = CliRunner().invoke(cli.jobs, ["list"])
+    assert (listed.exit_code, listed.output) == (0, f"{cli.NO_JOBS}\n")
+    assert CliRunner().invoke(cli.jobs, ["follow", "coco_4xconv_r50-0"]).exit_code == 1
 
 
 def test_ray_that_does_not_start_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -118,6 +118,14 @@ def test_the_selected_runs_agree_with_their_experiments(repository: Path) -> Non
     project.check(project.params(), selection)
 
 
+@pytest.mark.parametrize(("key", "value", "names"), [("scale", "dmeo", "demo"), ("cluster", "labtop", "laptop")])
+def test_a_scale_or_cluster_that_does_not_exist(repository: Path, key: str, value: str, names: str) -> None:
+    project = Project(repository)
+    params = project.params().model_copy(update={key: value})
+    with pytest.raises(ConfigError, match=rf"params\.yaml:\n  {key}: '{value}', expected one of .*{names}"):
+        project.check(params, project.selection())
+
+
 def test_an_unknown_scale_lists_the_scales(repository: Path) -> None:
     with pytest.raises(ConfigError, match=r"no scale 'papre'.*demo.*paper"):
         Project(repository).select("papre", "data")
