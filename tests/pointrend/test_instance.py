@@ -326,7 +326,7 @@ def test_a_few_steps_learn_a_mask(tiny_model: Callable[..., nn.Module], scene: C
     image[:, target["masks"][0]] *= 0.3
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     history = []
-    for _ in range(12):
+    for _ in range(20):
         losses = model([image], [target])
         history.append((losses["loss_mask"] + losses["loss_mask_point"]).item())
         optimizer.zero_grad()
