@@ -123,7 +123,7 @@ def chained_project(root: Path) -> Project:
     project = copied_project(root)
     demo = project.configs / "experiments" / "demo"
     for path in demo.iterdir():
-        path.write_text(re.sub(r"^starts_from: .*/(\w+)\.safetensors$", r"starts_from: \1-0", path.read_text(), flags=re.M))
+        path.write_text(re.sub(r"(?m)^starts_from: .*/(\w+)\.safetensors$", r"starts_from: \1-0", path.read_text()))
     for path in (project.configs / "experiments" / "pretraining").iterdir():
         shutil.copy(path, demo)
     return project

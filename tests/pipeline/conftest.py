@@ -116,6 +116,7 @@ def contents() -> Callable[[Path], dict[str, bytes]]:
 def run_config(experiment: str, seed: int) -> Any:
     """The configuration of a run named ``<experiment>-<seed>``: the demo's PointRend on shapes."""
     from pipeline.config.experiments import RunConfig
+
     project = Project(REPOSITORY)
     return RunConfig(
         run=f"{experiment}-{seed}",
