@@ -1,12 +1,16 @@
 """Configuration files to break in one place at a time."""
 
+import re
+import shutil
 from pathlib import Path
 
 import pytest
 
+from pipeline.config.project import Project
 from pipeline.config.reader import ConfigError, load
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+REPOSITORY = Path(__file__).parents[1]
+CONFIGS = REPOSITORY / "configs"
 SCALES = sorted(path.name for path in (CONFIGS / "experiments").iterdir())
 
 SCHEDULE = """\
@@ -98,3 +102,28 @@ def refusal(schema: type, path: Path) -> str:
 def edited(text: str, old: str, new: str) -> str:
     assert text.count(old) == 1
     return text.replace(old, new)
+
+
+def linked_project(root: Path) -> Project:
+    """The project's own configuration in another folder, to read."""
+    (root / "configs").symlink_to(CONFIGS)
+    (root / "pipeline").symlink_to(REPOSITORY / "pipeline")  # with the weights that the demo's runs start from
+    return Project(root)
+
+
+def copied_project(root: Path) -> Project:
+    """A copy of the project's own configuration, to change."""
+    shutil.copytree(CONFIGS, root / "configs")
+    (root / "pipeline").symlink_to(REPOSITORY / "pipeline")
+    return Project(root)
+
+
+def chained_project(root: Path) -> Project:
+    """A copy whose demo trains what its other runs start from: each starts from a run in place of a file of weights."""
+    project = copied_project(root)
+    demo = project.configs / "experiments" / "demo"
+    for path in demo.iterdir():
+        path.write_text(re.sub(r"(?m)^starts_from: .*/(\w+)\.safetensors$", r"starts_from: \1-0", path.read_text()))
+    for path in (project.configs / "experiments" / "pretraining").iterdir():
+        shutil.copy(path, demo)
+    return project

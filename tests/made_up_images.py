@@ -72,4 +72,5 @@ def small_run(repository: Path, experiment: str = "coco_pointrend_r50") -> RunCo
         phases=[Phase(updates=UPDATES, learning_rate=0.01)],
         checkpoint_every=1,
     )
-    return run.model_copy(update={"model": model, "schedule": schedule, "starts_from": None})
+    own = {"starts_from": None, "starts_from_digest": None, "train": "all"}
+    return run.model_copy(update={"model": model, "schedule": schedule, **own})

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as mask_api
 
-#: Sorted by name, as in LVIS, and so with other ids than in the COCO file. Three are not in the COCO file: arrows and
-#: crescents, which no image has, and holes, which are parts of gears and rings.
-LVIS_CATEGORIES: tuple[str, ...] = ("arrow", "crescent", "gear", "hole", "leaf", "ring", "splash", "star")
+#: Sorted by name, as in LVIS, and each with another id than in the COCO file. Four are not in the COCO file: arrows,
+#: crescents and crosses, which no image has, and holes, which are parts of gears and rings.
+LVIS_CATEGORIES: tuple[str, ...] = ("arrow", "crescent", "cross", "gear", "hole", "leaf", "ring", "splash", "star")
 MAX_ANNOTATIONS = 200  # of an image, holes included
 
 ABSENT = 0.6  # share of the categories without objects that are verified absent

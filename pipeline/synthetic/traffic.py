@@ -9,8 +9,8 @@ import numpy as np
 from pipeline.synthetic.scenery import GLASS, label
 from pipeline.synthetic.view import Layer, View, box, disc, limb, rgb
 
-# Classes differ in colour where they can, so that they are learned soon: riders wear bright jackets, trams are red, buses
-# yellow, loads white, and cars none of these.
+# Classes differ in colour where they can, so that they are learned soon: riders wear bright jackets, trams are red,
+# buses yellow, loads white, and cars none of these.
 CLOTHES = (
     rgb(40, 70, 140), rgb(54, 54, 60), rgb(122, 46, 54), rgb(58, 118, 84), rgb(120, 70, 130), rgb(96, 140, 176),
 )  # fmt: skip

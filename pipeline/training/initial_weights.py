@@ -1,12 +1,12 @@
 """Writes a trained run's weights for other runs to start from: the demo's stand-ins for ImageNet's weights.
 
-``make weights`` trains the scale ``pretraining`` and writes the files in ``pipeline/synthetic/weights`` with this module.
+``make weights`` trains the scale ``pretraining`` and writes the files in ``pipeline/synthetic/weights`` with this
+module.
 """
 
 import sys
 from pathlib import Path
 
-import torch
 from safetensors.torch import save_file
 
 from pipeline.config.project import Project
@@ -33,7 +33,7 @@ def write_initial_weights(trained: Path, file: Path) -> None:
     """
     record = TrainingRecord.read(trained)
     kept = {
-        name: tensor.to(torch.float16).contiguous()
+        name: tensor.half().contiguous() if tensor.is_floating_point() else tensor
         for name, tensor in read_state_dict(trained / WEIGHTS).items()
         if not name.startswith(RETRAINED_HEADS)
     }

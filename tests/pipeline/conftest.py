@@ -8,7 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from made_up_configs import chained_project
 from PIL import Image
+
+from pipeline.config.project import Project
 
 # MLflow asks for nothing from outside in tests.
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
@@ -99,6 +102,12 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="session")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The project, to read, but for its demo's runs, which start from other runs of the demo."""
+    return chained_project(tmp_path_factory.mktemp("chain"))
+
+
+@pytest.fixture(scope="session")
 def contents() -> Callable[[Path], dict[str, bytes]]:
     """Every file below a folder, hidden ones too."""
     return tree
@@ -107,7 +116,6 @@ def contents() -> Callable[[Path], dict[str, bytes]]:
 def run_config(experiment: str, seed: int) -> Any:
     """The configuration of a run named ``<experiment>-<seed>``: the demo's PointRend on shapes."""
     from pipeline.config.experiments import RunConfig
-    from pipeline.config.project import Project
 
     project = Project(REPOSITORY)
     return RunConfig(

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from made_up_configs import linked_project
 from typer.testing import CliRunner
 
 from pipeline.cli import select
@@ -16,7 +17,7 @@ REPOSITORY = Path(__file__).parents[2]
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     import typer
 
-    (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
+    linked_project(tmp_path)
     monkeypatch.chdir(tmp_path)
     app = typer.Typer()
     app.command()(select)

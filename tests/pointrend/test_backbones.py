@@ -176,7 +176,7 @@ class TestDilated:
             features = backbone(torch.randn(2, 3, *size))
         expected = {
             name: (2, channels, -(-size[0] // stride), -(-size[1] // stride))
-            for name, channels, stride in (("res2", 64, 4), ("res5", 512, 16))
+            for name, channels, stride in (("res2", 32, 4), ("res5", 256, 16))
         }
         assert {name: tuple(feature.shape) for name, feature in features.items()} == expected
 

@@ -1,11 +1,10 @@
 """Files and projects to change."""
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from made_up_configs import CONFIGS
+from made_up_configs import chained_project, copied_project
 
 from pipeline.config.project import Project
 
@@ -23,5 +22,10 @@ def written(tmp_path: Path) -> Callable[[str], Path]:
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     """A copy of the project's own configuration, to change."""
-    shutil.copytree(CONFIGS, tmp_path / "configs")
-    return Project(tmp_path)
+    return copied_project(tmp_path)
+
+
+@pytest.fixture
+def chain(tmp_path: Path) -> Project:
+    """A copy, to change, whose demo's runs start from other runs of the demo."""
+    return chained_project(tmp_path)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from dvc.utils.hydra import apply_overrides as set_params
+from made_up_configs import linked_project
 
 from pipeline.config.parameters import run_parameters
 from pipeline.config.params import Params
@@ -23,9 +24,8 @@ Set = Callable[..., Params]
 
 
 @pytest.fixture
-def project(repository: Path, tmp_path: Path) -> Project:
-    (tmp_path / "configs").symlink_to(repository / "configs")
-    return Project(tmp_path)
+def project(tmp_path: Path) -> Project:
+    return linked_project(tmp_path)
 
 
 @pytest.fixture

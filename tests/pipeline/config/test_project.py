@@ -109,9 +109,9 @@ def test_an_experiment_with_a_part_that_does_not_exist(project: Project, part: s
         ),
     ],
 )
-def test_a_run_that_disagrees_with_its_experiment(project: Project, run: SelectedRun, key: str, expected: str) -> None:
+def test_a_run_that_disagrees_with_its_experiment(chain: Project, run: SelectedRun, key: str, expected: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        project.run("demo", "mine", run)
+        chain.run("demo", "mine", run)
     assert expected in str(caught.value)
     if key:
         assert "selection.yaml" in str(caught.value)
@@ -145,7 +145,7 @@ def test_a_resolved_run(repository: Path) -> None:
     }
 
 
-def test_a_resolved_run_knows_what_it_begins_with(repository: Path) -> None:
+def test_a_resolved_run_knows_what_it_begins_with(chain: Project) -> None:
     params = SelectedRun(
         task="semantic",
         dataset="streets_semantic",
@@ -153,15 +153,16 @@ def test_a_resolved_run_knows_what_it_begins_with(repository: Path) -> None:
         seed=0,
         starts_from="train/streets_segmenter-0",
     )
-    run, _ = Project(repository).run("demo", "cityscapes_deeplabv3_r103-0", params)
+    run, _ = chain.run("demo", "cityscapes_deeplabv3_r103-0", params)
     assert run.starts_from == "streets_segmenter-0"
 
 
-def test_a_run_that_is_not_evaluated(repository: Path) -> None:
-    params = SelectedRun(
-        task="instance", dataset="shapes", experiment="shapes_detector", seed=0, starts_from="data/shapes"
-    )
-    run, evaluation = Project(repository).run("demo", "shapes_detector-0", params)
+def test_a_run_that_is_not_evaluated(chain: Project) -> None:
+    path = chain.configs / "experiments" / "demo" / "shapes_detector.yaml"
+    path.write_text(edited(path.read_text(), "evaluations:\n  28x28: {resolution: 28}\n", "evaluations: {}\n"))
+    params = chain.select("demo", "data").runs["shapes_detector-0"]
+    assert params.starts_from == "data/shapes_pretraining"
+    run, evaluation = chain.run("demo", "shapes_detector-0", params)
     assert run.starts_from is None
     assert evaluation.root == {}
 
@@ -177,7 +178,8 @@ def change(project: Project, name: str, text: str) -> None:
 def test_a_run_may_start_from_a_file_of_weights(project: Project) -> None:
     name, file = "coco_4xconv_r50", "weights/detector.safetensors"
     change(project, name, f"starts_from: {file}")
-    with pytest.raises(ConfigError, match=r"4xconv_r50\S*\.yaml:\n  starts_from: there is no file .*detector"):
+    # Of the experiments with that file, the first by name: it has this one as its base.
+    with pytest.raises(ConfigError, match=r"coco_4xconv_r101_3x\.yaml:\n  starts_from: there is no file .*detector"):
         project.select("demo", "data")
     (project.root / "weights").mkdir()
     (project.root / file).write_bytes(b"weights")
@@ -190,9 +192,9 @@ def test_a_run_may_start_from_a_file_of_weights(project: Project) -> None:
 
 
 @pytest.mark.parametrize("name", ["cityscapes_semantic_fpn_r101", "shapes_detector"])
-def test_only_a_run_that_starts_from_a_detector_can_leave_it_as_it_is(project: Project, name: str) -> None:
-    change(project, name, "train: mask_head")
+def test_only_a_run_that_starts_from_a_detector_can_leave_it_as_it_is(chain: Project, name: str) -> None:
+    change(chain, name, "train: mask_head")
     with pytest.raises(ConfigError, match=r"train: 'mask_head' needs an instance model and the weights of a detector"):
-        project.experiment("demo", name)
-    change(project, "coco_4xconv_r50", "train: mask_head")
-    assert project.experiment("demo", "coco_4xconv_r50").train == "mask_head"
+        chain.experiment("demo", name)
+    change(chain, "coco_4xconv_r50", "train: mask_head")
+    assert chain.experiment("demo", "coco_4xconv_r50").train == "mask_head"

@@ -35,21 +35,12 @@ def test_selecting_the_demo_scale(repository: Path) -> None:
     selected = Project(repository).select("demo", "some/where").model_dump()
     runs = selected.pop("runs")
     assert runs.keys() == {f"{name}-0" for name in Project(repository).experiment_names("demo")}
-    assert {name: runs[name] for name in ("coco_4xconv_r50-0", "shapes_detector-0")} == {
-        "coco_4xconv_r50-0": {
-            "task": "instance",
-            "dataset": "shapes",
-            "experiment": "coco_4xconv_r50",
-            "seed": 0,
-            "starts_from": "train/shapes_detector-0",
-        },
-        "shapes_detector-0": {
-            "task": "instance",
-            "dataset": "shapes",
-            "experiment": "shapes_detector",
-            "seed": 0,
-            "starts_from": "data/shapes",
-        },
+    assert runs["coco_4xconv_r50-0"] == {
+        "task": "instance",
+        "dataset": "shapes",
+        "experiment": "coco_4xconv_r50",
+        "seed": 0,
+        "starts_from": "data/shapes",
     }
     assert selected == {
         "synthetic": ["shapes", "streets"],
@@ -77,30 +68,55 @@ def test_selecting_the_demo_scale(repository: Path) -> None:
     }
 
 
-def test_a_run_begins_with_one_that_begins_with_nothing(project: Project) -> None:
-    path = project.root / "configs/experiments/demo/coco_4xconv_r50.yaml"
-    path.write_text(path.read_text().replace("shapes_detector-0", "coco_pointrend_r50-0"))
-    with pytest.raises(ConfigError, match=r"4xconv_r50\.yaml:\n  starts_from: 'coco_pointrend_r50-0' is not a run of"):
-        project.select("demo", "data")
+def test_runs_that_others_start_from_come_first_the_shortest_before_the_others(chain: Project) -> None:
+    runs = chain.select("demo", "data").runs
+    names = [f"{name}-0" for name in chain.experiment_names("demo")]
+    first = ["streets_segmenter-0", "streets_detector-0", "shapes_detector-0"]  # of 1,500, 2,000 and 4,000 updates
+    assert list(runs) == first + [name for name in names if name not in first]
+    found = [runs[name].model_dump() for name in ("coco_4xconv_r50-0", "shapes_detector-0")]
+    assert found == [
+        {
+            "task": "instance",
+            "dataset": "shapes",
+            "experiment": "coco_4xconv_r50",
+            "seed": 0,
+            "starts_from": "train/shapes_detector-0",
+        },
+        {
+            "task": "instance",
+            "dataset": "shapes_pretraining",
+            "experiment": "shapes_detector",
+            "seed": 0,
+            "starts_from": "data/shapes_pretraining",
+        },
+    ]
 
 
-def test_what_a_run_begins_with_must_exist(project: Project) -> None:
-    (project.configs / "experiments/demo/shapes_detector.yaml").unlink()
+def test_a_run_begins_with_one_that_begins_with_nothing(chain: Project) -> None:
+    path = chain.root / "configs/experiments/demo/coco_4xconv_r50.yaml"
+    path.write_text(edited(path.read_text(), "shapes_detector-0", "coco_pointrend_r50-0"))
+    # Of the experiments with that start, the first by name: it has this one as its base.
+    with pytest.raises(ConfigError, match=r"4xconv_r101_3x\.yaml:\n  starts_from: 'coco_pointrend_r50-0' is not a run"):
+        chain.select("demo", "data")
+
+
+def test_what_a_run_begins_with_must_exist(chain: Project) -> None:
+    (chain.configs / "experiments/demo/shapes_detector.yaml").unlink()
     with pytest.raises(ConfigError) as caught:
-        project.select("demo", "data")
+        chain.select("demo", "data")
     # Of those that begin with it, the first by name.
-    assert str(project.configs / "experiments/demo/cityscapes_4xconv_r50.yaml") in str(caught.value)
+    assert str(chain.configs / "experiments/demo/coco_4xconv_r101_3x.yaml") in str(caught.value)
     assert "starts_from: 'shapes_detector-0' is not a run of this scale" in str(caught.value)
-    assert "those are streets_segmenter-0" in str(caught.value)
+    assert "those are streets_detector-0, streets_segmenter-0" in str(caught.value)
 
 
-def test_a_run_begins_with_a_seed_that_there_is(project: Project) -> None:
-    path = project.configs / "experiments/demo/shapes_detector.yaml"
+def test_a_run_begins_with_a_seed_that_there_is(chain: Project) -> None:
+    path = chain.configs / "experiments/demo/shapes_detector.yaml"
     path.write_text(edited(path.read_text(), "seeds: [0]", "seeds: [1, 2]"))
     with pytest.raises(
         ConfigError, match=r"'shapes_detector-0' is not a run .* shapes_detector-1, shapes_detector-2, streets"
     ):
-        project.select("demo", "data")
+        chain.select("demo", "data")
 
 
 def test_a_selection_loads_as_it_was_written(project: Project) -> None:
@@ -140,7 +156,7 @@ def watched(project: Project, text: str, experiment: str, data_root: str = "data
     """What DVC watches of a dataset that is given to one experiment of the demo, which then starts from no other."""
     shutil.rmtree(project.configs / "sweeps" / "demo")
     (project.configs / "datasets" / "mine.yaml").write_text(text)
-    whole = project.experiment("demo", experiment).model_dump(exclude={"starts_from"}) | {"dataset": "mine"}
+    whole = project.experiment("demo", experiment).model_dump(exclude={"starts_from", "train"}) | {"dataset": "mine"}
     for path in (project.configs / "experiments" / "demo").iterdir():
         path.unlink()
     (project.configs / "experiments" / "demo" / f"{experiment}.yaml").write_text(yaml.safe_dump(whole))

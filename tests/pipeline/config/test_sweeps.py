@@ -26,7 +26,7 @@ RUNS = {
         dataset="streets_instance",
         experiment="cityscapes_pointrend_r50",
         seed=0,
-        starts_from="train/shapes_detector-0",
+        starts_from="train/streets_detector-0",
     ),
 }
 TRAINING = """\
@@ -48,6 +48,21 @@ run: coco_pointrend_r50-0
 steps: [2, 5]
 num_points: [196, 784]
 """
+
+
+SCHEDULE = """\
+batch_size: 4
+warmup: {updates: 10, learning_rate: 0.002}
+phases:
+  - {updates: 70, learning_rate: 0.02}
+"""
+
+
+@pytest.fixture
+def chain(chain: Project) -> Project:
+    """With a schedule of 70 updates, however long the demo's own is."""
+    (chain.configs / "schedules/demo.yaml").write_text(SCHEDULE)
+    return chain
 
 
 def write(project: Project, text: str) -> Path:
@@ -129,23 +144,23 @@ def test_a_wrong_file_is_an_error_that_names_it_and_the_key(
     ],
 )
 def test_what_does_not_go_with_the_rest_is_an_error(
-    project: Project, text: str, old: str, new: str, expected: str
+    chain: Project, text: str, old: str, new: str, expected: str
 ) -> None:
     assert old in text
-    path = write(project, text.replace(old, new))
+    path = write(chain, text.replace(old, new))
     with pytest.raises(ConfigError) as raised:
-        resolve_sweep(project, "demo", path, RUNS)
+        resolve_sweep(chain, "demo", path, RUNS)
     assert expected in str(raised.value)
 
 
-def test_a_limit_of_val_images_is_for_coco_datasets(project: Project) -> None:
+def test_a_limit_of_val_images_is_for_coco_datasets(chain: Project) -> None:
     text = TRAINING.replace("coco_pointrend_r50", "cityscapes_pointrend_r50") + "val_images: 4\n"
     with pytest.raises(ConfigError, match="val_images: 'streets_instance' is no COCO dataset"):
-        resolve_sweep(project, "demo", write(project, text), RUNS)
+        resolve_sweep(chain, "demo", write(chain, text), RUNS)
 
 
-def test_a_training_sweep_resolves_to_runs_of_its_points(project: Project) -> None:
-    task, read = resolve_sweep(project, "demo", write(project, TRAINING), RUNS)
+def test_a_training_sweep_resolves_to_runs_of_its_points(chain: Project) -> None:
+    task, read = resolve_sweep(chain, "demo", write(chain, TRAINING), RUNS)
     assert isinstance(task, TrainingTask)
     assert read.starts_from == "data/shapes"
     assert task.rungs == [10, 30, 70]
@@ -171,21 +186,21 @@ def test_a_training_sweep_resolves_to_runs_of_its_points(project: Project) -> No
     assert (best.sampling.oversample_ratio, best.sampling.importance_sample_ratio) == (8.0, 0.75)
 
 
-def test_other_evaluations_seeds_and_titles_run_no_sweep_again(project: Project) -> None:
-    path = write(project, TRAINING)
-    before = resolve_sweep(project, "demo", path, RUNS)[0].model_dump_json()
-    experiment = project.configs / "experiments/demo/coco_pointrend_r50.yaml"
+def test_other_evaluations_seeds_and_titles_run_no_sweep_again(chain: Project) -> None:
+    path = write(chain, TRAINING)
+    before = resolve_sweep(chain, "demo", path, RUNS)[0].model_dump_json()
+    experiment = chain.configs / "experiments/demo/coco_pointrend_r50.yaml"
     text = experiment.read_text().replace("seeds: [0]", "seeds: [0, 1]")
     settings = "  224x224: {resolution: 224, num_points: 784}\n  7x7: {resolution: 7, num_points: 49}\n"
     experiment.write_text(f"{text}evaluations:\n{settings}")
     path.write_text(TRAINING.replace("k and beta", "beta and k").replace("heat_map", "cost: multiply_adds\nheat_map"))
-    assert resolve_sweep(project, "demo", path, RUNS)[0].model_dump_json() == before
+    assert resolve_sweep(chain, "demo", path, RUNS)[0].model_dump_json() == before
     path.write_text(TRAINING.replace("[1.0, 3.0]", "[1.0, 4.0]"))
-    assert resolve_sweep(project, "demo", path, RUNS)[0].model_dump_json() != before
+    assert resolve_sweep(chain, "demo", path, RUNS)[0].model_dump_json() != before
 
 
-def test_a_subdivision_sweep_reads_its_runs_training(project: Project) -> None:
-    task, read = resolve_sweep(project, "demo", write(project, SUBDIVISION), RUNS)
+def test_a_subdivision_sweep_reads_its_runs_training(chain: Project) -> None:
+    task, read = resolve_sweep(chain, "demo", write(chain, SUBDIVISION), RUNS)
     assert isinstance(task, SubdivisionTask)
     assert read.starts_from == "train/coco_pointrend_r50-0"
     assert [(point["steps"], point["num_points"]) for point in task.points] == [(2, 196), (2, 784), (5, 196), (5, 784)]

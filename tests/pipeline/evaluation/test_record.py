@@ -14,8 +14,7 @@ from pipeline.training.record import TrainingRecord
 def test_a_run_without_settings_has_no_predictions_and_no_metrics(repository: Path, tmp_path: Path) -> None:
     project = Project(repository)
     name = "shapes_detector-0"
-    config, settings = project.run("demo", name, project.select("demo", "data").runs[name])
-    assert settings == EvaluationConfig({})
+    config, _ = project.run("pretraining", name, project.select("pretraining", "data").runs[name])
     training = TrainingRecord(
         run=name, key="a key", mlflow_run_id="an id", config=config, data="data", code="code", parameters={}, tags={},
         started=1, ended=2, seconds=3.0, hardware="4 CPU threads",
@@ -25,7 +24,7 @@ def test_a_run_without_settings_has_no_predictions_and_no_metrics(repository: Pa
     assert json.loads((tmp_path / "metrics.json").read_text()) == {}
     record = EvaluationRecord.read(tmp_path / "record.json")
     assert (record.run, record.training, record.mlflow_run_id) == (name, "a key", "an id")
-    assert record.settings == settings
+    assert record.settings == EvaluationConfig({})
     assert record.evaluations == {}
 
 

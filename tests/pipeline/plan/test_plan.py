@@ -2,14 +2,13 @@
 
 import io
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import typer
-import yaml
+from made_up_configs import chained_project, copied_project, linked_project
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -19,6 +18,7 @@ from pipeline.cluster.ray_train import for_batch
 from pipeline.config.clusters import ClusterConfig
 from pipeline.config.labels import ranges_text
 from pipeline.config.project import Project
+from pipeline.config.selection_files import params_text, selection_text
 from pipeline.data.samplers import BatchShareError
 from pipeline.plan.estimates import runs_at_a_time, workers_of
 from pipeline.plan.make import make_plan
@@ -156,19 +156,18 @@ class TestPaper:
 
 @pytest.mark.parametrize("scale", [scale for scale in Project(REPOSITORY).scales() if scale != "paper"])
 def test_every_scale_can_be_planned(scale: str, tmp_path: Path) -> None:
-    (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
-    found = make_plan(Project(tmp_path), scale, "one_gpu", 1)
+    found = make_plan(linked_project(tmp_path), scale, "one_gpu", 1)
     assert found.runs
     for run in found.runs:
         assert 0 < run.gpu_hours < 10
-    assert [path.name for path in tmp_path.iterdir()] == ["configs"], "nothing is written"
+    assert {path.name for path in tmp_path.iterdir()} == {"configs", "pipeline"}, "nothing is written"
 
 
 def test_a_missing_figure_leaves_hours_unknown_and_all_else_planned(tmp_path: Path) -> None:
-    shutil.copytree(REPOSITORY / "configs", tmp_path / "configs")
-    file = tmp_path / "configs/throughput.yaml"
+    project = copied_project(tmp_path)
+    file = project.configs / "throughput.yaml"
     file.write_text(file.read_text().replace("  tiny18: 0.05\n", ""))
-    found = make_plan(Project(tmp_path), "demo", "one_gpu", 1)
+    found = make_plan(project, "demo", "one_gpu", 1)
     without = {run.experiment for run in found.runs if run.gpu_hours is None}
     assert without == {"coco_4xconv_r101_3x", "coco_pointrend_r101_3x"}
     assert all(run.hours is None and run.weights > 0 for run in found.runs if run.experiment in without)
@@ -190,7 +189,7 @@ def test_a_missing_figure_leaves_hours_unknown_and_all_else_planned(tmp_path: Pa
 
 @pytest.fixture
 def pointrend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
+    linked_project(tmp_path)
     monkeypatch.chdir(tmp_path)
     app = typer.Typer()
     app.command()(command)
@@ -266,24 +265,25 @@ stages:
 
 RUNS = (
     "shapes_detector-0",
+    "streets_detector-0",
+    "streets_segmenter-0",
     "coco_4xconv_r50-0",
     "coco_pointrend_r50-0",
     "cityscapes_4xconv_r50-0",
-    "streets_segmenter-0",
 )
 
 
 class DvcProject:
-    """Some of the demo's runs, and its sweeps, with stages that copy files instead."""
+    """Some runs of a demo that trains what they start from, and its sweeps, with stages that copy files instead."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        shutil.copytree(REPOSITORY / "configs", root / "configs")
-        shutil.copy(REPOSITORY / "params.yaml", root)
-        selection = yaml.safe_load((REPOSITORY / "selection.yaml").read_text())
-        selection["runs"] = {run: selection["runs"][run] for run in RUNS}
-        (root / "selection.yaml").write_text(yaml.safe_dump(selection, sort_keys=False))
-        for package in ("pipeline", "pointrend", "stages"):  # whose code `configure` writes down
+        project = chained_project(root)
+        selected = project.select("demo", "data")
+        selected = selected.model_copy(update={"runs": {run: selected.runs[run] for run in RUNS}})
+        project.selection_file.write_text(selection_text("demo", selected))
+        project.params_file.write_text(params_text(project.initial_params("demo", "data", "laptop")))
+        for package in ("pointrend", "stages"):  # whose code `configure` writes down, as that of the pipeline
             (root / package).symlink_to(REPOSITORY / package)
         (root / ".dvc").mkdir()
         (root / ".dvc/config").write_text("[core]\n no_scm = true\n analytics = false\n check_update = false\n")
@@ -335,7 +335,7 @@ def test_what_dvc_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     begun = {
         name for name, run in Project(tmp_path).selection().runs.items() if run.starts_from == "train/shapes_detector-0"
     }
-    assert len(begun) == 3
+    assert len(begun) == 2
     states = project.cached()
     assert begun <= states[None]
     assert "shapes_detector-0" in states[True]

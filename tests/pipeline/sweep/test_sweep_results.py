@@ -52,8 +52,7 @@ def test_records_are_read_as_they_were_written_in_the_order_of_their_values(tmp_
     assert records.read({"oversample_ratio": 8.0}) is None
 
 
-def test_the_best_setting_is_an_experiment(repository: Path, tmp_path: Path) -> None:
-    project = Project(repository)
+def test_the_best_setting_is_an_experiment(chain: Project, tmp_path: Path) -> None:
     runs = {
         "coco_pointrend_r50-0": SelectedRun(
             task="instance",
@@ -63,8 +62,8 @@ def test_the_best_setting_is_an_experiment(repository: Path, tmp_path: Path) -> 
             starts_from="train/shapes_detector-0",
         )
     }
-    file = project.configs / "sweeps/demo/oversampling_importance.yaml"
-    task, _ = resolve_sweep(project, "demo", file, runs)
+    file = chain.configs / "sweeps/demo/oversampling_importance.yaml"
+    task, _ = resolve_sweep(chain, "demo", file, runs)
     point = {"oversample_ratio": 3.0, "importance_sample_ratio": 0.0, "point_layers": 2}
     best = TrialRecord(point, "run", "finished", [Rung(30, {"AP": 3.0})], 0.1, 1000)
     write_results(tmp_path, [best], "AP", best, task.best(point), {"kind": "training"})
@@ -74,7 +73,7 @@ def test_the_best_setting_is_an_experiment(repository: Path, tmp_path: Path) -> 
     assert (experiment.sampling.oversample_ratio, experiment.sampling.importance_sample_ratio) == (3.0, 0.0)
     assert experiment.point_head is not None
     assert experiment.point_head.layers == 2
-    base = project.experiment("demo", "coco_pointrend_r50")
+    base = chain.experiment("demo", "coco_pointrend_r50")
     assert (experiment.model, experiment.schedule) == (base.model, base.schedule)
     assert experiment.starts_from == base.starts_from == "shapes_detector-0"
     (row,) = pq.read_table(tmp_path / "results.parquet").to_pylist()
@@ -105,8 +104,7 @@ def test_fewer_val_images_are_spread_and_have_their_truth(tmp_path: Path) -> Non
     assert with_fewer_val_images(prepared, 10, tmp_path / "all") == prepared
 
 
-def test_a_deeper_and_wider_point_head_costs_more(repository: Path) -> None:
-    project = Project(repository)
+def test_a_deeper_and_wider_point_head_costs_more(chain: Project) -> None:
     params = SelectedRun(
         task="instance",
         dataset="shapes",
@@ -115,7 +113,7 @@ def test_a_deeper_and_wider_point_head_costs_more(repository: Path) -> None:
         starts_from="train/shapes_detector-0",
     )
     task, _ = resolve_sweep(
-        project, "demo", project.configs / "sweeps/demo/oversampling_importance.yaml", {"coco_pointrend_r50-0": params}
+        chain, "demo", chain.configs / "sweeps/demo/oversampling_importance.yaml", {"coco_pointrend_r50-0": params}
     )
     setting = task.experiment.evaluations["224x224"]
     costs = [

@@ -35,9 +35,8 @@ SCHEDULE = ScheduleConfig(
 
 
 @pytest.fixture(scope="module")
-def task(repository: Path) -> TrainingTask:
+def task(chain: Project) -> TrainingTask:
     """The demo's sweep on small images, with rungs after 3 updates and 6."""
-    project = Project(repository)
     runs = {
         "coco_pointrend_r50-0": SelectedRun(
             task="instance",
@@ -47,8 +46,8 @@ def task(repository: Path) -> TrainingTask:
             starts_from="train/shapes_detector-0",
         )
     }
-    file = project.configs / "sweeps/demo/oversampling_importance.yaml"
-    found, _ = resolve_sweep(project, "demo", file, runs)
+    file = chain.configs / "sweeps/demo/oversampling_importance.yaml"
+    found, _ = resolve_sweep(chain, "demo", file, runs)
     assert isinstance(found, TrainingTask)
     assert found.early_stopping is not None
     sizes = {"train_min_sizes": [64], "test_min_size": 64, "max_size": 96}

@@ -1,3 +1,4 @@
+import colorsys
 import json
 from collections import Counter
 from pathlib import Path
@@ -77,7 +78,7 @@ def test_every_object_is_visible_enough(scenes):
 
 
 def test_nothing_unlabelled_is_visible(monkeypatch):
-    monkeypatch.setattr(shapes, "_texture", lambda rng, height, width: np.zeros((height, width)))
+    monkeypatch.setattr(shapes, "_pattern", lambda rng, kind, height, width: np.zeros((height, width)))
     crowded = ShapesSpec(1, 1, max_objects=12)
     for index in range(5):
         scene = render_scene(crowded, "val", index)
@@ -97,13 +98,17 @@ def test_objects_differ_from_what_surrounds_them(scenes):
     assert np.quantile(gaps, 0.05) > 40
 
 
-def test_colour_does_not_tell_the_category():
+def test_the_mean_hue_tells_the_category():
+    """Each object's hue is nearer to the mean of its category than to that of any other."""
     scenes = [render_scene(ShapesSpec(1, 1, image_size=64), "train", index) for index in range(300)]
     labels = np.concatenate([scene.labels for scene in scenes])
-    colours = np.array([scene.image[mask].mean(axis=0) for scene in scenes for mask in scene.masks])
+    colours = [scene.image[mask].mean(axis=0) for scene in scenes for mask in scene.masks]
     assert set(labels) == {1, 2, 3, 4, 5}
-    means = np.array([colours[labels == label].mean(axis=0) for label in range(1, 6)])
-    assert np.ptp(means, axis=0).max() < colours.std(axis=0).min()
+    # Hues are angles, here points of the unit circle.
+    hues = np.exp(2j * np.pi * np.array([colorsys.rgb_to_hsv(*colour)[0] for colour in colours]))
+    means = np.array([hues[labels == label].mean() for label in range(1, 6)])
+    nearest = np.abs(hues[:, None] - means / np.abs(means)).argmin(axis=1) + 1
+    np.testing.assert_array_equal(nearest, labels)
 
 
 def test_unknown_split():

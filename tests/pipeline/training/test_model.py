@@ -144,8 +144,9 @@ def backbone_alone(name: str, folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("name", "other", "misfit"),
     [
-        # Stem and 3x3 convolutions of res2 have the same shapes in all of these.
-        ("maskrcnn_tiny_fpn", "maskrcnn_r50_fpn_coco", "backbone.body.bn1.running_mean"),
+        # The same stem and, further in, convolutions of the same shapes.
+        ("maskrcnn_r50_fpn_coco", "maskrcnn_x101_fpn_coco", "backbone.body.layer1.0.conv1.weight"),
+        ("maskrcnn_tiny_fpn", "maskrcnn_r50_fpn_coco", "backbone.body.conv1.weight"),
         ("maskrcnn_tiny_fpn", "maskrcnn_tiny18_fpn", "backbone.body.layer1.1.conv1.weight"),
         ("deeplabv3_tiny", "deeplabv3_r103_cityscapes", "backbone.body.conv1.0.weight"),
     ],
@@ -172,7 +173,7 @@ def test_refuses_weights_without_a_backbone(tmp_path: Path) -> None:
 
 
 DEMO = Project(Path(__file__).parents[3])
-#: One experiment of each model that begins with another run's weights.
+#: One experiment of each model that begins with other weights.
 BEGINNERS = {
     experiment.model: name
     for name in DEMO.experiment_names("demo")
@@ -188,11 +189,13 @@ def runs() -> dict[str, RunConfig]:
 
 @pytest.fixture(scope="module")
 def first_weights(runs: dict[str, RunConfig], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Untrained weights of the runs that others begin with, of three classes."""
-    files = {}
-    for name in {run.starts_from for run in runs.values()} - {None}:
+    """Untrained weights of the runs whose weights others begin with, of three classes."""
+    selected, files = DEMO.select("pretraining", "data").runs, {}
+    for file in {run.starts_from for run in runs.values()} - {None}:
+        name = f"{Path(file).stem}-0"
+        run, _ = DEMO.run("pretraining", name, selected[name])
         torch.manual_seed(1)
-        files[name] = written(build_run_model(runs[name], 3, pretrained=False), tmp_path_factory.mktemp(name))
+        files[file] = written(build_run_model(run, 3, pretrained=False), tmp_path_factory.mktemp(name))
     return files
 
 

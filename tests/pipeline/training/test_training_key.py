@@ -12,7 +12,7 @@ from pipeline.training.training import Training
 
 
 @pytest.fixture
-def training(repository: Path, tmp_path: Path) -> Training:
+def training(chain: Project, tmp_path: Path) -> Training:
     """One that begins with the weights in ``weights``, which hold a few bytes."""
     params = SelectedRun(
         task="instance",
@@ -21,7 +21,7 @@ def training(repository: Path, tmp_path: Path) -> Training:
         seed=0,
         starts_from="train/shapes_detector-0",
     )
-    config, _ = Project(repository).run("demo", "coco_pointrend_r50-0", params)
+    config, _ = chain.run("demo", "coco_pointrend_r50-0", params)
     prepared, weights = tmp_path / "prepared", tmp_path / "weights"
     prepared.mkdir()
     for name in ("dataset.json", "train.parquet", "val.parquet"):

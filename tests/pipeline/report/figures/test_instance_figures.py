@@ -40,7 +40,7 @@ SHOWN = Project(Path(__file__).parents[4]).figures()
 def run(repository: Path, experiment: str) -> RunConfig:
     """A run of the demo at sizes for small images."""
     parameters = SelectedRun(
-        task="instance", dataset="shapes", experiment=experiment, seed=0, starts_from="train/shapes_detector-0"
+        task="instance", dataset="shapes", experiment=experiment, seed=0, starts_from="data/shapes"
     )
     config, _ = Project(repository).run("demo", f"{experiment}-0", parameters)
     return config.model_copy(update={"model": config.model.model_copy(update={"test_min_size": 48, "max_size": 64})})
