@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.metrics.bootstrap import interval, resample_counts
+from pipeline.metrics.bootstrap import RESAMPLES, resample_counts
 
 #: COCO's thresholds, computed as in pycocotools: the last digits decide some comparisons.
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
@@ -72,8 +72,8 @@ def average_precision(matches: Sequence[Matches], counts: np.ndarray) -> dict[st
     }
 
 
-def ap_intervals(matches: Sequence[Matches], images: int, resamples: int, seed: int) -> dict[str, list[float]]:
-    """95% bootstrap intervals over images of the six statistics.
+def resampled_ap(matches: Sequence[Matches], images: int, resamples: int, seed: int) -> dict[str, np.ndarray]:
+    """The six statistics on bootstrap resamples of the images.
 
     Args:
         matches: those of all categories.
@@ -82,11 +82,11 @@ def ap_intervals(matches: Sequence[Matches], images: int, resamples: int, seed: 
         seed: of the resampling.
 
     Returns:
-        For each of :data:`STATISTICS`, ``<name>_interval``: its lower and upper end in percent, NaN where no resample
-        has objects to average over.
+        For each of :data:`STATISTICS`, ``<name>_resamples``: (S,) in percent, NaN where a resample has no objects to
+        average over.
     """
     values = average_precision(matches, resample_counts(images, resamples, seed))
-    return {f"{name}_interval": list(interval(found)) for name, found in values.items()}
+    return {f"{name}{RESAMPLES}": found for name, found in values.items()}
 
 
 def _average_precision(found: Matches, counts: np.ndarray) -> np.ndarray:

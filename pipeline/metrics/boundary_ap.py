@@ -26,7 +26,7 @@ def boundary_ap(
         predictions: a COCO results file, a list of {image_id, category_id, segmentation (RLE), score}.
         dilation_ratio: the boundary's width as a fraction of the image's diagonal; 0.02 for COCO (the paper's
             Section 4), 0.005 for Cityscapes.
-        resamples: how many resamples of the images the intervals are taken from; 0 for none.
+        resamples: how many bootstrap resamples of the images to compute the metrics on as well.
         seed: of the resampling.
 
     Returns:
