@@ -54,15 +54,14 @@ def ranked_predictions(
                 for threshold, counted in zip(thresholds, found, strict=True):
                     if best <= threshold and ignored <= threshold:
                         counted.append((guess["confidence"], image, False))
-        columns = [
-            (
-                np.array([score for score, _, _ in counted], np.float64),
-                np.array([image for _, image, _ in counted], np.int64),
-                np.array([right for _, _, right in counted], bool),
+        ranked.append(
+            Ranked(
+                [np.array([score for score, _, _ in counted], np.float64) for counted in found],
+                [np.array([image for _, image, _ in counted], np.int64) for counted in found],
+                [np.array([right for _, _, right in counted], bool) for counted in found],
+                objects,
             )
-            for counted in found
-        ]
-        ranked.append(Ranked(*(list(column) for column in zip(*columns, strict=True)), objects))
+        )
     return ranked
 
 

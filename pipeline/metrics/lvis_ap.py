@@ -23,7 +23,13 @@ STATISTICS: dict[str, tuple[float | None, str]] = {
 
 
 def ap_star(
-    annotations: Path, predictions: Path, *, left_out: Collection[int] = (), resamples: int = 0, seed: int = 0
+    annotations: Path,
+    predictions: Path,
+    *,
+    left_out: Collection[int] = (),
+    resamples: int = 0,
+    seed: int = 0,
+    resampled: Collection[str] = tuple(STATISTICS),
 ) -> dict[str, Any]:
     """Mask AP in percent by LVIS's rules: 300 detections per image, and a detection counts as wrong only where the
     annotations say so.
@@ -40,8 +46,9 @@ def ap_star(
             another table of synsets). Predictions of categories that the LVIS version lacks are skipped.
         left_out: ids of images that are not in the LVIS file but may have predictions, which are skipped. Predictions
             for any other image that is not in the file are an error.
-        resamples: how many bootstrap resamples of the images to compute the metrics on as well.
+        resamples: how many bootstrap resamples of the images to compute metrics on as well.
         seed: of the resampling.
+        resampled: the names of those metrics.
 
     Returns:
         AP, AP50, AP75 and, by the objects' area (below 32^2, to 96^2, above), APs, APm, APl; NaN where there is no
@@ -64,7 +71,7 @@ def ap_star(
     values = {name: evaluation.average_precision(*where) for name, where in STATISTICS.items()}
     scores: dict[str, Any] = {name: 100 * value if value >= 0 else math.nan for name, value in values.items()}
     if resamples:
-        scores |= resampled_ap(_matches(evaluation), len(evaluation.params.img_ids), resamples, seed)
+        scores |= resampled_ap(_matches(evaluation), len(evaluation.params.img_ids), resamples, seed, resampled)
     return scores
 
 

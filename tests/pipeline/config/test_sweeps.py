@@ -192,6 +192,7 @@ def test_a_subdivision_sweep_reads_its_runs_training(project: Project) -> None:
     assert task.best({"steps": 5, "num_points": 196}).evaluations["best"].model_dump() == {
         "resolution": 224,
         "num_points": 196,
+        "resamples": None,
     }
 
 

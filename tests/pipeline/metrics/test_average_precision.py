@@ -116,6 +116,16 @@ def test_intervals(metric: str, score: Callable[..., dict[str, Any]]) -> None:
     assert found["AP_interval"] != intervals(2)["AP_interval"]
 
 
+@pytest.mark.parametrize("metric", METRICS)
+def test_only_the_metrics_that_are_asked_for(metric: str, score: Callable[..., dict[str, Any]]) -> None:
+    content, results = made_up(metric)
+    every = score(metric, content, results, resamples=10)
+    found = score(metric, content, results, resamples=10, resampled=["AP", "APm"])
+    assert [name for name in found if name.endswith(RESAMPLES)] == ["AP_resamples", "APm_resamples"]
+    for name in ("AP_resamples", "APm_resamples"):
+        assert found[name].tolist() == every[name].tolist()
+
+
 def test_intervals_without_predictions(score: Callable[..., dict[str, Any]]) -> None:
     content, _ = made_up("ap")
     assert score("ap", content, [], resamples=20)["AP_resamples"].tolist() == [0] * 20
