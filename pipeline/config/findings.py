@@ -15,7 +15,7 @@ class FindingConfig(Strict):
     source: str = Field(description="the paper's table or section that makes the claim")
     in_paper: bool = Field(True, description="false for a claim in the paper's spirit, by a metric that it lacks")
     plus: Annotated[list[Measurement], Field(min_length=1)]
-    minus: list[Measurement] = []
+    minus: list[Measurement] = Field(default_factory=list)
     more_than: float | None = Field(None, description="the claim is that the difference is larger; 0 if not given")
     within: PositiveFloat | None = Field(None, description="the claim is that the difference is no larger, either way")
 

@@ -31,7 +31,7 @@ class Finding:
         threshold: x of "more than x" and of "within x".
         kind: whether the claim is that the difference is more than the threshold, or within it either way.
         verdict: one of "holds", "does not hold", "cannot be told" and "not measured".
-        reason: why there is no estimate or no interval, or the settings that the runs were made with if not the paper's.
+        reason: why there is no estimate or no interval, and the overridden settings of the runs.
         in_paper: False for a claim in the paper's spirit, by a metric that the paper lacks.
     """
 

@@ -50,8 +50,8 @@ def duration(seconds: float) -> str:
 def build_report(report: ReportInputs, output: Path) -> None:
     """Writes the report's folder, whole or not at all.
 
-    It holds ``index.html``, ``findings.md`` and ``findings.csv``, ``tables/``, ``plots/`` for `dvc plots`, the pictures,
-    and ``results.parquet`` with the numbers of all tables.
+    It holds ``index.html``, ``tables/``, ``findings.md`` and ``findings.csv``, ``plots/`` for `dvc plots`, the
+    pictures, and ``results.parquet`` with the numbers of all tables.
     """
     stand_ins = report.scale != PAPER_SCALE
     with atomic_folder(output, replace=True) as folder:

@@ -49,7 +49,7 @@ def _texts(table: Table, values: Mapping[str, Value]) -> list[str]:
 
 
 def to_markdown(table: Table) -> str:
-    """A pipe table. Published columns are followed by the paper's numbers and, if they say something, the differences."""
+    """A pipe table. Published columns are followed by the paper's numbers, and by differences if they say something."""
     header = [*table.row_labels]
     for key, label in table.columns:
         header += [label, "paper", *(["Δ"] if table.reproduces else [])] if key in table.published else [label]
