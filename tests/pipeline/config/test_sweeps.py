@@ -184,6 +184,12 @@ def test_other_evaluations_seeds_and_titles_run_no_sweep_again(project: Project)
     assert resolve_sweep(project, "demo", path, RUNS)[0].model_dump_json() != before
 
 
+def test_a_sweep_does_not_resample_what_its_trials_are_compared_by(project: Project) -> None:
+    task = resolve_sweep(project, "demo", write(project, TRAINING), RUNS)[0]
+    assert isinstance(task, TrainingTask)
+    assert task.setting.resamples is None
+
+
 def test_a_subdivision_sweep_reads_its_runs_training(project: Project) -> None:
     task, read = resolve_sweep(project, "demo", write(project, SUBDIVISION), RUNS)
     assert isinstance(task, SubdivisionTask)
