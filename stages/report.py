@@ -37,6 +37,7 @@ def main() -> None:
         trained=trained,
         missing=results.missing,
         sweeps=read_sweeps(outputs.shown_sweeps, outputs.root / "sweeps"),
+        findings=stage.project.findings(),
     )
     build_report(report, stage.root / "reports" / stage.params.scale)
     log_tables(tables, results.runs, tracker)

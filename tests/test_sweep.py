@@ -70,8 +70,8 @@ def with_sweeps(mini: MiniProject) -> MiniProject:
     # After a few updates every AP is zero. Trials with a large k shall look worse, for early stopping to see it.
     mini.edit(
         "pipeline/sweep/trial.py",
-        "return score(run.dataset(), folder, SETTING, self.trials.task.setting)[0]",
-        "found = score(run.dataset(), folder, SETTING, self.trials.task.setting)[0]\n"
+        "return score(run.dataset(), folder, SETTING, self.trials.task.setting).metrics",
+        "found = score(run.dataset(), folder, SETTING, self.trials.task.setting).metrics\n"
         '            return found | {"AP": 10.0 - self.record.point["oversample_ratio"]}',
     )
     return mini

@@ -13,7 +13,7 @@ from pipeline.config.clusters import ClusterConfig
 from pipeline.config.experiments import RunConfig
 from pipeline.config.parameters import run_parameters
 from pipeline.evaluation.evaluation import Evaluation
-from pipeline.evaluation.record import EvaluationRecord
+from pipeline.evaluation.record import EvaluationRecord, rounded
 from pipeline.evaluation.run import gather, score
 from pipeline.evaluation.trained_run import TrainedRun
 from pipeline.files import atomic_folder
@@ -143,15 +143,16 @@ def _finish_evaluation(
     record = TrainingRecord.read(trained)
     parent = training_run(record, trained, tracker)
     entries = {}
-    for name, (values, details) in scores.items():
-        run_id = log_evaluation(config, name, settings[name], values, (started, ended), parent, tracker)
-        entries[name] = {"mlflow_run_id": run_id, **values, **details}
+    for name, found in scores.items():
+        run_id = log_evaluation(config, name, settings[name], found.metrics, (started, ended), parent, tracker)
+        entries[name] = {"mlflow_run_id": run_id, **found.metrics, **found.details}
     EvaluationRecord(
         run=config.run,
         mlflow_run_id=parent,
         training=record.key,
         settings=evaluation.settings,
         evaluations=entries,
+        resamples={name: rounded(found.resamples) for name, found in scores.items()},
         started=started,
         ended=ended,
     ).write(evaluation.record)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Discriminator, Field, PositiveInt, RootModel, Tag
+from pydantic import Discriminator, Field, NonNegativeInt, PositiveInt, RootModel, Tag
 
 from pipeline.config.metrics import MetricsConfig
 from pipeline.config.reader import ConfigError, Strict
@@ -16,6 +16,9 @@ class RenderingConfig(Strict):
     resolution: PositiveInt
     num_points: PositiveInt | None = Field(
         None, description="N, the most points per subdivision step; null for the 4xconv head"
+    )
+    resamples: NonNegativeInt | None = Field(
+        None, description="bootstrap resamples of the val images; null for the number in configs/metrics.yaml"
     )
 
     def build(self) -> Rendering | None:
@@ -30,6 +33,9 @@ class SemanticRenderingConfig(Strict):
     num_points: PositiveInt | None = Field(None, description="N of PointRend, the most points per subdivision step")
     trimap_widths: Annotated[list[PositiveInt], Field(min_length=1)] | None = Field(
         None, description="of trimap mIoU, in pixels; null for those of configs/metrics.yaml"
+    )
+    resamples: NonNegativeInt | None = Field(
+        None, description="bootstrap resamples of the val images; null for the number in configs/metrics.yaml"
     )
 
 
@@ -52,10 +58,15 @@ def with_metrics(
     settings: Mapping[str, EvaluationSetting], metrics: MetricsConfig
 ) -> dict[str, RenderingConfig | SemanticRenderingConfig]:
     """Evaluation settings, completed with those of ``configs/metrics.yaml``."""
+    shared = metrics.model_dump()
     return {
-        name: setting.model_copy(update={"trimap_widths": metrics.trimap_widths})
-        if isinstance(setting, SemanticRenderingConfig) and setting.trimap_widths is None
-        else setting
+        name: setting.model_copy(
+            update={
+                key: value
+                for key, value in shared.items()
+                if key in type(setting).model_fields and getattr(setting, key) is None
+            }
+        )
         for name, setting in settings.items()
     }
 

@@ -8,6 +8,7 @@ from pipeline.config.datasets import CocoDataset, DatasetConfig, dataset_task, l
 from pipeline.config.evaluations import EvaluationConfig, with_metrics
 from pipeline.config.experiments import ExperimentConfig, RunConfig, is_weights_file, load_experiment, start_of
 from pipeline.config.figures import FiguresConfig
+from pipeline.config.findings import FindingsConfig
 from pipeline.config.locations import drawn_folder, is_remote, join
 from pipeline.config.metrics import MetricsConfig
 from pipeline.config.models import InstanceModelConfig, SemanticModelConfig, load_model, setting_problem
@@ -76,6 +77,9 @@ class Project:
 
     def figures(self) -> FiguresConfig:
         return load(FiguresConfig, self.configs / "figures.yaml")
+
+    def findings(self) -> FindingsConfig:
+        return load(FindingsConfig, self.configs / "findings.yaml")
 
     def table_names(self) -> list[str]:
         return sorted(path.stem for path in (self.configs / "tables").glob("*.yaml"))

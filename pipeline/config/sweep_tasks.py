@@ -209,7 +209,9 @@ class _Resolver:
             )
         _check_space(sweep.space, experiment)
         base = project.training(name, sweep.experiment, sweep.seed, written, experiment)
-        judged_by = {sweep.evaluation: experiment.evaluations[sweep.evaluation]}
+        # Trials are compared by their metrics alone, which need no resamples.
+        setting = experiment.evaluations[sweep.evaluation].model_copy(update={"resamples": None})
+        judged_by: dict[str, EvaluationSetting] = {sweep.evaluation: setting}
         task = TrainingTask(
             kind="training",
             name=name,

@@ -8,12 +8,17 @@ from pipeline.config.reader import Name, Strict
 from pointrend.specs import MODELS, InstanceSpec, list_models
 
 
-class Cell(Strict):
-    """A number that runs measure, and the published one."""
+class Measurement(Strict):
+    """A number that runs measure: a metric of an experiment under one of its evaluation settings."""
 
     experiment: str
     evaluation: str
     metric: str
+
+
+class Cell(Measurement):
+    """A number that runs measure, and the published one."""
+
     paper: float | None = None
 
 

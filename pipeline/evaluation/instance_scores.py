@@ -12,18 +12,21 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from pipeline.data.manifest import PreparedDataset
+from pipeline.evaluation.scores import Scores
+from pipeline.metrics.bootstrap import RESAMPLES
 from pipeline.metrics.boundary_ap import boundary_ap
 from pipeline.metrics.cityscapes_ap import cityscapes_ap
 from pipeline.metrics.coco_ap import coco_ap
 from pipeline.metrics.lvis_ap import ap_star
 
 
-def score_instances(prepared: PreparedDataset, predictions: Path) -> dict[str, float]:
+def score_instances(prepared: PreparedDataset, predictions: Path, resamples: int = 0) -> Scores:
     """All metrics of a COCO results file of the val split, in percent.
 
     Args:
         prepared: the dataset.
         predictions: the COCO results file.
+        resamples: how many bootstrap resamples of the images to compute AP, AP* and boundary AP on as well.
 
     Returns:
         For a COCO dataset: AP, AP50, AP75, APs, APm and APl; the same for boundary AP (``boundary_AP`` ...); with LVIS
@@ -36,18 +39,22 @@ def score_instances(prepared: PreparedDataset, predictions: Path) -> dict[str, f
     """
     instances, lvis = prepared.truth / "instances.json", prepared.truth / "lvis.json"
     if instances.is_file():
-        scores = coco_ap(instances, predictions)
-        scores |= {f"boundary_{name}": value for name, value in boundary_ap(instances, predictions).items()}
+        scores = coco_ap(instances, predictions, resamples=resamples, resampled=["AP"])
+        boundary = boundary_ap(instances, predictions, resamples=resamples, resampled=["AP"])
+        scores |= {f"boundary_{name}": value for name, value in boundary.items()}
         if lvis.is_file():
-            starred = ap_star(lvis, predictions, left_out=prepared.manifest("val")["id"].to_pylist())
+            left_out = prepared.manifest("val")["id"].to_pylist()
+            starred = ap_star(lvis, predictions, left_out=left_out, resamples=resamples, resampled=["AP"])
             scores |= {_starred(name): value for name, value in starred.items()}
     else:
         manifest = prepared.manifest("val")
         images = dict(zip(manifest["id"].to_pylist(), manifest["file_name"].to_pylist(), strict=True))
         with tempfile.TemporaryDirectory() as folder:
             write_cityscapes_results(predictions, images, Path(folder))
-            scores = cityscapes_ap(prepared.truth, Path(folder))
-    return {name: value for name, value in scores.items() if not math.isnan(value)}
+            scores = cityscapes_ap(prepared.truth, Path(folder), resamples=resamples)
+    drawn = {name.removesuffix(RESAMPLES): scores.pop(name) for name in list(scores) if name.endswith(RESAMPLES)}
+    metrics = {name: value for name, value in scores.items() if not math.isnan(value)}
+    return Scores(metrics, {}, {name: values.tolist() for name, values in drawn.items() if name in metrics})
 
 
 def _starred(name: str) -> str:

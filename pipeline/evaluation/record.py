@@ -1,10 +1,11 @@
 """The record of a run's evaluations: the training that was evaluated, the settings and the metrics."""
 
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pipeline.config.evaluations import EvaluationConfig
 from pipeline.files import write_json
@@ -23,6 +24,8 @@ class EvaluationRecord(BaseModel):
         settings: the evaluation settings.
         evaluations: the metrics of each setting by its name, with its ``mlflow_run_id`` and details such as the IoU of
             each class.
+        resamples: the main metrics on each bootstrap resample of the val images, by setting and metric; None where a
+            resample has nothing to compute the metric from. Every run of a dataset has the same resamples.
         started: when the first prediction began, in milliseconds since 1970.
         ended: when all predictions were scored, in milliseconds since 1970.
     """
@@ -34,6 +37,7 @@ class EvaluationRecord(BaseModel):
     training: str
     settings: EvaluationConfig
     evaluations: dict[str, dict[str, Any]]
+    resamples: dict[str, dict[str, list[float | None]]] = Field(default_factory=dict)
     started: int
     ended: int
 
@@ -41,6 +45,8 @@ class EvaluationRecord(BaseModel):
     def _check(self) -> Self:
         if self.evaluations.keys() != self.settings.root.keys():
             raise ValueError("settings and evaluations have different names")
+        if unknown := self.resamples.keys() - self.evaluations.keys():
+            raise ValueError(f"resamples are of unknown settings: {', '.join(sorted(unknown))}")
         for name, entry in self.evaluations.items():
             if not isinstance(entry.get("mlflow_run_id"), str):
                 raise ValueError(f"evaluations.{name} has no mlflow_run_id")
@@ -54,6 +60,13 @@ class EvaluationRecord(BaseModel):
         """The metrics of an evaluation setting, not rounded."""
         return {key: float(value) for key, value in self.evaluations[setting].items() if isinstance(value, float | int)}
 
+    def resampled(self, setting: str) -> dict[str, list[float]]:
+        """The metrics of an evaluation setting on each resample; NaN where they are undefined."""
+        return {
+            name: [math.nan if value is None else value for value in values]
+            for name, values in self.resamples.get(setting, {}).items()
+        }
+
     def write(self, path: Path) -> None:
         write_json(path, self.model_dump(mode="json"))
 
@@ -65,6 +78,14 @@ class EvaluationRecord(BaseModel):
             FileNotFoundError, UnreadableRecordError: as :func:`pipeline.training.record.read_record`.
         """
         return read_record(cls, path)
+
+
+def rounded(values: Mapping[str, Sequence[float]]) -> dict[str, list[float | None]]:
+    """Values on resamples as a record holds them: four decimals, None for NaN."""
+    return {
+        name: [None if math.isnan(value) else round(value, 4) for value in of_metric]
+        for name, of_metric in values.items()
+    }
 
 
 def summary(record: EvaluationRecord) -> dict[str, float]:

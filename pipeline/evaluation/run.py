@@ -7,7 +7,6 @@ evaluations of the other task stale.
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -16,6 +15,7 @@ from pipeline.data.manifest import PreparedDataset
 from pipeline.errors import UserError
 from pipeline.evaluation.chunks import Predict, chunk_folder, image_chunks, predict_chunks
 from pipeline.evaluation.outputs import labels_folder, prediction_names, predictions_file
+from pipeline.evaluation.scores import Scores
 from pipeline.evaluation.trained_run import TrainedRun
 from pipeline.progress import progress
 
@@ -93,28 +93,26 @@ def predict(run: TrainedRun, settings: EvaluationConfig, device: torch.device, c
     gather(run, settings, chunks, output)
 
 
-def score(
-    dataset: PreparedDataset, predictions: Path, name: str, setting: EvaluationSetting
-) -> tuple[dict[str, float], dict[str, Any]]:
+def score(dataset: PreparedDataset, predictions: Path, name: str, setting: EvaluationSetting) -> Scores:
     """Scores the predictions of one setting.
+
+    Every run of a dataset is scored on the same resamples of its images, so that their differences can be resampled.
 
     Args:
         dataset: the prepared dataset.
         predictions: the folder that :func:`gather` has written.
         name: the setting's name.
-        setting: the setting.
-
-    Returns:
-        the metrics in percent, and details such as the IoU of each class.
+        setting: the setting, with the number of resamples.
     """
+    resamples = setting.resamples or 0
     if isinstance(setting, SemanticRenderingConfig):
         from pipeline.evaluation.semantic_scores import score_labels
 
         folder = labels_folder(predictions, name)
-        return score_labels(dataset.truth, folder, dataset.labels, setting.trimap_widths or ())
+        return score_labels(dataset.truth, folder, dataset.labels, setting.trimap_widths or (), resamples)
     from pipeline.evaluation.instance_scores import score_instances
 
-    return score_instances(dataset, predictions_file(predictions, name)), {}
+    return score_instances(dataset, predictions_file(predictions, name), resamples)
 
 
 def own_device(use_gpu: bool) -> torch.device:

@@ -3,15 +3,16 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from pipeline.config.labels import LabelTable
+from pipeline.evaluation.scores import Scores
+from pipeline.metrics.bootstrap import RESAMPLES
 from pipeline.metrics.segmentation_iou import miou
 
 
 def score_labels(
-    truth: Path, predictions: Path, table: LabelTable, trimap_widths: Sequence[int]
-) -> tuple[dict[str, float], dict[str, Any]]:
+    truth: Path, predictions: Path, table: LabelTable, trimap_widths: Sequence[int], resamples: int = 0
+) -> Scores:
     """Scores a folder of label PNGs, in percent.
 
     Undefined values are left out, such as the IoU of a class that is neither in the ground truth nor predicted.
@@ -21,15 +22,16 @@ def score_labels(
         predictions: the folder of predictions.
         table: the label ids of both.
         trimap_widths: the widths in pixels for trimap mIoU.
+        resamples: how many bootstrap resamples of the images to score as well.
 
     Returns:
-        the mean IoUs, and for each of them the IoU of every class.
+        the mean IoUs, also on the resamples, and for each of them the IoU of every class.
     """
-    found = miou(truth, predictions, table=table, trimap_widths=trimap_widths)
+    found = miou(truth, predictions, table=table, trimap_widths=trimap_widths, resamples=resamples)
     means = {key: value for key, value in found.items() if key.endswith("mIoU") and not math.isnan(value)}
     classes = {
         key: {name: round(value, 4) for name, value in by_class.items() if not math.isnan(value)}
         for key, by_class in found.items()
-        if isinstance(by_class, dict)
+        if key.endswith("IoU") and isinstance(by_class, dict)
     }
-    return means, classes
+    return Scores(means, classes, {key: found[f"{key}{RESAMPLES}"].tolist() for key in means if resamples})

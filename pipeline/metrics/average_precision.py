@@ -6,12 +6,12 @@ that a resample has n times counts n times in the curve, and nothing is matched 
 Shape letters: N images, K categories, T IoU thresholds, D detections, S resamples.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.metrics.bootstrap import interval, resample_counts
+from pipeline.metrics.bootstrap import RESAMPLES, resample_counts
 
 #: COCO's thresholds, computed as in pycocotools: the last digits decide some comparisons.
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
@@ -72,21 +72,27 @@ def average_precision(matches: Sequence[Matches], counts: np.ndarray) -> dict[st
     }
 
 
-def ap_intervals(matches: Sequence[Matches], images: int, resamples: int, seed: int) -> dict[str, list[float]]:
-    """95% bootstrap intervals over images of the six statistics.
+def resampled_ap(
+    matches: Sequence[Matches], images: int, resamples: int, seed: int, statistics: Collection[str] = tuple(STATISTICS)
+) -> dict[str, np.ndarray]:
+    """The statistics on bootstrap resamples of the images.
 
     Args:
         matches: those of all categories.
         images: N.
         resamples: S.
         seed: of the resampling.
+        statistics: those to compute, of :data:`STATISTICS`. AP by size takes three times as long as AP.
 
     Returns:
-        For each of :data:`STATISTICS`, ``<name>_interval``: its lower and upper end in percent, NaN where no resample
-        has objects to average over.
+        For each of them, ``<name>_resamples``: (S,) in percent, NaN where a resample has no objects to
+        average over.
     """
-    values = average_precision(matches, resample_counts(images, resamples, seed))
-    return {f"{name}_interval": list(interval(found)) for name, found in values.items()}
+    areas = {STATISTICS[name][1] for name in statistics}
+    values = average_precision(
+        [found for found in matches if found.area in areas], resample_counts(images, resamples, seed)
+    )
+    return {f"{name}{RESAMPLES}": values[name] for name in STATISTICS if name in statistics}
 
 
 def _average_precision(found: Matches, counts: np.ndarray) -> np.ndarray:

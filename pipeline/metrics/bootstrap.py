@@ -1,8 +1,13 @@
 """The bootstrap over images: how far a metric would move on another sample of images (Efron and Tibshirani, 1993)."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 CONFIDENCE = 0.95
+#: A metric's values on the resamples, (resamples,) in percent, have the metric's name with this ending.
+RESAMPLES = "_resamples"
 
 
 def resample_counts(images: int, resamples: int, seed: int) -> np.ndarray:
@@ -42,3 +47,23 @@ def interval(values: np.ndarray) -> tuple[float, float]:
         return (float("nan"), float("nan"))
     low, high = np.quantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return (float(low), float(high))
+
+
+def with_intervals(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """Scores with ``<name>_interval``, a list of the lower and upper end, in place of each ``<name>_resamples``.
+
+    Where the values on the resamples are by class, the intervals are too.
+    """
+    replaced: dict[str, Any] = {}
+    for name, value in scores.items():
+        if name.endswith(RESAMPLES):
+            replaced[f"{name.removesuffix(RESAMPLES)}_interval"] = _interval(value)
+        else:
+            replaced[name] = value
+    return replaced
+
+
+def _interval(values: Any) -> Any:
+    if isinstance(values, Mapping):
+        return {name: _interval(own) for name, own in values.items()}
+    return list(interval(values))

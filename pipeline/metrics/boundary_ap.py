@@ -5,19 +5,25 @@ COCO AP with the smaller of mask IoU and boundary IoU: two masks must also agree
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from pipeline.metrics.average_precision import IOU_THRESHOLDS
+from pipeline.metrics.average_precision import IOU_THRESHOLDS, STATISTICS
 from pipeline.metrics.coco_ap import score_instances
 
 
 def boundary_ap(
-    annotations: Path, predictions: Path, *, dilation_ratio: float = 0.02, resamples: int = 0, seed: int = 0
+    annotations: Path,
+    predictions: Path,
+    *,
+    dilation_ratio: float = 0.02,
+    resamples: int = 0,
+    seed: int = 0,
+    resampled: Collection[str] = tuple(STATISTICS),
 ) -> dict[str, Any]:
     """Boundary AP in percent, averaged over IoU thresholds 0.50 to 0.95 and over categories.
 
@@ -26,8 +32,9 @@ def boundary_ap(
         predictions: a COCO results file, a list of {image_id, category_id, segmentation (RLE), score}.
         dilation_ratio: the boundary's width as a fraction of the image's diagonal; 0.02 for COCO (the paper's
             Section 4), 0.005 for Cityscapes.
-        resamples: how many resamples of the images the intervals are taken from; 0 for none.
+        resamples: how many bootstrap resamples of the images to compute metrics on as well.
         seed: of the resampling.
+        resampled: the names of those metrics.
 
     Returns:
         The same keys as :func:`pipeline.metrics.coco_ap.coco_ap`.
@@ -39,7 +46,7 @@ def boundary_ap(
     if not (math.isfinite(dilation_ratio) and dilation_ratio > 0):
         raise ValueError(f"dilation_ratio is {dilation_ratio}, expected a positive number")
     iou = functools.partial(_smaller_iou, dilation_ratio=dilation_ratio)
-    return score_instances(iou, annotations, predictions, resamples, seed)
+    return score_instances(iou, annotations, predictions, resamples, seed, resampled)
 
 
 def boundary_width(height: int, width: int, dilation_ratio: float) -> int:

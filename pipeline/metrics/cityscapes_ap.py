@@ -16,11 +16,13 @@ from cityscapesscripts.helpers.labels import id2label
 from pipeline.data.cityscapes import INSTANCE_SUFFIX, check_instance_ids
 from pipeline.data.cpus import usable_cpus
 from pipeline.data.labels import read_ids, read_picture
+from pipeline.metrics.bootstrap import RESAMPLES, resample_counts
+from pipeline.metrics.cityscapes_resamples import average_precision, ranked_predictions
 from pipeline.metrics.errors import GroundTruthError, PredictionError
 from pipeline.metrics.pairs import pairs_by_image
 
 
-def cityscapes_ap(truth: Path, predictions: Path) -> dict[str, float]:
+def cityscapes_ap(truth: Path, predictions: Path, *, resamples: int = 0, seed: int = 0) -> dict[str, Any]:
     """Instance AP in percent, averaged over IoU thresholds 0.50 to 0.95 and over Cityscapes' eight object classes.
 
     Args:
@@ -30,10 +32,13 @@ def cityscapes_ap(truth: Path, predictions: Path) -> dict[str, float]:
             ``mask.png label_id confidence``, separated by one space: the mask's path relative to the text file,
             non-zero inside the instance and of the image's size; the label id (not the train id). An empty file means
             that nothing was found. Label ids that the benchmark does not evaluate are ignored.
+        resamples: how many bootstrap resamples of the images to compute AP on as well.
+        seed: of the resampling.
 
     Returns:
         AP, AP50, and AP-<class>, AP50-<class> for person, rider, car, truck, bus, train, motorcycle and bicycle; NaN
-        where there is no ground truth of at least 100 pixels.
+        where there is no ground truth of at least 100 pixels. With resamples also ``AP_resamples``: (resamples,), the
+        values of AP on them.
 
     Raises:
         GroundTruthError: if there is no ground truth, or one cannot be read or has an unknown id.
@@ -60,7 +65,11 @@ def cityscapes_ap(truth: Path, predictions: Path) -> dict[str, float]:
     result = {"AP": averages["allAp"], "AP50": averages["allAp50%"]}
     for name, values in averages["classes"].items():
         result[f"AP-{name}"], result[f"AP50-{name}"] = values["ap"], values["ap50%"]
-    return {name: 100 * float(value) for name, value in result.items()}
+    scores: dict[str, Any] = {name: 100 * float(value) for name, value in result.items()}
+    if resamples:
+        ranked = ranked_predictions(list(matches.values()), tool.args.instLabels, tool.args.overlaps)
+        scores[f"AP{RESAMPLES}"] = average_precision(ranked, resample_counts(len(pairs), resamples, seed))
+    return scores
 
 
 def _private_tool() -> ModuleType:

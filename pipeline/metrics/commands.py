@@ -89,12 +89,14 @@ def miou(
 
 
 @app.command("cityscapes-ap")
-def cityscapes_ap(truth: Truth, predictions: PredictionsFolder, as_json: AsJson = False) -> None:
+def cityscapes_ap(
+    truth: Truth, predictions: PredictionsFolder, resamples: Resamples = 0, as_json: AsJson = False
+) -> None:
     """Cityscapes' AP of instance masks."""
     with _errors_shown():
         from pipeline.metrics.cityscapes_ap import cityscapes_ap
 
-        _show(cityscapes_ap(truth, predictions), as_json)
+        _show(cityscapes_ap(truth, predictions, resamples=resamples), as_json)
 
 
 @contextmanager
@@ -111,6 +113,9 @@ def _errors_shown() -> Iterator[None]:
 
 
 def _show(scores: Mapping[str, Any], as_json: bool) -> None:
+    from pipeline.metrics.bootstrap import with_intervals
+
+    scores = with_intervals(scores)
     if as_json:
         typer.echo(json.dumps(_plain(scores), allow_nan=False))
     else:

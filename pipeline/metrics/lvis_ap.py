@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.data.lvis import coco_view, synset_table
-from pipeline.metrics.average_precision import AREAS, Matches, ap_intervals
+from pipeline.metrics.average_precision import AREAS, Matches, resampled_ap
 from pipeline.metrics.coco_files import check_ground_truth, detections, read_results
 from pipeline.metrics.lvis_api import Detections, Evaluation, Truth
 
@@ -23,7 +23,13 @@ STATISTICS: dict[str, tuple[float | None, str]] = {
 
 
 def ap_star(
-    annotations: Path, predictions: Path, *, left_out: Collection[int] = (), resamples: int = 0, seed: int = 0
+    annotations: Path,
+    predictions: Path,
+    *,
+    left_out: Collection[int] = (),
+    resamples: int = 0,
+    seed: int = 0,
+    resampled: Collection[str] = tuple(STATISTICS),
 ) -> dict[str, Any]:
     """Mask AP in percent by LVIS's rules: 300 detections per image, and a detection counts as wrong only where the
     annotations say so.
@@ -40,13 +46,14 @@ def ap_star(
             another table of synsets). Predictions of categories that the LVIS version lacks are skipped.
         left_out: ids of images that are not in the LVIS file but may have predictions, which are skipped. Predictions
             for any other image that is not in the file are an error.
-        resamples: how many resamples of the images the intervals are taken from; 0 for none.
+        resamples: how many bootstrap resamples of the images to compute metrics on as well.
         seed: of the resampling.
+        resampled: the names of those metrics.
 
     Returns:
         AP, AP50, AP75 and, by the objects' area (below 32^2, to 96^2, above), APs, APm, APl; NaN where there is no
-        ground truth to average over. Without any prediction they are 0. With resamples also ``AP_interval`` and so
-        on: [low, high], the 95% bootstrap interval over images.
+        ground truth to average over. Without any prediction they are 0. With resamples also
+        ``AP_resamples`` and so on: (resamples,), the values on them; see :mod:`pipeline.metrics.bootstrap`.
 
     Raises:
         DatasetError: for a file that is not in LVIS's format, and for annotations with duplicate or unknown ids, or
@@ -64,7 +71,7 @@ def ap_star(
     values = {name: evaluation.average_precision(*where) for name, where in STATISTICS.items()}
     scores: dict[str, Any] = {name: 100 * value if value >= 0 else math.nan for name, value in values.items()}
     if resamples:
-        scores |= ap_intervals(_matches(evaluation), len(evaluation.params.img_ids), resamples, seed)
+        scores |= resampled_ap(_matches(evaluation), len(evaluation.params.img_ids), resamples, seed, resampled)
     return scores
 
 

@@ -11,7 +11,7 @@ from scipy.ndimage import distance_transform_edt
 from pipeline.config.labels import LabelTable
 from pipeline.data.cpus import usable_cpus
 from pipeline.data.labels import CITYSCAPES, read_ids
-from pipeline.metrics.bootstrap import interval, resample_counts
+from pipeline.metrics.bootstrap import RESAMPLES, resample_counts
 from pipeline.metrics.errors import GroundTruthError, PredictionError
 from pipeline.metrics.pairs import pairs_by_image, pairs_by_path
 
@@ -49,12 +49,12 @@ def miou(
             image's name (see `pipeline.metrics.pairs`), or under the same relative path, as the table says.
         table: the meaning of the label ids; `pipeline.data.labels.plain` for other data than Cityscapes.
         trimap_widths: in pixels, from 1.
-        resamples: bootstrap resamples of the images for 95 % intervals; 0 for none.
+        resamples: how many bootstrap resamples of the images to compute the metrics on as well.
         seed: of the resamples.
 
     Returns:
         In percent: mIoU, IoU (by class), and for each width w, trimap{w}_mIoU and trimap{w}_IoU. With resamples,
-        also each of those keys with _interval: (low, high), by class if the value is. And images, their number.
+        also each of those keys with _resamples: (resamples,), by class if the value is. And images, their number.
 
     Raises:
         GroundTruthError: if there is no ground truth, or one cannot be read or has an id outside the table.
@@ -82,9 +82,8 @@ def miou(
         result[f"{prefix}IoU"] = dict(zip(table.names, values.tolist(), strict=True))
         if counts is not None:
             values, mean = _iou(np.tensordot(counts, region, axes=1))
-            result[f"{prefix}mIoU_interval"] = interval(mean)
-            ends = [interval(column) for column in values.T]
-            result[f"{prefix}IoU_interval"] = dict(zip(table.names, ends, strict=True))
+            result[f"{prefix}mIoU{RESAMPLES}"] = mean
+            result[f"{prefix}IoU{RESAMPLES}"] = dict(zip(table.names, values.T, strict=True))
     return result
 
 

@@ -10,10 +10,14 @@ import pyarrow.parquet as pq
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from pipeline.config.findings import FindingsConfig
 from pipeline.files import atomic_folder
 from pipeline.report.figures.figure import Figure
 from pipeline.report.figures.gallery import draw_figures
 from pipeline.report.figures.sweeps import SweepSection, sweep_section
+from pipeline.report.findings import Finding, decide
+from pipeline.report.findings import to_csv as findings_csv
+from pipeline.report.findings import to_markdown as findings_markdown
 from pipeline.report.inputs import ReportInputs
 from pipeline.report.plots import write_plots
 from pipeline.report.tables.formats import (
@@ -46,8 +50,8 @@ def duration(seconds: float) -> str:
 def build_report(report: ReportInputs, output: Path) -> None:
     """Writes the report's folder, whole or not at all.
 
-    It holds ``index.html``, ``tables/``, ``plots/`` for `dvc plots`, the pictures, and ``results.parquet`` with the
-    numbers of all tables.
+    It holds ``index.html``, ``tables/``, ``findings.md`` and ``findings.csv``, ``plots/`` for `dvc plots`, the
+    pictures, and ``results.parquet`` with the numbers of all tables.
     """
     stand_ins = report.scale != PAPER_SCALE
     with atomic_folder(output, replace=True) as folder:
@@ -57,6 +61,7 @@ def build_report(report: ReportInputs, output: Path) -> None:
             if not table.experiments or report.experiments & table.experiments
         ]
         write_tables(tables, folder)
+        write_findings(decide(shown_findings(report), report.results, report.missing), folder)
         write_plots(report.results, folder / "plots")
         figures = draw_figures(report, folder)
         sweeps = [sweep_section(sweep, folder) for sweep in report.sweeps]
@@ -70,6 +75,19 @@ def write_tables(tables: Sequence[Table], folder: Path) -> None:
         for suffix, text in (("md", to_markdown(table)), ("csv", to_csv(table)), ("tex", to_latex(table))):
             (folder / "tables" / f"{table.name}.{suffix}").write_text(text, encoding="utf-8")
     pq.write_table(to_arrow(tables), folder / "results.parquet")
+
+
+def shown_findings(report: ReportInputs) -> FindingsConfig:
+    """The claims that some of the selected experiments are about."""
+    shown = {name: claim for name, claim in report.findings.root.items() if claim.experiments & report.experiments}
+    return FindingsConfig(shown)
+
+
+def write_findings(findings: Sequence[Finding], folder: Path) -> None:
+    """Writes ``findings.md`` and ``findings.csv`` into an existing folder, unless there are no findings."""
+    if findings:
+        (folder / "findings.md").write_text(findings_markdown(findings), encoding="utf-8")
+        (folder / "findings.csv").write_text(findings_csv(findings), encoding="utf-8")
 
 
 def render_page(

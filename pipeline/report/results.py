@@ -5,7 +5,7 @@ configuration in its own record.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.config.evaluations import EvaluationConfig
@@ -20,11 +20,17 @@ from pipeline.training.record import METRICS, TrainingRecord, UnreadableRecordEr
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """One evaluation setting of one run: its metrics and parameters as MLflow has them."""
+    """One evaluation setting of one run: its metrics and parameters as MLflow has them.
+
+    Attributes:
+        resamples: metrics on each resample of the val images, as the run's record has them. Runs of one dataset have
+            the same resamples.
+    """
 
     mlflow_run_id: str
     metrics: dict[str, float]
     parameters: dict[str, str]
+    resamples: dict[str, list[float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -152,7 +158,9 @@ def _read(training: TrainingRecord, evaluation: EvaluationRecord, trained: Path,
     evaluations = {}
     for name in evaluation.settings.root:
         found = tracker.get(evaluation_run(evaluation, name, config, run_id, tracker))
-        evaluations[name] = EvaluationResult(found.info.run_id, dict(found.data.metrics), dict(found.data.params))
+        evaluations[name] = EvaluationResult(
+            found.info.run_id, dict(found.data.metrics), dict(found.data.params), evaluation.resampled(name)
+        )
     return RunResult(
         run=config.run,
         experiment=config.experiment,

@@ -106,7 +106,7 @@ def evaluate_settings(
             gather(run, EvaluationConfig(settings), work.chunks, folder)
             seconds = json.loads(work.seconds.read_text())
             for name, point in missing.items():
-                metrics = score(dataset, folder, name, settings[name])[0]
+                metrics = score(dataset, folder, name, settings[name]).metrics
                 check_metric(task, metrics)
                 cost = multiply_adds(task.run, dataset.num_classes, settings[name])
                 record = TrialRecord(point, "", "finished", [Rung(0, metrics)], seconds[name], cost)

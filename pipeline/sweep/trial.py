@@ -215,7 +215,7 @@ class _Training:
             named = self.config.model_copy(update={"run": f"{self.config.run} {self.record.name}"})
             run = TrainedRun(named, self.trials.val_prepared, self.trials.images, weights)
             predict(run, settings, self.device, folder / "chunks", folder)
-            return score(run.dataset(), folder, SETTING, self.trials.task.setting)[0]
+            return score(run.dataset(), folder, SETTING, self.trials.task.setting).metrics
 
     def _log(self, update: int, metrics: dict[str, float]) -> None:
         run_id = self.record.mlflow_run_id

@@ -129,8 +129,14 @@ def run_config(experiment: str, seed: int) -> Any:
     )
 
 
-def result(experiment: str, seed: int, evaluations: dict[str, dict[str, float]], **changes: Any) -> Any:
-    """A RunResult named ``<experiment>-<seed>`` with the metrics of each of its settings."""
+def result(
+    experiment: str,
+    seed: int,
+    evaluations: dict[str, dict[str, float]],
+    resamples: dict[str, dict[str, list[float]]] | None = None,
+    **changes: Any,
+) -> Any:
+    """A RunResult named ``<experiment>-<seed>`` with the metrics of each of its settings, also on resamples."""
     # Imported late: it brings MLflow along.
     from pipeline.config.evaluations import EvaluationConfig
     from pipeline.report.results import EvaluationResult, RunResult
@@ -147,7 +153,10 @@ def result(experiment: str, seed: int, evaluations: dict[str, dict[str, float]],
         "tags": {"hardware": "2 CPU threads (x86_64)", "code": "abcdef123456"},
         "seconds": 754.0,
         "losses": [(10, 2.0), (20, 1.5), (30, 1.0)],
-        "evaluations": {name: EvaluationResult("fedcba", metrics, parameters) for name, metrics in evaluations.items()},
+        "evaluations": {
+            name: EvaluationResult("fedcba", metrics, parameters, (resamples or {}).get(name, {}))
+            for name, metrics in evaluations.items()
+        },
         "settings": EvaluationConfig({}),
         "config": run_config(experiment, seed),
         "data": "0123abcd",
@@ -160,7 +169,7 @@ def result(experiment: str, seed: int, evaluations: dict[str, dict[str, float]],
 
 @pytest.fixture(scope="session")
 def made_up() -> Callable[..., Any]:
-    """Makes results: ``made_up(experiment, seed, {setting: metrics}, **fields)``."""
+    """Makes results: ``made_up(experiment, seed, {setting: metrics}, {setting: resamples}, **fields)``."""
     return result
 
 

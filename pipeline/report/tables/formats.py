@@ -36,29 +36,32 @@ def _paper(value: Value | None) -> str:
 
 
 def _texts(table: Table, values: Mapping[str, Value]) -> list[str]:
-    """The texts of a row: our number, and in published columns the paper's and the difference."""
+    """The texts of a row: our number, and in published columns the paper's and the difference, if it says something."""
     texts = []
     for key, _ in table.columns:
         value = values.get(key)
         texts.append(_ours(value))
         if key in table.published:
-            texts += [_paper(value), format_difference(value.difference if value else None)]
+            texts.append(_paper(value))
+            if table.reproduces:
+                texts.append(format_difference(value.difference if value else None))
     return texts
 
 
 def to_markdown(table: Table) -> str:
-    """A pipe table. Published columns are followed by the paper's numbers and the differences."""
+    """A pipe table. Published columns are followed by the paper's numbers, and by differences if they say something."""
     header = [*table.row_labels]
     for key, label in table.columns:
-        header += [label, "paper", "Δ"] if key in table.published else [label]
-    lines = [f"**{table.heading}. {table.title}**", "", _pipes(header), _pipes(["---"] * len(header))]
-    lines += [_pipes([*labels, *_texts(table, values)]) for labels, values in table.rows]
+        header += [label, "paper", *(["Δ"] if table.reproduces else [])] if key in table.published else [label]
+    lines = [f"**{table.heading}. {table.title}**", "", pipe_row(header), pipe_row(["---"] * len(header))]
+    lines += [pipe_row([*labels, *_texts(table, values)]) for labels, values in table.rows]
     if notes(table):
         lines += ["", *(f"- {note}" for note in notes(table))]
     return "\n".join(lines) + "\n"
 
 
-def _pipes(cells: Sequence[str]) -> str:
+def pipe_row(cells: Sequence[str]) -> str:
+    """A row of a Markdown table."""
     # The asterisk of AP* must not begin emphasis.
     return "| " + " | ".join(cell.replace("|", r"\|").replace("*", r"\*") for cell in cells) + " |"
 
@@ -67,11 +70,12 @@ def to_csv(table: Table) -> str:
     """A line for each row, with plain numbers.
 
     A column becomes six: our number, its spread over seeds, the number of seeds, the paper's number, ours minus the
-    paper's, and why the cell is empty. The last column has the table's caveat.
+    paper's, and why the cell is empty; without the difference where data and networks are stand-ins. The last column
+    has the table's caveat.
     """
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    fields = ("", "_spread", "_seeds", "_paper", "_difference", "_missing")
+    fields = ["", "_spread", "_seeds", "_paper", *(["_difference"] if table.reproduces else []), "_missing"]
     writer.writerow([*table.row_labels, *(key + field for key, _ in table.columns for field in fields), "caveat"])
     for labels, values in table.rows:
         line: list[str | float | int | None] = [*labels]
@@ -81,7 +85,8 @@ def to_csv(table: Table) -> str:
                 line += [None] * len(fields)
             else:
                 ours, difference = (None if x is None else round(x, 4) for x in (value.ours, value.difference))
-                line += [ours, round(value.spread, 4), value.seeds, value.paper, difference, value.missing]
+                line += [ours, round(value.spread, 4), value.seeds, value.paper]
+                line += [difference, value.missing] if table.reproduces else [value.missing]
         writer.writerow([*line, table.caveat])
     return stream.getvalue()
 

@@ -1,11 +1,11 @@
 """Fills a table of the paper: our numbers beside the published ones, gains and differences, why cells are empty."""
 
-import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from pipeline.config.tables import Cell, CostCell, Row, TableConfig
+from pipeline.report.measured import Measured, changes, difference_interval, measure
 from pipeline.report.results import RunResult
 from pointrend.complexity import spec_complexity
 from pointrend.specs import MODELS, InstanceSpec, Rendering
@@ -27,6 +27,7 @@ class Value:
         paper, paper_gain: the published ones; None where a run's settings are not the paper's.
         missing: why there is no number of ours.
         changes: the settings that were overridden for the cell's runs, as text.
+        gain_interval: the gain's 95% interval over images and seeds; None where there is no gain or no resamples.
     """
 
     numbers: dict[str, float]
@@ -36,6 +37,7 @@ class Value:
     paper_gain: float | None
     missing: str = ""
     changes: str = ""
+    gain_interval: tuple[float, float] | None = None
 
     @property
     def seeds(self) -> int:
@@ -83,21 +85,10 @@ class Table:
     caveat: str = ""
     published: set[str] = field(default_factory=set)
 
-
-def _measure(cell: Cell, results: Sequence[RunResult], missing: Mapping[str, str]) -> tuple[dict[str, float], str]:
-    """Our numbers for a cell, one per seed; or none, and why."""
-    runs = [result for result in results if result.experiment == cell.experiment]
-    if not runs:
-        reasons = [reason for run, reason in missing.items() if run.rpartition("-")[0] == cell.experiment]
-        return {}, reasons[0] if reasons else f"no run of {cell.experiment} was selected"
-    if all(cell.evaluation not in run.evaluations for run in runs):
-        return {}, f"{cell.experiment} was not evaluated at {cell.evaluation}"
-    found = {run.run: run.evaluations[cell.evaluation].metrics for run in runs if cell.evaluation in run.evaluations}
-    values = {run: metrics[cell.metric] for run, metrics in found.items() if cell.metric in metrics}
-    numbers = {run: value for run, value in values.items() if not math.isnan(value)}
-    if values and not numbers:
-        return {}, f"{cell.metric} is not defined: there is no ground truth to average over"
-    return numbers, "" if numbers else f"{cell.metric} was not measured"
+    @property
+    def reproduces(self) -> bool:
+        """Whether our numbers should be the paper's, so that ours minus the paper's says something."""
+        return not self.caveat
 
 
 def _count(cell: CostCell) -> dict[str, float]:
@@ -112,27 +103,30 @@ def _difference(value: float | None, other: float | None) -> float | None:
     return None if value is None or other is None else value - other
 
 
+def _gain_interval(own: Measured | None, baseline: Measured | None, unit: float) -> tuple[float, float] | None:
+    if own is None or baseline is None:
+        return None
+    found = difference_interval([own], [baseline])
+    return None if found is None else (found[0] / unit, found[1] / unit)
+
+
 def _changes(cell: Cell | CostCell, results: Sequence[RunResult]) -> str:
-    """The settings that were overridden for the runs of a cell, as text."""
-    if isinstance(cell, CostCell):
-        return ""
-    found = (result.changes for result in results if result.experiment == cell.experiment)
-    return "; ".join(dict.fromkeys(text for text in found if text))
+    return "" if isinstance(cell, CostCell) else changes(cell.experiment, results)
 
 
-def _fill(cell: Cell | CostCell, unit: float, results: Sequence[RunResult], missing: Mapping[str, str]) -> Value:
-    """A cell without its gains, which need the baseline row."""
-    measured, reason = (_count(cell), "") if isinstance(cell, CostCell) else _measure(cell, results, missing)
-    numbers = {run: number / unit for run, number in measured.items()}
-    changes = _changes(cell, results)
+def _fill(cell: Cell | CostCell, unit: float, results: Sequence[RunResult], measured: Measured | None) -> Value:
+    """A cell without its gains, which need the baseline row; ``measured`` unless its cost is counted."""
+    counted = _count(cell) if isinstance(cell, CostCell) else {}
+    numbers = {run: number / unit for run, number in (measured.numbers if measured else counted).items()}
+    changed = _changes(cell, results)
     return Value(
         numbers=numbers,
         ours=statistics.median(numbers.values()) if numbers else None,
         gain=None,
-        paper=None if changes else cell.paper,
+        paper=None if changed else cell.paper,
         paper_gain=None,
-        missing=reason,
-        changes=changes,
+        missing=measured.missing if measured else "",
+        changes=changed,
     )
 
 
@@ -141,15 +135,15 @@ def row_labels(row: Row, results: Sequence[RunResult]) -> list[str]:
 
     They follow the name of their experiment, unless they are the same for all experiments of the row.
     """
-    changes = {cell.experiment: _changes(cell, results) for cell in row.measured.values()}
+    changed = {cell.experiment: changes(cell.experiment, results) for cell in row.measured.values()}
     with_runs = {result.experiment for result in results}
-    texts = {text for experiment, text in changes.items() if experiment in with_runs}
+    texts = {text for experiment, text in changed.items() if experiment in with_runs}
     if not any(texts):
         return row.labels
     if len(texts) == 1:
         overridden = texts.pop()
     else:
-        overridden = "; ".join(f"{experiment}: {text}" for experiment, text in changes.items() if text)
+        overridden = "; ".join(f"{experiment}: {text}" for experiment, text in changed.items() if text)
     return [*row.labels[:-1], f"{row.labels[-1]} [{overridden}]"]
 
 
@@ -179,8 +173,12 @@ def build_table(
         stand_ins: whether the runs' data and networks stand in for the paper's.
     """
     units = {column.key: column.unit for column in config.columns}
+    measured = [
+        {key: measure(cell, results, missing or {}) for key, cell in row.measured.items()} for row in config.rows
+    ]
     filled = [
-        {key: _fill(cell, units[key], results, missing or {}) for key, cell in row.cells.items()} for row in config.rows
+        {key: _fill(cell, units[key], results, found.get(key)) for key, cell in row.cells.items()}
+        for row, found in zip(config.rows, measured, strict=True)
     ]
     rows: list[tuple[list[str], dict[str, Value]]] = []
     for index, row in enumerate(config.rows):
@@ -191,6 +189,7 @@ def build_table(
                 value,
                 gain=_difference(value.ours, compared[key].ours),
                 paper_gain=_difference(value.paper, compared[key].paper),
+                gain_interval=_gain_interval(measured[index].get(key), measured[base].get(key), units[key]),
             )
             if key in compared
             else value

@@ -131,7 +131,7 @@ class Case:
         run = TrainedRun(self.config, self.prepared, self.images, weights)
         predict(run, self.settings, CPU, self.folder / "chunks", output)
         for setting, value in self.settings.root.items():
-            values, _ = score(read_prepared(self.prepared), output, setting, value)
+            values = score(read_prepared(self.prepared), output, setting, value).metrics
             assert values
 
 

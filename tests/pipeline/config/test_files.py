@@ -13,6 +13,7 @@ from pipeline.config.clusters import ClusterConfig
 from pipeline.config.datasets import load_dataset
 from pipeline.config.experiments import load_experiment
 from pipeline.config.figures import FiguresConfig
+from pipeline.config.findings import FindingsConfig
 from pipeline.config.metrics import MetricsConfig
 from pipeline.config.models import load_model
 from pipeline.config.reader import load
@@ -27,6 +28,7 @@ SCHEMAS: dict[str, Callable[[Path], Any]] = {
     "datasets": load_dataset,
     "experiments": load_experiment,
     "figures.yaml": lambda path: load(FiguresConfig, path),
+    "findings.yaml": lambda path: load(FindingsConfig, path),
     "metrics.yaml": lambda path: load(MetricsConfig, path),
     "models": load_model,
     "sweeps": load_sweep,

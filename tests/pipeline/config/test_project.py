@@ -157,6 +157,21 @@ def test_a_resolved_run_knows_what_it_begins_with(chain: Project) -> None:
     assert run.starts_from == "streets_segmenter-0"
 
 
+@pytest.mark.parametrize("name", ["coco_pointrend_r50", "cityscapes_4xconv_r50", "cityscapes_deeplabv3_r103"])
+def test_another_number_of_resamples_is_another_evaluation_and_no_other_training(project: Project, name: str) -> None:
+    selected = project.select("demo", "data").runs[f"{name}-0"]
+    before = project.run("demo", f"{name}-0", selected)
+    assert {setting.resamples for setting in before[1].root.values()} == {200}
+    path = project.configs / "metrics.yaml"
+    path.write_text(path.read_text().replace("resamples: 200", "resamples: 50"))
+    after = project.run("demo", f"{name}-0", selected)
+    assert {setting.resamples for setting in after[1].root.values()} == {50}
+    assert after[0] == before[0]
+    path.write_text(path.read_text().replace("resamples: 50", "resamples: -1"))
+    with pytest.raises(ConfigError, match=r"metrics\.yaml.*\n  resamples: .*greater than or equal to 0"):
+        project.run("demo", f"{name}-0", selected)
+
+
 def test_a_run_that_is_not_evaluated(chain: Project) -> None:
     path = chain.configs / "experiments" / "demo" / "shapes_detector.yaml"
     path.write_text(edited(path.read_text(), "evaluations:\n  28x28: {resolution: 28}\n", "evaluations: {}\n"))

@@ -199,6 +199,12 @@ def test_other_evaluations_seeds_and_titles_run_no_sweep_again(chain: Project) -
     assert resolve_sweep(chain, "demo", path, RUNS)[0].model_dump_json() != before
 
 
+def test_a_sweep_does_not_resample_what_its_trials_are_compared_by(chain: Project) -> None:
+    task = resolve_sweep(chain, "demo", write(chain, TRAINING), RUNS)[0]
+    assert isinstance(task, TrainingTask)
+    assert task.setting.resamples is None
+
+
 def test_a_subdivision_sweep_reads_its_runs_training(chain: Project) -> None:
     task, read = resolve_sweep(chain, "demo", write(chain, SUBDIVISION), RUNS)
     assert isinstance(task, SubdivisionTask)
@@ -207,6 +213,7 @@ def test_a_subdivision_sweep_reads_its_runs_training(chain: Project) -> None:
     assert task.best({"steps": 5, "num_points": 196}).evaluations["best"].model_dump() == {
         "resolution": 224,
         "num_points": 196,
+        "resamples": None,
     }
 
 

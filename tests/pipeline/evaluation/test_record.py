@@ -1,13 +1,16 @@
 """The record of a run's evaluations."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from pipeline.config.evaluations import EvaluationConfig, RenderingConfig, SemanticRenderingConfig
 from pipeline.config.project import Project
 from pipeline.evaluation.evaluation import write_empty_evaluation
-from pipeline.evaluation.record import EvaluationRecord, summary
+from pipeline.evaluation.record import EvaluationRecord, rounded, summary
 from pipeline.training.record import TrainingRecord
 
 
@@ -49,3 +52,21 @@ def test_the_summary_is_of_the_last_setting_and_of_named_metrics() -> None:
         "trimap20_mIoU": 60.0,
     }
     assert summary(record_of(EvaluationConfig({}), {})) == {}
+
+
+def test_resamples_are_read_as_they_were_written(tmp_path: Path) -> None:
+    settings = EvaluationConfig({"os8": SemanticRenderingConfig(output_stride=8)})
+    record = record_of(settings, {"os8": {"mlflow_run_id": "x", "mIoU": 70.0}})
+    assert record.resampled("os8") == {}
+    drawn = {"os8": rounded({"mIoU": [70.123456, math.nan]})}
+    record.model_copy(update={"resamples": drawn}).write(tmp_path / "record.json")
+    read = EvaluationRecord.read(tmp_path / "record.json")
+    assert read.resampled("os8")["mIoU"] == [70.1235, pytest.approx(math.nan, nan_ok=True)]
+    assert read.metrics("os8") == {"mIoU": 70.0}
+    assert "resamples" not in summary(read)
+
+
+def test_resamples_of_a_setting_that_was_not_evaluated(tmp_path: Path) -> None:
+    record = record_of(EvaluationConfig({}), {}).model_dump() | {"resamples": {"os8": {"mIoU": [1.0]}}}
+    with pytest.raises(ValueError, match="resamples are of unknown settings: os8"):
+        EvaluationRecord.model_validate(record)

@@ -61,7 +61,7 @@ def test_all_images_are_predicted_in_every_setting(by_one: Path, trained: Traine
     for content in found.values():
         results = json.loads(content)
         assert list(dict.fromkeys(result["image_id"] for result in results)) == [100 - i for i in range(NUM_IMAGES)]
-    values, _ = score(read_prepared(trained.prepared), by_one / "output", "28x28", SETTINGS.root["28x28"])
+    values = score(read_prepared(trained.prepared), by_one / "output", "28x28", SETTINGS.root["28x28"]).metrics
     assert {"AP", "boundary_AP"} <= values.keys()
 
 

@@ -52,7 +52,7 @@ def coco(tmp_path: Path) -> tuple[PreparedDataset, Path]:
 def test_coco_gives_ap_and_boundary_ap(coco: tuple[PreparedDataset, Path]) -> None:
     prepared, predictions = coco
     instances = prepared.truth / "instances.json"
-    scores = score_instances(prepared, predictions)
+    scores = score_instances(prepared, predictions).metrics
     names = ["AP", "AP50", "AP75", "APs", "APm", "APl"]
     assert list(scores) == names + [f"boundary_{name}" for name in names]
     assert {name: scores[name] for name in names} == coco_ap(instances, predictions)
@@ -65,7 +65,7 @@ def test_what_is_not_defined_is_left_out(coco: tuple[PreparedDataset, Path]) -> 
     content = json.loads(path.read_text())
     content["annotations"] = [entry for entry in content["annotations"] if entry["area"] > 32**2]
     write(path, content)
-    scores = score_instances(prepared, predictions)
+    scores = score_instances(prepared, predictions).metrics
     assert "APm" in scores
     assert not {"APs", "boundary_APs"} & scores.keys()
 
@@ -87,7 +87,7 @@ def test_lvis_gives_ap_star_on_the_images_that_it_has(coco: tuple[PreparedDatase
         "categories": [{**c, "synset": synsets[c["id"]], "frequency": "f"} for c in content["categories"]],
     }
     write(prepared.truth / "lvis.json", lvis)
-    scores = score_instances(prepared, predictions)
+    scores = score_instances(prepared, predictions).metrics
     others = write(tmp_path / "others.json", [result for result in results if result["image_id"] in kept])
     assert len(json.loads(others.read_text())) < len(results)
     expected = ap_star(prepared.truth / "lvis.json", others)
@@ -128,10 +128,41 @@ def cityscapes(root: Path) -> tuple[PreparedDataset, list[dict[str, Any]]]:
 
 def test_cityscapes_ap_by_hand(tmp_path: Path) -> None:
     prepared, results = cityscapes(tmp_path)
-    scores = score_instances(prepared, write(tmp_path / "perfect.json", results))
+    scores = score_instances(prepared, write(tmp_path / "perfect.json", results)).metrics
     expected = {"AP", "AP50", "AP-person", "AP50-person", "AP-car", "AP50-car"}
     assert scores == pytest.approx(dict.fromkeys(expected, 100.0))
     # Without any of the second image, one of two cars is found: precision 1 up to a recall of one half.
-    scores = score_instances(prepared, write(tmp_path / "half.json", results[:2]))
+    scores = score_instances(prepared, write(tmp_path / "half.json", results[:2])).metrics
     assert scores["AP-person"] == pytest.approx(100)
     assert scores["AP-car"] == pytest.approx(50)
+
+
+def test_the_main_metrics_on_resamples_of_the_images(coco: tuple[PreparedDataset, Path]) -> None:
+    prepared, predictions = coco
+    instances = prepared.truth / "instances.json"
+    found = score_instances(prepared, predictions, resamples=20)
+    assert found.metrics == score_instances(prepared, predictions).metrics
+    assert found.resamples == {
+        "AP": coco_ap(instances, predictions, resamples=20)["AP_resamples"].tolist(),
+        "boundary_AP": boundary_ap(instances, predictions, resamples=20)["AP_resamples"].tolist(),
+    }
+    assert found.resamples == score_instances(prepared, predictions, resamples=20).resamples
+
+
+def test_two_runs_are_scored_on_the_same_resamples(coco: tuple[PreparedDataset, Path], tmp_path: Path) -> None:
+    # The second run finds no object of half of the images, so that it can never be ahead on the same images.
+    prepared, predictions = coco
+    fewer = write(tmp_path / "fewer.json", [r for r in json.loads(predictions.read_text()) if r["image_id"] > 6])
+    all_found, half_found = (score_instances(prepared, p, resamples=50).resamples["AP"] for p in (predictions, fewer))
+    assert all(half <= full + 1e-9 for half, full in zip(half_found, all_found, strict=True))
+    assert min(all_found) < max(half_found), "the resamples differ by more than the runs"
+
+
+def test_cityscapes_ap_on_resamples_of_two_images(tmp_path: Path) -> None:
+    prepared, results = cityscapes(tmp_path)
+    # Images in the order of their files: bonn's car is not found, ulm's car and person are.
+    found = score_instances(prepared, write(tmp_path / "half.json", results[:2]), resamples=100)
+    assert list(found.resamples) == ["AP"]
+    # Twice bonn: 0. One of each: 50 for cars and 100 for persons. Twice ulm: 100.
+    assert set(np.round(found.resamples["AP"], 6)) == {0, 75, 100}
+    assert score_instances(prepared, write(tmp_path / "half.json", results[:2])).resamples == {}

@@ -111,7 +111,7 @@ def test_a_run_s_predictions_and_their_scores(tmp_path: Path, repository: Path, 
     predict(trained, settings, torch.device("cpu"), tmp_path / "chunks", output)
     assert sorted(path.name for path in output.iterdir()) == ["labels_os16", "labels_os8"]
     assert len(list(labels_folder(output, "os8").rglob("*.png"))) == 9
-    values, details = score(prepared, output, "os16", OS16.model_copy(update={"trimap_widths": [3]}))
+    values, details, _ = score(prepared, output, "os16", OS16.model_copy(update={"trimap_widths": [3]}))
     assert set(values) == {"mIoU", "trimap3_mIoU"}
     assert 0 <= values["mIoU"] < 50
     assert details["IoU"].keys() <= set(CITYSCAPES.names)
@@ -122,9 +122,11 @@ def test_a_perfect_prediction(tmp_path: Path) -> None:
     for number, name in enumerate(prediction_names(prepared).values()):
         classes = OWN.classes(label_ids(number, OWN)).clip(max=1)
         write_ids(torch.from_numpy(classes).long(), OWN, labels_folder(tmp_path, "x") / name)
-    values, details = score(prepared, tmp_path, "x", SemanticRenderingConfig(trimap_widths=[8, 20]))
+    values, details, drawn = score(prepared, tmp_path, "x", SemanticRenderingConfig(trimap_widths=[8, 20], resamples=3))
     assert values == {"mIoU": 100, "trimap8_mIoU": 100, "trimap20_mIoU": 100}
+    assert details.keys() == {"IoU", "trimap8_IoU", "trimap20_IoU"}
     assert details["IoU"] == {"sand": 100, "sea": 100}
+    assert drawn == {"mIoU": [100] * 3, "trimap8_mIoU": [100] * 3, "trimap20_mIoU": [100] * 3}
 
 
 # Every image exactly once

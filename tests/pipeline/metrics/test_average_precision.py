@@ -10,6 +10,7 @@ import pytest
 from made_up_instances import scene
 
 from pipeline.metrics import average_precision
+from pipeline.metrics.bootstrap import RESAMPLES, with_intervals
 from pipeline.metrics.boundary_ap import boundary_ap
 from pipeline.metrics.coco_ap import coco_ap
 from pipeline.metrics.lvis_ap import ap_star
@@ -69,8 +70,7 @@ def values_of(
     """The statistics on each resample."""
     with monkeypatch.context() as patch:
         patch.setattr(average_precision, "resample_counts", lambda images, resamples, seed: np.array(counts))
-        patch.setattr(average_precision, "interval", lambda values: tuple(values))
-        return {key.removesuffix("_interval"): ends for key, ends in score().items() if key.endswith("_interval")}
+        return {key.removesuffix(RESAMPLES): v.tolist() for key, v in score().items() if key.endswith(RESAMPLES)}
 
 
 @pytest.mark.parametrize("block", [1, average_precision.BLOCK])
@@ -103,15 +103,29 @@ def test_a_resample_without_objects_is_not_a_number(
 def test_intervals(metric: str, score: Callable[..., dict[str, Any]]) -> None:
     content, results = made_up(metric)
     plain = score(metric, content, results)
-    found = score(metric, content, results, resamples=200, seed=1)
+
+    def intervals(seed: int) -> dict[str, Any]:
+        return with_intervals(score(metric, content, results, resamples=200, seed=seed))
+
+    found = intervals(1)
     assert list(found) == [*plain, *(f"{name}_interval" for name in plain)]
     assert {name: found[name] for name in plain} == plain
     low, high = found["AP_interval"]
     assert low < plain["AP"] < high
-    assert found == score(metric, content, results, resamples=200, seed=1)
-    assert found["AP_interval"] != score(metric, content, results, resamples=200, seed=2)["AP_interval"]
+    assert found == intervals(1)
+    assert found["AP_interval"] != intervals(2)["AP_interval"]
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_only_the_metrics_that_are_asked_for(metric: str, score: Callable[..., dict[str, Any]]) -> None:
+    content, results = made_up(metric)
+    every = score(metric, content, results, resamples=10)
+    found = score(metric, content, results, resamples=10, resampled=["AP", "APm"])
+    assert [name for name in found if name.endswith(RESAMPLES)] == ["AP_resamples", "APm_resamples"]
+    for name in ("AP_resamples", "APm_resamples"):
+        assert found[name].tolist() == every[name].tolist()
 
 
 def test_intervals_without_predictions(score: Callable[..., dict[str, Any]]) -> None:
     content, _ = made_up("ap")
-    assert score("ap", content, [], resamples=20)["AP_interval"] == [0, 0]
+    assert score("ap", content, [], resamples=20)["AP_resamples"].tolist() == [0] * 20

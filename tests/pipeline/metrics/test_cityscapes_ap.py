@@ -1,7 +1,7 @@
 import argparse
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +41,22 @@ class Scene:
             lines.append(f"{name} {label_id} {confidence}\n")
         (self.results / f"{stem}_leftImg8bit_pred.txt").write_text("".join(lines))
 
-    def score(self) -> dict[str, float]:
-        return cityscapes_ap(self.truth, self.results)
+    def score(self, **options: Any) -> dict[str, Any]:
+        return cityscapes_ap(self.truth, self.results, **options)
+
+    def resampled(self, root: Path, counts: Sequence[int]) -> "Scene":
+        """The dataset with each image as often as it was drawn."""
+        drawn = Scene(root)
+        for image, count in enumerate(counts):
+            stem = f"ulm_000000_{image:06}"
+            ids = np.array(Image.open(self.truth / "val" / "ulm" / f"{stem}_gtFine_instanceIds.png"))
+            predictions: list[Prediction] = []
+            for line in (self.results / f"{stem}_leftImg8bit_pred.txt").read_text().splitlines():
+                name, label_id, confidence = line.split(" ")
+                predictions.append((np.array(Image.open(self.results / name)), int(label_id), float(confidence)))
+            for _ in range(count):
+                drawn.add(ids, predictions)
+        return drawn
 
 
 @pytest.fixture
@@ -336,3 +350,37 @@ def test_what_the_tool_itself_refuses_is_an_error_too(good: Scene, monkeypatch: 
     (good.results / "ulm_000000_000001_leftImg8bit_pred.txt").write_text("mask.png 26")
     with pytest.raises(PredictionError, match="Invalid prediction file"):
         good.score()
+
+
+# Resamples
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_resamples_are_the_resampled_datasets(
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    made_up(scene, seed)
+    rng = np.random.default_rng(seed)
+    counts = [[1] * 8, *rng.multinomial(8, [1 / 8] * 8, size=4).tolist(), [0] * 7 + [8], [3, 0, 0, 5, 0, 0, 0, 0]]
+    monkeypatch.setattr(
+        "pipeline.metrics.cityscapes_ap.resample_counts", lambda images, resamples, seed: np.array(counts)
+    )
+    found = scene.score(resamples=len(counts))["AP_resamples"]
+    expected = [scene.resampled(tmp_path / str(i), drawn).score()["AP"] for i, drawn in enumerate(counts)]
+    assert found == pytest.approx(expected, abs=1e-9, nan_ok=True)
+    assert 5 < found[0] < 95
+
+
+def test_a_resample_without_objects_is_not_a_number(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    car = box(10, 10, 20, 20)
+    scene.add(street(), [(car, CAR, 0.9)])
+    scene.add(street((car, 1000 * CAR)), [])
+    scene.add(street((car, 1000 * CAR)), [(car, CAR, 0.5)])
+    monkeypatch.setattr(
+        "pipeline.metrics.cityscapes_ap.resample_counts",
+        lambda images, resamples, seed: np.array([[3, 0, 0], [0, 3, 0], [0, 0, 3], [1, 0, 1]]),
+    )
+    values = scene.score(resamples=4)["AP_resamples"]
+    assert math.isnan(values[0])
+    # The last: the wrong car is the more confident one, so the precision rises from 0 to 1/2 with the recall.
+    assert values[1:] == pytest.approx([0, 100, 25])

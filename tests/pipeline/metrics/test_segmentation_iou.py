@@ -16,6 +16,8 @@ from PIL import Image
 from pipeline.config.labels import LabelTable
 from pipeline.data.labels import CITYSCAPES, plain
 from pipeline.errors import UserError
+from pipeline.metrics import segmentation_iou
+from pipeline.metrics.bootstrap import with_intervals
 from pipeline.metrics.errors import GroundTruthError, PredictionError
 from pipeline.metrics.segmentation_iou import boundary_distance, miou
 
@@ -38,7 +40,7 @@ def score(tmp_path: Path) -> Callable[..., dict[str, Any]]:
             image = f"city/city_000000_{index:06}"
             save(tmp_path / "gtFine" / (image + ("" if plain_names else "_gtFine_labelIds") + ".png"), truth)
             save(tmp_path / "results" / (image + ".png"), prediction)
-        return miou(tmp_path / "gtFine", tmp_path / "results", **arguments)
+        return with_intervals(miou(tmp_path / "gtFine", tmp_path / "results", **arguments))
 
     return score
 
@@ -325,8 +327,10 @@ def test_intervals_hold_the_value_and_shrink_with_the_images(tmp_path: Path) -> 
             save(tmp_path / f"truth{count}" / name, truth)
             wrong = rng.random(truth.shape) < rng.uniform(0, 0.6)
             save(tmp_path / f"predicted{count}" / name, np.where(wrong, 2 - truth, truth))
-        found = miou(tmp_path / f"truth{count}", tmp_path / f"predicted{count}", table=plain(3), resamples=300, seed=1,
-                     trimap_widths=[2])  # fmt: skip
+        found = with_intervals(
+            miou(tmp_path / f"truth{count}", tmp_path / f"predicted{count}", table=plain(3), resamples=300, seed=1,
+                 trimap_widths=[2])
+        )  # fmt: skip
         for key in ("mIoU", "trimap2_mIoU"):
             low, high = found[f"{key}_interval"]
             assert low < found[key] < high
@@ -342,10 +346,10 @@ def test_intervals_by_hand(score: Callable[..., dict[str, Any]]) -> None:
     arguments: dict[str, Any] = {"table": plain(2), "resamples": 400}
     found = score([[[0]], [[0]]], [[[0]], [[1]]], **arguments)
     assert found["IoU"] == {"0": 50, "1": 0}
-    assert found["IoU_interval"]["0"] == (0, 100)
+    assert found["IoU_interval"]["0"] == [0, 100]
     # Class 1 has no IoU where it is not predicted; elsewhere it is 0.
-    assert found["IoU_interval"]["1"] == (0, 0)
-    assert found["mIoU_interval"] == (0, 100)
+    assert found["IoU_interval"]["1"] == [0, 0]
+    assert found["mIoU_interval"] == [0, 100]
     assert score([[[0]], [[0]]], [[[0]], [[1]]], **arguments) == found
 
 
@@ -474,3 +478,24 @@ def test_a_missing_prediction_of_other_data(tmp_path: Path) -> None:
     with pytest.raises(PredictionError) as caught:
         miou(tmp_path / "truth", tmp_path / "predicted", table=plain(2))
     assert str(caught.value).endswith(f"expected a file {tmp_path / 'predicted' / 'a' / '1.png'}")
+
+
+def test_resamples_are_the_resampled_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(5)
+    maps = [blobs(rng, 16, 16, [0, 1, 2]) for _ in range(4)]
+    wrong = [np.where(rng.random(truth.shape) < 0.3, 2 - truth, truth) for truth in maps]
+
+    def found(root: Path, counts: Sequence[int], **options: Any) -> dict[str, Any]:
+        for index, count in enumerate(counts):
+            for copy in range(count):
+                save(root / "truth" / f"{index}_{copy}.png", maps[index])
+                save(root / "predicted" / f"{index}_{copy}.png", wrong[index])
+        return miou(root / "truth", root / "predicted", table=plain(3), trimap_widths=[2], **options)
+
+    drawn = [[1, 1, 1, 1], [0, 3, 1, 0], [4, 0, 0, 0], [2, 0, 1, 1]]
+    monkeypatch.setattr(segmentation_iou, "resample_counts", lambda images, resamples, seed: np.array(drawn))
+    resampled = found(tmp_path / "all", [1] * 4, resamples=len(drawn))
+    for index, counts in enumerate(drawn):
+        expected = found(tmp_path / str(index), counts)
+        for key in ("mIoU", "trimap2_mIoU"):
+            assert resampled[f"{key}_resamples"][index] == pytest.approx(expected[key])

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -327,6 +328,7 @@ def report(repository: Path, tmp_path_factory: pytest.TempPathFactory, made_up: 
         results=results,
         trained=trained,
         missing={"cityscapes_pointrend_r50-0": "its loss diverged"},
+        findings=Project(repository).findings(),
     )
     build_report(inputs, folder / "out")
     return folder / "out"
@@ -335,6 +337,8 @@ def report(repository: Path, tmp_path_factory: pytest.TempPathFactory, made_up: 
 def test_the_report_s_files(report: Path) -> None:
     assert sorted(path.name for path in report.iterdir()) == [
         "accuracy_shapes.png",
+        "findings.csv",
+        "findings.md",
         "index.html",
         "objects_shapes.png",
         "plots",
@@ -417,6 +421,19 @@ def test_the_report_is_whole_or_not_at_all(
     assert contents(tmp_path) == before
 
 
+def test_the_findings_are_those_about_selected_experiments(report: Path, repository: Path) -> None:
+    lines = (report / "findings.md").read_text().splitlines()
+    rows = [line for line in lines if line.startswith("| PointRend draws better masks")]
+    # The runs of this report kept no resamples, and one of the street scenes is missing.
+    assert [row.rsplit(" | ", 1)[1] for row in rows] == ["cannot be told |", "not measured |", "not measured |"]
+    assert any("its loss diverged" in line for line in lines)
+    findings = pd.read_csv(report / "findings.csv")
+    selected = {"coco_4xconv_r50", "coco_pointrend_r50", "cityscapes_pointrend_r50"}
+    claims = Project(repository).findings().root
+    assert list(findings["name"]) == [name for name, claim in claims.items() if claim.experiments & selected]
+    assert "DeepLabV3" not in (report / "findings.md").read_text()
+
+
 def test_a_report_on_nothing_has_what_needs_no_run(tmp_path: Path, repository: Path) -> None:
     tables = {name: Project(repository).table(name) for name in ("table1", "table2")}
     figures = Project(repository).figures()
@@ -427,6 +444,7 @@ def test_a_report_on_nothing_has_what_needs_no_run(tmp_path: Path, repository: P
     assert "Table 1" not in page.text
     assert "Table 2" in page.text
     assert {path.stem for path in (tmp_path / "out" / "tables").iterdir()} == {"table2"}
+    assert not (tmp_path / "out" / "findings.md").exists()
 
 
 @pytest.mark.parametrize(

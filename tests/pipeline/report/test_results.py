@@ -1,3 +1,4 @@
+import math
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
@@ -110,7 +111,7 @@ class World:
             evaluations[setting] = {"mlflow_run_id": run_id, **metrics, "by_class": {"a": 0.5}}
         EvaluationRecord(
             run=name, mlflow_run_id=parent, training=training.key, settings=settings, evaluations=evaluations,
-            started=times[0], ended=times[1],
+            resamples={"28x28": {"AP": [AP - 1, None]}}, started=times[0], ended=times[1],
         ).write(self.outputs.evaluation_record(name))  # fmt: skip
 
     def read(self) -> Results:
@@ -187,6 +188,9 @@ def test_results_are_what_mlflow_has(world: World) -> None:
     assert result.evaluations["28x28"].metrics == {"AP": AP, "AP50": 50.0}
     assert result.evaluations["224x224"].metrics == {"AP": AP + 1, "AP50": 50.0}
     assert result.evaluations["224x224"].parameters["resolution"] == "224"
+    # These MLflow does not have.
+    assert result.evaluations["28x28"].resamples["AP"] == [AP - 1, pytest.approx(math.nan, nan_ok=True)]
+    assert result.evaluations["224x224"].resamples == {}
     assert result.config == world.configs[result.run]
     assert result.data == data_digest(world.outputs.prepared("shapes"))
     assert (result.seconds, result.hardware, result.code) == (754.0, "2 CPU threads", "abcdef")

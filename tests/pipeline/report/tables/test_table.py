@@ -423,6 +423,36 @@ def test_stand_ins_have_a_caveat(table_1: TableConfig, table_2: Table, results: 
         assert "stand-ins" not in to_markdown(true) + to_csv(true) + to_latex(true)
 
 
+def test_numbers_of_stand_ins_are_not_subtracted_from_the_papers(
+    table_1: TableConfig, results: list[RunResult]
+) -> None:
+    stand_ins, true = (build_table("table1", table_1, results, stand_ins=stand_ins) for stand_ins in (True, False))
+    assert "Δ" not in to_markdown(stand_ins)
+    assert "_difference" not in to_csv(stand_ins)
+    assert to_markdown(true).count("Δ") == to_csv(true).count("_difference,") - 1 == 3
+    header, first, *_ = to_csv(stand_ins).splitlines()
+    assert header.startswith(
+        "mask head,output resolution,coco_ap,coco_ap_spread,coco_ap_seeds,coco_ap_paper,coco_ap_missing,coco_ap_star,"
+    )
+    assert first.startswith("4×conv,28×28,31.0,5.0,3,35.2,,")
+    frame = pd.read_csv(io.StringIO(to_csv(true)))
+    assert frame["coco_ap_difference"].iloc[0] == pytest.approx(31.0 - 35.2)
+
+
+def test_a_gain_has_an_interval_where_both_rows_have_resamples(made_up: Callable[..., RunResult]) -> None:
+    # Row a is the baseline. Row b is 1 to 5 above it on the resamples, though both move by 80; c has no resamples.
+    drawn = {"a": [10.0, 50.0, 90.0], "b": [11.0, 53.0, 95.0]}
+    runs = [
+        made_up(name, 0, {"s": {"AP": ours}}, {"s": {"AP": drawn[name]}} if name in drawn else {})
+        for name, ours in (("a", 50.0), ("b", 53.0), ("c", 54.0))
+    ]
+    a, b, c = (values["ap"] for _, values in build_table("t", small_table(), runs).rows)
+    assert (b.gain, b.gain_interval) == (3.0, (pytest.approx(1.1), pytest.approx(4.9)))
+    assert (a.gain_interval, c.gain, c.gain_interval) == (None, 4.0, None)
+    b = build_table("t", small_table(unit=2.0), runs).rows[1][1]["ap"]
+    assert b.gain_interval == (pytest.approx(0.55), pytest.approx(2.45))
+
+
 def test_without_the_first_row_there_is_no_gain(made_up: Callable[..., RunResult]) -> None:
     results = [made_up("b", 0, {"s": {"AP": 20.0}}), made_up("c", 0, {"s": {"AP": 21.0}})]
     values = [values["ap"] for _, values in build_table("t", small_table(), results).rows]
@@ -687,7 +717,8 @@ def test_every_table_of_the_repository_is_written(
     assert all((value is not None) == (counted or seeds > 0) for value in ours)
     published = {key for row in config.rows for key, cell in row.cells.items() if cell.paper is not None}
     markdown = [cells(line) for line in to_markdown(table).splitlines() if line.startswith("|")]
-    assert {len(line) for line in markdown} == {len(config.row_labels) + len(config.columns) + 2 * len(published)}
+    beside = 2 if counted else 1  # the paper's number and the difference; numbers of stand-ins have none
+    assert {len(line) for line in markdown} == {len(config.row_labels) + len(config.columns) + beside * len(published)}
     assert len(markdown) == 2 + len(config.rows)
     assert [line[: len(config.row_labels)] for line in markdown[2:]] == [row.labels for row in config.rows]
     assert len(pd.read_csv(io.StringIO(to_csv(table)))) == len(config.rows)
