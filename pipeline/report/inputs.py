@@ -7,6 +7,7 @@ from pathlib import Path
 from pipeline.config.figures import FiguresConfig
 from pipeline.config.tables import TableConfig
 from pipeline.evaluation.trained_run import TrainedRun
+from pipeline.report.findings import Finding
 from pipeline.report.results import RunResult
 from pipeline.report.sweep_results import SweepResult
 
@@ -26,6 +27,7 @@ class ReportInputs:
         trained: the network of each run in ``results``, by the run's name.
         missing: why the other selected runs have no results, by the run's name.
         sweeps: the results of the selected sweeps.
+        findings: the paper's claims, and what the results say about them.
     """
 
     scale: str
@@ -38,3 +40,4 @@ class ReportInputs:
     trained: Mapping[str, TrainedRun] = field(default_factory=dict)
     missing: Mapping[str, str] = field(default_factory=dict)
     sweeps: Sequence[SweepResult] = ()
+    findings: Sequence[Finding] = ()

@@ -27,6 +27,7 @@ class Value:
         paper, paper_gain: the published ones; None where a run's settings are not the paper's.
         missing: why there is no number of ours.
         changes: the settings that were overridden for the cell's runs, as text.
+        gain_interval: the 95% interval of the gain; None where nothing gives one.
     """
 
     numbers: dict[str, float]
@@ -36,6 +37,7 @@ class Value:
     paper_gain: float | None
     missing: str = ""
     changes: str = ""
+    gain_interval: tuple[float, float] | None = None
 
     @property
     def seeds(self) -> int:
