@@ -58,7 +58,7 @@ def paint(panel: Image.Image, area: np.ndarray, color: Color, opacity: float = 1
 
 
 def draw_mask(panel: Image.Image, mask: np.ndarray, color: Color) -> None:
-    """Draws a mask (FINER h, FINER w) bool over a panel: a translucent fill and an outline, with a white line around."""
+    """Draws a mask (FINER h, FINER w) bool over a panel: a translucent fill and an outline within a white line."""
     paint(panel, mask, color, OPACITY)
     _outline(panel, mask, color)
 
