@@ -201,7 +201,8 @@ def test_an_object_has_one_colour_in_every_column(make: Make) -> None:
     # The middle of the masks' upper edges, which have the object's pure colour.
     grey = (100, 100, 100)
     edges = [
-        [panel.getpixel((x * scale, y * scale)) for panel in (plain, truth, first, second)] for x, y in ((27, 10), (7, 2))
+        [panel.getpixel((x * scale, y * scale)) for panel in (plain, truth, first, second)]
+        for x, y in ((27, 10), (7, 2))
     ]
     assert edges == [[grey, rgb(1), rgb(1), rgb(1)], [grey, rgb(0), grey, rgb(0)]]
     assert rgb(0) != rgb(1)
