@@ -94,7 +94,7 @@ def test_the_figure(repository: Path, tmp_path: Path, name: str, contents: Calla
     assert "N = 5 cells" in figure.caption  # of 30 x 44 pixels, one for 16 x 16 of them
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     with Image.open(tmp_path / "a" / figure.file) as picture:
-        assert picture.width <= 1600
+        assert picture.width <= 3200
 
 
 def test_no_figure_without_pointrend(repository: Path, tmp_path: Path) -> None:
