@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, StrictUndefined
 
 from pipeline.files import atomic_folder
 from pipeline.report.charts import gain_chart, interval_bar
@@ -32,6 +32,7 @@ from pipeline.report.tables.formats import (
     to_markdown,
 )
 from pipeline.report.tables.table import Table, build_table, notes
+from pipeline.report.templates import page_loader
 
 LOCAL_MLFLOW = "http://127.0.0.1:5000"  # the address of a local `mlflow ui`
 PAPER_SCALE = "paper"  # the scale whose numbers should be the paper's
@@ -93,7 +94,7 @@ def render_page(
 ) -> str:
     """The HTML page. All pictures are read from ``folder`` and stored inside the page."""
     environment = Environment(
-        loader=PackageLoader("pipeline.report", "templates"),
+        loader=page_loader(),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -204,10 +204,10 @@ def test_findings_have_their_verdicts_in_words(results: list[RunResult], tmp_pat
         "✓ holds", "? cannot be toldwide interval", "– not measuredE is not trained", "✗ does not hold",
     ]  # fmt: skip
     assert [row[2] for row in rows[:4]] == [
-        "+3.0 (+1.0 to +5.0) expected: more than 0",
-        "+0.1 (-0.6 to +0.8) expected: within ±0.5",
-        "– expected: more than 0",
-        "-2.0 (-3.0 to -1.0) expected: more than 0",
+        "+3.0 (+1.0 to +5.0)expected: more than 0",
+        "+0.1 (-0.6 to +0.8)expected: within ±0.5",
+        "–expected: more than 0",
+        "-2.0 (-3.0 to -1.0)expected: more than 0",
     ]
     assert [row[0] for row in rows[1:3]] == ["C is like DSection 4.2", "E beats Fhere · not a claim of the paper"]
     # Estimate in percent of an axis of 5 and 16% of that to both sides of the threshold.
