@@ -35,8 +35,18 @@ def write_picture(image: Tensor, path: Path) -> None:
         Image.fromarray(pixels).save(fresh)
 
 
+# Okabe and Ito's colours, which colour-blind people can tell apart, in an order in which neighbours differ most.
+PALETTE = ("#D55E00", "#56B4E9", "#F0E442", "#0072B2", "#E69F00", "#009E73", "#CC79A7")
+
+
 def color(index: int) -> tuple[float, float, float]:
-    """The RGB colour of object number ``index``, in [0, 1]; consecutive numbers have very different colours."""
+    """The RGB colour of object number ``index``, in [0, 1]; consecutive numbers have very different colours.
+
+    The first are those of ``PALETTE``. No two of any number of colours are the same.
+    """
+    if index < len(PALETTE):
+        red, green, blue = bytes.fromhex(PALETTE[index][1:])
+        return red / 255, green / 255, blue / 255
     golden_ratio = 0.61803398875
     return colorsys.hsv_to_rgb((0.02 + index * golden_ratio) % 1.0, 0.75, 1.0)
 

@@ -130,7 +130,7 @@ def test_comments_docstrings_and_blank_lines_in_every_module_rerun_nothing(settl
         ("pipeline/sweep/search.py", SWEEP),
         ("pipeline/report/figures/gallery.py", REPORT),
         ("pipeline/report/tables/table.py", REPORT),
-        ("pipeline/report/page.html.j2", REPORT),
+        ("pipeline/report/templates/page.html.j2", REPORT),
     ],
 )
 def test_an_edit_reruns_the_stages_that_compute_with_the_module(settled: Settled, file: str, stale: set[str]) -> None:

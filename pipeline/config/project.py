@@ -76,7 +76,11 @@ class Project:
         return load(MetricsConfig, self.configs / "metrics.yaml")
 
     def figures(self) -> FiguresConfig:
-        return load(FiguresConfig, self.configs / "figures.yaml")
+        path = self.configs / "figures.yaml"
+        figures = load(FiguresConfig, path)
+        if problem := figures.headline.problem(self.table(figures.headline.table)):
+            raise ConfigError(f"{path}:\n  headline.{problem}")
+        return figures
 
     def findings(self) -> FindingsConfig:
         return load(FindingsConfig, self.configs / "findings.yaml")

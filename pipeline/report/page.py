@@ -2,22 +2,27 @@
 
 import base64
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, StrictUndefined
 
 from pipeline.config.findings import FindingsConfig
 from pipeline.files import atomic_folder
+from pipeline.report.charts import gain_chart, interval_bar
 from pipeline.report.figures.figure import Figure
 from pipeline.report.figures.gallery import draw_figures
+from pipeline.report.figures.hero import Hero, draw_hero
 from pipeline.report.figures.sweeps import SweepSection, sweep_section
 from pipeline.report.findings import Finding, decide
 from pipeline.report.findings import to_csv as findings_csv
 from pipeline.report.findings import to_markdown as findings_markdown
+from pipeline.report.headline import headline_of
 from pipeline.report.inputs import ReportInputs
 from pipeline.report.plots import write_plots
 from pipeline.report.tables.formats import (
@@ -30,6 +35,7 @@ from pipeline.report.tables.formats import (
     to_markdown,
 )
 from pipeline.report.tables.table import Table, build_table, notes
+from pipeline.report.templates import page_loader
 
 LOCAL_MLFLOW = "http://127.0.0.1:5000"  # the address of a local `mlflow ui`
 PAPER_SCALE = "paper"  # the scale whose numbers should be the paper's
@@ -37,6 +43,9 @@ NOT_THE_PAPERS_SETTING = (
     "This is not the paper's setting: the data, the backbones and the schedules are stand-ins that fit a small "
     "machine. Compare the differences between rows with the paper's, not the numbers themselves."
 )
+
+
+SYMBOLS = {"holds": "✓", "does not hold": "✗", "cannot be told": "?", "not measured": "–"}  # of a finding's verdict
 
 
 def duration(seconds: float) -> str:
@@ -61,11 +70,14 @@ def build_report(report: ReportInputs, output: Path) -> None:
             if not table.experiments or report.experiments & table.experiments
         ]
         write_tables(tables, folder)
-        write_findings(decide(shown_findings(report), report.results, report.missing), folder)
+        findings = decide(shown_findings(report), report.results, report.missing)
+        write_findings(findings, folder)
         write_plots(report.results, folder / "plots")
+        hero = draw_hero(report, folder)
         figures = draw_figures(report, folder)
         sweeps = [sweep_section(sweep, folder) for sweep in report.sweeps]
-        (folder / "index.html").write_text(render_page(report, tables, figures, sweeps, folder), encoding="utf-8")
+        page = render_page(report, tables, findings, figures, sweeps, folder, hero)
+        (folder / "index.html").write_text(page, encoding="utf-8")
 
 
 def write_tables(tables: Sequence[Table], folder: Path) -> None:
@@ -93,23 +105,40 @@ def write_findings(findings: Sequence[Finding], folder: Path) -> None:
 def render_page(
     report: ReportInputs,
     tables: Sequence[Table],
+    findings: Sequence[Finding],
     figures: Sequence[Figure],
     sweeps: Sequence[SweepSection],
     folder: Path,
+    hero: Hero | None = None,
 ) -> str:
-    """The HTML page. The pictures of figures and sweeps are read from ``folder`` and stored inside the page."""
-    environment = Environment(loader=PackageLoader("pipeline.report", "."), autoescape=True, undefined=StrictUndefined)
+    """The HTML page. All pictures are read from ``folder`` and stored inside the page."""
+    environment = Environment(
+        loader=page_loader(),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.globals.update(number=format_number, signed=format_difference, spread=format_spread, duration=duration)
+    environment.globals.update(bar=interval_bar, symbols=SYMBOLS)
     # A server's address may hold a password, which is not shown.
     shown_uri = re.sub(r"(?<=://)[^/@]*@", "", report.tracking_uri)
     values = [value for table in tables for _, row in table.rows for value in row.values()]
     return environment.get_template("page.html.j2").render(
         scale=report.scale,
         notice=NOT_THE_PAPERS_SETTING if report.scale != PAPER_SCALE else "",
-        tables=[(table, notes(table)) for table in tables],
+        differences=report.scale == PAPER_SCALE,
+        headline=headline_of(report.figures.headline, tables),
+        hero=None if hero is None else _with_pictures(hero, folder),
+        findings=findings,
+        summary=summary(findings),
+        tables=[(table, notes(table), gain_chart(table)) for table in tables],
         signs=[value.agrees for value in values if value.agrees is not None],
         figures=[{**asdict(figure), "data": _encoded(folder / figure.file)} for figure in figures],
-        sweeps=[{**asdict(sweep), "pictures": [_encoded(folder / file) for file in sweep.files]} for sweep in sweeps],
+        sweeps=[
+            {**asdict(sweep), "pictures": [(_encoded(folder / file), width) for file, width in sweep.files.items()]}
+            for sweep in sweeps
+        ],
         runs=report.results,
         missing=report.missing,
         configuration=lambda run: yaml.safe_dump(
@@ -120,5 +149,27 @@ def render_page(
     )
 
 
+def summary(findings: Sequence[Finding]) -> str:
+    """How many findings have each verdict, as a sentence: "21 claims hold, 1 does not, 3 cannot be told."."""
+    counts: Counter[str] = Counter(finding.verdict for finding in findings)
+    parts = [f"{counts['holds']} of {len(findings)} claims {'holds' if counts['holds'] == 1 else 'hold'}"]
+    for verdict, one, several in (
+        ("does not hold", "does not", "do not"),
+        ("cannot be told", "cannot be told", "cannot be told"),
+        ("not measured", "was not measured", "were not measured"),
+    ):
+        if number := counts[verdict]:
+            parts.append(f"{number} {one if number == 1 else several}")
+    return ", ".join(parts) + "."
+
+
+def _with_pictures(hero: Hero, folder: Path) -> dict[str, Any]:
+    objects = [
+        {**asdict(shown), "pictures": [_encoded(folder / file) for file in shown.files]} for shown in hero.objects
+    ]
+    return {**asdict(hero), "objects": objects}
+
+
 def _encoded(picture: Path) -> str:
-    return base64.b64encode(picture.read_bytes()).decode()
+    """A PNG or WebP file as a data URL."""
+    return f"data:image/{picture.suffix[1:]};base64,{base64.b64encode(picture.read_bytes()).decode()}"

@@ -7,7 +7,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-from pipeline.report.figures.figure import Figure
+from pipeline.report.figures.figure import Figure, save_chart
 
 Series = Mapping[str, Sequence[tuple[int, float]]]  # (setting, metric) pairs by label
 
@@ -64,10 +64,10 @@ def draw_accuracy_figure(
         [handles[label] for label in labels], labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9
     )
     file = f"accuracy_{dataset}.png"
-    figure.savefig(folder / file, dpi=150)
+    width = save_chart(figure, folder / file)
     plt.close(figure)
     caption = "Along a line, weights and boxes are the same and only the rendering of the masks differs."
-    return [Figure(f"Accuracy over resolution and points: {dataset}", caption, file)]
+    return [Figure(f"Accuracy over resolution and points: {dataset}", caption, file, width)]
 
 
 def _draw_series(panel: Axes, series: Series, colors: Mapping[str, str]) -> None:

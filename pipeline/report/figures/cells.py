@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from pipeline.report.figures.overlays import to_image
+from pipeline.report.figures.panels import to_image
 
 Color = tuple[int, int, int]
 

@@ -6,15 +6,19 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
+from pipeline.report.figures import COLORS
+from pipeline.report.figures.figure import save_chart
 from pipeline.report.results import RunResult
 
+STYLES = ("-", "--", ":", "-.")  # of as many experiments as there are colours, one after the other
 WINDOWS = 20  # the window of the running mean is the length of a line divided by this
 
 
-def training_curves(results: Sequence[RunResult], path: Path) -> None:
+def training_curves(results: Sequence[RunResult], path: Path) -> int:
     """Draws the running mean of the total loss over updates: a panel for each dataset, a colour for each experiment.
 
-    The seeds of an experiment are lines of the same colour. Runs without a loss are left out.
+    The seeds of an experiment are lines of the same colour. Runs without a loss are left out. Returns the picture's
+    width on the page.
     """
     drawn = [result for result in results if result.losses]
     datasets = list(dict.fromkeys(result.dataset for result in drawn))
@@ -25,13 +29,13 @@ def training_curves(results: Sequence[RunResult], path: Path) -> None:
     if not datasets:
         axes[0, 0].text(0.5, 0.5, "no run has logged a loss", ha="center", va="center")
         axes[0, 0].set_axis_off()
-    figure.savefig(path, dpi=150)
+    width = save_chart(figure, path)
     plt.close(figure)
+    return width
 
 
 def _draw_dataset(panel: Axes, dataset: str, results: Sequence[RunResult]) -> None:
     experiments = list(dict.fromkeys(result.label for result in results))
-    colors = plt.get_cmap("tab10" if len(experiments) <= 10 else "tab20").colors  # type: ignore[attr-defined]
     for number, experiment in enumerate(experiments):
         runs = [result for result in results if result.label == experiment]
         label = experiment if len(runs) == 1 else f"{experiment} ({len(runs)} seeds)"
@@ -40,7 +44,8 @@ def _draw_dataset(panel: Axes, dataset: str, results: Sequence[RunResult]) -> No
             panel.plot(
                 updates,
                 running_mean(losses),
-                color=colors[number % len(colors)],
+                color=COLORS[number % len(COLORS)],
+                linestyle=STYLES[number // len(COLORS) % len(STYLES)],
                 linewidth=1.3,
                 alpha=0.85,
                 label=label,

@@ -10,7 +10,7 @@ from pipeline.evaluation.outputs import labels_folder, predictions_file
 from pipeline.evaluation.trained_run import TrainedRun
 from pipeline.report.figures.accuracy import draw_accuracy_figure
 from pipeline.report.figures.curves import training_curves
-from pipeline.report.figures.figure import Figure
+from pipeline.report.figures.figure import Figure, save_picture
 from pipeline.report.figures.instance_figures import draw_instance_figures
 from pipeline.report.figures.overlays import FoundObject, Scenes, Source, found_objects, object_panels, scene_panels
 from pipeline.report.figures.semantic_figures import draw_semantic_figures
@@ -48,7 +48,7 @@ def compared_columns(tables: Mapping[str, TableConfig], results: Sequence[RunRes
 
 
 def draw_figures(report: ReportInputs, folder: Path) -> list[Figure]:
-    """Draws all figures as PNG files into a folder."""
+    """Draws all figures as PNG and WebP files into a folder."""
     figures = []
     columns = compared_columns(report.tables, report.results)
     for dataset in dict.fromkeys(column.run.dataset for column in columns):
@@ -58,9 +58,9 @@ def draw_figures(report: ReportInputs, folder: Path) -> list[Figure]:
         figures += compare(dataset, network, of_dataset, report.predictions, folder)
     figures += _drawn_by_networks(columns, report, folder)
     figures += _accuracy_over_settings(report.results, folder)
-    training_curves(report.results, folder / "training_curves.png")
+    width = training_curves(report.results, folder / "training_curves.png")
     caption = "Total loss. PointRend's has one more term, the loss at its points."
-    figures.append(Figure("Training curves", caption, "training_curves.png"))
+    figures.append(Figure("Training curves", caption, "training_curves.png", width))
     return figures
 
 
@@ -70,15 +70,14 @@ def _compare_labels(
     """The label maps of semantic models side by side; dataset and storage are those of ``network``."""
     prepared = network.dataset()
     sources = [Source(caption, labels_folder(predictions / run.run, setting)) for caption, run, setting in columns]
-    figure = Figure(
-        f"The same images from every model: {dataset}",
+    caption = (
         "Below each image, enlarged, is its square with the most boundary pixels of the ground truth. Predictions are "
-        "also drawn where the ground truth is ignored; no score counts them there.",
-        f"labels_{dataset}.png",
+        "also drawn where the ground truth is ignored; no score counts them there."
     )
-    sheet = label_panels(prepared, network.images, sources, SCENES).render()
-    with_legend(sheet, prepared.labels).save(folder / figure.file)
-    return [figure]
+    sheet = with_legend(label_panels(prepared, network.images, sources, SCENES).render(), prepared.labels)
+    file = f"labels_{dataset}.webp"
+    width = save_picture(sheet, folder / file)
+    return [Figure(f"The same images from every model: {dataset}", caption, file, width)]
 
 
 def _compare_masks(
@@ -90,14 +89,14 @@ def _compare_masks(
     figures = []
     if objects := found_objects(scenes, CANDIDATES):
         caption = _mean_overlaps(objects, [source.caption for source in sources])
-        figure = Figure(f"The same objects from every head: {dataset}", caption, f"objects_{dataset}.png")
-        object_panels(scenes, objects, OBJECTS).render().save(folder / figure.file)
-        figures.append(figure)
+        file = f"objects_{dataset}.webp"
+        width = save_picture(object_panels(scenes, objects, OBJECTS).render(), folder / file)
+        figures.append(Figure(f"The same objects from every head: {dataset}", caption, file, width))
     if (panels := scene_panels(scenes, SCENES)).rows:
         caption = "Predictions with a score of 0.5 or more. An object has the same colour in every column."
-        figure = Figure(f"Whole images: {dataset}", caption, f"scenes_{dataset}.png")
-        panels.render().save(folder / figure.file)
-        figures.append(figure)
+        file = f"scenes_{dataset}.webp"
+        width = save_picture(panels.render(), folder / file)
+        figures.append(Figure(f"Whole images: {dataset}", caption, file, width))
     return figures
 
 
@@ -106,7 +105,7 @@ def _mean_overlaps(objects: Sequence[FoundObject], captions: Sequence[str]) -> s
     figures = ", ".join(f"{caption} {mean:.3f}" for caption, mean in zip(captions, means, strict=True))
     return (
         "The objects of each category whose boxes all columns have located best, whatever the masks are; enlarged, "
-        f"with a line along the mask's edge. Mean mask IoU over all {len(objects)} objects that every column has "
+        f"and cut out by each mask. Mean mask IoU over all {len(objects)} objects that every column has "
         f"found: {figures}."
     )
 

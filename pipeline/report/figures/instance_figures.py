@@ -6,7 +6,6 @@ Shape letters: K classes, P points, M the side of a region mask, H W rows and co
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -15,11 +14,13 @@ from pipeline.config.figures import FiguresConfig
 from pipeline.config.models import SamplingConfig
 from pipeline.evaluation.trained_run import TrainedRun
 from pipeline.report.figures.cells import draw_cells, draw_points, fit_picture, probability_colors
-from pipeline.report.figures.figure import Figure
-from pipeline.report.figures.overlays import Panels, Scenes, to_image, with_note
+from pipeline.report.figures.figure import PIXEL_RATIO, Figure, save_picture
+from pipeline.report.figures.masks import FINER, draw_mask
+from pipeline.report.figures.overlays import Scenes
+from pipeline.report.figures.panels import Panels, to_image, with_note
 from pipeline.report.figures.shown_objects import LOCATED, ShownObject, shown_objects
 from pipeline.report.figures.steps import Step, subdivision_steps
-from pointrend.drawing import boundary, color, draw_masks
+from pointrend.drawing import color
 from pointrend.instance import MaskRCNN, PointRendMaskHead, select_class_logits
 from pointrend.points import mask_uncertainty, select_training_points, upsample
 from pointrend.specs import COARSE_SIDE, Rendering
@@ -28,8 +29,8 @@ from pointrend.subdivision import subdivision_sizes
 IMAGES = 40  # images that the objects are chosen from
 OBJECTS = 3
 SEED = 0  # seed of the training points
-CELL = 40  # pixels of a cell of the coarse mask
-PANEL = 300  # pixels of a panel's longer edge
+CELL = 40 * PIXEL_RATIO  # pixels of a cell of the coarse mask
+PANEL = 240 * PIXEL_RATIO  # pixels of a panel's longer edge
 MARGIN = 0.1  # around a box, as a fraction of the box's longer edge
 
 
@@ -39,7 +40,7 @@ def draw_instance_figures(run: TrainedRun, shown: FiguresConfig, folder: Path) -
     Args:
         run: a run with PointRend.
         shown: which steps, points and resolutions.
-        folder: the folder of the PNG files.
+        folder: the folder of the files.
 
     Returns:
         Figures 4, 5 and 6; an empty list if the model has no PointRend or locates no object in the val images.
@@ -57,40 +58,34 @@ def draw_instance_figures(run: TrainedRun, shown: FiguresConfig, folder: Path) -
     steps = mask_steps(model.mask_head, chosen, shown.subdivision.steps, shown.subdivision.num_points)
     numbers = ", ".join(dict.fromkeys(str(sampling.num_points) for sampling in shown.training_points.values()))
     figures = []
-    for panels, figure in (
+    for panels, title, caption, file in (
         (
             step_panels(chosen, coarse, steps),
-            Figure(
-                f"Adaptive subdivision: {name}",
-                f"The first {shown.subdivision.steps} steps for the first object below (the paper's Figure 4). Each "
-                "step interpolates the prediction to twice its resolution; then the point head predicts the "
-                f"N = {shown.subdivision.num_points} cells whose probability is closest to 0.5 (dots). White is a "
-                "probability of 0, orange a probability of 1. The object's box is stretched to a square.",
-                f"subdivision_{name}.png",
-            ),
+            f"Adaptive subdivision: {name}",
+            f"The first {shown.subdivision.steps} steps for the first object below (the paper's Figure 4). Each step "
+            "interpolates the prediction to twice its resolution; then the point head predicts the "
+            f"N = {shown.subdivision.num_points} cells whose probability is closest to 0.5 (dots). White is a "
+            "probability of 0, orange a probability of 1. The object's box is stretched to a square.",
+            f"subdivision_{name}.png",
         ),
         (
             sampling_panels(coarse, shown.training_points),
-            Figure(
-                f"Training points: {name}",
-                f"N = {numbers} points selected by different strategies on the same coarse prediction (the paper's "
-                "Figure 5), which is shown interpolated.",
-                f"training_points_{name}.png",
-            ),
+            f"Training points: {name}",
+            f"N = {numbers} points selected by different strategies on the same coarse prediction (the paper's "
+            "Figure 5), which is shown interpolated.",
+            f"training_points_{name}.png",
         ),
         (
             resolution_panels(model, objects, shown.resolutions),
-            Figure(
-                f"Output resolutions: {name}",
-                "The same objects rendered at different resolutions, without smoothing (the paper's Figures 6 and 7). "
-                "They are detections with the highest scores, of different categories, among the larger boxes that "
-                f"have the category of an object and an IoU of at least {LOCATED} with its box; masks play no part.",
-                f"resolutions_{name}.png",
-            ),
+            f"Output resolutions: {name}",
+            "The same objects rendered at different resolutions, without smoothing (the paper's Figures 6 and 7). "
+            "They are detections with the highest scores, of different categories, among the larger boxes that "
+            f"have the category of an object and an IoU of at least {LOCATED} with its box; masks play no part.",
+            f"resolutions_{name}.webp",
         ),
     ):
-        panels.render().save(folder / figure.file, optimize=True)
-        figures.append(figure)
+        width = save_picture(panels.render(), folder / file)
+        figures.append(Figure(title, caption, file, width))
     return figures
 
 
@@ -133,7 +128,10 @@ def step_panels(shown: ShownObject, coarse: Tensor, steps: Sequence[Step]) -> Pa
             (interpolated, f"{new}×{new}"),
             (draw_points(interpolated, step.points[0], extent / new / 4), f"{step.points.shape[1]} of {new**2} cells"),
             (grid(step.refined), f"{new}×{new}"),
-            (_with_mask(region_picture(shown, extent), _enlarged(step.refined[0, 0] >= 0, extent)), shown.category),
+            (
+                _with_mask(region_picture(shown, extent), _enlarged(step.refined[0, 0] >= 0, extent * FINER)),
+                shown.category,
+            ),
         ]
         rows.append([with_note(panel, note) for panel, note in panels])
         before = step.refined
@@ -162,7 +160,7 @@ def sampling_panels(coarse: Tensor, strategies: Mapping[str, SamplingConfig]) ->
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(SEED)
             points = select_training_points(coarse, sampling.build(), lambda logits: mask_uncertainty(logits[:, 0]))
-        row.append(draw_points(smooth, points[0], 3))
+        row.append(draw_points(smooth, points[0], 3 * PIXEL_RATIO))
     return Panels(["coarse prediction", *strategies], [row])
 
 
@@ -194,20 +192,19 @@ def mask_over_image(shown: ShownObject, mask: Tensor) -> Image.Image:
     """A region mask (M, M) bool drawn over its part of the image, without smoothing."""
     crop, box = _crop(shown)
     picture = fit_picture(crop, PANEL)
-    scale = torch.tensor([picture.width / crop.shape[-1], picture.height / crop.shape[-2]]).repeat(2)
+    width, height = picture.width * FINER, picture.height * FINER
+    scale = torch.tensor([width / crop.shape[-1], height / crop.shape[-2]]).repeat(2)
     x0, y0, x1, y1 = (box * scale).tolist()
     side = mask.shape[-1]
-    # The mask's cell at the centre of each pixel of the panel.
-    columns = ((torch.arange(picture.width) + 0.5 - x0) / (x1 - x0) * side).floor().long()
-    rows = ((torch.arange(picture.height) + 0.5 - y0) / (y1 - y0) * side).floor().long()
+    # The mask's cell at the centre of each pixel of the grid that masks are drawn on.
+    columns = ((torch.arange(width) + 0.5 - x0) / (x1 - x0) * side).floor().long()
+    rows = ((torch.arange(height) + 0.5 - y0) / (y1 - y0) * side).floor().long()
     inside = ((rows >= 0) & (rows < side))[:, None] & ((columns >= 0) & (columns < side))
     return _with_mask(picture, mask[rows.clamp(0, side - 1)][:, columns.clamp(0, side - 1)] & inside)
 
 
 def _with_mask(picture: Image.Image, mask: Tensor) -> Image.Image:
-    """A picture with a mask (H, W) bool of the same size drawn over it, outlined by two pixels."""
-    image = torch.from_numpy(np.array(picture)).permute(2, 0, 1) / 255
-    drawn = draw_masks(image, mask[None])
-    inner = mask & ~boundary(mask[None])[0]
-    drawn[:, boundary(inner[None])[0]] = torch.tensor(color(0))[:, None]
-    return to_image(drawn, 1)
+    """A picture (h, w) with a mask (FINER h, FINER w) bool drawn over it."""
+    drawn = picture.copy()
+    draw_mask(drawn, mask.numpy(), color(0))
+    return drawn

@@ -5,32 +5,32 @@ Shape letters: R objects, H W rows and columns.
 
 import io
 import json
-import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-import matplotlib
 import numpy as np
 import pyarrow as pa
-import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from pipeline.data.storage import Storage
-from pointrend.drawing import draw_masks
+from pipeline.report.figures.figure import PIXEL_RATIO
+from pipeline.report.figures.masks import Window, cut_out, draw_mask, enlarged_mask, enlarged_picture
+from pipeline.report.figures.panels import Panels, with_note
+from pointrend.drawing import color
 from pointrend.pictures import decode_picture
 
 T = TypeVar("T")
 Rle = dict[str, Any]  # COCO's: size (H, W) and counts
 
 MIN_SCORE = 0.5  # predictions with lower scores are not drawn
-MIN_IOU = 0.5  # least IoU of a prediction and the object it is matched to
-GAP, CAPTION = 6, 20  # pixels
-MARGIN = 6  # pixels around an object
+MIN_IOU = 0.5  # least IoU of the bounding boxes of a prediction and the object it is matched to
+SCENE, OBJECT = 240 * PIXEL_RATIO, 240 * PIXEL_RATIO  # pixels of a panel's longer edge
+MARGIN = 0.12  # around an object's box, as a fraction of its longer edge
 
 
 @dataclass(frozen=True)
@@ -41,39 +41,11 @@ class Source:
     predictions: Path
 
 
-def font() -> ImageFont.FreeTypeFont:
-    """The captions' font."""
-    # Pillow's own font has no "×"; matplotlib comes with a font that does.
-    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", 12)
+class Prediction(NamedTuple):
+    """A confident prediction in an image."""
 
-
-@dataclass(frozen=True)
-class Panels:
-    """A grid of pictures with column captions."""
-
-    captions: list[str]
-    rows: list[list[Image.Image]]
-
-    def render(self) -> Image.Image:
-        """All panels in one picture."""
-        widths = [
-            max(math.ceil(font().getlength(caption)), *(row[column].width for row in self.rows))
-            for column, caption in enumerate(self.captions)
-        ]
-        heights = [max(panel.height for panel in row) for row in self.rows]
-        size = (sum(widths) + GAP * (len(widths) - 1), CAPTION + sum(heights) + GAP * (len(heights) - 1))
-        sheet = Image.new("RGB", size, "white")
-        pen = ImageDraw.Draw(sheet)
-        left = 0
-        for column, (caption, width) in enumerate(zip(self.captions, widths, strict=True)):
-            pen.text((left + width / 2, CAPTION / 2), caption, "black", font(), anchor="mm")
-            top = CAPTION
-            for row, height in zip(self.rows, heights, strict=True):
-                panel = row[column]
-                sheet.paste(panel, (left + (width - panel.width) // 2, top + (height - panel.height) // 2))
-                top += height + GAP
-            left += width + GAP
-        return sheet
+    category_id: int
+    mask: Rle
 
 
 def evenly_spread(items: Sequence[T], count: int) -> list[T]:
@@ -104,13 +76,13 @@ class Scenes:
         name = self._rows[image_id]["file_name"]
         return decode_picture(io.BytesIO(self._images.read(name)), self._images.where(name))
 
-    def truth(self, image_id: int) -> Tensor:
-        """The objects' masks (R, H, W) bool, without crowds."""
-        return self._decode(self.truth_rles(image_id), image_id)
+    def truth(self, image_id: int) -> list[np.ndarray]:
+        """The objects' masks (H, W) bool, without crowds."""
+        return [decode(rle) for rle in self.truth_rles(image_id)]
 
     def truth_rles(self, image_id: int) -> list[Rle]:
         """The objects' masks as RLEs, without crowds."""
-        size = self._size(image_id)
+        size = self.size(image_id)
         return [{"size": size, "counts": annotation["counts"]} for annotation in self._objects(image_id)]
 
     def categories(self, image_id: int) -> list[int]:
@@ -121,65 +93,73 @@ class Scenes:
         return [annotation for annotation in self._rows[image_id]["annotations"] if not annotation["iscrowd"]]
 
     def matched(self, image_id: int, source: int) -> list[Rle | None]:
-        """The RLE of a source's best prediction for each object; None if none overlaps it enough."""
-        return [None if best is None else best[1] for best in self._best(image_id, source)]
+        """The mask of a source's prediction for each object; None if none of its category has its box.
 
-    def predicted(self, image_id: int, source: int) -> Tensor:
-        """All confident predictions (R', H, W): first those matched to objects, in the objects' order, then the others.
-
-        An object without a prediction has an empty mask, so that each object has the same colour in every column.
+        Boxes decide because they favour no mask head.
         """
-        best = self._best(image_id, source)
-        taken = {match[0] for match in best if match is not None}
-        others = [rle for number, rle in enumerate(self._predictions[source][image_id]) if number not in taken]
-        empty = coco_mask.encode(np.zeros(self._size(image_id), dtype=np.uint8, order="F"))
-        return self._decode([*(empty if match is None else match[1] for match in best), *others], image_id)
+        found = self._predictions[source][image_id]
+        return [None if number is None else found[number].mask for number in self._best(image_id, source)]
 
-    def _best(self, image_id: int, source: int) -> list[tuple[int, Rle] | None]:
-        """The best prediction for each object, with its index among the confident ones."""
+    def predicted(self, image_id: int, source: int) -> list[np.ndarray | None]:
+        """All confident predictions (H, W) bool: first those of objects, in the objects' order, then the others.
+
+        An object without a prediction has None, so that each object has the same colour in every column.
+        """
+        found, best = self._predictions[source][image_id], self._best(image_id, source)
+        others = [prediction.mask for number, prediction in enumerate(found) if number not in best]
+        own = [None if number is None else decode(found[number].mask) for number in best]
+        return [*own, *(decode(mask) for mask in others)]
+
+    def _best(self, image_id: int, source: int) -> list[int | None]:
+        """For each object, the index of the confident prediction of its category whose box overlaps its box most."""
         truth, found = self.truth_rles(image_id), self._predictions[source][image_id]
-        if not found:
+        if not truth or not found:
             return [None] * len(truth)
-        overlaps = coco_mask.iou(truth, found, [0] * len(found))
+        boxes = (coco_mask.toBbox(truth), coco_mask.toBbox([prediction.mask for prediction in found]))
+        overlaps = coco_mask.iou(*boxes, [0] * len(found))
+        categories = np.array([prediction.category_id for prediction in found])
+        overlaps[np.array(self.categories(image_id))[:, None] != categories] = 0.0
         return [
-            (number, found[number]) if row[number] >= MIN_IOU else None
+            number if row[number] >= MIN_IOU else None
             for row, number in zip(overlaps, overlaps.argmax(axis=1).tolist(), strict=True)
         ]
 
-    def _size(self, image_id: int) -> tuple[int, int]:
+    def size(self, image_id: int) -> tuple[int, int]:
+        """The image's H and W."""
         image = self._rows[image_id]
         return image["height"], image["width"]
 
-    def _decode(self, rles: list[Rle], image_id: int) -> Tensor:
-        """Masks (R, H, W) bool."""
-        masks = [coco_mask.decode(rle) for rle in rles]
-        return torch.from_numpy(np.stack(masks)).bool() if masks else torch.zeros(0, *self._size(image_id)).bool()
+
+def decode(rle: Rle) -> np.ndarray:
+    """A mask (H, W) bool."""
+    return coco_mask.decode(rle).astype(bool)
 
 
-def _confident_by_image(predictions: Path) -> defaultdict[int, list[Rle]]:
+def _confident_by_image(predictions: Path) -> defaultdict[int, list[Prediction]]:
     """The masks that are drawn. The others, by far the most, would take gigabytes for a large dataset."""
-    found: defaultdict[int, list[Rle]] = defaultdict(list)
+    found: defaultdict[int, list[Prediction]] = defaultdict(list)
     for result in json.loads(predictions.read_text()):
         if result["score"] >= MIN_SCORE:
-            found[result["image_id"]].append(result["segmentation"])
+            found[result["image_id"]].append(Prediction(result["category_id"], result["segmentation"]))
     return found
-
-
-def to_image(picture: Tensor, scale: int) -> Image.Image:
-    """A picture (3, H, W) in [0, 1] as an image ``scale`` times as large, without smoothing."""
-    pixels = (picture.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
-    image = Image.fromarray(pixels)
-    return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
 
 
 def scene_panels(scenes: Scenes, count: int) -> Panels:
     """A row for each of ``count`` images: the image, the ground truth, and every source's predictions."""
     rows = []
     for image_id in scenes.choose(count):
-        picture = scenes.picture(image_id)
-        masks = [scenes.truth(image_id), *(scenes.predicted(image_id, s) for s in range(len(scenes.sources)))]
-        scale = max(1, round(240 / picture.shape[-1]))
-        rows.append([to_image(p, scale) for p in (picture, *(draw_masks(picture, m) for m in masks))])
+        height, width = scenes.size(image_id)
+        window = Window.fit((0, 0, width, height), SCENE)
+        plain = enlarged_picture(scenes.picture(image_id), window)
+        row = [plain]
+        columns: list[Sequence[np.ndarray | None]] = [scenes.truth(image_id)]
+        columns += [scenes.predicted(image_id, source) for source in range(len(scenes.sources))]
+        for masks in columns:
+            row.append(plain.copy())
+            for number, mask in enumerate(masks):
+                if mask is not None:
+                    draw_mask(row[-1], enlarged_mask(mask, window), color(number))
+        rows.append(row)
     return Panels(["image", "ground truth", *(source.caption for source in scenes.sources)], rows)
 
 
@@ -193,6 +173,12 @@ class FoundObject:
     masks: list[Rle]  # one per source
     overlaps: list[float]  # the IoU of each mask with the object's
     location: float  # the least IoU of a mask's bounding box with the object's
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """The object's box, xyxy in pixels."""
+        x, y, width, height = coco_mask.toBbox([self.truth])[0].tolist()
+        return x, y, x + width, y + height
 
 
 def found_objects(scenes: Scenes, images: int) -> list[FoundObject]:
@@ -227,38 +213,32 @@ def one_per_image(objects: list[FoundObject]) -> list[FoundObject]:
     return [found for _, found in sorted(ranked, key=lambda item: item[0])]
 
 
-def object_panels(scenes: Scenes, objects: list[FoundObject], count: int, side: int = 260) -> Panels:
+def object_panels(scenes: Scenes, objects: list[FoundObject], count: int, side: int = OBJECT) -> Panels:
     """A row for each of the first ``count`` objects of :func:`one_per_image`, enlarged, with the IoU of each mask."""
     rows: list[list[Image.Image]] = []
     for found in one_per_image(objects)[:count]:
-        picture = scenes.picture(found.image_id)
-        masks = torch.from_numpy(coco_mask.decode([found.truth, *found.masks])).bool().permute(2, 0, 1)
-        window = (slice(None), *_window(masks[0]))
-        panels = (picture[window], *(draw_masks(picture, mask[None])[window] for mask in masks))
-        notes = ["", "", *(f"IoU {overlap:.2f}" for overlap in found.overlaps)]
-        rows.append([with_note(enlarge(panel, side), note) for panel, note in zip(panels, notes, strict=True)])
+        window = Window.fit(surroundings(found.box, scenes.size(found.image_id)), side)
+        plain = enlarged_picture(scenes.picture(found.image_id), window)
+        row = [with_note(plain, "")]
+        notes = ["", *(f"IoU {overlap:.2f}" for overlap in found.overlaps)]
+        for mask, note in zip([found.truth, *found.masks], notes, strict=True):
+            row.append(with_note(cut_out(plain, enlarged_mask(decode(mask), window)), note))
+        rows.append(row)
     return Panels(["image", "ground truth", *(source.caption for source in scenes.sources)], rows)
 
 
-def _window(mask: Tensor) -> tuple[slice, slice]:
-    """Rows and columns around a mask (H, W)."""
-    rows, columns = torch.where(mask.any(1))[0], torch.where(mask.any(0))[0]
-    return (
-        slice(max(0, int(rows[0]) - MARGIN), int(rows[-1]) + MARGIN + 1),
-        slice(max(0, int(columns[0]) - MARGIN), int(columns[-1]) + MARGIN + 1),
-    )
-
-
-def enlarge(crop: Tensor, side: int) -> Image.Image:
-    """A crop (3, h, w) enlarged by a whole factor to at most ``side`` pixels, or shrunk to ``side`` pixels."""
-    image = to_image(crop, max(1, side // max(crop.shape[1:])))
-    image.thumbnail((side, side))
-    return image
-
-
-def with_note(image: Image.Image, note: str) -> Image.Image:
-    """An image with a line of text below it."""
-    noted = Image.new("RGB", (image.width, image.height + CAPTION), "white")
-    noted.paste(image)
-    ImageDraw.Draw(noted).text((image.width / 2, image.height + CAPTION / 2), note, "black", font(), anchor="mm")
-    return noted
+def surroundings(
+    box: tuple[float, float, float, float], size: tuple[int, int], *, square: bool = False
+) -> tuple[float, float, float, float]:
+    """A box, xyxy in pixels, with a margin, inside an image of a size (H, W); as a square where the image has room."""
+    width, height = box[2] - box[0], box[3] - box[1]
+    longer = max(width, height)
+    margin = MARGIN * longer
+    sides = (longer, longer) if square else (width, height)
+    spans = []
+    for low, length, side, limit in zip(box[:2], (width, height), sides, size[::-1], strict=True):
+        span = min(side + 2 * margin, limit)
+        start = min(max(0.0, low + (length - span) / 2), limit - span)
+        spans.append((start, start + span))
+    (x0, x1), (y0, y1) = spans
+    return x0, y0, x1, y1

@@ -19,8 +19,9 @@ from pipeline.data.manifest import PreparedDataset
 from pipeline.data.storage import Storage
 from pipeline.evaluation.trained_run import TrainedRun
 from pipeline.report.figures.cells import draw_points, fit_picture
-from pipeline.report.figures.figure import Figure
-from pipeline.report.figures.overlays import GAP, Panels, evenly_spread
+from pipeline.report.figures.figure import PIXEL_RATIO, Figure, save_picture
+from pipeline.report.figures.overlays import evenly_spread
+from pipeline.report.figures.panels import GAP, Panels
 from pipeline.report.figures.semantic_overlays import densest_window, palette, with_legend
 from pipeline.report.figures.steps import Step, subdivision_steps
 from pointrend.pictures import decode_picture
@@ -29,7 +30,7 @@ from pointrend.semantic import SAMPLING_STRIDE, SemanticSegmenter
 
 IMAGES = 40  # images that the shown one is chosen from
 ZOOM = 4  # the enlarged part has a quarter of the image's height and width
-WIDTH = 1560  # largest width of the picture in pixels
+WIDTH = 1560 * PIXEL_RATIO  # largest width of the picture in pixels
 PALE = 0.45  # opacity of the classes' colours under points
 
 
@@ -56,7 +57,7 @@ def draw_semantic_figures(run: TrainedRun, folder: Path) -> list[Figure]:
 
     Args:
         run: a run with PointRend.
-        folder: the folder of the PNG file.
+        folder: the folder of the file.
 
     Returns:
         Figure 9; an empty list if the model has no PointRend or there is no val image.
@@ -72,15 +73,14 @@ def draw_semantic_figures(run: TrainedRun, folder: Path) -> list[Figure]:
     num_points = min(model.pointrend.points_per_step, height * width // SAMPLING_STRIDE**2)
     maps = label_maps(model, shown.picture, num_points)
     sheet = map_panels(shown, maps, prepared.labels).render()
-    figure = Figure(
-        f"Semantic refinement: {run.config.run}",
+    caption = (
         "The classes after each subdivision step at its own resolution, without interpolation (the paper's Figure 9). "
         f"Each step predicts the N = {num_points} cells (dots) whose two best classes have the closest scores. Below, "
-        "enlarged, is the part with the most points. The image is the val image with the most classes.",
-        f"semantic_subdivision_{run.config.run}.png",
+        "enlarged, is the part with the most points. The image is the val image with the most classes."
     )
-    with_legend(sheet, prepared.labels).save(folder / figure.file, optimize=True)
-    return [figure]
+    file = f"semantic_subdivision_{run.config.run}.webp"
+    width = save_picture(with_legend(sheet, prepared.labels), folder / file)
+    return [Figure(f"Semantic refinement: {run.config.run}", caption, file, width)]
 
 
 def most_varied_image(prepared: PreparedDataset, images: Storage) -> ShownImage | None:
@@ -146,7 +146,7 @@ def map_panels(shown: ShownImage, maps: Sequence[LabelMap], table: LabelTable) -
         scale = drawn.width / (window[1].stop - window[1].start)
         origin = torch.tensor([window[1].start, window[0].start])
         places = (label_map.points - origin) * scale / torch.tensor([drawn.width, drawn.height])
-        return draw_points(drawn, places, max(0.8, label_map.stride * scale / 4))
+        return draw_points(drawn, places, max(0.8 * PIXEL_RATIO, label_map.stride * scale / 4))
 
     truth = _colored(shown.truth, colors)
     grid = [
@@ -195,6 +195,7 @@ def _framed(drawn: Image.Image, part: tuple[slice, slice], width: int) -> Image.
     scale = drawn.width / width
     edges = tuple(edge * scale for edge in (columns.start, rows.start, columns.stop, rows.stop))
     pen = ImageDraw.Draw(drawn)
-    pen.rectangle(edges, outline="black", width=3)
-    pen.rectangle(tuple(e + s for e, s in zip(edges, (1, 1, -1, -1), strict=True)), outline="white", width=1)
+    pen.rectangle(edges, outline="black", width=3 * PIXEL_RATIO)
+    inner = tuple(e + s * PIXEL_RATIO for e, s in zip(edges, (1, 1, -1, -1), strict=True))
+    pen.rectangle(inner, outline="white", width=PIXEL_RATIO)
     return drawn

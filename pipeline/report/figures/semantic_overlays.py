@@ -18,12 +18,14 @@ from pipeline.data.manifest import PreparedDataset
 from pipeline.data.storage import Storage
 from pipeline.evaluation.outputs import prediction_names
 from pipeline.metrics.segmentation_iou import boundary_distance
-from pipeline.report.figures.overlays import CAPTION, GAP, Panels, Source, enlarge, evenly_spread, font
+from pipeline.report.figures.figure import PIXEL_RATIO
+from pipeline.report.figures.overlays import Source, evenly_spread
+from pipeline.report.figures.panels import CAPTION, GAP, Panels, enlarge, font
 from pointrend.drawing import color
 from pointrend.pictures import decode_picture
 
 OPACITY = 0.6
-PANEL = 320  # pixels of a panel's longer edge
+PANEL = 300 * PIXEL_RATIO  # pixels of a panel's longer edge
 MAGNIFIED = 5  # the enlarged square's side is a fifth of the image's shorter edge
 
 
@@ -95,6 +97,7 @@ def with_legend(sheet: Image.Image, table: LabelTable) -> Image.Image:
     pen = ImageDraw.Draw(extended)
     for (name, rgb), (left, line) in zip(entries, places, strict=True):
         top = sheet.height + GAP + line * CAPTION
-        pen.rectangle((left, top + 4, left + 12, top + 16), fill=tuple((rgb * 255).astype(int).tolist()))
+        edges = (left, top + CAPTION / 5, left + CAPTION * 3 / 5, top + CAPTION * 4 / 5)
+        pen.rectangle(edges, fill=tuple((rgb * 255).astype(int).tolist()))
         pen.text((left + CAPTION, top + CAPTION / 2), name, "black", font(), anchor="lm")
     return extended

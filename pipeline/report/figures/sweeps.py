@@ -11,13 +11,17 @@ from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from pipeline.config.sweep_tasks import rendering
 from pipeline.config.sweeps import PARAMETERS
+from pipeline.report.figures.figure import save_chart
 from pipeline.report.sweep_results import HeatMap, Row, SweepResult, heat_map, pareto_front
 
 LOG_FROM = 5.0  # the cost axis is logarithmic if the largest cost is at least this many times the smallest
 
 
-def draw_heat_map(sweep: SweepResult, heat: HeatMap, path: Path) -> None:
-    """Draws cells with their scores: the best one is framed, stopped trials are hatched, missing scores are marked."""
+def draw_heat_map(sweep: SweepResult, heat: HeatMap, path: Path) -> int:
+    """Draws cells with their scores: the best one is framed, stopped trials are hatched, missing scores are marked.
+
+    Returns the picture's width on the page.
+    """
     figure, axes = plt.subplots(
         figsize=(2.6 + 1.15 * len(heat.columns), 1.5 + 0.75 * len(heat.rows)), layout="constrained"
     )
@@ -50,7 +54,7 @@ def draw_heat_map(sweep: SweepResult, heat: HeatMap, path: Path) -> None:
                 else {"facecolor": tuple(image.to_rgba(np.asarray(cell.value))), "lw": 0, "pad": 1},
             )
             if (row, column) == (best[heat.row_name], best[heat.column_name]):
-                axes.add_patch(Rectangle((j - 0.47, i - 0.47), 0.94, 0.94, fill=False, edgecolor="#e4572e", lw=3))
+                axes.add_patch(Rectangle((j - 0.47, i - 0.47), 0.94, 0.94, fill=False, edgecolor="#D55E00", lw=3))
     axes.set_xticks(range(len(heat.columns)), [_tick(heat.column_name, value) for value in heat.columns])
     axes.set_yticks(range(len(heat.rows)), [_tick(heat.row_name, value) for value in heat.rows])
     axes.set_xlabel(PARAMETERS[heat.column_name].label)
@@ -58,8 +62,9 @@ def draw_heat_map(sweep: SweepResult, heat: HeatMap, path: Path) -> None:
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     figure.colorbar(image, ax=axes, label=sweep.metric, shrink=0.9)
-    figure.savefig(path, dpi=150)
+    width = save_chart(figure, path)
     plt.close(figure)
+    return width
 
 
 def _tick(name: str, value: float) -> str:
@@ -69,8 +74,11 @@ def _tick(name: str, value: float) -> str:
     return f"{value:g}\n({side}×{side})"
 
 
-def draw_pareto(sweep: SweepResult, path: Path) -> None:
-    """Draws accuracy over cost with the Pareto front; colours are the values of the heat map's first parameter."""
+def draw_pareto(sweep: SweepResult, path: Path) -> int:
+    """Draws accuracy over cost with the Pareto front; colours are the values of the heat map's first parameter.
+
+    Returns the picture's width on the page.
+    """
     trials = [t for t in sweep.trials if t.get(sweep.metric) is not None and t[sweep.shown.cost] is not None]
     points = [(trial[sweep.shown.cost], trial[sweep.metric]) for trial in trials]
     finished = [index for index, trial in enumerate(trials) if trial["status"] == "finished"]
@@ -127,8 +135,9 @@ def draw_pareto(sweep: SweepResult, path: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     title = f"at the points: {PARAMETERS[named[0]].symbol}" if len(named) == 1 else None
     axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5), title=title)
-    figure.savefig(path, dpi=150)
+    width = save_chart(figure, path)
     plt.close(figure)
+    return width
 
 
 @dataclass(frozen=True)
@@ -140,18 +149,18 @@ class SweepSection:
     notes: list[str]
     columns: list[str]
     rows: list[list[str]]  # the best trial first
-    files: list[str]
+    files: dict[str, int]  # the width of each on the page
 
 
 def sweep_section(sweep: SweepResult, folder: Path) -> SweepSection:
     """Draws a sweep's pictures into a folder and writes the texts beside them."""
-    files = []
+    files = {}
     heat = heat_map(sweep)
     if heat is not None:
-        files.append(f"sweep_{sweep.name}_heat_map.png")
-        draw_heat_map(sweep, heat, folder / files[-1])
-    files.append(f"sweep_{sweep.name}_pareto.png")
-    draw_pareto(sweep, folder / files[-1])
+        file = f"sweep_{sweep.name}_heat_map.png"
+        files[file] = draw_heat_map(sweep, heat, folder / file)
+    file = f"sweep_{sweep.name}_pareto.png"
+    files[file] = draw_pareto(sweep, folder / file)
     order = sorted(sweep.trials, key=lambda t: (t["status"] != "finished", -(t.get(sweep.metric) or 0)))
     columns = [PARAMETERS[name].symbol for name in sweep.parameters]
     columns += [sweep.metric, *(["updates"] if sweep.about["kind"] == "training" else [])]

@@ -30,7 +30,7 @@ def ticks(panel: Any) -> list[str]:
 def test_a_panel_for_each_setting(tmp_path: Path, plots: list[Plot]) -> None:
     (figure,) = draw_accuracy_figure("shapes", "AP", BY_RESOLUTION, BY_POINTS, tmp_path)
     with Image.open(tmp_path / figure.file) as picture:
-        assert picture.width <= 1600
+        assert picture.width == 2 * figure.width == 1840
     (plot,) = plots
     resolutions, points = plot.axes
     assert ticks(resolutions) == ["28×28", "224×224"]

@@ -125,14 +125,15 @@ def test_the_steps_end_in_the_model_s_own_mask(shown: tuple[MaskRCNN, list[Shown
 
 def test_a_mask_lies_where_its_box_is(shown: tuple[MaskRCNN, list[ShownObject]]) -> None:
     _, objects = shown
-    # 30x20 pixels with a margin of 3 give 37x27: enlarged to 300x219, a little more than 8 times.
+    # 30x20 pixels with a margin of 3 give 37x27: enlarged to 480x350, about 13 times.
     one = ShownObject("bolt", torch.zeros(3, *SIZE), torch.tensor([10.0, 10.0, 40.0, 30.0]), objects[0].found)
-    drawn = np.asarray(mask_over_image(one, torch.tensor([[True, False], [False, False]]))).max(-1) > 0
-    assert drawn.shape == (219, 300)
+    pixels = np.asarray(mask_over_image(one, torch.tensor([[True, False], [False, False]]))).astype(int)
+    drawn = pixels[..., 0] - pixels[..., 1] > 30  # the mask is red on black, with a white line around it
+    assert drawn.shape == (350, 480)
     rows, columns = np.where(drawn.any(1))[0], np.where(drawn.any(0))[0]
     # The upper left quarter of the box: pixels 3 to 18 by 3 to 13 of the crop.
-    assert np.abs(np.array([columns[0], columns[-1] + 1]) - np.array([3, 18]) * 300 / 37).max() <= 1
-    assert np.abs(np.array([rows[0], rows[-1] + 1]) - np.array([3, 13]) * 219 / 27).max() <= 1
+    assert np.abs(np.array([columns[0], columns[-1] + 1]) - np.array([3, 18]) * 480 / 37).max() <= 3
+    assert np.abs(np.array([rows[0], rows[-1] + 1]) - np.array([3, 13]) * 350 / 27).max() <= 3
     assert drawn[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
 
 
@@ -142,16 +143,17 @@ def test_the_figures(trained: TrainedRun, tmp_path: Path, contents: Callable[[Pa
         torch.rand(1)  # whatever was drawn before does not matter
         figures = draw_instance_figures(trained, SHOWN, tmp_path / folder)
         assert [figure.file for figure in figures] == [
-            f"subdivision_{NAME}.png", f"training_points_{NAME}.png", f"resolutions_{NAME}.png",
+            f"subdivision_{NAME}.png", f"training_points_{NAME}.png", f"resolutions_{NAME}.webp",
         ]  # fmt: skip
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     for figure in figures:
         with Image.open(tmp_path / "a" / figure.file) as picture:
-            assert picture.width <= 1600
+            assert picture.width <= 3200
+            assert figure.width == round(picture.width / 2)
             assert np.asarray(picture).std() > 0
         assert (tmp_path / "a" / figure.file).stat().st_size < 600_000
     with Image.open(tmp_path / "a" / figures[2].file) as picture:
-        assert picture.width <= (1 + len(SHOWN.resolutions)) * 306
+        assert picture.width <= (1 + len(SHOWN.resolutions)) * 492
 
 
 def test_training_points_are_the_same_every_time_and_leave_other_random_numbers_alone() -> None:

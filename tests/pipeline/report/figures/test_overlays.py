@@ -1,5 +1,5 @@
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,22 +8,21 @@ import pytest
 import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
-from torch import Tensor
 
 from pipeline.data.coco import Annotation, Category, ImageRecord
 from pipeline.data.manifest import SplitManifest, read_prepared, write_prepared
 from pipeline.data.storage import Storage
 from pipeline.report.figures.overlays import (
-    CAPTION,
-    Panels,
+    SCENE,
     Scenes,
     Source,
     found_objects,
     object_panels,
     one_per_image,
     scene_panels,
-    to_image,
+    surroundings,
 )
+from pipeline.report.figures.panels import CAPTION, GAP, Panels, to_image
 from pointrend.drawing import color
 
 Box = tuple[int, int, int, int]  # xyxy
@@ -43,8 +42,10 @@ def rle(box: Box, size: tuple[int, int] = SIZE) -> dict[str, Any]:
     return {"size": list(size), "counts": encoded["counts"].decode("ascii")}
 
 
-def prediction(box: Box, score: float, image_id: int = 5, size: tuple[int, int] = SIZE) -> dict[str, Any]:
-    return {"image_id": image_id, "category_id": 1, "score": score, "segmentation": rle(box, size)}
+def prediction(
+    box: Box, score: float, image_id: int = 5, size: tuple[int, int] = SIZE, category_id: int = 1
+) -> dict[str, Any]:
+    return {"image_id": image_id, "category_id": category_id, "score": score, "segmentation": rle(box, size)}
 
 
 def annotation(id_: int, category_id: int, box: Box, size: tuple[int, int], *, iscrowd: bool = False) -> Annotation:
@@ -88,12 +89,15 @@ def make(tmp_path: Path) -> Make:
     return make
 
 
-def boxes(masks: Tensor) -> list[Box | None]:
-    """The rectangle of each mask; None for an empty one."""
+def boxes(masks: Sequence[np.ndarray | None]) -> list[Box | None]:
+    """The rectangle of each mask."""
     found: list[Box | None] = []
     for one in masks:
-        rows, columns = torch.where(one.any(1))[0], torch.where(one.any(0))[0]
-        found.append((int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1) if len(rows) else None)
+        if one is None:
+            found.append(None)
+            continue
+        rows, columns = np.where(one.any(1))[0], np.where(one.any(0))[0]
+        found.append((int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1))
     return found
 
 
@@ -103,7 +107,7 @@ def boxes(masks: Tensor) -> list[Box | None]:
 def test_the_truth_is_without_crowds(make: Make) -> None:
     scenes = make()
     assert boxes(scenes.truth(5)) == OBJECTS
-    assert scenes.truth(7).shape == (0, *SIZE)
+    assert scenes.truth(7) == []
 
 
 def test_predictions_take_the_places_of_their_objects(make: Make) -> None:
@@ -130,6 +134,11 @@ def test_the_best_of_several_predictions_is_the_object(make: Make) -> None:
     worse, better = (2, 2, 12, 10), (2, 2, 12, 11)
     scenes = make([prediction(worse, 0.99), prediction(better, 0.6)])
     assert boxes(scenes.predicted(5, 0)) == [better, None, worse]
+
+
+def test_a_prediction_of_another_category_is_another_object(make: Make) -> None:
+    scenes = make([prediction(OBJECTS[0], 0.9, category_id=2)])
+    assert boxes(scenes.predicted(5, 0)) == [None, None, OBJECTS[0]]
 
 
 def test_unsure_predictions_are_not_drawn(make: Make) -> None:
@@ -187,25 +196,30 @@ def test_an_object_has_one_colour_in_every_column(make: Make) -> None:
     panels = scene_panels(scenes, 4)
     assert panels.captions == ["image", "ground truth", "source 0", "source 1"]
     ((plain, truth, first, second),) = panels.rows
-    scale = 240 // 40
-    assert {panel.size for panel in panels.rows[0]} == {(240, 180)}
-    # The masks' corners are outlines, in the object's pure colour.
+    scale = SCENE // 40
+    assert {panel.size for panel in panels.rows[0]} == {(SCENE, SCENE * 30 // 40)}
+    # The middle of the masks' upper edges, which have the object's pure colour.
     grey = (100, 100, 100)
-    assert [pixel(panel, 20, 10, scale) for panel in (plain, truth, first, second)] == [grey, rgb(1), rgb(1), rgb(1)]
-    assert [pixel(panel, 2, 2, scale) for panel in (plain, truth, first, second)] == [grey, rgb(0), grey, rgb(0)]
+    edges = [
+        [panel.getpixel((x * scale, y * scale)) for panel in (plain, truth, first, second)]
+        for x, y in ((27, 10), (7, 2))
+    ]
+    assert edges == [[grey, rgb(1), rgb(1), rgb(1)], [grey, rgb(0), grey, rgb(0)]]
     assert rgb(0) != rgb(1)
+    # 0.6 of grey and 0.4 of the colour.
     inside = pixel(truth, 27, 17, scale)
-    assert inside not in (grey, rgb(1))
+    assert inside == pytest.approx([0.6 * 100 + 0.4 * channel for channel in rgb(1)], abs=1)
 
 
 def test_the_sheet_has_the_size_of_its_panels(make: Make) -> None:
     scenes = make([prediction(OBJECTS[1], 0.9)], objects={5: OBJECTS, 6: OBJECTS})
     sheet = scene_panels(scenes, 4).render()
-    # Three columns of 240 and two gaps of 6; a caption line of 20, two rows of 180 and a gap of 6.
-    assert sheet.size == (3 * 240 + 2 * 6, 20 + 2 * 180 + 6)
-    assert sheet.getpixel((243, 100)) == (255, 255, 255)
-    assert sheet.getpixel((100, 20 + 180 + 3)) == (255, 255, 255)
-    assert sheet.getpixel((100, 20 + 90)) == (100, 100, 100)
+    # At twice the size that the page shows: three columns of 240 and two gaps of 6; a caption line of 20, two rows of
+    # 180 and a gap of 6.
+    assert sheet.size == (2 * (3 * 240 + 2 * 6), 2 * (20 + 2 * 180 + 6))
+    assert sheet.getpixel((2 * 243, 200)) == (255, 255, 255)
+    assert sheet.getpixel((200, 2 * (20 + 180 + 3))) == (255, 255, 255)
+    assert sheet.getpixel((200, 2 * (20 + 90))) == (100, 100, 100)
 
 
 def test_panels_of_different_sizes() -> None:
@@ -213,9 +227,10 @@ def test_panels_of_different_sizes() -> None:
         return Image.new("RGB", (width, height), "black")
 
     sheet = Panels(["a", "b"], [[panel(30, 10), panel(30, 10)], [panel(10, 40), panel(50, 40)]]).render()
-    assert sheet.size == (30 + 6 + 50, 20 + 10 + 6 + 40)
+    # Captions may be wider than the panels.
+    assert sheet.size == (30 + GAP + 50, CAPTION + 10 + GAP + 40)
     # Centred: the 10 wide panel of the second row begins at (30 - 10) / 2.
-    assert [sheet.getpixel((x, 60)) for x in (9, 10, 19, 20)] == [
+    assert [sheet.getpixel((x, CAPTION + 10 + GAP + 20)) for x in (9, 10, 19, 20)] == [
         (255, 255, 255), (0, 0, 0), (0, 0, 0), (255, 255, 255),
     ]  # fmt: skip
 
@@ -223,7 +238,7 @@ def test_panels_of_different_sizes() -> None:
 def test_captions_are_drawn() -> None:
     black = Image.new("RGB", (200, 20), "black")
     sheet = np.asarray(Panels(["a caption"], [[black]]).render())
-    assert (sheet[:20] < 128).any()
+    assert (sheet[:CAPTION] < 128).any()
 
 
 def test_to_image_enlarges_by_whole_pixels() -> None:
@@ -237,17 +252,33 @@ def shown(scenes: Scenes, count: int, side: int = 260) -> list[list[Image.Image]
     return object_panels(scenes, found_objects(scenes, 100), count, side).rows
 
 
-def test_objects_are_enlarged_and_noted(make: Make) -> None:
-    # Object 1 is missing in source 1, so object 0 is shown: 10x10 and a margin of 6, less the edge.
+def test_objects_are_cut_out_and_noted(make: Make) -> None:
+    # Object 1 is missing in source 1, so object 0 is shown: 10x10 and a margin of 1.2 make 12.4.
     scenes = make([prediction(box, 0.9) for box in OBJECTS], [prediction(OBJECTS[0], 0.9)])
-    (row,) = shown(scenes, 5, side=160)
-    window = (2 + 10 + 6, 2 + 10 + 6)
-    factor = 160 // 18
-    width, height = window[0] * factor, window[1] * factor
-    assert [panel.size for panel in row] == [(width, height + CAPTION)] * 4
-    assert pixel(row[1], 2, 2, factor) == pixel(row[2], 2, 2, factor) == rgb(0)
+    (row,) = shown(scenes, 5, side=248)
+    assert [panel.size for panel in row] == [(248, 248 + CAPTION)] * 4
+    # Inside the mask the image is as it was; what is left out is 0.28 of it and 0.72 of white.
+    pale = round(0.28 * 100 + 0.72 * 255)
+    assert [panel.getpixel((124, 124)) for panel in row] == [(100,) * 3] * 4
+    assert [np.asarray(panel)[3, 3].tolist() for panel in row[1:]] == pytest.approx(np.full((3, 3), pale), abs=1)
+    assert row[0].getpixel((3, 3)) == (100, 100, 100)
     # The image and the ground truth have nothing to note.
-    assert [bool((np.asarray(panel)[height:] < 128).any()) for panel in row] == [False, False, True, True]
+    assert [bool((np.asarray(panel)[248:] < 128).any()) for panel in row] == [False, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("box", "square", "expected"),
+    [
+        # 10x20 with a margin of 0.12 * 20 on every side.
+        ((40, 30, 50, 50), False, (37.6, 27.6, 52.4, 52.4)),
+        ((40, 30, 50, 50), True, (32.6, 27.6, 57.4, 52.4)),
+        # In a corner the part is moved into the image; it is never larger than the image.
+        ((0, 0, 10, 20), True, (0, 0, 24.8, 24.8)),
+        ((0, 0, 100, 60), True, (0, 0, 100, 60)),
+    ],
+)
+def test_what_surrounds_an_object(box: Box, square: bool, expected: tuple[float, ...]) -> None:
+    assert surroundings(box, (60, 100), square=square) == pytest.approx(expected)
 
 
 def test_the_best_located_objects_come_first(make: Make) -> None:
@@ -277,7 +308,7 @@ def test_location_is_judged_by_boxes_not_by_masks(make: Make) -> None:
 def test_the_best_of_every_category_come_before_second_ones(make: Make) -> None:
     # Boxes (2, 2, x, 12) of images 1 to 4, ever worse; images 1, 2 and 4 are of one category.
     found = {1: 12, 2: 11, 3: 10, 4: 9}
-    results = [prediction((2, 2, x, 12), 0.9, image_id=i) for i, x in found.items()]
+    results = [prediction((2, 2, x, 12), 0.9, image_id=i, category_id=2 if i == 3 else 1) for i, x in found.items()]
     scenes = make(results, objects={i: [OBJECTS[0]] for i in found}, categories={3: 2})
     objects = found_objects(scenes, 100)
     assert [(o.image_id, o.category_id) for o in objects] == [(1, 1), (2, 1), (3, 2), (4, 1)]

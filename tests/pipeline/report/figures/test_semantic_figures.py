@@ -90,11 +90,11 @@ def test_the_figure(repository: Path, tmp_path: Path, name: str, contents: Calla
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         (figure,) = draw_semantic_figures(trained, tmp_path / folder)
-    assert figure.file == f"semantic_subdivision_{name}.png"
+    assert figure.file == f"semantic_subdivision_{name}.webp"
     assert "N = 5 cells" in figure.caption  # of 30 x 44 pixels, one for 16 x 16 of them
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     with Image.open(tmp_path / "a" / figure.file) as picture:
-        assert picture.width <= 1600
+        assert picture.width <= 3200
 
 
 def test_no_figure_without_pointrend(repository: Path, tmp_path: Path) -> None:
