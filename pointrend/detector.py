@@ -206,8 +206,8 @@ class BoxHeads(RoIHeads):
         box_loss = F.l1_loss(chosen, torch.cat(deltas)[foreground], reduction="sum") / max(1, len(flat_labels))
         losses = {"loss_classifier": F.cross_entropy(logits, flat_labels), "loss_box_reg": box_loss}
         masks = [image_labels > 0 for image_labels in labels]
-        foreground_of = (_chosen(fields, masks) for fields in (proposals, labels, matched))
-        return self._regions(*foreground_of, deltas=chosen), losses
+        proposals, labels, matched = (_chosen(fields, masks) for fields in (proposals, labels, matched))
+        return self._regions(proposals, labels, matched, chosen), losses
 
     @torch.no_grad()
     def foreground(self, features: Features, proposals: list[Tensor], targets: list[Target]) -> Regions:
@@ -218,7 +218,7 @@ class BoxHeads(RoIHeads):
         _, deltas = self.predict(features, proposals)
         classes = torch.cat(labels)
         chosen = deltas.view(len(classes), -1, 4)[torch.arange(len(classes), device=classes.device), classes]
-        return self._regions(proposals, labels, matched, deltas=chosen)
+        return self._regions(proposals, labels, matched, chosen)
 
     @torch.no_grad()
     def _regions(self, proposals: list[Tensor], labels: list[Tensor], matched: list[Tensor], deltas: Tensor) -> Regions:
