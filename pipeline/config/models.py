@@ -174,7 +174,7 @@ def setting_problem(
     if isinstance(model, InstanceModelConfig):
         if not isinstance(setting, RenderingConfig):
             return "needs a resolution"
-        if not model.has_point_head and setting != RenderingConfig(resolution=FOUR_CONV_SIDE):
+        if not model.has_point_head and (setting.resolution, setting.num_points) != (FOUR_CONV_SIDE, None):
             return f"renders at resolution {FOUR_CONV_SIDE}, without points"
         return "has a point head and needs num_points" if model.has_point_head and setting.num_points is None else None
     if not isinstance(setting, SemanticRenderingConfig):

@@ -172,6 +172,12 @@ def test_another_number_of_resamples_is_another_evaluation_and_no_other_training
         project.run("demo", f"{name}-0", selected)
 
 
+def test_an_experiment_may_have_a_number_of_resamples_of_its_own(project: Project) -> None:
+    path = project.configs / "experiments/demo/coco_4xconv_r50.yaml"
+    path.write_text(edited(path.read_text(), "{resolution: 28}", "{resolution: 28, resamples: 30}"))
+    assert project.experiment("demo", "coco_4xconv_r50").evaluations["28x28"].resamples == 30
+
+
 def test_a_run_that_is_not_evaluated(chain: Project) -> None:
     path = chain.configs / "experiments" / "demo" / "shapes_detector.yaml"
     path.write_text(edited(path.read_text(), "evaluations:\n  28x28: {resolution: 28}\n", "evaluations: {}\n"))
