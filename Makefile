@@ -48,6 +48,7 @@ weights: install
 	for name in shapes_detector streets_detector streets_segmenter; do \
 	  $(BIN)/python -m pipeline.training.initial_weights $$name-0 pipeline/synthetic/weights/$$name.safetensors || exit 1; \
 	done
+	$(BIN)/pointrend select demo
 
 # Two files at a time, each with one thread; the tests of a file run in order.
 test: install

@@ -119,11 +119,15 @@ def copied_project(root: Path) -> Project:
 
 
 def chained_project(root: Path) -> Project:
-    """A copy whose demo trains what its other runs start from: each starts from a run in place of a file of weights."""
+    """A copy whose demo trains what its other runs start from.
+
+    Each of them starts from a run in place of a file of weights, and trains all of its network.
+    """
     project = copied_project(root)
     demo = project.configs / "experiments" / "demo"
     for path in demo.iterdir():
-        path.write_text(re.sub(r"(?m)^starts_from: .*/(\w+)\.safetensors$", r"starts_from: \1-0", path.read_text()))
+        text = re.sub(r"(?m)^starts_from: .*/(\w+)\.safetensors$", r"starts_from: \1-0", path.read_text())
+        path.write_text(text.replace("train: mask_head\n", ""))
     for path in (project.configs / "experiments" / "pretraining").iterdir():
         shutil.copy(path, demo)
     return project

@@ -202,6 +202,8 @@ class _Resolver:
             start = self._run("starts_from", sweep.starts_from)
             if (start.dataset, start.model) != (experiment.dataset, model):
                 raise _DisagreementError(f"starts_from: {sweep.starts_from!r} has another dataset or model")
+        elif experiment.train == "mask_head":
+            raise _DisagreementError(f"starts_from: missing; {sweep.experiment!r} trains no detector of its own")
         schedule = project.schedule(sweep.schedule or experiment.schedule)
         if sweep.early_stopping is not None and sweep.early_stopping.grace >= schedule.updates:
             raise _DisagreementError(
@@ -216,7 +218,7 @@ class _Resolver:
             kind="training",
             name=name,
             # The sweep has a schedule and a start of its own.
-            base=base.model_copy(update={"schedule": schedule, "starts_from": None}),
+            base=base.model_copy(update={"schedule": schedule, "starts_from": None, "starts_from_digest": None}),
             experiment=_swept(experiment, name, sweep.seed, judged_by),
             starts_from=start,
             space=sweep.space,

@@ -153,6 +153,12 @@ def test_what_does_not_go_with_the_rest_is_an_error(
     assert expected in str(raised.value)
 
 
+def test_trials_that_train_no_detector_need_one(project: Project) -> None:
+    """Without weights to start from, each trial would freeze a random detector."""
+    with pytest.raises(ConfigError, match="starts_from: missing; 'coco_pointrend_r50' trains no detector of its own"):
+        resolve_sweep(project, "demo", write(project, TRAINING), RUNS)
+
+
 def test_a_limit_of_val_images_is_for_coco_datasets(chain: Project) -> None:
     text = TRAINING.replace("coco_pointrend_r50", "cityscapes_pointrend_r50") + "val_images: 4\n"
     with pytest.raises(ConfigError, match="val_images: 'streets_instance' is no COCO dataset"):
