@@ -59,6 +59,15 @@ def test_paper_scale_has_a_run_per_experiment_and_seed(run, tmp_path: Path) -> N
     assert selection.synthetic == []
 
 
+def test_seeds_are_chosen_with_an_option(run, tmp_path: Path) -> None:
+    assert run("demo", "--seeds", "3").exit_code == 0
+    project = Project(tmp_path)
+    selection = project.selection()
+    experiments = project.experiment_names("demo")
+    assert sorted(selection.runs) == sorted(f"{name}-{seed}" for name in experiments for seed in range(3))
+    assert {project.run("demo", name, selection.runs[name])[0].seed for name in selection.runs} == {0, 1, 2}
+
+
 def test_selecting_again_says_what_it_resets(run, tmp_path: Path) -> None:
     assert "no longer" not in run("demo").stdout
     selection, params = tmp_path / "selection.yaml", tmp_path / "params.yaml"

@@ -86,8 +86,8 @@ def test_an_experiment_with_a_part_that_does_not_exist(project: Project, part: s
                 seed=5,
                 starts_from="train/shapes_detector-0",
             ),
-            "seed",
-            "[0]",
+            "",
+            "runs.mine: expected the name 'coco_4xconv_r50-5'",
         ),
         (
             SelectedRun(
