@@ -12,8 +12,11 @@ from pipeline.config.schedules import ScheduleConfig
 from pointrend.specs import MODELS, InstanceSpec
 
 Trained = Annotated[
-    Literal["all", "mask_head"],
-    Field(description="mask_head: the detector stays as it was in the weights that the run starts from"),
+    Literal["all", "mask_head", "head"],
+    Field(
+        description="mask_head, for instance models, or head, for semantic ones: the detector or the backbone stays as "
+        "it was in the weights that the run starts from"
+    ),
 ]
 
 

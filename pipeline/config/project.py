@@ -140,6 +140,10 @@ class Project:
             return f"dataset: {experiment.dataset!r} is for {task} models, which {network} is not"
         if experiment.train == "mask_head" and (model.task != "instance" or experiment.starts_from is None):
             return "train: 'mask_head' needs an instance model and the weights of a detector, see starts_from"
+        if experiment.train == "head" and (model.task != "semantic" or experiment.starts_from is None):
+            return "train: 'head' needs a semantic model and the weights of a backbone, see starts_from"
+        if experiment.train == "head" and model.norm == "batch":
+            return f"train: 'head' leaves the backbone as it is, but the batch norm of {network} would go on learning"
         if is_weights_file(experiment.starts_from) and not (self.root / str(experiment.starts_from)).is_file():
             return f"starts_from: there is no file {self.root / str(experiment.starts_from)}"
         if model.task == "instance" and self.schedule(experiment.schedule).head_multiplier != 1:

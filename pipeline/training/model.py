@@ -69,10 +69,11 @@ def build_initial_model(config: RunConfig, num_classes: int, weights: Path | Non
     if weights is not None:
         loaded = load_shared_weights(model, weights)
         missing = [name for name in model.state_dict() if not name.startswith(RETRAINED_HEADS) and name not in loaded]
-        if config.train == "mask_head" and missing:
+        if config.train != "all" and missing:
             raise UserError(
-                f"{weights}: run {config.run} does not train its detector, and these weights have no {missing[0]} of "
-                "its shape; set starts_from to weights of the same detector and classes, or train to 'all'"
+                f"{weights}: run {config.run} trains nothing but its {config.train}, and these weights have no "
+                f"{missing[0]} of its shape; set starts_from to weights of the same network and classes, or train to "
+                "'all'"
             )
     freeze(model, config)
     return model
@@ -85,6 +86,8 @@ def freeze(model: "MaskRCNN | SemanticSegmenter", config: RunConfig) -> None:
 
         assert isinstance(model, MaskRCNN)
         model.freeze_detector()
+    elif config.train == "head":
+        model.backbone.requires_grad_(False)
 
 
 def load_shared_weights(model: "MaskRCNN | SemanticSegmenter", weights: Path) -> set[str]:
