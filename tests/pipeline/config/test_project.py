@@ -219,3 +219,14 @@ def test_only_a_run_that_starts_from_a_detector_can_leave_it_as_it_is(chain: Pro
         chain.experiment("demo", name)
     change(chain, "coco_4xconv_r50", "train: mask_head")
     assert chain.experiment("demo", "coco_4xconv_r50").train == "mask_head"
+
+
+def test_only_a_semantic_model_whose_norm_does_not_learn_can_leave_its_backbone_as_it_is(chain: Project) -> None:
+    assert chain.experiment("demo", "cityscapes_deeplabv3_r103").train == "head"
+    change(chain, "coco_4xconv_r50", "train: head")
+    with pytest.raises(ConfigError, match=r"train: 'head' needs a semantic model and the weights of a backbone"):
+        chain.experiment("demo", "coco_4xconv_r50")
+    path = chain.configs / "models" / "deeplabv3_tiny_streets.yaml"
+    path.write_text(path.read_text().replace("norm: group", "norm: batch"))
+    with pytest.raises(ConfigError, match=r"train: 'head' leaves the backbone as it is, but the batch norm of model"):
+        chain.experiment("demo", "cityscapes_deeplabv3_r103")

@@ -118,9 +118,22 @@ def test_a_detector_that_is_not_trained_must_be_whole(repository: Path, tmp_path
         classes = 6
     weights = written(build_model("maskrcnn_tiny_fpn", num_classes=5, norm="group"), tmp_path)
     with pytest.raises(
-        UserError, match=r"mine-0 does not train its detector, and these weights have no \S+ of its shape"
+        UserError, match=r"mine-0 trains nothing but its mask_head, and these weights have no \S+ of its shape"
     ):
         build_initial_model(config, classes, weights)
+
+
+@pytest.mark.parametrize("name", ["cityscapes_semantic_fpn_pointrend_r101", "cityscapes_deeplabv3_pointrend_r103"])
+def test_a_backbone_that_is_not_trained_is_the_file_s(repository: Path, tmp_path: Path, name: str) -> None:
+    project = Project(repository)
+    experiment = project.experiment("demo", name)
+    assert experiment.train == "head"
+    config = project.training(f"{name}-0", name, 0, experiment, experiment)
+    source = build_model("semantic_fpn_tiny", num_classes=19, norm="group")
+    model = build_initial_model(config, 19, written(source, tmp_path))
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    assert frozen == {name for name, _ in model.named_parameters() if name.startswith("backbone.")}
+    assert all(torch.equal(model.state_dict()[name], source.state_dict()[name]) for name in frozen)
 
 
 def test_pointrend_over_a_semantic_model(tmp_path: Path) -> None:
