@@ -127,7 +127,10 @@ def ready_requests(stage: Stage, current: str) -> list[Request]:
 
     found = []
     for run, selected in runs.items():
-        train, evaluate = f"train@{run}" in stale, f"evaluate@{run}" in stale and bool(stage.evaluation(run).root)
+        train = f"train@{run}" in stale
+        # DVC calls an evaluation stale only once its weights are new; it is part of the training's job.
+        evaluate = (train and f"evaluate@{run}" in under_way) or f"evaluate@{run}" in stale
+        evaluate = evaluate and bool(stage.evaluation(run).root)
         inputs = [f"data/{selected.dataset}", selected.starts_from if train else f"train/{run}"]
         if (train or evaluate) and all(map(is_there, inputs)):
             found.append(run_request(stage, run, train=train, evaluate=evaluate))

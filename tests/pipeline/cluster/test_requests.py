@@ -218,6 +218,17 @@ def test_what_dvc_will_run_and_has_its_data_is_ready(root: Path, dvc_says) -> No
     assert ready(f"train@{NAME}") == [], "the other one is no target"
 
 
+def test_a_training_s_job_evaluates_too_where_dvc_will(root: Path, dvc_says) -> None:
+    """Even if the evaluation is not stale yet: only the weights to come make it so."""
+    for under_way, expected in (
+        ({f"train@{OTHER}", f"evaluate@{OTHER}"}, {"--run", "--train", "--evaluate"}),
+        ({f"train@{OTHER}"}, {"--run", "--train"}),
+    ):
+        dvc_says(under_way, {f"train@{OTHER}"})
+        (found,) = requests.ready_requests(Stage(), f"train@{NAME}")
+        assert options(found).keys() == expected
+
+
 def test_a_run_whose_dataset_is_not_prepared_yet_is_not_ready(root: Path, dvc_says) -> None:
     both = {f"train@{NAME}", f"train@{OTHER}"}
     dvc_says(both | {"prepare@shapes"}, both | {"prepare@shapes"})
