@@ -269,7 +269,7 @@ def test_a_job_that_asks_for_more_than_there_is(do: Callable[..., None], tmp_pat
     before = len(jobs.list())
     large = request("large", "true", tmp_path, needs=Needs(Resources(1, gpus=1)))
     small = request("small", "touch small.done", tmp_path)
-    message = r"large needs 1 GPU, this Ray has 0\. Nothing was submitted\. .*--cluster laptop"
+    message = r"large needs 1 GPU, this Ray has 0\. Nothing was submitted\. .*`cluster: laptop`"
     for wanted, other in ((large, small), (small, large)):
         with pytest.raises(ClusterTooSmallError, match=message):
             do(wanted, lambda other=other: [other])
