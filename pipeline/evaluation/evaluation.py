@@ -80,7 +80,7 @@ class Evaluation:
         with atomic_folder(predictions, replace=True) as folder:
             shutil.copytree(self.predictions, folder, dirs_exist_ok=True)
         found.write(record)
-        write_json(metrics, summary(found))
+        write_json(metrics, summary(found, self.settings))
 
 
 def write_empty_evaluation(training: TrainingRecord, predictions: Path, record: Path, metrics: Path) -> None:

@@ -88,15 +88,17 @@ def rounded(values: Mapping[str, Sequence[float]]) -> dict[str, list[float | Non
     }
 
 
-def summary(record: EvaluationRecord) -> dict[str, float]:
+def summary(record: EvaluationRecord, settings: EvaluationConfig) -> dict[str, float]:
     """The main metrics of a run's main evaluation setting, which is the last one.
+
+    The order of the settings is that of ``settings``, the run's configuration: a record's file has sorted keys.
 
     These are AP, AP_star and boundary_AP for instances, mIoU and trimap mIoU for semantic labels, as far as they were
     measured; in percent, rounded to two decimals. Empty for a run without evaluations.
     """
-    if not record.settings.root:
+    if not settings.root:
         return {}
-    main = list(record.settings.root)[-1]
+    main = list(settings.root)[-1]
     return {
         name: round(value, 2)
         for name, value in record.metrics(main).items()

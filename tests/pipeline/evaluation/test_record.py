@@ -38,20 +38,25 @@ def record_of(settings: EvaluationConfig, evaluations: dict[str, dict[str, Any]]
     )  # fmt: skip
 
 
-def test_the_summary_is_of_the_last_setting_and_of_named_metrics() -> None:
+def test_the_summary_is_of_the_last_setting_and_of_named_metrics(tmp_path: Path) -> None:
     instance = EvaluationConfig({"28x28": RenderingConfig(resolution=28), "224x224": RenderingConfig(resolution=224)})
     found = {"mlflow_run_id": "x", "AP": 36.123456, "AP50": 50.0, "AP_star": 39.567, "boundary_AP": 20.0, "APs": 1.0}
     record = record_of(instance, {"28x28": {"mlflow_run_id": "y", "AP": 1.0}, "224x224": found})
-    assert summary(record) == {"AP": 36.12, "AP_star": 39.57, "boundary_AP": 20.0}
+    record.write(tmp_path / "record.json")  # with sorted keys: 28x28 is last
+    assert summary(EvaluationRecord.read(tmp_path / "record.json"), instance) == {
+        "AP": 36.12,
+        "AP_star": 39.57,
+        "boundary_AP": 20.0,
+    }
 
     semantic = EvaluationConfig({"os8": SemanticRenderingConfig(output_stride=8)})
     values = {"mIoU": 70.126, "trimap8_mIoU": 50.0, "trimap20_mIoU": 60.0, "IoU": {"road": 90.0}}
-    assert summary(record_of(semantic, {"os8": {"mlflow_run_id": "x", **values}})) == {
+    assert summary(record_of(semantic, {"os8": {"mlflow_run_id": "x", **values}}), semantic) == {
         "mIoU": 70.13,
         "trimap8_mIoU": 50.0,
         "trimap20_mIoU": 60.0,
     }
-    assert summary(record_of(EvaluationConfig({}), {})) == {}
+    assert summary(record_of(EvaluationConfig({}), {}), EvaluationConfig({})) == {}
 
 
 def test_resamples_are_read_as_they_were_written(tmp_path: Path) -> None:
@@ -63,7 +68,7 @@ def test_resamples_are_read_as_they_were_written(tmp_path: Path) -> None:
     read = EvaluationRecord.read(tmp_path / "record.json")
     assert read.resampled("os8")["mIoU"] == [70.1235, pytest.approx(math.nan, nan_ok=True)]
     assert read.metrics("os8") == {"mIoU": 70.0}
-    assert "resamples" not in summary(read)
+    assert "resamples" not in summary(read, settings)
 
 
 def test_resamples_of_a_setting_that_was_not_evaluated(tmp_path: Path) -> None:
