@@ -57,8 +57,11 @@ def select(
         typer.echo(note)
 
 
+SHOWN = 4  # names in a message
+
+
 def _reset(project: Project, scale: str, selection: Selection) -> list[str]:
-    """What the files of an earlier selection of the same scale had, and those of this one no longer have."""
+    """How the files of this selection differ from those of an earlier one of the same scale that was edited by hand."""
     try:
         params, earlier = project.params(), project.selection()
     except ConfigError:
@@ -69,7 +72,8 @@ def _reset(project: Project, scale: str, selection: Selection) -> list[str]:
     given = [f"{prefix}{key}={value}" for prefix, of in changes.items() for key, value in of.items()]
     more = [name for name in (*selection.runs, *selection.sweeps) if name not in {*earlier.runs, *earlier.sweeps}]
     lines = [f"params.yaml no longer has: {', '.join(given)}"] if given else []
-    return lines + ([f"selection.yaml has again: {', '.join(more)}"] if more else [])
+    shown = ", ".join(more[:SHOWN]) + (f" and {len(more) - SHOWN} more" if len(more) > SHOWN else "")
+    return lines + ([f"selection.yaml also has now: {shown}"] if more else [])
 
 
 @errors_as_messages()
@@ -133,8 +137,7 @@ def _job_id(jobs: "Jobs", name: str) -> str:
 @errors_as_messages()
 def list_jobs() -> None:
     """Show all jobs that Ray remembers, with the minutes from the submission of each to its end, or until now."""
-    table = Table("job", "status", "submitted", "minutes", box=None, pad_edge=False)
-    from pipeline.cluster.submission import find_jobs
+    from pipeline.cluster.submission import find_jobs  # Ray takes seconds to import
 
     if (found := find_jobs(Path.cwd())) is None:
         typer.echo(NO_JOBS)

@@ -79,8 +79,10 @@ def test_selecting_again_says_what_it_resets(run, tmp_path: Path) -> None:
     params.write_text(yaml.safe_dump(changed))
     lines = run("demo", "--cluster", "one_gpu").stdout.splitlines()
     settings = "schedule=demo_3x, experiments.coco_pointrend_r50.sampling.num_points=49"
-    assert lines[-2:] == [f"params.yaml no longer has: {settings}", "selection.yaml has again: coco_4xconv_r50-0"]
-    assert "again" not in run("demo").stdout
+    assert lines[-2:] == [f"params.yaml no longer has: {settings}", "selection.yaml also has now: coco_4xconv_r50-0"]
+    assert "also" not in run("demo").stdout
+    names = Project(tmp_path).experiment_names("demo")
+    assert run("demo", "--seeds", "2").stdout.splitlines()[-1].endswith(f"and {len(names) - 4} more")
 
 
 @pytest.mark.parametrize(

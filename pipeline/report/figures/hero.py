@@ -115,8 +115,8 @@ def _rule(images: int) -> str:
     candidates = f"{CANDIDATES} of the val images" if images > CANDIDATES else "the val images"
     return (
         f"Of each category, this is the largest object in {candidates} that every head has found: with the right "
-        f"category, and with a box whose IoU with the object's is at least {LOCATED}. How good the masks are plays no "
-        "part. A mask cuts the object out; what it leaves out is pale."
+        f"category, and with a mask whose bounding box has an IoU of at least {LOCATED} with the object's. How well "
+        "the outlines fit plays no part. A mask cuts the object out; what it leaves out is pale."
     )
 
 
