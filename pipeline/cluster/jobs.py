@@ -28,6 +28,8 @@ PATIENCE_SECONDS = 120.0
 #: Shorter waits are not reported.
 SILENT_SECONDS = 10.0
 POLL_SECONDS = 0.3
+#: How often to ask Ray for the state of a job that is followed; each time it lists all jobs.
+STATE_SECONDS = 1.0
 UNREACHABLE = (ConnectionError, RequestException, ClientError, asyncio.TimeoutError, RayStateApiException)
 
 #: Separates a job's id from the number of the attempt.
@@ -228,14 +230,16 @@ class Jobs:
                     with suppress(RuntimeError):
                         output.show_from(0, self._retry(lambda: self._client.get_job_logs(attempt)))
                     return job
-                if until():
-                    return job
                 if job.status == JobStatus.RUNNING:
                     output.start()
                 elif not reported and time.monotonic() > begun + SILENT_SECONDS:
                     reported = True
                     show(f"job {job_id} waits for room on the cluster\n")
-                time.sleep(POLL_SECONDS)
+                asked = time.monotonic()
+                while time.monotonic() < asked + STATE_SECONDS:
+                    if until():
+                        return job
+                    time.sleep(POLL_SECONDS)
         finally:
             output.stop()
 

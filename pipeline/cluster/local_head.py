@@ -10,13 +10,14 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 
 from pipeline.cluster.connection import local_ray
+from pipeline.cluster.fork_server import ADDRESS, fork_server
 from pipeline.cluster.jobs import Jobs, RayUnreachableError
 from pipeline.errors import UserError
 from pipeline.files import write_json
@@ -24,6 +25,8 @@ from pipeline.files import write_json
 START_SECONDS = 120.0
 #: How long a Ray that runs has to answer.
 ANSWER_SECONDS = 30.0
+#: How often to look, at most, whether a job waits or runs.
+LOOK_SECONDS = 2.0
 #: How long Ray stays up by default when no job waits or runs.
 IDLE_SECONDS = 10.0
 
@@ -70,22 +73,25 @@ def find_ray(folder: Path) -> Jobs | None:
 
 
 @contextmanager
-def ensure_ray(folder: Path, cpus: float, idle_seconds: float = IDLE_SECONDS) -> Iterator[Jobs]:
+def ensure_ray(
+    folder: Path, cpus: float, idle_seconds: float = IDLE_SECONDS, environment: Mapping[str, str] | None = None
+) -> Iterator[Jobs]:
     """Starts the project's Ray unless it runs, keeps it from stopping during the block, and yields its jobs.
 
     Args:
         folder: the folder with the state of the project's Ray.
         cpus: how many CPU cores a new Ray offers at least, see :func:`local_ray`.
         idle_seconds: how long a new Ray stays up when no job waits or runs.
+        environment: variables that most jobs set, for a new Ray and its fork server.
 
     Raises:
         LocalRayError: if Ray does not start or does not answer.
     """
     with _locked(folder):
-        yield find_ray(folder) or _start(folder, cpus, idle_seconds)
+        yield find_ray(folder) or _start(folder, cpus, idle_seconds, environment or {})
 
 
-def _start(folder: Path, cpus: float, idle_seconds: float) -> Jobs:
+def _start(folder: Path, cpus: float, idle_seconds: float, environment: Mapping[str, str]) -> Jobs:
     log = folder / "ray.log"
     (folder / "ray.json").unlink(missing_ok=True)
     with log.open("w") as stream:
@@ -94,7 +100,7 @@ def _start(folder: Path, cpus: float, idle_seconds: float) -> Jobs:
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **ENVIRONMENT},
+            env={**os.environ, **ENVIRONMENT, **environment},
             start_new_session=True,  # Ctrl-C is for the stage, not for the jobs
         )
     end = time.monotonic() + START_SECONDS
@@ -109,6 +115,13 @@ def _start(folder: Path, cpus: float, idle_seconds: float) -> Jobs:
 
 def run_until_idle(folder: Path, cpus: int, idle_seconds: float) -> None:
     """Runs Ray until no job has waited or run for ``idle_seconds``; see :func:`ensure_ray`."""
+    with fork_server() as address:
+        if address is not None:
+            os.environ[ADDRESS] = str(address)  # Ray's processes inherit it, and so do their jobs
+        _run_ray(folder, cpus, idle_seconds)
+
+
+def _run_ray(folder: Path, cpus: int, idle_seconds: float) -> None:
     state = folder / "ray.json"
     with local_ray(cpus) as addresses:
         jobs = Jobs(*addresses)
@@ -116,7 +129,7 @@ def run_until_idle(folder: Path, cpus: int, idle_seconds: float) -> None:
         write_json(state, {**addresses._asdict(), "pid": me.pid, "created": me.create_time()})
         idle_since = time.monotonic()
         while True:
-            time.sleep(0.5)
+            time.sleep(min(LOOK_SECONDS, idle_seconds / 2))
             if jobs.live():
                 idle_since = time.monotonic()
             elif time.monotonic() > idle_since + idle_seconds:

@@ -9,7 +9,7 @@ from pathlib import Path
 from pipeline.cluster.jobs import Job, Jobs
 from pipeline.cluster.lookup import evaluation_of, sweep_place, training_of
 from pipeline.cluster.needs import Needs, fits, needs_of_run, needs_of_sweep, workers_for_batch
-from pipeline.cluster.submission import ENVIRONMENT, Place, Request
+from pipeline.cluster.submission import ENVIRONMENT, Place, Request, thread_variables
 from pipeline.cluster.sweep_place import SweepPlace, sweep_key
 from pipeline.config.reader import load
 from pipeline.config.sweep_tasks import SubdivisionTask, SweepTask, TrainingTask
@@ -86,11 +86,11 @@ def _job(stage: Stage, name: str, needs: Needs, keys: Mapping[str, str], command
     environment = {key: os.environ[key] for key in ENVIRONMENT if key in os.environ}
     return Job(
         id=f"{name}-{digest}",
-        command=[sys.executable, "-m", f"stages.{command[0]}", *command[1:]],
+        command=[sys.executable, "-m", "pipeline.cluster.launch", f"stages.{command[0]}", *command[1:]],
         folder=stage.root.resolve(),
         needs=needs,
         results=tuple(results),
-        environment=environment | {"OMP_NUM_THREADS": str(stage.cluster.cpus_per_worker)},
+        environment=environment | thread_variables(stage.cluster),
     )
 
 

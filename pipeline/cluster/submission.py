@@ -74,7 +74,8 @@ class Place:
         if address := os.environ.get("RAY_ADDRESS"):
             yield Jobs(address)
         else:
-            with ensure_ray(ray_folder(self.root), needs.total.cpus) as jobs:
+            threads = thread_variables(self.cluster)
+            with ensure_ray(ray_folder(self.root), needs.total.cpus, environment=threads) as jobs:
                 yield jobs
 
 
@@ -87,6 +88,11 @@ def find_jobs(root: Path) -> Jobs | None:
     if address := os.environ.get("RAY_ADDRESS"):
         return Jobs(address)
     return find_ray(ray_folder(root))
+
+
+def thread_variables(cluster: ClusterConfig) -> dict[str, str]:
+    """The environment variables by which the libraries in a job know their number of threads."""
+    return {"OMP_NUM_THREADS": str(cluster.cpus_per_worker)}
 
 
 def ray_folder(root: Path) -> Path:

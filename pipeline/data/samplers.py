@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from torch.utils.data import Sampler
 
 from pipeline.errors import UserError
 
@@ -102,7 +101,7 @@ class Share:
 ALONE = Share()
 
 
-class TrainingBatches(Sampler[list[Draw]]):
+class TrainingBatches:
     """Yields this worker's micro-batches of updates ``start`` to ``stop`` as lists of draws, in order.
 
     Args:

@@ -56,8 +56,8 @@ def request(*, train: bool = True, evaluate: bool = True) -> Request:
 def options(found: Request) -> dict[str, str]:
     """The options of the job's command."""
     words = found.job.command
-    assert words[:3] == [sys.executable, "-m", "stages.run_job"]
-    return dict(zip(words[3::2], words[4::2], strict=True))
+    assert words[:4] == [sys.executable, "-m", "pipeline.cluster.launch", "stages.run_job"]
+    return dict(zip(words[4::2], words[5::2], strict=True))
 
 
 def collect_training(root: Path, key: str) -> None:
@@ -170,7 +170,7 @@ def test_after_a_commit_the_weights_that_are_there_are_evaluated(root: Path) -> 
 def test_a_job_whose_inputs_have_changed_since_it_was_submitted(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = request().job.command
     (root / "outputs/demo/data/shapes/train.parquet").write_text("other images")
-    monkeypatch.setattr(sys, "argv", words[2:])
+    monkeypatch.setattr(sys, "argv", words[3:])
     with pytest.raises(UserError, match=f"the inputs of {NAME} have changed since this job was submitted"):
         stages.run_job.main()
 

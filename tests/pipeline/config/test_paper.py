@@ -197,7 +197,7 @@ def test_training_points(experiments: dict[str, ExperimentConfig]) -> None:
         "49_points": ("biased", 49, 3.0, 0.75),
         "k2": ("biased", 196, 2.0, 0.75),
         "k5": ("biased", 196, 5.0, 0.75),
-        "beta1": ("biased", 196, 3.0, 1.0),
+        "beta_0_9": ("biased", 196, 3.0, 0.9),
     }
     for name, experiment in experiments.items():
         sampling = experiment.sampling
