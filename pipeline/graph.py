@@ -7,15 +7,17 @@ import logging
 import pickle
 import subprocess
 from argparse import Namespace
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from pipeline.errors import UserError
+from pipeline.files import write_json
 
 QUEUED_OPTIONS = ".dvc/tmp/repro.dat"  # the options of `dvc exp run --queue`, in the experiment's stash commit
+SCOPE_FILE = ".pointrend/stages.json"  # the stages that the last DVC command covers
 TARGET_OPTIONS = ("targets", "single_item", "pipeline", "all_pipelines", "downstream", "recursive", "glob")
 
 
@@ -34,7 +36,7 @@ def stages_to_run(root: Path, names: Iterable[str]) -> list[str]:
         names: names of stages, such as ``train@run``.
 
     Raises:
-        GraphError: if DVC fails.
+        GraphError: if DVC fails or has no stage of a name.
     """
     return _select(root, names, _would_run)
 
@@ -55,9 +57,13 @@ def _select(root: Path, names: Iterable[str], fits: Callable[[Any], bool]) -> li
     found = []
     try:
         with Repo(str(root)) as repo:
+            with repo.lock:  # all at once: DVC takes half a second to read dvc.lock
+                stages = {stage.name: stage for stage in repo.stage.load_all()}
             for name in names:
+                if name not in stages:
+                    raise GraphError(f"{root / 'dvc.yaml'} has no stage {name}; run `pointrend select` again")
                 with repo.lock:
-                    if fits(repo.stage.load_one(name=name)):
+                    if fits(stages[name]):
                         found.append(name)
     except DvcException as error:
         raise GraphError(f"{root}: DVC cannot tell which stages are stale; see `dvc status` ({error})") from error
@@ -108,28 +114,38 @@ def stages_under_way() -> list[str] | None:
 
     None if no `dvc repro` or `dvc exp run` is among the parent processes.
     """
-    found = _parent_dvc()
-    if found is None:
-        return None
-    process, args = found
-    options = _queued_options(Path(args.infofile)) if args.func.__name__ == "CmdExecutorRun" else vars(args)
-    return _plan({key: options.get(key) for key in TARGET_OPTIONS}, Path(process.cwd()))
+    for process, words in _parent_dvcs():
+        # The same for all stages of a command. DVC takes two seconds to find it.
+        known = Path(SCOPE_FILE)
+        asked = [process.pid, process.create_time(), words]
+        if known.is_file() and (answer := json.loads(known.read_text()))["command"] == asked:
+            return answer["stages"]
+        if (args := _parse(words)) is not None:
+            options = _queued_options(Path(args.infofile)) if args.func.__name__ == "CmdExecutorRun" else vars(args)
+            stages = _plan({key: options.get(key) for key in TARGET_OPTIONS}, Path(process.cwd()))
+            write_json(known, {"command": asked, "stages": stages})
+            return stages
+    return None
 
 
-def _parent_dvc() -> tuple[psutil.Process, Namespace] | None:
-    from dvc.cli import parse_args
-
+def _parent_dvcs() -> Iterator[tuple[psutil.Process, list[str]]]:
+    """The DVC commands among the parent processes, and their arguments."""
     for process in psutil.Process().parents():
         try:
             words = process.cmdline()
         except psutil.Error:  # the process has ended, or belongs to another user
-            return None
+            return
         for at, word in enumerate(words[:4]):
             if Path(word).name in ("dvc", "dvc.exe") or Path(word).parts[-2:] == ("dvc", "__main__.py"):
-                args = parse_args(words[at + 1 :])
-                if args.func.__name__ in ("CmdRepro", "CmdExperimentsRun", "CmdExecutorRun"):
-                    return process, args
-    return None
+                yield process, words[at + 1 :]
+
+
+def _parse(words: list[str]) -> Namespace | None:
+    """The arguments of a DVC command that runs stages; None if it is another command."""
+    from dvc.cli import parse_args
+
+    args = parse_args(words)
+    return args if args.func.__name__ in ("CmdRepro", "CmdExperimentsRun", "CmdExecutorRun") else None
 
 
 def _queued_options(infofile: Path) -> dict[str, Any]:

@@ -75,7 +75,13 @@ def _outline(panel: Image.Image, mask: np.ndarray, color: Color) -> None:
     """Draws a line along a mask's edge, and a thin white one around it. At the panel's border there is no edge."""
     if mask.all() or not mask.any():
         return
-    outwards = distance_transform_edt(~mask) - distance_transform_edt(mask)
     line, halo = LINE * FINER / 2, HALO * FINER
+    inside = np.ones_like(mask)  # pixels of the mask all of whose neighbours are
+    inside[1:] &= mask[:-1]
+    inside[:-1] &= mask[1:]
+    inside[:, 1:] &= mask[:, :-1]
+    inside[:, :-1] &= mask[:, 1:]
+    distance = distance_transform_edt(~mask | inside)  # from the mask's last pixels
+    outwards = np.where(mask, -1 - distance, distance)
     paint(panel, (outwards > line) & (outwards <= line + halo), (1.0, 1.0, 1.0), 0.85)
     paint(panel, np.abs(outwards) <= line, color)
