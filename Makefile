@@ -25,16 +25,20 @@ help:
 
 install: $(VENV)/.installed
 
-# Bytecode is compiled once, here. Without it a stage takes seconds longer to start, and does so every time where
-# PYTHONDONTWRITEBYTECODE is set.
+# The bytecode of what commands import is compiled once, here, by importing it. Without it they take seconds longer to
+# start, and do so every time where PYTHONDONTWRITEBYTECODE is set.
+IMPORTED := stages.run_job, stages.run_sweep, stages.report, stages.generate, stages.track, dvc.cli, dvc.repo.reproduce, \
+  dvc.commands.repro, ray.dashboard.dashboard, ray.dashboard.agent, ray._private.log_monitor, mlflow.cli, mlflow.server
+
 $(VENV)/.installed: requirements.lock pyproject.toml
 	@echo "Installing into $(VENV): about 6 GB, a minute or two."
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version) if sys.version_info < (3, 11) else None'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet "uv>=0.5"
-	@$(BIN)/python -m uv pip install --quiet --python $(BIN)/python --compile-bytecode -r requirements.lock
+	@$(BIN)/python -m uv pip install --quiet --python $(BIN)/python -r requirements.lock
 	@$(BIN)/python -m uv pip install --quiet --python $(BIN)/python --no-deps -e .
 	@$(BIN)/python -c 'from pathlib import Path; from pipeline.graph import match_git; print(match_git(Path.cwd()) or "")'
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -c 'import $(IMPORTED)'
 	@touch $@
 
 demo: install
