@@ -14,6 +14,13 @@ from pointrend.specs import MODELS, PAPER_RENDERING, InstanceSpec, Rendering, li
 
 app = typer.Typer(help="PointRend: image segmentation as rendering.", no_args_is_help=True, add_completion=False)
 
+# Of weights that do not say what they are. Those of this library's files can be overridden too.
+ModelOption = Annotated[str | None, typer.Option(help="see `pointrend models`; default: what the weights say")]
+ClassesOption = Annotated[int | None, typer.Option(help="number of classes, where the weights do not say it")]
+NormOption = Annotated[str | None, typer.Option(help="the backbone's: frozen_batch, batch or group")]
+MinSizeOption = Annotated[int | None, typer.Option(help="shorter edge in pixels that images are resized to")]
+MaxSizeOption = Annotated[int | None, typer.Option(help="upper limit of the longer edge in pixels")]
+
 
 @app.command()
 def models() -> None:
@@ -57,18 +64,22 @@ def _check_output(output: Path, *inputs: str | Path) -> None:
 def convert(
     source: Annotated[str, typer.Argument(help="a Detectron2 or torchvision checkpoint: a file, a URL or a zoo name")],
     output: Annotated[Path, typer.Argument(help="the .safetensors file to write")],
-    model: Annotated[str, typer.Option(help="see `pointrend models`")],
-    num_classes: Annotated[int | None, typer.Option(help="number of classes; by default the model's own")] = None,
+    model: ModelOption = None,
+    num_classes: ClassesOption = None,
+    norm: NormOption = None,
+    min_size: MinSizeOption = None,
+    max_size: MaxSizeOption = None,
 ) -> None:
-    """Rewrite a checkpoint as safetensors in this library's names."""
+    """Rewrite a checkpoint as safetensors in this library's names, which say what they are."""
     from pointrend.weights import convert_weights
 
     try:
         _check_output(output, source)
-        convert_weights(source, output, model, **_given(num_classes=num_classes))
+        options = {"num_classes": num_classes, "norm": norm, "min_size": min_size, "max_size": max_size}
+        written = convert_weights(source, output, model, **options)
     except (OSError, ValueError) as error:
         fail(error)
-    typer.echo(f"{output}: {model}")
+    typer.echo(f"{output}: {written.model}, {written.spec.num_classes} classes")
 
 
 @app.command()
@@ -151,10 +162,11 @@ def predict(
 def export(
     weights: Annotated[str, typer.Argument(help="trained weights: .safetensors, .pt, .pth, .pkl, a URL or a zoo name")],
     output: Annotated[Path, typer.Argument(help="the file to write: .onnx, or .pt2 for torch.export")],
-    model: Annotated[str | None, typer.Option(help="see `pointrend models`; default: stored with the weights")] = None,
-    num_classes: Annotated[int | None, typer.Option(help="number of classes; by default the model's own")] = None,
-    min_size: Annotated[int | None, typer.Option(help="shorter edge in pixels that images are resized to")] = None,
-    max_size: Annotated[int | None, typer.Option(help="upper limit of the longer edge in pixels")] = None,
+    model: ModelOption = None,
+    num_classes: ClassesOption = None,
+    norm: NormOption = None,
+    min_size: MinSizeOption = None,
+    max_size: MaxSizeOption = None,
     paste: Annotated[bool, typer.Option(help="output masks of the whole image, not of their boxes")] = False,
     check: Annotated[
         list[Path] | None, typer.Option(help="an image on which the graph must agree with the model; repeatable")
@@ -168,7 +180,7 @@ def export(
     try:
         _check_output(output, weights, *(check or []))
         pictures = [read_picture(path) for path in check or []]
-        options = _given(num_classes=num_classes, min_size=min_size, max_size=max_size)
+        options = {"num_classes": num_classes, "norm": norm, "min_size": min_size, "max_size": max_size}
         network = load_model(weights, model, **options)
         agreements = export_model(network, output, paste=paste, images=pictures)
     except (OSError, ValueError) as error:
