@@ -119,7 +119,7 @@ def predict(
     classes: Annotated[str | None, typer.Option(help="names of the classes to show, with commas between them")] = None,
     score: Annotated[float, typer.Option(help="show objects with at least this score")] = 0.5,
     resolution: Annotated[int | None, typer.Option(help="side of an object's mask: 28, 56, 112, 224, 448")] = None,
-    points: Annotated[int | None, typer.Option(help="most points that a subdivision step predicts")] = None,
+    points: Annotated[int | None, typer.Option(help="most points that a subdivision step predicts", min=1)] = None,
     show_points: Annotated[bool, typer.Option("--show-points", help="draw the subdivision, step by step")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     batch: Annotated[int, typer.Option(help="images of one size that are computed together", min=1)] = 1,

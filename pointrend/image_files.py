@@ -58,7 +58,7 @@ def read_image(path: Path, *, bits: int | None = None, max_pixels: int | None = 
                 deep = any(isinstance(part, str) and ";16" in part for tile in opened.tile for part in _rawmode(tile))
                 opened.load()
                 upright = ImageOps.exif_transpose(opened)
-                return ImageFile(_rgb(upright, str(path), bits, deep), remarks)
+                return ImageFile(_rgb(upright, str(path), bits, opened.format == "PNG", deep), remarks)
     except ValueError as error:
         if str(error).startswith(str(path)):
             raise
@@ -81,11 +81,13 @@ def _remarks(opened: Image.Image) -> tuple[str, ...]:
     # MPO files are photographs with previews and depth maps behind them.
     if frames == 1 or opened.format == "MPO":
         return ()
-    return (f"the first of {frames} {'frames' if getattr(opened, 'is_animated', False) else 'pages'}",)
+    return (f"the first of {frames} {'pages' if opened.format == 'TIFF' else 'frames'}",)
 
 
-def _rgb(image: Image.Image, path: str, bits: int | None, deep: bool) -> np.ndarray:
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in (None, "PNG")):
+def _rgb(image: Image.Image, path: str, bits: int | None, png: bool, deep: bool) -> np.ndarray:
+    """The pixels of an upright image; ``deep`` if the file has 16-bit colours."""
+    # Some versions of Pillow read 16-bit PNGs as 32-bit integers.
+    if image.mode.startswith("I;16") or (image.mode == "I" and png):
         return _grey(_scaled(np.asarray(image).astype(np.int64), path, bits))
     if image.mode == "I":
         raise ValueError(f"{path}: has 32-bit values; convert it to 8 or 16 bits")

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,6 +26,7 @@ from pointrend.results import CutOuts, LabelImage, coco_result, write_json
 from pointrend.semantic import SemanticSegmenter
 from pointrend.specs import IGNORE_LABEL, Rendering
 from pointrend.steps import draw_steps
+from pointrend.transform import resize_image, resized_size
 
 #: What can be written.
 KINDS = ("overlays", "json", "labels", "cutouts")
@@ -96,19 +98,33 @@ def autocast(device: torch.device, half: bool) -> AbstractContextManager[Any]:
     return torch.autocast(device.type, torch.float16 if device.type == "cuda" else torch.bfloat16)
 
 
+def network_input(model: MaskRCNN | SemanticSegmenter, pixels: np.ndarray) -> Tensor:
+    """An image uint8 (H, W, 3) on the model's device, at the size that the network computes at.
+
+    The model would resize it just so itself; here the large one is not kept while the network runs.
+    """
+    image = to_tensor(pixels).to(next(model.parameters()).device)
+    if isinstance(model, SemanticSegmenter):
+        return image
+    shorter, longest = model.transform.min_size, model.transform.max_size
+    assert shorter is not None
+    assert longest is not None
+    return resize_image(image, resized_size((image.shape[-2], image.shape[-1]), shorter, longest))
+
+
 @torch.inference_mode()
 def find(
-    model: MaskRCNN | SemanticSegmenter, images: Sequence[Tensor], settings: Settings
+    model: MaskRCNN | SemanticSegmenter, batch: Sequence[np.ndarray], settings: Settings
 ) -> list[Instances | Segments]:
-    """What a model finds in images (3, H, W) of one size, on its own device; masks only of what is shown."""
-    device = next(model.parameters()).device
-    batch = [image.to(device) for image in images]
-    with autocast(device, settings.half):
+    """What a model finds in images uint8 (H, W, 3) of one size; masks only of what is shown."""
+    images = [network_input(model, pixels) for pixels in batch]
+    with autocast(images[0].device, settings.half):
         if isinstance(model, SemanticSegmenter):
-            logits = model.render(model.coarse_prediction(batch), settings.points_per_step)
+            logits = model.render(model.coarse_prediction(images), settings.points_per_step)
             size = (logits.shape[-2], logits.shape[-1])
             return [Segments(size, image.argmax(0).short().cpu(), settings.shown) for image in logits]
-        detections = model.detect(batch)
+        detections = model.detect(images)
+        detections.original_sizes = [(pixels.shape[0], pixels.shape[1]) for pixels in batch]
         keep_shown(detections, settings)
         masks = model.region_masks(detections, settings.rendering)
     found = zip(
@@ -177,8 +193,8 @@ class Writer:
         return LabelImage(found.size, max(ids), IGNORE_LABEL if IGNORE_LABEL not in ids else 0xFFFF)
 
     def close(self) -> None:
-        """Writes ``predictions.json`` (COCO's results) and ``images.json``, whose ids they refer to."""
-        if "json" in self.kinds:
+        """Writes ``predictions.json``, COCO's results, and ``images.json``, whose ids they use; unless all failed."""
+        if "json" in self.kinds and self.images:
             categories = [{"id": known.id, "name": known.name} for known in self.classes]
             described = {"images": self.images, "annotations": [], "categories": categories}
             write_json(described, self.folder / "images.json")
@@ -238,7 +254,7 @@ def predict_files(
         if not batch:
             return
         try:
-            found = find(model, [to_tensor(image.pixels) for _, image in batch], settings)
+            found = find(model, [image.pixels for _, image in batch], settings)
         except (ValueError, RuntimeError, MemoryError) as error:
             names = ", ".join(str(source.path) for source, _ in batch)
             outcome.failed.append(f"{names}: could not be segmented ({str(error).splitlines()[0]})")

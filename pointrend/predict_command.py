@@ -14,7 +14,7 @@ from pointrend.inputs import find_inputs
 from pointrend.predict import KINDS, Settings, Writer, choose_classes, class_infos, predict_files
 from pointrend.runs import run_scores, run_weights
 from pointrend.semantic import SemanticSegmenter
-from pointrend.specs import InstanceSpec, Rendering
+from pointrend.specs import COARSE_SIDE, InstanceSpec, Rendering
 from pointrend.weights import load_model
 from pointrend.zoo import address
 
@@ -117,15 +117,17 @@ def run_predict(request: Request) -> bool:
         if (request.points is not None or request.resolution is not None) and own is None:
             raise ValueError(f"{spec.mask_head} masks are 28x28: --resolution and --points are for PointRend's")
         if own is not None:
-            rendering = Rendering(request.resolution or own.resolution, request.points or own.num_points)
+            resolution, points = request.resolution, request.points
+            sides = [COARSE_SIDE * 2**step for step in range(8)]
+            if resolution is not None and resolution not in sides:
+                raise ValueError(f"--resolution is {resolution}, expected one of {', '.join(map(str, sides))}")
+            rendering = Rendering(resolution or own.resolution, own.num_points if points is None else points)
     elif request.resolution is not None:
         raise ValueError("--resolution is for objects' masks; semantic models predict every pixel of the image")
     elif request.points is not None and not spec.has_pointrend:
         raise ValueError("--points is for models with a PointRend head, which this one does not have")
     if request.show_points and not spec.has_pointrend:
         raise ValueError("--show-points is for models with a PointRend head, which this one does not have")
-    if request.points is not None and request.points < 1:
-        raise ValueError(f"--points is {request.points}, expected at least 1")
     classes = class_infos(model)
     names = None if request.classes is None else [name.strip() for name in request.classes.split(",")]
     settings = Settings(
