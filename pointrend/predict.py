@@ -85,10 +85,10 @@ def choose_classes(classes: Sequence[ClassInfo], names: Sequence[str] | None) ->
     """
     if names is None:
         return tuple(range(len(classes)))
-    by_name = {known.name: index for index, known in enumerate(classes)}
-    if unknown := [name for name in names if name not in by_name]:
-        raise ValueError(f"no class is named {', '.join(unknown)}; the model's classes are {', '.join(by_name)}")
-    return tuple(by_name[name] for name in names)
+    known_names = [known.name for known in classes]
+    if unknown := [name for name in names if name not in known_names]:
+        raise ValueError(f"no class is named {', '.join(unknown)}; the model's classes are {', '.join(known_names)}")
+    return tuple(index for index, name in enumerate(known_names) if name in names)
 
 
 def autocast(device: torch.device, half: bool) -> AbstractContextManager[Any]:
@@ -249,17 +249,19 @@ def predict_files(
     waiting: list[tuple[Input, ImageFile]] = []
     limit = MAX_PIXELS["instance" if isinstance(model, MaskRCNN) else "semantic"]
 
-    def flush() -> None:
-        batch, waiting[:] = list(waiting), []
-        if not batch:
-            return
+    def segment(batch: Sequence[tuple[Input, ImageFile]]) -> None:
         try:
             found = find(model, [image.pixels for _, image in batch], settings)
         except (ValueError, RuntimeError, MemoryError) as error:
-            names = ", ".join(str(source.path) for source, _ in batch)
-            outcome.failed.append(f"{names}: could not be segmented ({str(error).splitlines()[0]})")
-            found = []
-        for (source, image), one in zip(batch, found, strict=False):
+            if len(batch) > 1:  # so that one image, or too little memory for all, does not fail the others
+                for one in batch:
+                    segment([one])
+                return
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            outcome.failed.append(f"{batch[0][0].path}: could not be segmented ({reason})")
+            on_image()
+            return
+        for (source, image), one in zip(batch, found, strict=True):
             try:
                 if settings.show_points:
                     _write_steps(model, source, image, settings, writer.folder)
@@ -267,8 +269,12 @@ def predict_files(
                 outcome.done += 1
             except (OSError, ValueError, MemoryError) as error:
                 outcome.failed.append(f"{source.path}: could not be written ({error})")
-        for _ in batch:
             on_image()
+
+    def flush() -> None:
+        if waiting:
+            batch, waiting[:] = list(waiting), []
+            segment(batch)
 
     for source, image in _read_ahead(sources, settings, limit):
         if isinstance(image, Exception):

@@ -5,7 +5,6 @@ Shape letters: H W rows and columns of the image, h w of a crop of it.
 
 import json
 import re
-import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -124,9 +123,13 @@ class CutOuts:
         write_image(cut, self._fresh / f"{number}{name}{score}.png")
 
     def close(self, keep: bool) -> None:
-        """Moves the files to their folder, over an earlier one, or drops them."""
-        if keep:
-            if self.folder.exists():
-                shutil.rmtree(self.folder)
+        """Moves the files to their folder, in place of earlier ones, or drops them."""
+        if keep and self.folder.is_dir():
+            # Cut-outs of another image, whose name begins with this one's, may be in folders inside.
+            for earlier in self.folder.glob("*.png"):
+                earlier.unlink()
+            for fresh in self._fresh.iterdir():
+                fresh.replace(self.folder / fresh.name)
+        elif keep:
             self._fresh.rename(self.folder)
         self._staging.cleanup()

@@ -177,6 +177,29 @@ class TestOutputs:
             whole[region.top : region.top + height, region.left : region.left + width] = region.mask
             assert torch.equal(whole, expected["masks"][region.index, 0] >= 0.5)
 
+    def test_an_image_and_a_folder_of_one_name(self, weights: Path) -> None:
+        image("in/deep/c.png")
+        image("in/deep.png")
+        for options in ([], ["--overwrite"]):
+            arguments = ["in/deep/c.png", "in/deep.png", "--score", "0", "--out", "o", "--save", "cutouts", *options]
+            assert predict(weights, *arguments).exit_code == 0
+            assert len(files("o/cutouts/deep/c")) == 5
+            assert len(files("o/cutouts/deep")) == 10
+
+    def test_a_batch_that_fails_is_done_one_by_one(self, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def limited(model: Any, batch: Any, settings: Settings) -> Any:
+            if len(batch) > 1 or (batch[0] == 0).all():
+                raise RuntimeError("out of memory\nand more")
+            return find(model, batch, settings)
+
+        monkeypatch.setattr("pointrend.predict.find", limited)
+        for name in "abc":
+            image(f"in/{name}.png", PIXELS * (name != "b"))
+        result = predict(weights, "in", "--batch", "3", "--out", "o", "--save", "labels")
+        assert result.exit_code == 1
+        assert "error: in/b.png: could not be segmented (out of memory)" in result.stderr
+        assert files("o/labels") == ["a.png", "c.png"]
+
 
 class TestWhereInputsComeFrom:
     def test_patterns_folders_and_lists(self, weights: Path) -> None:
