@@ -261,11 +261,11 @@ def predict_files(
             outcome.failed.append(f"{batch[0][0].path}: could not be segmented ({reason})")
             on_image()
             return
-        for (source, image), one in zip(batch, found, strict=True):
+        for (source, image), found_here in zip(batch, found, strict=True):
             try:
                 if settings.show_points:
                     _write_steps(model, source, image, settings, writer.folder)
-                outcome.regions += writer.write(source, image.pixels, one)
+                outcome.regions += writer.write(source, image.pixels, found_here)
                 outcome.done += 1
             except (OSError, ValueError, MemoryError) as error:
                 outcome.failed.append(f"{source.path}: could not be written ({error})")
