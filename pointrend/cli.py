@@ -4,7 +4,7 @@ import json
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -13,6 +13,13 @@ from rich.table import Column, Table
 from pointrend.specs import MODELS, PAPER_RENDERING, InstanceSpec, Rendering, list_models
 
 app = typer.Typer(help="PointRend: image segmentation as rendering.", no_args_is_help=True, add_completion=False)
+
+# Of weights that do not say what they are. Those of this library's files can be overridden too.
+ModelOption = Annotated[str | None, typer.Option(help="see `pointrend models`; default: what the weights say")]
+ClassesOption = Annotated[int | None, typer.Option(help="number of classes, where the weights do not say it")]
+NormOption = Annotated[str | None, typer.Option(help="the backbone's: frozen_batch, batch or group")]
+MinSizeOption = Annotated[int | None, typer.Option(help="shorter edge in pixels that images are resized to")]
+MaxSizeOption = Annotated[int | None, typer.Option(help="upper limit of the longer edge in pixels")]
 
 
 @app.command()
@@ -41,11 +48,6 @@ def fail(error: object) -> NoReturn:
     sys.exit(1)
 
 
-def _given(**options: Any) -> dict[str, Any]:
-    """The options of the command line that were given a value."""
-    return {name: value for name, value in options.items() if value is not None}
-
-
 def _check_output(output: Path, *inputs: str | Path) -> None:
     """Raises ValueError if the file to write is one of the files to read."""
     for source in map(Path, inputs):
@@ -57,18 +59,22 @@ def _check_output(output: Path, *inputs: str | Path) -> None:
 def convert(
     source: Annotated[str, typer.Argument(help="a Detectron2 or torchvision checkpoint: a file, a URL or a zoo name")],
     output: Annotated[Path, typer.Argument(help="the .safetensors file to write")],
-    model: Annotated[str, typer.Option(help="see `pointrend models`")],
-    num_classes: Annotated[int | None, typer.Option(help="number of classes; by default the model's own")] = None,
+    model: ModelOption = None,
+    num_classes: ClassesOption = None,
+    norm: NormOption = None,
+    min_size: MinSizeOption = None,
+    max_size: MaxSizeOption = None,
 ) -> None:
-    """Rewrite a checkpoint as safetensors in this library's names."""
+    """Rewrite a checkpoint as safetensors in this library's names, which say what they are."""
     from pointrend.weights import convert_weights
 
     try:
         _check_output(output, source)
-        convert_weights(source, output, model, **_given(num_classes=num_classes))
+        options = {"num_classes": num_classes, "norm": norm, "min_size": min_size, "max_size": max_size}
+        written = convert_weights(source, output, model, **options)
     except (OSError, ValueError) as error:
         fail(error)
-    typer.echo(f"{output}: {model}")
+    typer.echo(f"{output}: {written.model}, {written.spec.num_classes} classes")
 
 
 @app.command()
@@ -106,55 +112,50 @@ def complexity(
 
 @app.command()
 def predict(
-    image: Annotated[Path, typer.Argument(help="an image file")],
-    weights: Annotated[str, typer.Option(help="trained weights: .safetensors, .pt, .pth, .pkl, a URL or a zoo name")],
-    model: Annotated[str | None, typer.Option(help="see `pointrend models`; default: stored with the weights")] = None,
-    output: Annotated[Path | None, typer.Option(help="the image file to write; default: a new prediction.png")] = None,
-    num_classes: Annotated[int | None, typer.Option(help="number of classes; by default the model's own")] = None,
-    min_size: Annotated[int | None, typer.Option(help="shorter edge in pixels that the image is resized to")] = None,
-    score: Annotated[float, typer.Option(help="draw objects with at least this score")] = 0.5,
+    images: Annotated[list[str], typer.Argument(help="files, folders, patterns in quotes, or - for a list on stdin")],
+    weights: Annotated[str, typer.Option(help="a file, a run of this project, a zoo name or a URL")],
+    out: Annotated[Path, typer.Option(help="the folder to write")] = Path("predictions"),
+    save: Annotated[str, typer.Option(help="what to write: overlays, json, labels, cutouts")] = "overlays,json",
+    classes: Annotated[str | None, typer.Option(help="names of the classes to show, with commas between them")] = None,
+    score: Annotated[float, typer.Option(help="show objects with at least this score")] = 0.5,
+    resolution: Annotated[int | None, typer.Option(help="side of an object's mask: 28, 56, 112, 224, 448")] = None,
+    points: Annotated[int | None, typer.Option(help="most points that a subdivision step predicts", min=1)] = None,
+    show_points: Annotated[bool, typer.Option("--show-points", help="draw the subdivision, step by step")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    batch: Annotated[int, typer.Option(help="images of one size that are computed together", min=1)] = 1,
+    half: Annotated[bool, typer.Option("--half", help="half precision")] = False,
+    bits: Annotated[int | None, typer.Option(help="bits in use of 16-bit images", min=9, max=16)] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="write into a folder that has files")] = False,
+    model: ModelOption = None,
+    num_classes: ClassesOption = None,
+    norm: NormOption = None,
+    min_size: MinSizeOption = None,
+    max_size: MaxSizeOption = None,
 ) -> None:
-    """Segment an image and write it with the masks drawn onto it."""
-    # Imported here: the other commands answer without loading torch.
-    import torch
+    """Segment images, and write them with the masks drawn onto them, and as COCO JSON, label PNGs or cut-outs."""
+    from pointrend.predict_command import Request, run_predict
 
-    from pointrend.drawing import check_picture_format, draw_masks, write_picture
-    from pointrend.pictures import read_picture
-    from pointrend.semantic import SemanticSegmenter
-    from pointrend.weights import load_model
-
+    request = Request(
+        images, weights, out, save, classes, score, resolution, points, show_points, device, batch, half, bits,
+        overwrite, model, {"num_classes": num_classes, "norm": norm, "min_size": min_size, "max_size": max_size},
+    )  # fmt: skip
     try:
-        if output is None and Path("prediction.png").exists():
-            raise ValueError("prediction.png: exists already; name the file to write with --output")
-        output = output or Path("prediction.png")
-        check_picture_format(output)
-        _check_output(output, image, weights)
-        network = load_model(weights, model, **_given(num_classes=num_classes, min_size=min_size))
-        picture = read_picture(image, upright=True)
-        with torch.inference_mode():
-            found = network([picture])[0]
-        if isinstance(network, SemanticSegmenter):
-            labels = found.argmax(0)
-            masks = labels == labels.unique()[:, None, None]
-            outcome = f"{len(masks)} classes"
-        else:
-            chosen = found["scores"] >= score
-            masks = found["masks"][chosen, 0] >= 0.5
-            outcome = f"{len(masks)} objects of score {score:g} or more"
-        write_picture(draw_masks(picture, masks), output)
+        failed = run_predict(request)
     except (OSError, ValueError) as error:
         fail(error)
-    typer.echo(f"{output}: {outcome}")
+    if failed:
+        sys.exit(1)
 
 
 @app.command()
 def export(
     weights: Annotated[str, typer.Argument(help="trained weights: .safetensors, .pt, .pth, .pkl, a URL or a zoo name")],
     output: Annotated[Path, typer.Argument(help="the file to write: .onnx, or .pt2 for torch.export")],
-    model: Annotated[str | None, typer.Option(help="see `pointrend models`; default: stored with the weights")] = None,
-    num_classes: Annotated[int | None, typer.Option(help="number of classes; by default the model's own")] = None,
-    min_size: Annotated[int | None, typer.Option(help="shorter edge in pixels that images are resized to")] = None,
-    max_size: Annotated[int | None, typer.Option(help="upper limit of the longer edge in pixels")] = None,
+    model: ModelOption = None,
+    num_classes: ClassesOption = None,
+    norm: NormOption = None,
+    min_size: MinSizeOption = None,
+    max_size: MaxSizeOption = None,
     paste: Annotated[bool, typer.Option(help="output masks of the whole image, not of their boxes")] = False,
     check: Annotated[
         list[Path] | None, typer.Option(help="an image on which the graph must agree with the model; repeatable")
@@ -168,7 +169,7 @@ def export(
     try:
         _check_output(output, weights, *(check or []))
         pictures = [read_picture(path) for path in check or []]
-        options = _given(num_classes=num_classes, min_size=min_size, max_size=max_size)
+        options = {"num_classes": num_classes, "norm": norm, "min_size": min_size, "max_size": max_size}
         network = load_model(weights, model, **options)
         agreements = export_model(network, output, paste=paste, images=pictures)
     except (OSError, ValueError) as error:

@@ -30,6 +30,7 @@ from pointrend.transform import ImageTransform, rescale_boxes
 
 if TYPE_CHECKING:
     from pointrend.instance_inference import Detections
+    from pointrend.metadata import ModelMetadata
 
 
 def class_indices(labels: Tensor, num_classes: int) -> Tensor:
@@ -218,7 +219,11 @@ class MaskRCNN(nn.Module):
     ``masks`` (R, 1, H, W) in [0, 1] on the image's pixels, and ``region_masks`` (R, 1, M, M), the same before they
     are pasted. :meth:`detect` and :meth:`region_masks` do this in two steps, to render one detector pass at several
     resolutions.
+
+    ``metadata`` says what the model is, if :func:`pointrend.build_model` built it.
     """
+
+    metadata: "ModelMetadata | None" = None
 
     def __init__(
         self,

@@ -1,9 +1,20 @@
 """Models by name: ``build_model("pointrend_rcnn_r50_fpn_coco")``."""
 
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
-from pointrend.specs import MODELS, InstanceSpec, Norm, PointSampling, Rendering, list_models, task_of
+from pointrend.metadata import ModelMetadata
+from pointrend.specs import (
+    MODELS,
+    InstanceSpec,
+    Norm,
+    PointSampling,
+    Rendering,
+    SemanticSpec,
+    list_models,
+    task_of,
+)
 
 if TYPE_CHECKING:
     from pointrend.instance import MaskRCNN
@@ -77,9 +88,6 @@ def build_model(
     Raises:
         ValueError: for an unknown name, a value outside its domain, or an option that the model does not have.
     """
-    if name not in MODELS:
-        raise ValueError(f"unknown model {name!r}, expected one of {', '.join(list_models())}")
-    spec = MODELS[name]
     options: dict[str, Any] = {
         "num_classes": num_classes,
         "norm": norm,
@@ -99,19 +107,50 @@ def build_model(
         "points_per_step": points_per_step,
         "coarse_each_layer": coarse_each_layer,
     }
+    return build_from_metadata(ModelMetadata(name, spec_of(name, options)), pretrained_backbone)
+
+
+def spec_of(name: str, options: Mapping[str, Any]) -> InstanceSpec | SemanticSpec:
+    """The spec of the model of that name, with those options of :func:`build_model` that are not None.
+
+    Raises:
+        ValueError: as :func:`build_model`.
+    """
+    if name not in MODELS:
+        raise ValueError(f"unknown model {name!r}, expected one of {', '.join(list_models())}")
+    return with_options(name, MODELS[name], options)
+
+
+def with_options(
+    name: str, spec: InstanceSpec | SemanticSpec, options: Mapping[str, Any]
+) -> InstanceSpec | SemanticSpec:
+    """A spec of the model of that name with other values for those options of :func:`build_model` that are not None.
+
+    Raises:
+        ValueError: for a value outside its domain, or an option that the model does not have.
+    """
     given = {option: value for option, value in options.items() if value is not None}
     if not spec.has_pointrend and (unused := [option for option in POINTREND_OPTIONS if option in given]):
         raise ValueError(f"model {name!r} has no PointRend head: it takes no {', '.join(unused)}")
-    if rendering is not None and task_of(spec) == "semantic":
+    if "rendering" in given and task_of(spec) == "semantic":
         raise ValueError(f"semantic model {name!r} renders at the image's size: it takes points_per_step, no rendering")
     if unknown := sorted(given.keys() - {field.name for field in fields(spec)}):
         raise ValueError(f"{task_of(spec)} model {name!r} takes no {', '.join(unknown)}")
-    spec = replace(spec, **given)
+    return replace(spec, **given)
+
+
+def build_from_metadata(metadata: ModelMetadata, pretrained_backbone: bool = False) -> "MaskRCNN | SemanticSegmenter":
+    """The model that metadata describe, randomly initialised, in training mode; see :func:`build_model`."""
+    spec = metadata.spec
+    model: MaskRCNN | SemanticSegmenter
     # Imported here, so that neither kind of model depends on the other's code.
     if isinstance(spec, InstanceSpec):
         from pointrend.instance_models import build_instance_model
 
-        return build_instance_model(spec, pretrained_backbone)
-    from pointrend.semantic_models import build_semantic_model
+        model = build_instance_model(spec, pretrained_backbone)
+    else:
+        from pointrend.semantic_models import build_semantic_model
 
-    return build_semantic_model(spec, pretrained_backbone)
+        model = build_semantic_model(spec, pretrained_backbone)
+    model.metadata = metadata
+    return model

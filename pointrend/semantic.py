@@ -24,6 +24,7 @@ from pointrend.specs import IGNORE_LABEL, PointSampling
 from pointrend.transform import ImageTransform
 
 if TYPE_CHECKING:
+    from pointrend.metadata import ModelMetadata
     from pointrend.semantic_inference import CoarsePrediction
 
 #: Training samples as many points as a map of this stride has (Section 5).
@@ -129,7 +130,11 @@ class SemanticSegmenter(nn.Module):
     the other images of the call: images run as one batch only if all have the same size.
 
     Images are float (3, H, W), RGB in [0, 1], of any size; they are never resized.
+
+    ``metadata`` says what the model is, if :func:`pointrend.build_model` built it.
     """
+
+    metadata: "ModelMetadata | None" = None
 
     def __init__(
         self,

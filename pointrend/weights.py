@@ -6,8 +6,8 @@ files by :mod:`pointrend.unpickle`.
 
 import json
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pointrend.backbones import freeze_stem_and_res2, set_stride_in_1x1, stride_in_1x1
+from pointrend.classes import CITYSCAPES_INSTANCES, CITYSCAPES_LABELS, COCO
 from pointrend.detectron2 import (
     convention,
     detectron2_options,
@@ -26,33 +27,18 @@ from pointrend.detectron2 import (
     is_detectron2,
 )
 from pointrend.files import atomic_output
-from pointrend.registry import build_model
+from pointrend.metadata import KEY, METADATA, ClassInfo, MetadataError, ModelMetadata, current_metadata, parse_metadata
+from pointrend.registry import build_from_metadata, spec_of, with_options
+from pointrend.specs import MODELS, task_of
+from pointrend.torchvision import from_torchvision, is_torchvision
 from pointrend.unpickle import UnexpectedContent, unpickle_arrays
-from pointrend.zoo import address, fetch
+from pointrend.zoo import ZOO_MODELS, address, fetch
 
 if TYPE_CHECKING:
     from pointrend.instance import MaskRCNN
     from pointrend.semantic import SemanticSegmenter
 
-#: The 80 category ids that COCO uses, in order; torchvision's COCO models have an output for each of 0 to 90.
-COCO_CATEGORY_IDS = tuple(i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
-
 _COUNTER = "num_batches_tracked"
-
-#: Prefixes of torchvision's names, and ours for the same weights.
-_TORCHVISION_PREFIXES = {
-    "backbone.body.": "backbone.body.",
-    "backbone.fpn.": "backbone.fpn.",
-    "rpn.head.": "rpn.head.",
-    "roi_heads.box_head.": "roi_heads.box_head.",
-    "roi_heads.box_predictor.": "roi_heads.box_predictor.",
-    "roi_heads.mask_head.0.0.": "mask_head.head.0.",
-    "roi_heads.mask_head.1.0.": "mask_head.head.2.",
-    "roi_heads.mask_head.2.0.": "mask_head.head.4.",
-    "roi_heads.mask_head.3.0.": "mask_head.head.6.",
-    "roi_heads.mask_predictor.conv5_mask.": "mask_head.head.8.",
-    "roi_heads.mask_predictor.mask_fcn_logits.": "mask_head.head.10.",
-}
 
 
 def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -95,55 +81,25 @@ def _read_pickle(path: Path) -> object:
 
 
 def _read_metadata(path: Path) -> dict[str, str]:
-    """The metadata that :func:`save_weights` stored with the tensors; empty for other kinds of files."""
+    """The metadata of a safetensors file; empty for other kinds of files."""
     if path.suffix != ".safetensors":
         return {}
     with safe_open(path, framework="pt") as file:
         return dict(file.metadata() or {})
 
 
-def _is_torchvision(state: Mapping[str, Tensor]) -> bool:
-    return any(name.startswith("roi_heads.mask_predictor.") for name in state)
-
-
-def _from_torchvision(state: Mapping[str, Tensor], num_classes: int) -> dict[str, Tensor]:
-    """torchvision's ``maskrcnn_resnet50_fpn`` in our names, with its 91 COCO outputs reduced to the 80 in use."""
-    renamed = {}
-    for name, value in state.items():
-        theirs = next((prefix for prefix in _TORCHVISION_PREFIXES if name.startswith(prefix)), "")
-        renamed[_TORCHVISION_PREFIXES.get(theirs, "") + name.removeprefix(theirs)] = value
-    boxes, masks = "roi_heads.box_predictor.", "mask_head.head.10."
-    needed = [f"{boxes}cls_score.", f"{boxes}bbox_pred.", masks]
-    if not all(name + kind in renamed for name in needed for kind in ("weight", "bias")):
-        return renamed
-    outputs = len(renamed[f"{boxes}cls_score.bias"])
-    kept = [i for i in COCO_CATEGORY_IDS if outputs == 91 and num_classes == len(COCO_CATEGORY_IDS)]
-    foreground = torch.tensor(kept or range(1, outputs))
-    classes = torch.cat((torch.tensor([0]), foreground))
-    box_rows = (classes[:, None] * 4 + torch.arange(4)).flatten()
-    for kind in ("weight", "bias"):
-        # torchvision's mask head has an output for the background, ours does not.
-        for name, rows in zip(needed, (classes, box_rows, foreground), strict=True):
-            renamed[name + kind] = renamed[name + kind][rows]
-    return renamed
-
-
 def _problems(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
     problems = [f"missing: {name}" for name in sorted(own.keys() - state.keys())]
     problems += [f"left over: {name}" for name in sorted(state.keys() - own.keys())]
-    return problems + [
+    problems += [
         f"shape of {name}: {tuple(state[name].shape)} in the file, {tuple(own[name].shape)} in the model"
         for name in sorted(own.keys() & state.keys())
         if state[name].shape != own[name].shape
     ]
-
-
-def _structure(model: nn.Module) -> dict[str, Any]:
-    """What weights assume about a model beyond names and shapes: where its strides are, and DeepLabV3's pool window."""
-    found: dict[str, Any] = {"stride_in_1x1": stride_in_1x1(model)}
-    for module in _pooling_modules(model):
-        found["pool_window"] = module.pool_window
-    return {name: value for name, value in found.items() if value is not None}
+    for name, background in (("roi_heads.box_predictor.cls_score.bias", 1), ("head.predictor.bias", 0)):
+        if name in state and name in own and state[name].shape != own[name].shape:
+            problems.append(f"its classes are {len(state[name]) - background}: pass that as num_classes")
+    return problems
 
 
 def _pooling_modules(model: nn.Module) -> Iterator[Any]:
@@ -152,45 +108,93 @@ def _pooling_modules(model: nn.Module) -> Iterator[Any]:
 
 
 def _set_structure(model: nn.Module, structure: Mapping[str, Any]) -> None:
-    if "stride_in_1x1" in structure:
+    """Sets what weights assume beyond names and shapes: where strides are, and DeepLabV3's pool window."""
+    if structure.get("stride_in_1x1") is not None and stride_in_1x1(model) is not None:
         set_stride_in_1x1(model, structure["stride_in_1x1"])
     if "pool_window" in structure:
-        rows, columns = structure["pool_window"]
+        window = structure["pool_window"]
         for module in _pooling_modules(model):
-            module.pool_window = (rows, columns)
+            module.pool_window = None if window is None else tuple(window)
 
 
 @dataclass(frozen=True)
 class _Checkpoint:
+    source: str
     path: Path
     state: Mapping[str, Tensor]
-    metadata: Mapping[str, str]
+    metadata: ModelMetadata | None
+    #: The metadata of files from before :mod:`pointrend.metadata`: a model's name, and the structure of its weights.
+    earlier: Mapping[str, str]
 
-    def options(self, name: str) -> dict[str, Any]:
-        """The options of :func:`build_model` that these weights need in a model of that name."""
-        if is_detectron2(self.state):
-            return detectron2_options(name)
-        stored = json.loads(self.metadata.get("options", "{}")) if name == self.metadata.get("model") else {}
-        return {option: tuple(value) if isinstance(value, list) else value for option, value in stored.items()}
+    def structure(self) -> dict[str, Any]:
+        """The structure that the weights assume, as far as the file says it."""
+        if self.metadata is None:
+            return dict(json.loads(self.earlier.get("structure", "{}")))
+        spec = self.metadata.spec
+        return {name: getattr(spec, name) for name in ("stride_in_1x1", "pool_window") if hasattr(spec, name)}
+
+    def describe(self, name: str | None, options: Mapping[str, Any]) -> ModelMetadata:
+        """What to build for these weights, from the file and from what the caller gave.
+
+        Raises:
+            ValueError: if together they do not say it, or contradict each other.
+        """
+        if name is not None:
+            spec_of(name, {})  # raises for an unknown name
+        if self.metadata is not None:
+            stored = self.metadata
+            if name not in (None, stored.model):
+                raise ValueError(f"{self.path}: is of model {stored.model!r}, not {name!r}; leave out the name")
+            return replace(stored, spec=with_options(stored.model, stored.spec, options))
+        published = ZOO_MODELS.get(self.source)
+        name = name or published
+        if name is None:
+            raise ValueError(self._what_to_pass())
+        defaults = detectron2_options(name) if is_detectron2(self.state) else {}
+        spec = spec_of(name, {**defaults, **options})
+        classes = _published_classes(name) if published == name else None
+        if classes is not None and len(classes) != spec.num_classes:
+            classes = None
+        return ModelMetadata(name, spec, classes, {"source": self.source if published else self.path.name})
+
+    def _what_to_pass(self) -> str:
+        said = f" (the file names {self.earlier['model']})" if "model" in self.earlier else ""
+        return (
+            f"{self.path}: does not say which model it is for: it is a bare state dict, another program's checkpoint, "
+            f"or from an earlier version of this library. Pass the model's name{said}, see `pointrend models`, and "
+            "what differs from that model's defaults, such as num_classes, norm, min_size and max_size: --model NAME "
+            "--num-classes K --norm NORM --min-size PIXELS --max-size PIXELS"
+        )
+
+
+def _published_classes(name: str) -> tuple[ClassInfo, ...]:
+    """The classes of the zoo's weights for a model."""
+    if name.endswith("_coco"):
+        return COCO
+    return CITYSCAPES_INSTANCES if task_of(MODELS[name]) == "instance" else CITYSCAPES_LABELS
 
 
 def _read(source: str | os.PathLike[str]) -> _Checkpoint:
     url = address(str(source))
     path = Path(source) if url is None else fetch(url)
-    return _Checkpoint(path, read_state_dict(path), _read_metadata(path))
+    state, stored = read_state_dict(path), _read_metadata(path)
+    try:
+        metadata = parse_metadata(stored[KEY]) if KEY in stored else None
+    except MetadataError as error:
+        raise MetadataError(f"{path}: {error}") from error
+    return _Checkpoint(str(source), path, state, metadata, {} if metadata else stored)
 
 
 def _load(model: nn.Module, checkpoint: _Checkpoint, given: Mapping[str, Any] | None = None) -> None:
     """Loads a checkpoint into a model; options that the caller gave override the structure that it assumes."""
     own = model.state_dict()
-    state = checkpoint.state
-    structure: dict[str, Any] = json.loads(checkpoint.metadata.get("structure", "{}"))
+    state, structure = checkpoint.state, checkpoint.structure()
     if is_detectron2(state) and "backbone.body.layer1.0.conv3.weight" in own:
         state, problems = from_detectron2(state, own)
         structure = detectron2_structure(own)
     else:
-        if _is_torchvision(state) and "roi_heads.box_predictor.cls_score.bias" in own:
-            state = _from_torchvision(state, len(own["roi_heads.box_predictor.cls_score.bias"]) - 1)
+        if is_torchvision(state) and "roi_heads.box_predictor.cls_score.bias" in own:
+            state = from_torchvision(state, len(own["roi_heads.box_predictor.cls_score.bias"]) - 1)
             structure = {"stride_in_1x1": False}
         # torchvision's batch norm counts its batches; the models here have no such counters.
         state = {name: value for name, value in state.items() if name in own or not name.endswith(_COUNTER)}
@@ -198,13 +202,15 @@ def _load(model: nn.Module, checkpoint: _Checkpoint, given: Mapping[str, Any] | 
     if problems:
         raise ValueError(f"{checkpoint.path}: not a checkpoint of this model:\n  " + "\n  ".join(problems))
     model.load_state_dict(state, strict=False)
-    _set_structure(model, {name: (given or {}).get(name, value) for name, value in structure.items()})
+    overrides = {name: value for name, value in (given or {}).items() if name in structure and value is not None}
+    _set_structure(model, structure | overrides)
 
 
-def _build(checkpoint: _Checkpoint, name: str, options: Mapping[str, Any]) -> "MaskRCNN | SemanticSegmenter":
-    """Builds the model of that name and loads a checkpoint into it. Options override those of the checkpoint."""
-    model = build_model(name, **{**checkpoint.options(name), **options})
+def _build(checkpoint: _Checkpoint, name: str | None, options: Mapping[str, Any]) -> "MaskRCNN | SemanticSegmenter":
+    """Builds the model of a checkpoint and loads it. Options override those of the checkpoint."""
+    model = build_from_metadata(checkpoint.describe(name, options))
     _load(model, checkpoint, options)
+    model.metadata = current_metadata(model, stride_in_1x1(model))
     return model
 
 
@@ -227,7 +233,13 @@ def load_weights(model: nn.Module, source: str | os.PathLike[str]) -> None:
         ValueError: if the file is damaged, or is not for this model; then the model is unchanged and the message
             lists every name that is missing, left over or of another shape.
     """
-    _load(model, _read(source))
+    checkpoint = _read(source)
+    _load(model, checkpoint)
+    current = current_metadata(model, stride_in_1x1(model))
+    if current is not None and (stored := checkpoint.metadata) is not None:
+        current = replace(current, classes=stored.classes, origin=stored.origin)
+    if current is not None:
+        setattr(model, METADATA, current)
 
 
 def load_model(
@@ -237,18 +249,18 @@ def load_model(
 
     Args:
         source: as for :func:`load_weights`.
-        name: see :func:`pointrend.list_models`; by default the name stored in the file.
+        name: see :func:`pointrend.list_models`. Files of :func:`save_weights` and the zoo's names say it themselves.
         options: as for :func:`pointrend.build_model`; they override those stored in the file.
+
+    Returns:
+        the model, whose attribute ``metadata`` has its classes and where its weights are from
+        (:class:`pointrend.metadata.ModelMetadata`).
 
     Raises:
         FileNotFoundError, OSError, ValueError: as :func:`load_weights` and :func:`pointrend.build_model`, or if neither
-            the file nor ``name`` says what to build.
+            the file nor ``name`` says what to build, or they contradict each other.
     """
-    checkpoint = _read(source)
-    name = name or checkpoint.metadata.get("model")
-    if name is None:
-        raise ValueError(f"{checkpoint.path}: does not say which model it is for; give the model's name")
-    return _build(checkpoint, name, options).eval()
+    return _build(_read(source), name, options).eval()
 
 
 def load_detectron2(name: str, source: str | os.PathLike[str], **options: Any) -> "MaskRCNN | SemanticSegmenter":
@@ -300,44 +312,59 @@ def load_backbone(model: nn.Module, source: str | os.PathLike[str]) -> None:
         freeze_stem_and_res2(model.get_submodule("backbone.body"))
 
 
-def convert_weights(source: str | os.PathLike[str], output: Path, name: str, **options: Any) -> None:
-    """Rewrites any weights that :func:`load_weights` reads as safetensors, with the model's name and options.
+def convert_weights(
+    source: str | os.PathLike[str], output: Path, name: str | None = None, **options: Any
+) -> ModelMetadata:
+    """Rewrites any weights that :func:`load_model` reads as safetensors that say what they are.
 
     Args:
         source: as for :func:`load_weights`.
         output: the ``.safetensors`` file.
-        name: see :func:`pointrend.list_models`.
+        name: as for :func:`load_model`.
         options: as for :func:`pointrend.build_model`.
 
+    Returns:
+        the metadata that were written.
+
     Raises:
-        FileNotFoundError, OSError, ValueError: as :func:`load_weights` and :func:`save_weights`.
+        FileNotFoundError, OSError, ValueError: as :func:`load_model` and :func:`save_weights`.
     """
-    checkpoint = _read(source)
-    model = _build(checkpoint, name, options)
-    stored = {**checkpoint.options(name), **options}
-    save_weights(model, output, {"model": name, "options": json.dumps(stored)})
+    model = _build(_read(source), name, options)
+    assert model.metadata is not None
+    save_weights(model, output, origin=model.metadata.origin)
+    return model.metadata
 
 
-def save_weights(model: nn.Module, path: str | os.PathLike[str], metadata: Mapping[str, str] | None = None) -> None:
+def save_weights(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    classes: Sequence[ClassInfo] | None = None,
+    origin: Mapping[str, str] | None = None,
+) -> None:
     """Writes a model's weights as safetensors, whole or not at all.
+
+    The weights of a model that :func:`pointrend.build_model` built say what they are (:mod:`pointrend.metadata`), so
+    that :func:`load_model` needs nothing but the file. Those of any other module are written without.
 
     Args:
         model: any module.
         path: the ``.safetensors`` file.
-        metadata: strings to store beside the tensors, such as the model's name. The structure that
-            :func:`load_weights` restores is added.
+        classes: the K classes, in the order of the outputs; by default those of ``model.metadata``.
+        origin: where the weights are from, see :data:`pointrend.metadata.ORIGIN_KEYS`.
 
     Raises:
-        ValueError: if the name does not end in ``.safetensors``.
+        ValueError: if the name does not end in ``.safetensors``, or the classes do not fit the model.
         OSError: if the file cannot be written.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: expected a name that ends in .safetensors")
+    stored = {}
+    if (metadata := current_metadata(model, stride_in_1x1(model))) is not None:
+        known = metadata.classes if classes is None else tuple(classes)
+        stored[KEY] = replace(metadata, classes=known, origin=origin or {}).to_json()
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    stored = dict(metadata or {})
-    if structure := _structure(model):
-        stored["structure"] = json.dumps(structure)
     with atomic_output(path) as fresh:
         try:
             save_file(state, fresh, metadata=stored)

@@ -58,6 +58,22 @@ ZOO = {
     "R-103": "DeepLab/R-103.pkl",
 }
 
+#: The models that the zoo's weights are for, by :func:`pointrend.list_models`. Backbones are no models.
+ZOO_MODELS = {
+    "mask_rcnn_R_50_FPN_1x": "maskrcnn_r50_fpn_coco",
+    "mask_rcnn_R_50_FPN_3x": "maskrcnn_r50_fpn_coco",
+    "mask_rcnn_R_101_FPN_3x": "maskrcnn_r101_fpn_coco",
+    "mask_rcnn_X_101_32x8d_FPN_3x": "maskrcnn_x101_fpn_coco",
+    "mask_rcnn_R_50_FPN_cityscapes": "maskrcnn_r50_fpn_cityscapes",
+    "pointrend_rcnn_R_50_FPN_1x_coco": "pointrend_rcnn_r50_fpn_coco",
+    "pointrend_rcnn_R_50_FPN_3x_coco": "pointrend_rcnn_r50_fpn_coco",
+    "pointrend_rcnn_R_101_FPN_3x_coco": "pointrend_rcnn_r101_fpn_coco",
+    "pointrend_rcnn_X_101_32x8d_FPN_3x_coco": "pointrend_rcnn_x101_fpn_coco",
+    "pointrend_rcnn_R_50_FPN_1x_cityscapes": "pointrend_rcnn_r50_fpn_cityscapes",
+    "pointrend_semantic_R_101_FPN_1x_cityscapes": "pointrend_semantic_fpn_r101_cityscapes",
+    "deeplab_v3_R_103_os16_mg124_poly_90k_bs16": "deeplabv3_r103_cityscapes",
+}
+
 
 def address(source: str) -> str | None:
     """The URL of a name of :data:`ZOO`, a ``detectron2://`` path or a URL; None for anything else, such as a file."""

@@ -30,7 +30,7 @@ from pipeline.training.checkpoint import CheckpointStore
 from pipeline.training.loading import load_batches
 from pipeline.training.loop import DivergedTrainingError, Update, apply_layout, build_optimizer, train
 from pipeline.training.metrics_file import MetricEntry, now
-from pipeline.training.model import build_run_model, freeze
+from pipeline.training.model import build_run_model, class_infos, freeze
 from pipeline.training.run import training_images
 from pointrend.weights import read_state_dict, save_weights
 
@@ -210,9 +210,10 @@ class _Training:
         with tempfile.TemporaryDirectory(dir=self.folder, prefix=".evaluation-") as name:
             folder = Path(name)
             weights = folder / "model.safetensors"
-            save_weights(self.model, weights, {"model": self.config.model.name})
             # The name appears in progress messages.
             named = self.config.model_copy(update={"run": f"{self.config.run} {self.record.name}"})
+            origin = {"dataset": named.dataset, "run": named.run}
+            save_weights(self.model, weights, classes=class_infos(read_prepared(self.trials.prepared)), origin=origin)
             run = TrainedRun(named, self.trials.val_prepared, self.trials.images, weights)
             predict(run, settings, self.device, folder / "chunks", folder)
             return score(run.dataset(), folder, SETTING, self.trials.task.setting).metrics

@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING
 
 from pipeline.config.experiments import RunConfig
 from pipeline.config.models import InstanceModelConfig
+from pipeline.data.manifest import PreparedDataset
 from pipeline.errors import UserError
+from pointrend.metadata import ClassInfo
 from pointrend.registry import build_model
 from pointrend.weights import load_backbone, read_state_dict
 
@@ -57,6 +59,15 @@ def build_run_model(config: RunConfig, num_classes: int, *, pretrained: bool) ->
     if pretrained and network.pretrained_backbone not in (None, "torchvision"):
         load_backbone(model, network.pretrained_backbone)
     return model
+
+
+def class_infos(prepared: PreparedDataset) -> tuple[ClassInfo, ...]:
+    """The classes of a dataset as weights name them, in the order of a network's outputs."""
+    if prepared.task == "instance":
+        return tuple(ClassInfo(category.id, category.name) for category in prepared.categories)
+    return tuple(
+        ClassInfo(number, name) for number, name in zip(prepared.labels.ids, prepared.labels.names, strict=True)
+    )
 
 
 def build_initial_model(config: RunConfig, num_classes: int, weights: Path | None) -> "MaskRCNN | SemanticSegmenter":

@@ -25,7 +25,7 @@ from pipeline.training.checkpoint import CheckpointStore, CheckpointWriter
 from pipeline.training.loading import load_batches
 from pipeline.training.loop import Update, apply_layout, build_optimizer, distribute, train
 from pipeline.training.metrics_file import MetricsFile
-from pipeline.training.model import build_initial_model
+from pipeline.training.model import build_initial_model, class_infos
 from pipeline.training.record import METRICS, SUMMARY, WEIGHTS
 from pipeline.training.run_log import RunLog
 from pipeline.training.training import Training
@@ -161,7 +161,8 @@ def train_run(
             )
         if log is not None:
             log.flush()
-            save_weights(model, storage / WEIGHTS, {"model": config.model.name, "run": config.run})
+            origin = {"dataset": config.dataset, "run": config.run, "data": training.data, "code": training.code}
+            save_weights(model, storage / WEIGHTS, classes=class_infos(prepared), origin=origin)
             summary = {
                 "updates": schedule.updates,
                 "resumed_from": start,

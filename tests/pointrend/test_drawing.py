@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pointrend.drawing import boundary, color, draw_masks, write_picture
+from pointrend.drawing import color
 from pointrend.pictures import read_picture
 
 
@@ -20,15 +20,6 @@ class TestPictures:
         assert image.shape == (3, 2, 3)
         torch.testing.assert_close(image[:, 0, 2], torch.tensor([1.0, 0.2, 0.0]))
         assert image.sum() == pytest.approx(1.2)
-
-    def test_round_trip(self, tmp_path: Path) -> None:
-        image = torch.randint(256, (3, 5, 7)).float() / 255
-        write_picture(image, tmp_path / "picture.png")
-        assert torch.equal(read_picture(tmp_path / "picture.png"), image)
-
-    def test_writing_clamps(self, tmp_path: Path) -> None:
-        write_picture(torch.tensor([-1.0, 0.5, 7.0]).view(3, 1, 1), tmp_path / "picture.png")
-        assert np.asarray(Image.open(tmp_path / "picture.png")).tolist() == [[[0, 128, 255]]]
 
     @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1", "CMYK"])
     def test_other_modes_become_rgb(self, mode: str, tmp_path: Path) -> None:
@@ -80,44 +71,6 @@ class TestPictures:
         assert image.shape == (3, 32, 16)
         assert image[:, :16].min() == 1
         assert image[:, 16:].max() == 0
-
-
-class TestBoundary:
-    def test_ring_of_a_square(self) -> None:
-        mask = torch.zeros(1, 7, 8, dtype=torch.bool)
-        mask[0, 1:6, 2:7] = True
-        ring = mask.clone()
-        ring[0, 2:5, 3:6] = False
-        assert torch.equal(boundary(mask), ring)
-
-    def test_touches_across_an_edge_and_not_a_corner(self) -> None:
-        mask = torch.ones(1, 5, 5, dtype=torch.bool)
-        mask[0, 2, 2] = False
-        expected = torch.ones(5, 5, dtype=torch.bool)
-        expected[[1, 1, 3, 3], [1, 3, 1, 3]] = False
-        expected[2, 2] = False
-        assert torch.equal(boundary(mask)[0], expected)
-
-    def test_no_regions(self) -> None:
-        assert boundary(torch.zeros(0, 4, 5, dtype=torch.bool)).shape == (0, 4, 5)
-
-
-class TestDrawMasks:
-    def test_inside_blends_and_outline_is_solid(self) -> None:
-        image = torch.full((3, 9, 9), 0.5)
-        mask = torch.zeros(1, 9, 9, dtype=torch.bool)
-        mask[0, 2:7, 2:7] = True
-        drawn = draw_masks(image, mask, opacity=0.25)
-        paint = torch.tensor(color(0))
-        torch.testing.assert_close(drawn[:, 4, 4], 0.75 * 0.5 + 0.25 * paint)
-        torch.testing.assert_close(drawn[:, 2, 3], paint)
-        outside = ~mask[0]
-        assert torch.equal(drawn[:, outside], image[:, outside])
-        assert (image == 0.5).all()
-
-    def test_nothing_found(self) -> None:
-        image = torch.rand(3, 4, 5)
-        assert torch.equal(draw_masks(image, torch.zeros(0, 4, 5, dtype=torch.bool)), image)
 
 
 def test_neighbouring_colours_are_far_apart() -> None:

@@ -98,7 +98,7 @@ def test_two_workers_evaluate_to_the_bytes_of_one_though_one_is_killed(repositor
     prepared, images = prepared_images(tmp_path, 19)  # chunks of 8, 8 and 3
     config, weights = small_run(repository), tmp_path / "model.safetensors"
     torch.manual_seed(3)
-    save_weights(build_run_model(config, 2, pretrained=False), weights, {})
+    save_weights(build_run_model(config, 2, pretrained=False), weights)
     run = TrainedRun(config, prepared, images, weights)
     settings = EvaluationConfig({"28x28": RenderingConfig(resolution=28, num_points=196)})
     alone, together, chunks = tmp_path / "alone", tmp_path / "together", tmp_path / "chunks"

@@ -118,7 +118,7 @@ class Case:
     def train(self) -> None:
         start = self.folder / "start.safetensors"
         torch.manual_seed(0)
-        save_weights(build_run_model(self.config, 2, pretrained=False), start, {})
+        save_weights(build_run_model(self.config, 2, pretrained=False), start)
         config = self.config.model_copy(update={"starts_from": "other-0"})
         training = Training(config, self.prepared, self.images, "code", self.folder / "runs", start)
         train_run(training, ALONE, images_per_worker=1, loader_processes=0, notify=lambda: None)
@@ -126,7 +126,7 @@ class Case:
 
     def evaluate(self) -> None:
         weights, output = self.folder / "model.safetensors", self.folder / "output"
-        save_weights(build_run_model(self.config, 2, pretrained=False), weights, {})
+        save_weights(build_run_model(self.config, 2, pretrained=False), weights)
         output.mkdir()
         run = TrainedRun(self.config, self.prepared, self.images, weights)
         predict(run, self.settings, CPU, self.folder / "chunks", output)

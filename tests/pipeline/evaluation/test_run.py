@@ -32,7 +32,7 @@ def trained(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Train
     prepared, images = prepared_images(root, NUM_IMAGES)
     run = small_run(repository)
     torch.manual_seed(3)
-    save_weights(build_run_model(run, 2, pretrained=False), root / "model.safetensors", {})
+    save_weights(build_run_model(run, 2, pretrained=False), root / "model.safetensors")
     return TrainedRun(run, prepared, images, root / "model.safetensors")
 
 

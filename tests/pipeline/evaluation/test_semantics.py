@@ -104,7 +104,7 @@ def test_classes_are_written_as_label_ids(tmp_path: Path, table: LabelTable) -> 
 def test_a_run_s_predictions_and_their_scores(tmp_path: Path, repository: Path, model: SemanticSegmenter) -> None:
     prepared, images = prepared_labels(tmp_path, images=9)  # two chunks
     weights, output = tmp_path / "model.safetensors", tmp_path / "output"
-    save_weights(model, weights, {})
+    save_weights(model, weights)
     output.mkdir()
     trained = TrainedRun(run(repository), prepared.folder, images, weights)
     settings = EvaluationConfig({"os16": OS16, "os8": OS8})

@@ -376,7 +376,7 @@ def report(repository: Path, tmp_path_factory: pytest.TempPathFactory, made_up: 
             write_json(folder / "predictions" / result.run / f"predictions_{setting}.json", found)
     weights = folder / "model.safetensors"
     pointrend = results[1].config
-    save_weights(build_run_model(pointrend, 1, pretrained=False), weights, {"model": pointrend.model.name})
+    save_weights(build_run_model(pointrend, 1, pretrained=False), weights)
     four_conv = pointrend.model_copy(update={"model": Project(repository).model("mask_rcnn_tiny_shapes")})
     networks = {results[0].run: four_conv, results[1].run: pointrend}
     trained = {

@@ -180,7 +180,7 @@ def test_a_trial_starts_from_weights_with_a_point_head_of_its_own(
     weights = tmp_path / "model.safetensors"
     torch.manual_seed(5)
     model = build_run_model(trials.task.base, 5, pretrained=False)
-    save_weights(model, weights, {})
+    save_weights(model, weights)
     deeper = POINT | {"point_layers": 4, "point_channels": 16}
     seen: dict[str, Tensor] = {}
 
@@ -195,6 +195,6 @@ def test_a_trial_starts_from_weights_with_a_point_head_of_its_own(
     heads = {name for name in seen if name.startswith("mask_head.point_head.")}
     assert all((seen[name] == own[name]).all() for name in seen.keys() - heads)
     assert seen["mask_head.point_head.layers.3.weight"].shape[0] == 16
-    save_weights(torch.nn.Linear(2, 2), tmp_path / "other.safetensors", {})
+    save_weights(torch.nn.Linear(2, 2), tmp_path / "other.safetensors")
     with pytest.raises(SweepError, match="not this model's weights"):
         run_trial(replace(trials, weights=tmp_path / "other.safetensors"), POINT, lambda metrics: None)

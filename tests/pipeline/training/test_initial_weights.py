@@ -33,7 +33,7 @@ def trained(config: RunConfig, folder: Path, model: nn.Module | None = None) -> 
     torch.manual_seed(7)
     folder.mkdir(parents=True)
     model = model or build_run_model(config, 5, pretrained=False)
-    save_weights(model, folder / WEIGHTS, {"model": config.model.name})
+    save_weights(model, folder / WEIGHTS)
     TrainingRecord(
         run=config.run, key="a key", mlflow_run_id="an id", config=config, data="0123456789abcdef", code="abcdef123456",
         parameters={}, tags={}, started=1, ended=2, seconds=3.0, hardware="2 CPU threads",

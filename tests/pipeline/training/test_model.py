@@ -42,7 +42,7 @@ def taken(model: nn.Module, before: dict[str, Tensor], given: dict[str, Tensor])
 
 
 def written(model: nn.Module, folder: Path) -> Path:
-    save_weights(model, folder / "model.safetensors", {})
+    save_weights(model, folder / "model.safetensors")
     return folder / "model.safetensors"
 
 

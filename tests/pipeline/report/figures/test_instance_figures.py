@@ -75,7 +75,7 @@ def make(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Make:
         torch.manual_seed(3)
         model = build_run_model(config, len(CATEGORIES), pretrained=False)
         assert isinstance(model, MaskRCNN)
-        save_weights(model, root / "model.safetensors", {})
+        save_weights(model, root / "model.safetensors")
         records = []
         for number in range(3):
             file = root / f"{number}.png"

@@ -34,7 +34,7 @@ def trained_run(repository: Path, root: Path, name: str, table: LabelTable = OWN
     model = build_run_model(run(repository, name), len(table.names), pretrained=False)
     assert isinstance(model, SemanticSegmenter)
     torch.nn.init.normal_(model.head.predictor.weight)  # type: ignore[arg-type]
-    save_weights(model, root / "model.safetensors", {})
+    save_weights(model, root / "model.safetensors")
     return TrainedRun(run(repository, name), prepared.folder, images, root / "model.safetensors")
 
 

@@ -1,0 +1,141 @@
+"""Reads image files of any kind as people see them: upright, 8-bit RGB. Never guesses what numbers mean.
+
+Training reads its images with :mod:`pointrend.pictures`, in the orientation that annotations refer to.
+
+Shape letters: H W rows and columns.
+"""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from pointrend.files import atomic_output
+
+#: What transparent pixels are shown on.
+BACKDROP = (255, 255, 255)
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image's pixels, uint8 (H, W, 3) RGB, and remarks about what was left out."""
+
+    pixels: np.ndarray
+    remarks: tuple[str, ...] = ()
+
+
+def read_image(path: Path, *, bits: int | None = None, max_pixels: int | None = None) -> ImageFile:
+    """Reads an image file.
+
+    It is turned as its EXIF data say. Transparent pixels are blended with white. Grey images become RGB with three
+    equal channels. Of an animation or a file with several pages the first is read, and a remark says so. Values of 16
+    bits are scaled to 8. Floats are taken as from 0 to 1.
+
+    Args:
+        path: the file.
+        bits: how many bits of 16-bit values are in use, such as 12 for many cameras and microscopes. None for 16, in
+            which case an image that does not use the upper four bits is refused, because it is likely to be one of 12.
+        max_pixels: the most pixels that the image may have.
+
+    Raises:
+        OSError: naming the file, if it is missing, truncated or not an image.
+        ValueError: naming the file, if what its values mean is not certain, or it is too large.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # max_pixels is the limit here
+            with Image.open(path) as opened:
+                width, height = opened.size
+                if max_pixels is not None and width * height > max_pixels:
+                    raise ValueError(
+                        f"{path}: has {width} x {height} = {width * height / 1e6:.0f} million pixels, the limit is "
+                        f"{max_pixels / 1e6:.0f} million; make it smaller, or cut it into tiles"
+                    )
+                remarks = _remarks(opened)
+                deep = any(isinstance(part, str) and ";16" in part for tile in opened.tile for part in _rawmode(tile))
+                opened.load()
+                upright = ImageOps.exif_transpose(opened)
+                return ImageFile(_rgb(upright, str(path), bits, opened.format == "PNG", deep), remarks)
+    except ValueError as error:
+        if str(error).startswith(str(path)):
+            raise
+        raise OSError(f"{path}: not a readable image ({error})") from error
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path}: no such file") from error
+    except (OSError, SyntaxError, EOFError, KeyError, Image.DecompressionBombError) as error:
+        reason = str(error).replace(str(path), path.name)
+        raise OSError(f"{path}: not a readable image ({reason})") from error
+
+
+def _rawmode(tile: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The names by which Pillow's decoder knows the pixels of a file."""
+    arguments = tile[3] if len(tile) > 3 else ()
+    return arguments if isinstance(arguments, tuple) else (arguments,)
+
+
+def _remarks(opened: Image.Image) -> tuple[str, ...]:
+    frames = getattr(opened, "n_frames", 1)
+    # MPO files are photographs with previews and depth maps behind them.
+    if frames == 1 or opened.format == "MPO":
+        return ()
+    return (f"the first of {frames} {'pages' if opened.format == 'TIFF' else 'frames'}",)
+
+
+def _rgb(image: Image.Image, path: str, bits: int | None, png: bool, deep: bool) -> np.ndarray:
+    """The pixels of an upright image; ``deep`` if the file has 16-bit colours."""
+    # Some versions of Pillow read 16-bit PNGs as 32-bit integers.
+    if image.mode.startswith("I;16") or (image.mode == "I" and png):
+        return _grey(_scaled(np.asarray(image).astype(np.int64), path, bits))
+    if image.mode == "I":
+        raise ValueError(f"{path}: has 32-bit values; convert it to 8 or 16 bits")
+    if image.mode == "F":
+        values = np.asarray(image)
+        low, high = float(values.min()), float(values.max())
+        if not np.isfinite(values).all():
+            raise ValueError(f"{path}: has floats that are not finite; expected 0 to 1")
+        if low < 0 or high > 1:
+            raise ValueError(
+                f"{path}: has floats from {low:g} to {high:g}, expected 0 to 1; scale them, or convert the image to 8 "
+                "or 16 bits"
+            )
+        return _grey((values * 255).round().astype(np.uint8))
+    if deep:
+        # Pillow keeps the upper 8 of 16 bits of colours.
+        pixels = np.asarray(image)
+        if (bits or 16) != 16 or (bits is None and pixels.size and pixels[..., :3].max() < 16):
+            raise ValueError(
+                f"{path}: has 16-bit colours of which no more than 12 bits are in use; only the upper 8 bits can be "
+                "read. Convert it to 8 bits first"
+            )
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, (*BACKDROP, 255)), layer)
+    return np.array(image.convert("RGB"))
+
+
+def _scaled(values: np.ndarray, path: str, bits: int | None) -> np.ndarray:
+    """16-bit values (H, W) to uint8."""
+    highest = int(values.max(initial=0))
+    if bits is None and highest < 2**12:
+        raise ValueError(
+            f"{path}: has 16-bit values up to {highest}, so perhaps only 12 bits are in use, or fewer; say how many "
+            "with --bits (--bits 16 for a dark image)"
+        )
+    limit = 2 ** (bits or 16) - 1
+    if highest > limit:
+        raise ValueError(f"{path}: has values up to {highest}, which need more than {bits} bits; give another --bits")
+    return (values * (255 / limit)).round().astype(np.uint8)
+
+
+def _grey(values: np.ndarray) -> np.ndarray:
+    return np.repeat(values[..., None], 3, axis=2)
+
+
+def write_image(pixels: np.ndarray, path: Path) -> None:
+    """Writes uint8 (H, W), (H, W, 3) or (H, W, 4), or uint16 (H, W), in the suffix's format, whole or not at all."""
+    options: dict[str, dict[str, Any]] = {".jpg": {"quality": 95, "subsampling": 0}, ".png": {"compress_level": 3}}
+    with atomic_output(path) as fresh:
+        Image.fromarray(pixels).save(fresh, **options[path.suffix])

@@ -1,0 +1,169 @@
+"""``pointrend predict``: from the command line's options to files, with progress and messages."""
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from pointrend.inputs import find_inputs
+from pointrend.predict import KINDS, Settings, Writer, choose_classes, class_infos, predict_files
+from pointrend.runs import run_scores, run_weights
+from pointrend.semantic import SemanticSegmenter
+from pointrend.specs import COARSE_SIDE, InstanceSpec, Rendering
+from pointrend.weights import load_model
+from pointrend.zoo import address
+
+
+@dataclass(frozen=True)
+class Request:
+    """The options of ``pointrend predict``; see there."""
+
+    images: list[str]
+    weights: str
+    out: Path
+    save: str
+    classes: str | None
+    score: float
+    resolution: int | None
+    points: int | None
+    show_points: bool
+    device: str
+    batch: int
+    half: bool
+    bits: int | None
+    overwrite: bool
+    model: str | None
+    options: dict[str, Any]
+
+
+def find_weights(source: str) -> tuple[str | Path, dict[str, float]]:
+    """The file, URL or zoo name to load for ``--weights``, and the scores of a run.
+
+    Raises:
+        ValueError: if several scales have such a run.
+        FileNotFoundError: if it is none of these.
+    """
+    if address(source) is not None or Path(source).is_file():
+        return source, {}
+    weights = run_weights(source, Path.cwd())
+    if weights is not None:
+        return weights, run_scores(weights)
+    if Path(source).suffix:
+        raise FileNotFoundError(f"{source}: no such weight file")
+    raise FileNotFoundError(
+        f"{source}: no such weight file, no run in {Path('outputs').absolute()}/<scale>/train, and no name of the "
+        "model zoo (pointrend.zoo.ZOO)"
+    )
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of a name; "auto" is a GPU if there is one.
+
+    Raises:
+        ValueError: if there is no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {name}: not a device of this machine ({str(error).splitlines()[0]})") from error
+    return device
+
+
+def chosen_kinds(save: str) -> list[str]:
+    """The kinds of files that ``--save`` names.
+
+    Raises:
+        ValueError: for an unknown one.
+    """
+    kinds = [kind.strip() for kind in save.split(",")]
+    if unknown := [kind for kind in kinds if kind not in KINDS]:
+        raise ValueError(f"--save {', '.join(unknown)}: expected some of {','.join(KINDS)}")
+    return kinds
+
+
+def check_folder(folder: Path, overwrite: bool) -> None:
+    """Raises ValueError if a folder cannot be written, or has files and ``overwrite`` is off."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder}: is a file; name a folder with --out")
+    if not overwrite and folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"{folder}: has files already; name another folder with --out, or add --overwrite")
+
+
+def run_predict(request: Request) -> bool:
+    """Segments the images, and returns whether any failed.
+
+    Raises:
+        OSError, ValueError: if nothing can be segmented: wrong options, weights, or no images.
+    """
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    kinds = chosen_kinds(request.save)
+    check_folder(request.out, request.overwrite)
+    device = choose_device(request.device)
+    inputs = find_inputs(request.images, sys.stdin)
+    source, scores = find_weights(request.weights)
+    model: Any = load_model(source, request.model, **request.options)
+    spec = model.metadata.spec
+    rendering = None
+    if isinstance(spec, InstanceSpec):
+        own = spec.rendering
+        if (request.points is not None or request.resolution is not None) and own is None:
+            raise ValueError(f"{spec.mask_head} masks are 28x28: --resolution and --points are for PointRend's")
+        if own is not None:
+            resolution, points = request.resolution, request.points
+            sides = [COARSE_SIDE * 2**step for step in range(8)]
+            if resolution is not None and resolution not in sides:
+                raise ValueError(f"--resolution is {resolution}, expected one of {', '.join(map(str, sides))}")
+            rendering = Rendering(resolution or own.resolution, own.num_points if points is None else points)
+    elif request.resolution is not None:
+        raise ValueError("--resolution is for objects' masks; semantic models predict every pixel of the image")
+    elif request.points is not None and not spec.has_pointrend:
+        raise ValueError("--points is for models with a PointRend head, which this one does not have")
+    if request.show_points and not spec.has_pointrend:
+        raise ValueError("--show-points is for models with a PointRend head, which this one does not have")
+    classes = class_infos(model)
+    names = None if request.classes is None else [name.strip() for name in request.classes.split(",")]
+    settings = Settings(
+        request.score,
+        choose_classes(classes, names),
+        rendering,
+        request.points,
+        request.batch,
+        request.half,
+        request.bits,
+        request.show_points,
+    )
+    where = "".join(f", {name} {value:g}" for name, value in scores.items())
+    console.print(f"{source}: {model.metadata.model}, {len(classes)} classes{where}; on {device}", markup=False)
+    if model.metadata.classes is None:
+        console.print("the weights do not name their classes: they are called class 1, class 2, ... with ids from 1")
+    if inputs.others:
+        shown = ", ".join(path.name for path in inputs.others[:3]) + (", ..." if len(inputs.others) > 3 else "")
+        console.print(f"left out {len(inputs.others)} files that are no images by their names: {shown}", markup=False)
+
+    model.to(device)
+    writer = Writer(request.out, kinds, classes)
+    begun = time.monotonic()
+    columns = (TextColumn("segmenting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("", total=len(inputs.images))
+        outcome = predict_files(model, inputs.images, settings, writer, lambda: progress.advance(task))
+    seconds = time.monotonic() - begun
+    for remark in outcome.remarks:
+        console.print(remark, markup=False)
+    for message in outcome.failed:
+        console.print(f"error: {message}", style="red", markup=False)
+    what = "classes" if isinstance(model, SemanticSegmenter) else f"objects of score {request.score:g} or more"
+    total = len(inputs.images)
+    images = f"{outcome.done} image{'s' if outcome.done != 1 else ''}" + (
+        f" of {total}" if outcome.done < total else ""
+    )
+    print(f"{request.out}: {images}, {outcome.regions} {what}, {outcome.done / seconds:.2g} images/s")
+    return bool(outcome.failed)

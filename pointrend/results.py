@@ -1,0 +1,135 @@
+"""Writes what was found in images: COCO's JSON with run-length encoded masks, label PNGs, and cut-outs.
+
+Shape letters: H W rows and columns of the image, h w of a crop of it.
+"""
+
+import json
+import re
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch.nn.functional as F
+from torch import Tensor
+
+from pointrend.files import atomic_output
+from pointrend.image_files import write_image
+from pointrend.metadata import ClassInfo
+from pointrend.points import Size
+from pointrend.regions import Region, tight
+
+#: How fast the alpha of a cut-out rises with the probability of its mask; it is at least 128 exactly inside the mask.
+ALPHA_SLOPE = 4
+
+
+def compress_runs(runs: np.ndarray) -> str:
+    """COCO's text for the lengths of runs, (runs,) int64: six bits a character, from the fourth on differences."""
+    values = runs.astype(np.int64)
+    values[3:] = runs[3:] - runs[1:-2]
+    groups, pending = [], np.ones(len(values), bool)
+    while pending.any():
+        low = values & 0x1F
+        values = values >> 5
+        # The last group's bit 4 is the sign.
+        more = np.where(low & 0x10, values != -1, values != 0)
+        groups.append(np.where(pending, low | (more << 5), -1))
+        pending = pending & more
+    characters = np.stack(groups, axis=1).ravel()
+    return (characters[characters >= 0] + 48).astype(np.uint8).tobytes().decode("ascii")
+
+
+def encode(mask: Tensor, top: int, left: int, size: Size) -> dict[str, Any]:
+    """COCO's compressed RLE of a mask that is (h, w) bool in a crop of an image of size (H, W)."""
+    height, width = size
+    columns = mask.T
+    if columns.shape[1] < height:
+        columns = F.pad(columns, (0, 1))  # between two columns of the crop lies background
+    stride = max(1, columns.shape[1])
+    inside = F.pad(columns.reshape(-1), (1, 1))
+    edges = (inside[1:] != inside[:-1]).nonzero()[:, 0]
+    pixels = F.pad(edges + edges // stride * (height - stride) + (left * height + top), (1, 1))
+    pixels[-1] = height * width
+    runs = pixels.diff()
+    if len(runs) > 1 and not runs[-1]:
+        runs = runs[:-1]
+    return {"size": [height, width], "counts": compress_runs(runs.numpy())}
+
+
+def coco_result(image_id: int, region: Region, classes: Sequence[ClassInfo], size: Size) -> dict[str, Any]:
+    """One entry of a COCO results file. Classes of pixels have no score."""
+    x0, y0, x1, y1 = region.box
+    entry: dict[str, Any] = {
+        "image_id": image_id,
+        "category_id": classes[region.class_index].id,
+        "bbox": [round(value, 2) for value in (x0, y0, x1 - x0, y1 - y0)],
+        "segmentation": encode(region.mask, region.top, region.left, size),
+    }
+    return entry if region.score is None else {**entry, "score": round(region.score, 5)}
+
+
+def write_json(content: object, path: Path) -> None:
+    """Writes JSON, whole or not at all."""
+    with atomic_output(path) as fresh:
+        fresh.write_text(json.dumps(content, ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")
+
+
+class LabelImage:
+    """A label PNG: of objects their numbers from 1 in order of scores, of classes their ids in the dataset.
+
+    Objects leave 0 where nothing is. With classes, pixels of those that are not shown have the ignored label.
+    """
+
+    def __init__(self, size: Size, largest: int, ignored: int = 0) -> None:
+        self.pixels = np.full(size, ignored, np.uint8 if max(largest, ignored) < 256 else np.uint16)
+
+    def add(self, region: Region, value: int) -> None:
+        """Gives a region its value, over those that were added before."""
+        height, width = region.mask.shape
+        view = self.pixels[region.top : region.top + height, region.left : region.left + width]
+        view[region.mask.numpy()] = value
+
+
+class CutOuts:
+    """Writes a PNG with alpha for each region of an image into one folder, which appears whole or not at all."""
+
+    def __init__(self, pixels: np.ndarray, folder: Path) -> None:
+        self.pixels, self.folder = pixels, folder
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        self._staging = tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.")
+        self._fresh = Path(self._staging.name) / "cutouts"
+        self._fresh.mkdir()
+
+    def add(self, region: Region, classes: Sequence[ClassInfo]) -> None:
+        """Writes one region, cropped to its mask; nothing for an empty mask."""
+        rows, columns = tight(region.mask)
+        if rows.start == rows.stop:
+            return
+        mask = region.mask[rows, columns]
+        if region.probability is None:
+            alpha = mask.numpy().astype(np.uint8) * 255
+        else:
+            soft = 0.5 + (region.probability[rows, columns] - 0.5) * ALPHA_SLOPE
+            alpha = (soft.clamp(0, 1) * 255).round().byte().numpy()
+            alpha = np.where(mask.numpy(), np.maximum(alpha, 128), np.minimum(alpha, 127)).astype(np.uint8)
+        top, left = region.top + rows.start, region.left + columns.start
+        height, width = alpha.shape
+        colours = self.pixels[top : top + height, left : left + width]
+        name = re.sub(r"[^\w.-]+", "-", classes[region.class_index].name).strip("-.") or "class"
+        number = f"{region.index + 1:03d}-" if region.score is not None else ""
+        score = f"-{region.score:.2f}" if region.score is not None else ""
+        cut = np.dstack([colours * (alpha > 0)[..., None], alpha])
+        write_image(cut, self._fresh / f"{number}{name}{score}.png")
+
+    def close(self, keep: bool) -> None:
+        """Moves the files to their folder, in place of earlier ones, or drops them."""
+        if keep and self.folder.is_dir():
+            # Cut-outs of another image, whose name begins with this one's, may be in folders inside.
+            for earlier in self.folder.glob("*.png"):
+                earlier.unlink()
+            for fresh in self._fresh.iterdir():
+                fresh.replace(self.folder / fresh.name)
+        elif keep:
+            self._fresh.rename(self.folder)
+        self._staging.cleanup()

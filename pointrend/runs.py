@@ -1,0 +1,34 @@
+"""Finds the weights of a run of this project by its name, from files alone."""
+
+import json
+from pathlib import Path
+
+
+def run_weights(name: str, root: Path) -> Path | None:
+    """The weights of a run such as ``coco_pointrend_r50-0`` in a checkout; None if there is no run of that name.
+
+    Args:
+        name: the run, or ``scale/run`` where scales share a run's name.
+        root: the checkout's folder.
+
+    Raises:
+        ValueError: if several scales have a run of that name.
+    """
+    scale, _, run = name.rpartition("/")
+    if not run or "/" in scale or set(name) & set("*?[") or run in (".", ".."):
+        return None
+    found = sorted(root.glob(f"outputs/{scale or '*'}/train/{run}/model.safetensors"))
+    if len(found) > 1:
+        choices = ", ".join(f"{path.parents[2].name}/{run}" for path in found)
+        raise ValueError(f"{name}: several scales have such a run; choose from {choices}")
+    return found[0] if found else None
+
+
+def run_scores(weights: Path) -> dict[str, float]:
+    """The scores of the run that wrote a file of weights; empty if it was not evaluated."""
+    path = weights.parents[2] / "metrics" / f"{weights.parent.name}.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return {name: value for name, value in content.items() if isinstance(value, int | float)}
