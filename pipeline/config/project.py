@@ -4,7 +4,7 @@ import hashlib
 from pathlib import Path
 
 from pipeline.config.clusters import ClusterConfig
-from pipeline.config.datasets import CocoDataset, DatasetConfig, dataset_task, load_dataset
+from pipeline.config.datasets import CocoDataset, DatasetConfig, HeldOut, dataset_task, load_dataset
 from pipeline.config.evaluations import EvaluationConfig, with_metrics
 from pipeline.config.experiments import ExperimentConfig, RunConfig, is_weights_file, load_experiment, start_of
 from pipeline.config.figures import FiguresConfig
@@ -319,9 +319,11 @@ class Project:
             return file if is_remote(path) else path
 
         if isinstance(dataset, CocoDataset):
-            train, val = (watched(dataset.root, split.annotations) for split in (dataset.train, dataset.val))
+            given = dataset.train if isinstance(dataset.val, HeldOut) else dataset.val
+            train, val = (watched(dataset.root, split.annotations) for split in (dataset.train, given))
             lvis = watched(dataset.lvis.root, dataset.lvis.annotations) if dataset.lvis else val
         else:
-            train, val = (watched(dataset.root, split.labels) for split in (dataset.train, dataset.val))
+            labelled = dataset.train if isinstance(dataset.val, HeldOut) else dataset.val
+            train, val = (watched(dataset.root, split.labels) for split in (dataset.train, labelled))
             lvis = val
         return SelectedDataset(task=dataset_task(dataset), train=train, val=val, lvis=lvis)
