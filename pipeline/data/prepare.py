@@ -130,7 +130,7 @@ class _Preparation:
         write_prepared(self.folder, splits["val"].categories, manifests)
 
     def held_out(self, val: HeldOut, found: InstanceSplit) -> dict[Split, InstanceSplit]:
-        """Both splits of a dataset whose val images are held out. Messages about dropped annotations stay with train."""
+        """Both splits of a dataset whose val images are held out; messages about dropped annotations are train's."""
         chosen = self.names_held_out(val, [image.file_name for image in found.images])
         train, held = ([i for i in found.images if (i.file_name in chosen) == is_val] for is_val in (False, True))
         return {"train": replace(found, images=train), "val": replace(found, images=held, dropped=[])}
