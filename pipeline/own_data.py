@@ -267,7 +267,7 @@ def _show_result(project: Project, name: str) -> None:
     )
     by_class = class_scores(record, main)
     table = Table("class", Column(by_class.metric, justify="right"), box=None, pad_edge=False)
-    for class_name, value in by_class.values.items():
+    for class_name, value in by_class.values_by_class.items():
         table.add_row(class_name, f"{value:.1f}")
     console.print(table)
     console.print(f"report: reports/{name}/index.html, with the best and the worst images")

@@ -14,7 +14,7 @@ class ClassScores(NamedTuple):
     """The metric, and its value in percent by class; undefined ones are left out."""
 
     metric: str
-    values: Mapping[str, float]
+    values_by_class: Mapping[str, float]
 
 
 def class_scores(record: EvaluationRecord, setting: str) -> ClassScores:
