@@ -4,7 +4,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from pipeline.cli import write_selection
-from pipeline.config.datasets import DatasetConfig, HeldOut
+from pipeline.config.datasets import CocoDataset, DatasetConfig, HeldOut
+from pipeline.config.locations import join
 from pipeline.config.own import Data, Device, Weights, Wishes, config_files, model_name, settings, write_files
 from pipeline.config.project import Project
 from pipeline.data.coco import DatasetError
@@ -22,7 +23,9 @@ from pipeline.data.cpus import usable_cpus
 from pipeline.data.discover import Source, discover
 from pipeline.data.manifest import PreparedDataset, read_prepared
 from pipeline.data.prepare import expected_images, prepare
-from pipeline.data.problems import with_remedies
+from pipeline.data.problems import group, with_remedies
+from pipeline.data.storage import Storage
+from pipeline.data.survey import survey
 from pipeline.errors import UserError
 from pipeline.evaluation.class_scores import SHOWN_METRICS, class_scores
 from pipeline.evaluation.record import EvaluationRecord
@@ -33,6 +36,7 @@ from pointrend.zoo import ZOO, address, fetch
 
 data = typer.Typer(help="Look at a dataset before training.", no_args_is_help=True)
 
+CONTACT_SHEET = Path("reports") / "contact_sheet.webp"
 KNOWN_PICTURES = Path(".pointrend") / "known_pictures.parquet"
 #: What a training starts from by default, by task and backbone: a name of --from.
 STARTS = {
@@ -99,6 +103,72 @@ def prepared_dataset(dataset: DatasetConfig, data_root: str) -> Iterator[Prepare
         except DatasetError as error:
             raise with_remedies(error) from error
         yield read_prepared(output)
+
+
+@data.command()
+@errors_as_messages()
+def check(
+    data: DataArgument,
+    images: ImagesOption = None,
+    val: ValOption = None,
+    val_images: ValImagesOption = None,
+    val_share: ValShareOption = 0.2,
+    seed: SeedOption = 0,
+    classes: ClassesOption = None,
+    ignore: IgnoreOption = "255",
+    drop_invalid: DropOption = False,
+    data_root: DataRootOption = "data",
+    sheet: Annotated[Path, typer.Option(help="the contact sheet to write: .webp or .png")] = CONTACT_SHEET,
+) -> None:
+    """Show what is in a dataset: the errors of `prepare`, counts by class, odd annotations, and a contact sheet."""
+    console = Console(highlight=False)
+    dataset = discover(_source(data, images, val, val_images, val_share, seed, classes, ignore, drop_invalid))
+    dropped: list[str] = []
+    # Unusable annotations are left out here, so that all else can be shown as well.
+    lenient = dataset
+    if isinstance(dataset, CocoDataset):
+        lenient = dataset.model_copy(update={"invalid_annotations": "drop"})
+    try:
+        with prepared_dataset(lenient, data_root) as prepared:
+            storage = Storage(join(data_root, dataset.root))
+            found = survey(prepared, storage)
+            dropped = prepared.dropped_annotations
+            _print_table(console, "split", found.splits)
+            _print_table(console, "class", found.classes)
+            _print_groups(console, "looks odd", found.odd)
+            # matplotlib takes a second to import
+            from pipeline.report.figures.contact_sheet import contact_sheet
+            from pipeline.report.figures.figure import save_picture
+
+            sheet.parent.mkdir(parents=True, exist_ok=True)
+            save_picture(contact_sheet(prepared, storage), sheet)
+            console.print(f"contact sheet: {sheet}")
+    except DatasetError as error:
+        _print_groups(console, f"{error.where}: `prepare` refuses", error.problems)
+        raise typer.Exit(1) from error
+    refused = bool(dropped) and not drop_invalid
+    _print_groups(console, "`prepare` refuses" if refused else "left out", dropped)
+    if refused:
+        raise typer.Exit(1)
+
+
+def _print_table(console: Console, first: str, rows: Mapping[str, Mapping[str, str]]) -> None:
+    names = list(dict.fromkeys(name for row in rows.values() for name in row))
+    table = Table(first, *(Column(name, justify="right") for name in names), box=None, pad_edge=False)
+    for key, row in rows.items():
+        table.add_row(key, *(row.get(name, "") for name in names))
+    console.print(table)
+    console.print()
+
+
+def _print_groups(console: Console, title: str, problems: Sequence[str]) -> None:
+    """Prints problems by kind: their count, two examples, and the remedy."""
+    for each in group(problems):
+        console.print(f"{title}: {each.count} of {each.kind}", markup=False, soft_wrap=True)
+        for example in each.examples:
+            console.print(f"    {example}", markup=False, soft_wrap=True)
+        if each.remedy:
+            console.print(f"    -> {each.remedy}", markup=False, soft_wrap=True)
 
 
 def measure(prepared: PreparedDataset) -> Data:

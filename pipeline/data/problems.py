@@ -46,6 +46,18 @@ REMEDIES = (
     (r"the labels are \d+x", "labels need the size of their image; resize labels without interpolation"),
     (r"no label file|there is no image for it", "every image needs a label PNG of its name, and the other way round"),
     (r"truncated or no image", "save these images again"),
+    (r"its mask has no pixel|only \d+ pixels", "clicks that were left over, as a rule: delete them"),
+    (r"has the same mask as", "the object was annotated or exported twice; keep one"),
+    (r"covers the whole image", "a background class, or a box drawn by mistake; leave it out, or mark it as a crowd"),
+    (r"its box is", "training takes the box of the annotation: have the tool compute boxes from the masks"),
+    (r"its area is", "scores by size go by this area: have the tool compute it from the mask"),
+    (r"no object in the train|in no image of the train", "it cannot be learned: merge it, or annotate more"),
+    (
+        r"no object in the val|in no image of the val",
+        "it cannot be measured: take another --seed or a larger --val-share",
+    ),
+    (r"of the train pixels", "it will be learned late, if at all: train longer, or merge it with another class"),
+    (r"all of its pixels are ignored", "nothing is learned from these: leave them out, or check --ignore"),
     (r"different categories", "both annotation files need the same list of categories, with the same ids"),
 )
 EXAMPLES = 2

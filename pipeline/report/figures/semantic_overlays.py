@@ -100,7 +100,11 @@ def label_panels(prepared: PreparedDataset, images: Storage, sources: Sequence[S
 
 def with_legend(sheet: Image.Image, table: LabelTable) -> Image.Image:
     """A picture with a legend of the classes below it."""
-    entries = [*zip([*table.names, "ignored"], palette(table), strict=True)]
+    return legend_below(sheet, [*zip([*table.names, "ignored"], palette(table).tolist(), strict=True)])
+
+
+def legend_below(sheet: Image.Image, entries: Sequence[tuple[str, Sequence[float]]]) -> Image.Image:
+    """A picture with names below it, each with its colour, RGB in [0, 1]."""
     places, left, line = [], GAP, 0
     for name, _ in entries:
         width = CAPTION + int(font().getlength(name)) + GAP * 2
@@ -114,6 +118,6 @@ def with_legend(sheet: Image.Image, table: LabelTable) -> Image.Image:
     for (name, rgb), (left, line) in zip(entries, places, strict=True):
         top = sheet.height + GAP + line * CAPTION
         edges = (left, top + CAPTION / 5, left + CAPTION * 3 / 5, top + CAPTION * 4 / 5)
-        pen.rectangle(edges, fill=tuple((rgb * 255).astype(int).tolist()))
+        pen.rectangle(edges, fill=tuple(int(255 * channel) for channel in rgb))
         pen.text((left + CAPTION, top + CAPTION / 2), name, "black", font(), anchor="lm")
     return extended
