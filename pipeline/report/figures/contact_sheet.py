@@ -19,7 +19,6 @@ from pointrend.pictures import decode_picture
 
 COLUMNS, ROWS = 4, 3
 PANEL = 210 * PIXEL_RATIO  # pixels of a panel's longer edge
-NAMED = 30  # classes in the legend
 
 
 def contact_sheet(prepared: PreparedDataset, storage: Storage) -> Image.Image:
@@ -33,8 +32,10 @@ def contact_sheet(prepared: PreparedDataset, storage: Storage) -> Image.Image:
         return with_legend(_sheet(panels), prepared.labels)
     rows = [row for row in rows if row["annotations"]] or rows
     numbers = {category.id: number for number, category in enumerate(prepared.categories)}
-    sheet = _sheet([_annotated(row, numbers, storage) for row in evenly_spread(rows, COLUMNS * ROWS)])
-    names = [(category.name, color(numbers[category.id])) for category in prepared.categories[:NAMED]]
+    shown = evenly_spread(rows, COLUMNS * ROWS)
+    sheet = _sheet([_annotated(row, numbers, storage) for row in shown])
+    there = {annotation["category_id"] for row in shown for annotation in row["annotations"]}
+    names = [(category.name, color(numbers[category.id])) for category in prepared.categories if category.id in there]
     return legend_below(sheet, names) if len(numbers) > 1 else sheet
 
 
