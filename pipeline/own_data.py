@@ -181,7 +181,8 @@ def measure(prepared: PreparedDataset) -> Data:
     counts = [count for row in rows if (count := sum(not a["iscrowd"] for a in row["annotations"]))]
     if not counts:
         raise UserError("no image of the train split has an object: there is nothing to learn from")
-    return Data("instance", len(rows), shorter, longer, max(counts), statistics.mean(counts))
+    sides = [a["area"] ** 0.5 for row in rows for a in row["annotations"] if not a["iscrowd"]]
+    return Data("instance", len(rows), shorter, longer, max(counts), statistics.mean(counts), statistics.median(sides))
 
 
 def find_device(project: Project, cluster: str | None) -> Device:
@@ -265,7 +266,7 @@ def train(
         Literal["pointrend", "4xconv", "dense"], typer.Option(help="4xconv is for instances, dense for label PNGs")
     ] = "pointrend",
     backbone: Annotated[str | None, typer.Option(help="tiny, r50, r101, ...; by default tiny without a GPU")] = None,
-    updates: Annotated[int | None, typer.Option(min=1, help="by default 20 epochs, at least 500")] = None,
+    updates: Annotated[int | None, typer.Option(min=1, help="by default 15 epochs, at least 500")] = None,
     image_size: Annotated[
         int | None, typer.Option(min=64, help="shorter edge in pixels that images are resized to")
     ] = None,

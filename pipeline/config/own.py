@@ -17,12 +17,15 @@ from pointrend.specs import MODELS, DeepLabV3Spec, Task, task_of
 Head = Literal["pointrend", "4xconv", "dense"]
 
 STEP = 32  # image sizes are multiples of it
-EPOCHS, MIN_UPDATES, MAX_UPDATES = 20, 500, 20_000
+EPOCHS, MIN_UPDATES, MAX_UPDATES = 15, 500, 20_000
 #: The largest shorter edge, and the batch, that a device is given by default.
-CPU_SIZE, GPU_SIZE, CPU_BATCH = 256, 800, 4
+CPU_SIZE, GPU_SIZE, CPU_BATCH = 320, 800, 4
+#: Objects that are smaller, in pixels, are enlarged with their images, by at most this factor.
+SMALL_OBJECT, ENLARGED = 32, 1.5
+MANY_OBJECTS = 8  # of an image; half a batch has as much to learn from then
 GIGABYTES_PER_IMAGE = 4  # of GPU memory, at GPU_SIZE
 LEARNING_RATE = 0.02  # of a batch of 16 for a ResNet that was trained before, as in Appendix A
-TINY_LEARNING_RATE = 0.02  # of a batch of 4
+TINY_LEARNING_RATE = 0.02  # of the tiny networks, whose batches differ little
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class Data:
         width: the median of their longer edges in pixels.
         objects: the most objects of an image; 0 for semantic labels.
         mean_objects: their mean over images that have any.
+        object_side: the median of the square roots of their areas in pixels; 0 for semantic labels.
     """
 
     task: Task
@@ -44,6 +48,7 @@ class Data:
     width: int
     objects: int = 0
     mean_objects: float = 0.0
+    object_side: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -105,14 +110,15 @@ def model_name(task: Task, backbone: str, head: Head) -> str:
 
 
 def image_size(data: Data, device: Device) -> int:
-    """The shorter edge that images are resized to: that of half of them, as far as the device allows."""
+    """The shorter edge that images are resized to: that of half of them, more for small objects, if the device can."""
     largest = GPU_SIZE if device.gpu_gigabytes else CPU_SIZE
-    return max(2 * STEP, min(largest, STEP * round(data.height / STEP)))
+    enlarged = min(ENLARGED, max(1.0, SMALL_OBJECT / data.object_side)) if data.object_side else 1.0
+    return max(2 * STEP, min(largest, STEP * round(data.height * enlarged / STEP)))
 
 
 def batch_size(data: Data, device: Device, size: int) -> int:
     if not device.gpu_gigabytes:
-        return min(CPU_BATCH, data.images)
+        return min(CPU_BATCH // 2 if data.mean_objects > MANY_OBJECTS else CPU_BATCH, data.images)
     room = device.gpu_gigabytes / GIGABYTES_PER_IMAGE * (GPU_SIZE / size) ** 2
     return max(1, min(16, 2 ** int(math.log2(max(1.0, room))), data.images))
 
@@ -174,7 +180,7 @@ def _instance_model(network: str, data: Data, weights: Weights, size: int) -> di
         "test_min_size": size,
         "max_size": longer,
     }
-    if "tiny" in network and data.mean_objects > 8:
+    if "tiny" in network and data.mean_objects > MANY_OBJECTS:
         model["rois_per_image"] = 128
     if data.objects > 100:  # the usual limit of detections
         model["detections_per_image"] = 100 * math.ceil(1.5 * data.objects / 100)
@@ -198,7 +204,7 @@ def _semantic_model(network: str, data: Data, weights: Weights, size: int) -> di
 
 
 def _schedule(backbone: str, task: Task, batch: int, updates: int, device: Device) -> dict[str, Any]:
-    rate = TINY_LEARNING_RATE * batch / 4 if backbone.startswith("tiny") else LEARNING_RATE * batch / 16
+    rate = TINY_LEARNING_RATE if backbone.startswith("tiny") else LEARNING_RATE * batch / 16
     warmup = {"updates": max(1, min(1000, updates // 10)), "learning_rate": round(rate / 20, 6)}
     last = max(1, updates // 5)
     if task == "semantic":
