@@ -85,6 +85,16 @@ class RunResult:
         )
 
     @property
+    def finest(self) -> str:
+        """The evaluation setting of the highest resolution, or else of the most points."""
+
+        def fineness(name: str) -> tuple[int, int]:
+            setting = self.settings.root[name]
+            return getattr(setting, "resolution", 0), setting.num_points or 0
+
+        return max(self.evaluations, key=fineness)
+
+    @property
     def label(self) -> str:
         """The experiment, with its overridden settings: what a line of a plot stands for."""
         return f"{self.experiment} [{self.changes}]" if self.changes else self.experiment

@@ -68,14 +68,12 @@ def draw_figures(report: ReportInputs, folder: Path) -> list[Figure]:
 
 
 def _own(report: ReportInputs, folder: Path) -> list[Figure]:
-    """The worst and the best images of each run, under its main setting, which is the last one."""
+    """The worst and the best images of each run, under its finest setting."""
     return [
         figure
         for result in report.results
         if result.evaluations
-        for figure in ranked_figures(
-            report.trained[result.run], list(result.evaluations)[-1], report.predictions / result.run, folder
-        )
+        for figure in ranked_figures(report.trained[result.run], result.finest, report.predictions / result.run, folder)
     ]
 
 
