@@ -13,7 +13,7 @@ from pipeline.config.reader import ConfigError
 from pointrend.specs import MODELS, list_models
 
 CPU, GPU = Device(None, 2), Device(24.0, 8)
-NUCLEI = Data("instance", 120, 256, 256, objects=117, mean_objects=30.5)
+NUCLEI = Data("instance", 120, 256, 256, objects=117, mean_objects=30.5, object_side=13.4)
 STREETS = Data("semantic", 100, 360, 480)
 DATASET = CocoDataset(
     source="coco", root="/data/mine", train=CocoSplit(annotations="a.json", images="photos"), val=HeldOut(share=0.2)
@@ -27,12 +27,12 @@ def of(data: Data = NUCLEI, device: Device = CPU, weights: Weights = Weights(), 
 
 def test_settings_follow_from_data_and_device() -> None:
     found = of()
-    assert found["schedules"]["batch_size"] == 4
-    assert sum(phase["updates"] for phase in found["schedules"]["phases"]) == 600
-    assert found["models"]["test_min_size"] == 256
+    assert found["schedules"]["batch_size"] == 2  # of images with many objects
+    assert sum(phase["updates"] for phase in found["schedules"]["phases"]) == 900
+    assert found["models"]["test_min_size"] == 320  # the objects are small
     assert found["models"]["detections_per_image"] == 200
     assert found["clusters"] == {"workers": 0, "driver_memory_gb": 2, "cpus_per_worker": 2}
-    photographs = Data("instance", 300, 3000, 4000, objects=5, mean_objects=2)
+    photographs = Data("instance", 300, 3000, 4000, objects=5, mean_objects=2, object_side=400)
     found = of(photographs, GPU, Weights("model.pkl", "frozen_batch"), backbone="r50")
     assert (found["models"]["test_min_size"], found["schedules"]["batch_size"]) == (800, 4)
     assert found["clusters"]["gpus_per_worker"] == 1
@@ -73,7 +73,7 @@ CASES: list[tuple[Data, Device, Weights, dict[str, Any]]] = [
     (NUCLEI, CPU, Weights(), {}),
     (NUCLEI, CPU, Weights(), {"head": "4xconv"}),
     (NUCLEI, GPU, Weights(imagenet=True, norm="frozen_batch"), {"backbone": "r50"}),
-    (Data("instance", 1, 50, 3000, 1, 1.0), CPU, Weights(), {"negatives": True, "updates": 1}),
+    (Data("instance", 1, 50, 3000, 1, 1.0, 10.0), CPU, Weights(), {"negatives": True, "updates": 1}),
     (STREETS, CPU, Weights(), {"head": "dense"}),
     (STREETS, CPU, Weights(), {}),
     (STREETS, GPU, Weights(imagenet=True, norm="frozen_batch"), {"backbone": "r101"}),
