@@ -268,7 +268,7 @@ def train(
     backbone: Annotated[str | None, typer.Option(help="tiny, r50, r101, ...; by default tiny without a GPU")] = None,
     updates: Annotated[int | None, typer.Option(min=1, help="by default 15 epochs, at least 500")] = None,
     image_size: Annotated[
-        int | None, typer.Option(min=64, help="shorter edge in pixels that images are resized to")
+        int | None, typer.Option(min=64, help="shorter edge in pixels of images; of crops for label PNGs")
     ] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="images per update")] = None,
     negatives: Annotated[bool, typer.Option("--negatives", help="train on images without objects as well")] = False,

@@ -19,7 +19,7 @@ Head = Literal["pointrend", "4xconv", "dense"]
 STEP = 32  # image sizes are multiples of it
 EPOCHS, MIN_UPDATES, MAX_UPDATES = 15, 500, 20_000
 #: The largest shorter edge, and the batch, that a device is given by default.
-CPU_SIZE, GPU_SIZE, CPU_BATCH = 320, 800, 4
+CPU_SIZE, CPU_CROP, GPU_SIZE, CPU_BATCH = 320, 192, 800, 4
 #: Objects that are smaller, in pixels, are enlarged with their images, by at most this factor.
 SMALL_OBJECT, ENLARGED = 32, 1.5
 MANY_OBJECTS = 8  # of an image; half a batch has as much to learn from then
@@ -110,8 +110,8 @@ def model_name(task: Task, backbone: str, head: Head) -> str:
 
 
 def image_size(data: Data, device: Device) -> int:
-    """The shorter edge that images are resized to: that of half of them, more for small objects, if the device can."""
-    largest = GPU_SIZE if device.gpu_gigabytes else CPU_SIZE
+    """The shorter edge of images (of crops, for label PNGs): their median, more for small objects, if the device can."""
+    largest = GPU_SIZE if device.gpu_gigabytes else CPU_SIZE if data.task == "instance" else CPU_CROP
     enlarged = min(ENLARGED, max(1.0, SMALL_OBJECT / data.object_side)) if data.object_side else 1.0
     return max(2 * STEP, min(largest, STEP * round(data.height * enlarged / STEP)))
 
@@ -191,13 +191,13 @@ def _semantic_model(network: str, data: Data, weights: Weights, size: int) -> di
     width = min(2 * size, max(size, STEP * round(size * data.width / data.height / STEP)))
     pretrained = weights.imagenet or weights.norm == "frozen_batch"
     norm = MODELS[network].norm if pretrained else "group"
-    scale = size / data.height
     return {
         "name": network,
         "pretrained_backbone": "torchvision" if pretrained else None,
         "norm": norm,
         "crop_size": [size, width],
-        "scales": {"smallest": round(0.75 * scale, 3), "largest": round(1.25 * scale, 3), "step": STEP // 2},
+        # Inference is at the image's own size, so training is about there.
+        "scales": {"smallest": 0.75, "largest": 1.25, "step": STEP // 2},
         "color_augmentation": not network.endswith("tiny"),
         "max_class_share": None,
     }

@@ -39,6 +39,12 @@ def test_settings_follow_from_data_and_device() -> None:
     assert "detections_per_image" not in found["models"]
 
 
+def test_semantic_models_train_on_crops_of_images_at_their_size() -> None:
+    model = of(STREETS, head="dense")["models"]
+    assert model["crop_size"] == [192, 256]
+    assert model["scales"] == {"smallest": 0.75, "largest": 1.25, "step": 16}
+
+
 def test_what_is_given_goes_first() -> None:
     found = of(updates=7, image_size=128, batch=3, head="4xconv", negatives=True)
     assert sum(phase["updates"] for phase in found["schedules"]["phases"]) == 7
