@@ -110,7 +110,7 @@ def model_name(task: Task, backbone: str, head: Head) -> str:
 
 
 def image_size(data: Data, device: Device) -> int:
-    """The shorter edge of images (of crops, for label PNGs): their median, more for small objects, if the device can."""
+    """The shorter edge of images (of crops, for label PNGs): their median, more for small objects, if it fits."""
     largest = GPU_SIZE if device.gpu_gigabytes else CPU_SIZE if data.task == "instance" else CPU_CROP
     enlarged = min(ENLARGED, max(1.0, SMALL_OBJECT / data.object_side)) if data.object_side else 1.0
     return max(2 * STEP, min(largest, STEP * round(data.height * enlarged / STEP)))
