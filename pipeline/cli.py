@@ -35,7 +35,11 @@ def select(
     ] = None,
 ) -> None:
     """Choose what `dvc repro` runs: write a scale's runs and sweeps to selection.yaml, its settings to params.yaml."""
-    project = Project(Path.cwd())
+    write_selection(Project(Path.cwd()), scale, data_root, cluster, seeds)
+
+
+def write_selection(project: Project, scale: str, data_root: str, cluster: str, seeds: int | None = None) -> None:
+    """Writes ``selection.yaml`` and ``params.yaml`` for a scale, and says what they select."""
     selection = project.select(scale, data_root, seeds)
     params = project.initial_params(scale, data_root, cluster)
     reset = _reset(project, scale, selection)

@@ -1,9 +1,19 @@
 """The schema of ``configs/datasets``: where the raw files of a dataset lie and what is read from them."""
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt, RootModel, TypeAdapter, field_validator, model_validator
+from pydantic import (
+    Discriminator,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    RootModel,
+    Tag,
+    TypeAdapter,
+    field_validator,
+    model_validator,
+)
 
 from pipeline.config.labels import LabelTable
 from pipeline.config.reader import Strict, read, validate
@@ -42,6 +52,18 @@ class LabelSplit(Strict):
     num_images: PositiveInt | None = Field(None, description="how many images the split must have")
 
 
+class HeldOut(Strict):
+    """A val split that has no files of its own: a share of the train split's images, which are held out of training."""
+
+    share: float = Field(gt=0, lt=1)
+    seed: NonNegativeInt = Field(0, description="decides which images; see pipeline.data.held_out")
+
+
+def _split_kind(value: Any) -> str:
+    keys = value.keys() if isinstance(value, dict) else set(type(value).model_fields)
+    return "held_out" if "share" in keys else "files"
+
+
 class DatasetFolder(Strict):
     """Settings of every kind of dataset."""
 
@@ -57,7 +79,7 @@ class CocoDataset(DatasetFolder):
 
     source: Literal["coco"]
     train: CocoSplit
-    val: CocoSplit
+    val: Annotated[Annotated[CocoSplit, Tag("files")] | Annotated[HeldOut, Tag("held_out")], Discriminator(_split_kind)]
     lvis: LvisSource | None = None
     invalid_annotations: Literal["error", "drop"] = Field(
         "error", description="what to do about polygons of fewer than three points and boxes without area"
@@ -74,11 +96,14 @@ class CityscapesDataset(DatasetFolder):
 
 
 class LabelDataset(DatasetFolder):
-    """A folder of images and a folder of label PNGs with the same relative paths."""
+    """A folder of images and a folder of label PNGs with the same relative paths, but for ``suffix``."""
 
     source: Literal["labels"]
     train: LabelSplit
-    val: LabelSplit
+    val: Annotated[
+        Annotated[LabelSplit, Tag("files")] | Annotated[HeldOut, Tag("held_out")], Discriminator(_split_kind)
+    ]
+    suffix: str = Field("", description="what the names of label files have after those of their images")
     classes: Annotated[dict[str, NonNegativeInt], Field(min_length=1)] = Field(description="label id by class name")
     ignored: list[NonNegativeInt] = Field([255], description="label ids that neither training nor scores count")
 

@@ -30,10 +30,16 @@ class ExperimentConfig(Strict):
     seeds: Annotated[list[NonNegativeInt], Field(min_length=1)]
     starts_from: str | None = Field(
         None,
-        description="a run of the same scale, or a .safetensors file in the project, whose weights this one starts "
-        "from, except those that predict masks",
+        description="a run of the same scale, or a file of weights, whose weights this one starts from, except those "
+        "that predict masks",
+    )
+    fine_tune: bool = Field(
+        False,
+        description="keep all of the weights of a file that starts_from names, of this library or of Detectron2, and "
+        "draw only the layers anew that predict other classes",
     )
     train: Trained = "all"
+    negatives: bool = Field(False, description="train on images without objects as well, for instance models")
     sampling: SamplingConfig | None = None
     point_head: PointHeadConfig | None = Field(None, description="null for the model's own")
     evaluations: dict[str, EvaluationSetting] = Field(description="by name; empty if other runs only start from it")
@@ -48,7 +54,9 @@ class RunConfig(Strict):
     seed: int
     starts_from: str | None = None
     starts_from_digest: str | None = Field(None, description="SHA-256 of that file, if it starts from a file")
+    fine_tune: bool = False
     train: Trained = "all"
+    negatives: bool = False
     model: ModelConfig
     sampling: SamplingConfig | None
     point_head: PointHeadConfig | None = None
@@ -81,7 +89,7 @@ def load_experiment(path: Path) -> ExperimentConfig:
 
 def is_weights_file(starts_from: str | None) -> bool:
     """Whether a run starts from a file, and not from another run."""
-    return starts_from is not None and starts_from.endswith(".safetensors")
+    return starts_from is not None and starts_from.endswith((".safetensors", ".pth", ".pt", ".pkl"))
 
 
 def start_of(starts_from: str | None, dataset: str) -> str:

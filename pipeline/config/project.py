@@ -4,7 +4,7 @@ import hashlib
 from pathlib import Path
 
 from pipeline.config.clusters import ClusterConfig
-from pipeline.config.datasets import CocoDataset, DatasetConfig, dataset_task, load_dataset
+from pipeline.config.datasets import CocoDataset, DatasetConfig, HeldOut, dataset_task, load_dataset
 from pipeline.config.evaluations import EvaluationConfig, with_metrics
 from pipeline.config.experiments import ExperimentConfig, RunConfig, is_weights_file, load_experiment, start_of
 from pipeline.config.figures import FiguresConfig
@@ -144,6 +144,10 @@ class Project:
             return "train: 'head' needs a semantic model and the weights of a backbone, see starts_from"
         if experiment.train == "head" and model.norm == "batch":
             return f"train: 'head' leaves the backbone as it is, but the batch norm of {network} would go on learning"
+        if experiment.fine_tune and not is_weights_file(experiment.starts_from):
+            return "fine_tune: needs a file of weights, see starts_from"
+        if experiment.negatives and model.task != "instance":
+            return f"negatives: {network} trains on every image"
         if is_weights_file(experiment.starts_from) and not (self.root / str(experiment.starts_from)).is_file():
             return f"starts_from: there is no file {self.root / str(experiment.starts_from)}"
         if model.task == "instance" and self.schedule(experiment.schedule).head_multiplier != 1:
@@ -194,7 +198,9 @@ class Project:
             seed=seed,
             starts_from=experiment.starts_from,
             starts_from_digest=self._weights_digest(experiment.starts_from),
+            fine_tune=experiment.fine_tune,
             train=experiment.train,
+            negatives=experiment.negatives,
             model=self.model(experiment.model),
             sampling=experiment.sampling,
             point_head=experiment.point_head,
@@ -319,9 +325,11 @@ class Project:
             return file if is_remote(path) else path
 
         if isinstance(dataset, CocoDataset):
-            train, val = (watched(dataset.root, split.annotations) for split in (dataset.train, dataset.val))
+            given = dataset.train if isinstance(dataset.val, HeldOut) else dataset.val
+            train, val = (watched(dataset.root, split.annotations) for split in (dataset.train, given))
             lvis = watched(dataset.lvis.root, dataset.lvis.annotations) if dataset.lvis else val
         else:
-            train, val = (watched(dataset.root, split.labels) for split in (dataset.train, dataset.val))
+            labelled = dataset.train if isinstance(dataset.val, HeldOut) else dataset.val
+            train, val = (watched(dataset.root, split.labels) for split in (dataset.train, labelled))
             lvis = val
         return SelectedDataset(task=dataset_task(dataset), train=train, val=val, lvis=lvis)

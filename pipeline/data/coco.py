@@ -313,3 +313,15 @@ def read_coco(
     for image_id, found in by_image.items():
         records[image_id].annotations.extend(found)
     return InstanceSplit(categories, sorted(records.values(), key=lambda image: image.id), dropped)
+
+
+def truth_of(path: Path, split: InstanceSplit) -> dict[str, Any]:
+    """The ground truth of some images of an instances file: its entries for a split's images and annotations."""
+    data = load_instances(path)
+    images = {image.id for image in split.images}
+    kept = {annotation.id for image in split.images for annotation in image.annotations}
+    return {
+        "images": [entry for entry in data["images"] if entry["id"] in images],
+        "annotations": [entry for entry in data["annotations"] if entry["id"] in kept],
+        "categories": data["categories"],
+    }

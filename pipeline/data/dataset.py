@@ -98,10 +98,12 @@ def training_target(row: dict[str, Any], labels: Mapping[int, int]) -> Target:
     boxes = torch.tensor([annotation["bbox"] for annotation in objects], dtype=torch.float32).view(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
     limit = torch.tensor([row["width"], row["height"]] * 2, dtype=torch.float32)
-    masks = coco_mask.decode([{"size": size, "counts": annotation["counts"]} for annotation in objects])
+    rles = [{"size": size, "counts": annotation["counts"]} for annotation in objects]
+    # Of no masks, pycocotools returns an array of undefined size.
+    masks = coco_mask.decode(rles) if rles else np.zeros((*size, 0), np.uint8)
     return {
         "boxes": boxes.clamp(min=torch.zeros(4), max=limit),
-        "labels": torch.tensor([labels[annotation["category_id"]] for annotation in objects]),
+        "labels": torch.tensor([labels[annotation["category_id"]] for annotation in objects], dtype=torch.int64),
         "masks": torch.from_numpy(np.ascontiguousarray(masks.transpose(2, 0, 1))).bool(),
     }
 
@@ -115,18 +117,28 @@ def _has_object(table: pa.Table) -> np.ndarray:
 
 
 class TrainingImages(Dataset[Example]):
-    """Augmented training examples. Images without objects are left out, as is usual for COCO.
+    """Augmented training examples.
 
     Args:
         prepared: the dataset.
         storage: what the manifest's file names are relative to.
         min_sizes: shorter edges to choose from, in pixels.
         max_size: limit of the longer edge.
+        negatives: keep images without objects, which are left out otherwise, as is usual for COCO.
     """
 
-    def __init__(self, prepared: PreparedDataset, storage: Storage, min_sizes: Sequence[int], max_size: int) -> None:
+    def __init__(
+        self,
+        prepared: PreparedDataset,
+        storage: Storage,
+        min_sizes: Sequence[int],
+        max_size: int,
+        *,
+        negatives: bool = False,
+    ) -> None:
         table = prepared.manifest("train")
-        self._images = ManifestImages(table.filter(pa.array(_has_object(table))), storage)
+        used = table if negatives else table.filter(pa.array(_has_object(table)))
+        self._images = ManifestImages(used, storage)
         self._labels = {category.id: label for label, category in enumerate(prepared.categories, start=1)}
         self._min_sizes, self._max_size = tuple(min_sizes), max_size
 

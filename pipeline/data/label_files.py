@@ -58,8 +58,10 @@ def cityscapes_pairs(storage: Storage, split: LabelSplit, suffix: str) -> list[P
     )
 
 
-def same_path_pairs(storage: Storage, split: LabelSplit) -> list[Pair]:
+def same_path_pairs(storage: Storage, split: LabelSplit, suffix: str = "") -> list[Pair]:
     """The pictures of a split's image folder, and for each the PNG of the same path in its label folder.
+
+    With a suffix such as ``"_mask"``, the labels of ``a/b.jpg`` are ``a/b_mask.png``, which may lie beside the image.
 
     Raises:
         DatasetError: as :func:`cityscapes_pairs`, or if two images would have the same labels.
@@ -67,9 +69,11 @@ def same_path_pairs(storage: Storage, split: LabelSplit) -> list[Pair]:
     return _pairs(
         storage,
         split,
-        is_image=lambda name: PurePosixPath(name).suffix.lower() in PICTURES,
-        is_label=lambda name: name.endswith(".png"),
-        labels_of=lambda name: str(PurePosixPath(name).with_suffix(".png")),
+        is_image=lambda name: (
+            PurePosixPath(name).suffix.lower() in PICTURES and not (suffix and name.endswith(f"{suffix}.png"))
+        ),
+        is_label=lambda name: name.endswith(f"{suffix}.png"),
+        labels_of=lambda name: f"{PurePosixPath(name).with_suffix('')}{suffix}.png",
     )
 
 

@@ -96,6 +96,12 @@ class PreparedDataset:
         return len(self.classes.names if isinstance(self.classes, LabelTable) else self.classes)
 
     @property
+    def dropped_annotations(self) -> list[str]:
+        """Messages about the annotations of both splits that were dropped."""
+        splits = json.loads((self.folder / "dataset.json").read_text())["splits"]
+        return [message for split in splits.values() for message in split.get("dropped_annotations", [])]
+
+    @property
     def truth(self) -> Path:
         """The folder with the ground truth of the val split."""
         return self.folder / "truth"

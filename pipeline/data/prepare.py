@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -12,8 +13,10 @@ from typing import NamedTuple, TypeVar
 from pipeline.config.datasets import (
     CityscapesDataset,
     CocoDataset,
+    CocoSplit,
     CocoSynset,
     DatasetConfig,
+    HeldOut,
     LabelDataset,
     LabelSplit,
     LvisSource,
@@ -22,14 +25,15 @@ from pipeline.config.datasets import (
 from pipeline.config.labels import LabelTable
 from pipeline.config.locations import join
 from pipeline.data.cityscapes import CATEGORIES, INSTANCE_SUFFIX, instances
-from pipeline.data.coco import Annotation, DatasetError, ImageRecord, InstanceSplit, read_coco
+from pipeline.data.coco import Annotation, DatasetError, ImageRecord, InstanceSplit, read_coco, truth_of
+from pipeline.data.held_out import held_out
 from pipeline.data.label_files import LabelledImage, Pair, cityscapes_pairs, read_labels, same_path_pairs
 from pipeline.data.labels import CITYSCAPES
 from pipeline.data.lvis import coco_view
 from pipeline.data.manifest import Split, SplitManifest, write_prepared
 from pipeline.data.pictures import KnownPictures, known_pictures
 from pipeline.data.storage import Storage, UnreadableFileError
-from pipeline.files import atomic_folder
+from pipeline.files import atomic_folder, write_json
 from pipeline.progress import Progress
 
 SPLITS: tuple[Split, ...] = ("train", "val")
@@ -88,14 +92,17 @@ class _Preparation:
             self.storage.copy(image.label_file, self.folder / "truth" / image.label_file.removeprefix(f"{labels}/"))
 
     def coco(self, dataset: CocoDataset, data_root: str) -> None:
-        sources = {"train": (self.storage, dataset.train.annotations), "val": (self.storage, dataset.val.annotations)}
+        given: dict[Split, CocoSplit] = {"train": dataset.train}
+        if not isinstance(dataset.val, HeldOut):
+            given["val"] = dataset.val
+        sources: dict[str, tuple[Storage, str]] = {name: (self.storage, it.annotations) for name, it in given.items()}
         if dataset.lvis is not None:
             sources["lvis"] = (Storage(join(data_root, dataset.lvis.root)), dataset.lvis.annotations)
         # Fetched before the images, whose checks take long.
         files = self.all_of(sources, lambda part: self.fetch(part, *sources[part]))
 
         def read(name: Split) -> InstanceSplit:
-            split = dataset.train if name == "train" else dataset.val
+            split = given[name]
             with files[name].named():
                 return read_coco(
                     files[name].path,
@@ -107,15 +114,33 @@ class _Preparation:
                     on_image=self.on_image,
                 )
 
-        splits = self.all_of(SPLITS, read)
-        if splits["train"].categories != splits["val"].categories:
-            raise DatasetError(self.storage.where(), ["the train and the val split have different categories"])
-        self.storage.copy(dataset.val.annotations, self.folder / "truth" / "instances.json")
+        splits = self.all_of(given, read)
+        truth = self.folder / "truth" / "instances.json"
+        if isinstance(dataset.val, HeldOut):
+            splits = self.held_out(dataset.val, splits["train"])
+            write_json(truth, truth_of(files["train"].path, splits["val"]))
+        else:
+            if splits["train"].categories != splits["val"].categories:
+                raise DatasetError(self.storage.where(), ["the train and the val split have different categories"])
+            self.storage.copy(dataset.val.annotations, truth)
         if dataset.lvis is not None:
             with files["lvis"].named():
                 self.lvis(dataset.lvis, files["lvis"].path, splits["val"])
         manifests = {name: SplitManifest(split.images, split.dropped) for name, split in splits.items()}
         write_prepared(self.folder, splits["val"].categories, manifests)
+
+    def held_out(self, val: HeldOut, found: InstanceSplit) -> dict[Split, InstanceSplit]:
+        """Both splits of a dataset whose val images are held out; messages about dropped annotations are train's."""
+        chosen = self.names_held_out(val, [image.file_name for image in found.images])
+        train, held = ([i for i in found.images if (i.file_name in chosen) == is_val] for is_val in (False, True))
+        return {"train": replace(found, images=train), "val": replace(found, images=held, dropped=[])}
+
+    def names_held_out(self, val: HeldOut, names: list[str]) -> set[str]:
+        if len(names) < 2:
+            raise DatasetError(
+                self.storage.where(), [f"{len(names)} image; expected 2 or more to hold one out for val"]
+            )
+        return held_out(names, val.share, val.seed)
 
     def lvis(self, source: LvisSource, file: Path, val: InstanceSplit) -> None:
         """Writes the COCO-category view of the LVIS annotations of the val images."""
@@ -167,14 +192,22 @@ class _Preparation:
         table: LabelTable,
         find_pairs: Callable[[Storage, LabelSplit], list[Pair]],
     ) -> None:
+        val = dataset.val
+        given: dict[Split, LabelSplit] = {"train": dataset.train}
+        if not isinstance(val, HeldOut):
+            given["val"] = val
+
         def read(name: Split) -> list[LabelledImage]:
-            split = dataset.train if name == "train" else dataset.val
-            pairs = find_pairs(self.storage, split)
-            found = read_labels(self.storage, split, pairs, self.known, table.check, self.on_image)
+            pairs = find_pairs(self.storage, given[name])
+            found = read_labels(self.storage, given[name], pairs, self.known, table.check, self.on_image)
             return [image for image, _ in found]
 
-        splits = self.all_of(SPLITS, read)
-        self.copy_truth(dataset.val.labels, splits["val"])
+        splits = self.all_of(given, read)
+        if isinstance(val, HeldOut):
+            chosen = self.names_held_out(val, [image.file_name for image in splits["train"]])
+            splits["val"] = [image for image in splits["train"] if image.file_name in chosen]
+            splits["train"] = [image for image in splits["train"] if image.file_name not in chosen]
+        self.copy_truth(given.get("val", dataset.train).labels, splits["val"])
         write_prepared(self.folder, table, {name: SplitManifest(images) for name, images in splits.items()})
 
     def fetch(self, part: str, storage: Storage, name: str) -> _AnnotationFile:
@@ -191,7 +224,8 @@ class _Preparation:
 
 def expected_images(dataset: DatasetConfig) -> int | None:
     """How many images a dataset must have, or None if the configuration does not say."""
-    counts = [dataset.train.num_images, dataset.val.num_images]
+    splits = [split for split in (dataset.train, dataset.val) if not isinstance(split, HeldOut)]
+    counts = [split.num_images for split in splits]
     return None if None in counts else sum(filter(None, counts))
 
 
@@ -229,7 +263,7 @@ def prepare(
             if isinstance(dataset, CocoDataset):
                 preparation.coco(dataset, data_root)
             elif isinstance(dataset, LabelDataset):
-                preparation.labels(dataset, dataset.table(), same_path_pairs)
+                preparation.labels(dataset, dataset.table(), partial(same_path_pairs, suffix=dataset.suffix))
             elif dataset.task == "semantic":
                 preparation.labels(dataset, CITYSCAPES, _cityscapes_labels)
             else:

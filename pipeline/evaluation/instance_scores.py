@@ -32,14 +32,18 @@ def score_instances(prepared: PreparedDataset, predictions: Path, resamples: int
         For a COCO dataset: AP, AP50, AP75, APs, APm and APl; the same for boundary AP (``boundary_AP`` ...); with LVIS
         annotations also AP* on the images that have them (``AP_star``, ``AP_star50``, ``AP_star75``, ``AP_star_s``
         ...). For a Cityscapes dataset: AP and AP50, over all classes and by class (``AP-person`` ...). Undefined
-        metrics, such as APs without small objects, are left out, because JSON and MLflow have only numbers.
+        metrics, such as APs without small objects, are left out, because JSON and MLflow have only numbers. Details
+        of a COCO dataset are its AP by class (``AP_by_class``).
 
     Raises:
         DatasetError, GroundTruthError, PredictionError: if a metric cannot read one of the files.
     """
+    details: dict[str, Any] = {}
     instances, lvis = prepared.truth / "instances.json", prepared.truth / "lvis.json"
     if instances.is_file():
-        scores = coco_ap(instances, predictions, resamples=resamples, resampled=["AP"])
+        scores = coco_ap(instances, predictions, resamples=resamples, resampled=["AP"], by_class=True)
+        classes = scores.pop("AP_by_class")
+        details["AP_by_class"] = {name: round(value, 4) for name, value in classes.items() if not math.isnan(value)}
         boundary = boundary_ap(instances, predictions, resamples=resamples, resampled=["AP"])
         scores |= {f"boundary_{name}": value for name, value in boundary.items()}
         if lvis.is_file():
@@ -54,7 +58,7 @@ def score_instances(prepared: PreparedDataset, predictions: Path, resamples: int
             scores = cityscapes_ap(prepared.truth, Path(folder), resamples=resamples)
     drawn = {name.removesuffix(RESAMPLES): scores.pop(name) for name in list(scores) if name.endswith(RESAMPLES)}
     metrics = {name: value for name, value in scores.items() if not math.isnan(value)}
-    return Scores(metrics, {}, {name: values.tolist() for name, values in drawn.items() if name in metrics})
+    return Scores(metrics, details, {name: values.tolist() for name, values in drawn.items() if name in metrics})
 
 
 def _starred(name: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from pipeline.metrics.average_precision import STATISTICS, average_precision, resampled_ap
+from pipeline.metrics.average_precision import AREAS, STATISTICS, average_precision, resampled_ap
 from pipeline.metrics.coco_files import detections, read_ground_truth, read_results
 from pipeline.metrics.matching import PairwiseIoU, match
 
@@ -19,6 +19,7 @@ def coco_ap(
     resamples: int = 0,
     seed: int = 0,
     resampled: Collection[str] = tuple(STATISTICS),
+    by_class: bool = False,
 ) -> dict[str, Any]:
     """Mask AP in percent, averaged over IoU thresholds 0.50 to 0.95 and over categories.
 
@@ -28,30 +29,47 @@ def coco_ap(
         resamples: how many bootstrap resamples of the images to compute metrics on as well.
         seed: of the resampling.
         resampled: the names of those metrics.
+        by_class: whether to give the AP of each category as well.
 
     Returns:
         AP, AP50, AP75 and, by the objects' area (below 32^2, to 96^2, above), APs, APm, APl; NaN where there is no
         ground truth to average over. Without any prediction they are 0. With resamples also
-        ``AP_resamples`` and so on: (resamples,), the values on them; see :mod:`pipeline.metrics.bootstrap`.
+        ``AP_resamples`` and so on: (resamples,), the values on them; see :mod:`pipeline.metrics.bootstrap`. With
+        ``by_class`` also ``AP_by_class``, by the categories' names.
 
     Raises:
         DatasetError: for annotations with duplicate or unknown ids, or unusable masks.
         PredictionError: for an unknown image or category, a mask of another size than its image, or a score that
             is not finite.
     """
-    return score_instances(coco_mask.iou, annotations, predictions, resamples, seed, resampled)
+    return score_instances(coco_mask.iou, annotations, predictions, resamples, seed, resampled, by_class)
 
 
 def score_instances(
-    iou: PairwiseIoU, annotations: Path, predictions: Path, resamples: int, seed: int, resampled: Collection[str]
+    iou: PairwiseIoU,
+    annotations: Path,
+    predictions: Path,
+    resamples: int,
+    seed: int,
+    resampled: Collection[str],
+    by_class: bool = False,
 ) -> dict[str, Any]:
     """The statistics of :func:`coco_ap` with masks compared by ``iou``."""
     truth = read_ground_truth(annotations)
     results = read_results(predictions, truth["images"], [category["id"] for category in truth["categories"]])
     images = len(truth["images"])
     matches = match(truth, detections(results), iou)
-    once = average_precision(matches, np.ones((1, images), np.int64))
+    all_once = np.ones((1, images), np.int64)
+    once = average_precision(matches, all_once)
     scores: dict[str, Any] = {name: float(values[0]) for name, values in once.items()}
+    if by_class:
+        # The matches are in the order of the categories' ids, one for each range of areas.
+        categories = sorted(truth["categories"], key=lambda category: category["id"])
+        of_class = [matches[start : start + len(AREAS)] for start in range(0, len(matches), len(AREAS))]
+        scores["AP_by_class"] = {
+            category["name"]: float(average_precision(own, all_once)["AP"][0])
+            for category, own in zip(categories, of_class, strict=True)
+        }
     if resamples:
         scores |= resampled_ap(matches, images, resamples, seed, resampled)
     return scores

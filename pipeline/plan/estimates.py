@@ -5,6 +5,7 @@ from typing import Any
 
 from pipeline.cluster.needs import workers_for_batch
 from pipeline.config.clusters import ClusterConfig
+from pipeline.config.datasets import HeldOut
 from pipeline.config.experiments import RunConfig
 from pipeline.config.params import Params
 from pipeline.config.project import Project
@@ -154,7 +155,9 @@ class Estimates:
 
     def _val_images(self, name: str) -> int | None:
         dataset = self._project.dataset(name)
-        return self._project.synthetic(dataset.root).val_images if dataset.synthetic else dataset.val.num_images
+        if dataset.synthetic:
+            return self._project.synthetic(dataset.root).val_images
+        return None if isinstance(dataset.val, HeldOut) else dataset.val.num_images
 
 
 def _trials(task: TrainingTask) -> int:

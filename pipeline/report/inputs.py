@@ -41,3 +41,9 @@ class ReportInputs:
     missing: Mapping[str, str] = field(default_factory=dict)
     sweeps: Sequence[SweepResult] = ()
     findings: FindingsConfig = field(default_factory=lambda: FindingsConfig({}))
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the runs are about somebody's own data: no table of the paper has a row for them."""
+        tables = self.tables.values()
+        return bool(self.experiments) and not any(table.experiments & self.experiments for table in tables)

@@ -25,6 +25,7 @@ from pipeline.report.findings import to_markdown as findings_markdown
 from pipeline.report.headline import headline_of
 from pipeline.report.inputs import ReportInputs
 from pipeline.report.plots import write_plots
+from pipeline.report.results import RunResult
 from pipeline.report.tables.formats import (
     format_difference,
     format_number,
@@ -38,6 +39,7 @@ from pipeline.report.tables.table import Table, build_table, notes
 from pipeline.report.templates import page_loader
 
 LOCAL_MLFLOW = "http://127.0.0.1:5000"  # the address of a local `mlflow ui`
+OWN_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "boundary_AP", "mIoU", "trimap8_mIoU", "trimap20_mIoU")
 PAPER_SCALE = "paper"  # the scale whose numbers should be the paper's
 NOT_THE_PAPERS_SETTING = (
     "This is not the paper's setting: the data, the backbones and the schedules are stand-ins that fit a small "
@@ -67,7 +69,7 @@ def build_report(report: ReportInputs, output: Path) -> None:
         tables = [
             build_table(name, table, report.results, report.missing, stand_ins=stand_ins)
             for name, table in report.tables.items()
-            if not table.experiments or report.experiments & table.experiments
+            if report.experiments & table.experiments or not (table.experiments or report.is_own)
         ]
         write_tables(tables, folder)
         findings = decide(shown_findings(report), report.results, report.missing)
@@ -126,7 +128,8 @@ def render_page(
     values = [value for table in tables for _, row in table.rows for value in row.values()]
     return environment.get_template("page.html.j2").render(
         scale=report.scale,
-        notice=NOT_THE_PAPERS_SETTING if report.scale != PAPER_SCALE else "",
+        own=own_columns(report.results) if report.is_own else None,
+        notice="" if report.is_own or report.scale == PAPER_SCALE else NOT_THE_PAPERS_SETTING,
         differences=report.scale == PAPER_SCALE,
         headline=headline_of(report.figures.headline, tables),
         hero=None if hero is None else _with_pictures(hero, folder),
@@ -147,6 +150,12 @@ def render_page(
         tracking_uri=shown_uri,
         mlflow_url=shown_uri if shown_uri.startswith(("http://", "https://")) else LOCAL_MLFLOW,
     )
+
+
+def own_columns(results: Sequence[RunResult]) -> list[str]:
+    """The metrics that some run on somebody's own data has, in the order in which they are shown."""
+    found = {name for run in results for evaluation in run.evaluations.values() for name in evaluation.metrics}
+    return [name for name in OWN_METRICS if name in found]
 
 
 def summary(findings: Sequence[Finding]) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pipeline.config.evaluations import EvaluationConfig
 from pipeline.config.experiments import RunConfig
+from pipeline.evaluation.class_scores import ClassScores, class_scores
 from pipeline.evaluation.record import EvaluationRecord
 from pipeline.stage import Outputs
 from pipeline.tracking.client import Tracker
@@ -25,12 +26,14 @@ class EvaluationResult:
     Attributes:
         resamples: metrics on each resample of the val images, as the run's record has them. Runs of one dataset have
             the same resamples.
+        classes: the scores of each class, as the run's record has them.
     """
 
     mlflow_run_id: str
     metrics: dict[str, float]
     parameters: dict[str, str]
     resamples: dict[str, list[float]] = field(default_factory=dict)
+    classes: ClassScores = field(default_factory=lambda: ClassScores("", {}))
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,16 @@ class RunResult:
             f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
             for name, value in sorted(self.config.changes.items())
         )
+
+    @property
+    def finest(self) -> str:
+        """The evaluation setting of the highest resolution, or else of the most points."""
+
+        def fineness(name: str) -> tuple[int, int]:
+            setting = self.settings.root[name]
+            return getattr(setting, "resolution", 0), setting.num_points or 0
+
+        return max(self.evaluations, key=fineness)
 
     @property
     def label(self) -> str:
@@ -159,7 +172,11 @@ def _read(training: TrainingRecord, evaluation: EvaluationRecord, trained: Path,
     for name in evaluation.settings.root:
         found = tracker.get(evaluation_run(evaluation, name, config, run_id, tracker))
         evaluations[name] = EvaluationResult(
-            found.info.run_id, dict(found.data.metrics), dict(found.data.params), evaluation.resampled(name)
+            found.info.run_id,
+            dict(found.data.metrics),
+            dict(found.data.params),
+            evaluation.resampled(name),
+            class_scores(evaluation, name),
         )
     return RunResult(
         run=config.run,

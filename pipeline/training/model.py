@@ -1,5 +1,6 @@
 """Builds the network of a run. Separate from the training loop, because evaluation needs only this."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -7,17 +8,15 @@ from pipeline.config.experiments import RunConfig
 from pipeline.config.models import InstanceModelConfig
 from pipeline.data.manifest import PreparedDataset
 from pipeline.errors import UserError
+from pipeline.training.starting_weights import RETRAINED_HEADS, fine_tune, load_shared_weights
+from pointrend.backbones import freeze_stem_and_res2
 from pointrend.metadata import ClassInfo
 from pointrend.registry import build_model
-from pointrend.weights import load_backbone, read_state_dict
+from pointrend.weights import load_backbone
 
 if TYPE_CHECKING:
     from pointrend.instance import MaskRCNN
     from pointrend.semantic import SemanticSegmenter
-
-#: Prefixes of the weights that a run never takes from another one: mask heads and a semantic model's heads. Runs are
-#: compared by these heads, so each run trains its own from scratch.
-RETRAINED_HEADS = ("mask_head.", "head.", "pointrend.")
 
 
 def build_run_model(config: RunConfig, num_classes: int, *, pretrained: bool) -> "MaskRCNN | SemanticSegmenter":
@@ -70,15 +69,37 @@ def class_infos(prepared: PreparedDataset) -> tuple[ClassInfo, ...]:
     )
 
 
-def build_initial_model(config: RunConfig, num_classes: int, weights: Path | None) -> "MaskRCNN | SemanticSegmenter":
+def build_initial_model(
+    config: RunConfig,
+    num_classes: int,
+    weights: Path | None,
+    names: Sequence[str] = (),
+    say: Callable[[str], None] | None = None,
+) -> "MaskRCNN | SemanticSegmenter":
     """Builds the network of a run as its training starts, with the weights that it starts from.
+
+    Args:
+        config: the run.
+        num_classes: the number of classes of its dataset.
+        weights: the file of the weights that it starts from, if any.
+        names: the names of the classes, by which a fine-tuned run recognises those of the weights.
+        say: called with what a fine-tuned run keeps of the weights.
 
     Raises:
         UserError: if those weights do not fit, or lack a part of a detector that is not trained.
     """
-    model = build_run_model(config, num_classes, pretrained=True)
+    # A run that is fine-tuned has a whole backbone in its weights, and needs no other.
+    model = build_run_model(config, num_classes, pretrained=not config.fine_tune)
     if weights is not None:
-        loaded = load_shared_weights(model, weights)
+        if config.fine_tune:
+            start = fine_tune(model, weights, config.model.name, names)
+            loaded = start.kept
+            if say is not None:
+                say(f"{config.run} starts from {weights}: {start.summary}")
+            if isinstance(config.model, InstanceModelConfig) and config.model.pretrained_backbone:
+                freeze_stem_and_res2(model.get_submodule("backbone.body"))
+        else:
+            loaded = load_shared_weights(model, weights)
         missing = [name for name in model.state_dict() if not name.startswith(RETRAINED_HEADS) and name not in loaded]
         if config.train != "all" and missing:
             raise UserError(
@@ -99,38 +120,3 @@ def freeze(model: "MaskRCNN | SemanticSegmenter", config: RunConfig) -> None:
         model.freeze_detector()
     elif config.train == "head":
         model.backbone.requires_grad_(False)
-
-
-def load_shared_weights(model: "MaskRCNN | SemanticSegmenter", weights: Path) -> set[str]:
-    """Loads the weights of another run into a model, in place: every tensor of the same name and shape, but no head.
-
-    For instance models these are the weights of the detector, for semantic models those of the backbone. Every tensor
-    of the other run's ResNet must be among them; the model's own ResNet may have more blocks. Runs without ImageNet
-    weights start this way.
-
-    Args:
-        model: the network of a run.
-        weights: the file with the other run's weights.
-
-    Returns:
-        the names of the tensors that were loaded.
-
-    Raises:
-        UserError: if the other run has no ResNet, or a tensor of its ResNet does not fit.
-    """
-    own, state = model.state_dict(), read_state_dict(weights)
-    shared = {
-        name: tensor
-        for name, tensor in state.items()
-        if not name.startswith(RETRAINED_HEADS) and name in own and own[name].shape == tensor.shape
-    }
-    # A check for any shared tensor would not do: two different ResNets share the stem and many 3x3 convolutions.
-    body = [name for name in state if name.startswith("backbone.body.")]
-    wrong = next((f"{name} does not fit" for name in body if name not in shared), "" if body else "it has no ResNet")
-    if wrong:
-        raise UserError(
-            f"{weights}: of another backbone than the network of the run that starts from it: {wrong}; set starts_from "
-            "to a run with the same backbone"
-        )
-    model.load_state_dict(shared, strict=False)
-    return set(shared)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -103,7 +104,9 @@ def train_run(
 
     # All workers draw the same initial weights, and DistributedDataParallel sends those of worker 0 to the others.
     torch.manual_seed(draw_seed(config.seed))
-    network = build_initial_model(config, prepared.num_classes, training.starts_from)
+    names = [it.name for it in prepared.classes] if isinstance(prepared.classes, list) else prepared.classes.names
+    say = partial(print, flush=True) if rank == 0 else None
+    network = build_initial_model(config, prepared.num_classes, training.starts_from, names, say)
     model: nn.Module = network.to(device)
     if world_size > 1:
         model = with_synchronised_batch_norm(model, config, device)
@@ -185,7 +188,8 @@ def training_images(
     if isinstance(network, InstanceModelConfig):
         from pipeline.data.dataset import TrainingImages
 
-        return TrainingImages(prepared, storage, network.train_min_sizes, network.max_size)
+        sizes = network.train_min_sizes, network.max_size
+        return TrainingImages(prepared, storage, *sizes, negatives=config.negatives)
     from pipeline.data.semantic_dataset import SemanticTrainingImages
 
     return SemanticTrainingImages(prepared, storage, network)

@@ -13,6 +13,7 @@ from pipeline.report.figures.curves import training_curves
 from pipeline.report.figures.figure import Figure, save_picture
 from pipeline.report.figures.instance_figures import draw_instance_figures
 from pipeline.report.figures.overlays import FoundObject, Scenes, Source, found_objects, object_panels, scene_panels
+from pipeline.report.figures.ranked_images import ranked_figures
 from pipeline.report.figures.semantic_figures import draw_semantic_figures
 from pipeline.report.figures.semantic_overlays import label_panels, with_legend
 from pipeline.report.inputs import ReportInputs
@@ -56,12 +57,24 @@ def draw_figures(report: ReportInputs, folder: Path) -> list[Figure]:
         network = report.trained[of_dataset[0].run.run]
         compare = _compare_labels if network.config.model.task == "semantic" else _compare_masks
         figures += compare(dataset, network, of_dataset, report.predictions, folder)
+    if report.is_own:
+        figures += _own(report, folder)
     figures += _drawn_by_networks(columns, report, folder)
     figures += _accuracy_over_settings(report.results, folder)
     width = training_curves(report.results, folder / "training_curves.png")
     caption = "Total loss. PointRend's has one more term, the loss at its points."
     figures.append(Figure("Training curves", caption, "training_curves.png", width))
     return figures
+
+
+def _own(report: ReportInputs, folder: Path) -> list[Figure]:
+    """The worst and the best images of each run, under its finest setting."""
+    return [
+        figure
+        for result in report.results
+        if result.evaluations
+        for figure in ranked_figures(report.trained[result.run], result.finest, report.predictions / result.run, folder)
+    ]
 
 
 def _compare_labels(
@@ -92,7 +105,7 @@ def _compare_masks(
         file = f"objects_{dataset}.webp"
         width = save_picture(object_panels(scenes, objects, OBJECTS).render(), folder / file)
         figures.append(Figure(f"The same objects from every head: {dataset}", caption, file, width))
-    if (panels := scene_panels(scenes, SCENES)).rows:
+    if (panels := scene_panels(scenes, scenes.choose(SCENES))).rows:
         caption = "Predictions with a score of 0.5 or more. An object has the same colour in every column."
         file = f"scenes_{dataset}.webp"
         width = save_picture(panels.render(), folder / file)

@@ -124,6 +124,16 @@ class Scenes:
             for row, number in zip(overlaps, overlaps.argmax(axis=1).tolist(), strict=True)
         ]
 
+    def overlaps(self, image_id: int, source: int) -> np.ndarray:
+        """The mask IoU (D, G) of a source's confident predictions and the objects; 0 where the categories differ."""
+        truth, found = self.truth_rles(image_id), self._predictions[source][image_id]
+        if not truth or not found:
+            return np.zeros((len(found), len(truth)))
+        overlaps = np.array(coco_mask.iou([prediction.mask for prediction in found], truth, [0] * len(truth)))
+        categories = np.array([prediction.category_id for prediction in found])
+        overlaps[categories[:, None] != np.array(self.categories(image_id))] = 0.0
+        return overlaps
+
     def size(self, image_id: int) -> tuple[int, int]:
         """The image's H and W."""
         image = self._rows[image_id]
@@ -144,10 +154,10 @@ def _confident_by_image(predictions: Path) -> defaultdict[int, list[Prediction]]
     return found
 
 
-def scene_panels(scenes: Scenes, count: int) -> Panels:
-    """A row for each of ``count`` images: the image, the ground truth, and every source's predictions."""
+def scene_panels(scenes: Scenes, image_ids: Sequence[int]) -> Panels:
+    """A row for each image: the image, the ground truth, and every source's predictions."""
     rows = []
-    for image_id in scenes.choose(count):
+    for image_id in image_ids:
         height, width = scenes.size(image_id)
         window = Window.fit((0, 0, width, height), SCENE)
         plain = enlarged_picture(scenes.picture(image_id), window)

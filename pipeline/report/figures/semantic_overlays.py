@@ -57,6 +57,24 @@ def densest_window(values: np.ndarray, height: int, width: int) -> tuple[slice, 
     return slice(int(row), int(row) + height), slice(int(column), int(column) + width)
 
 
+def classes_of(table: LabelTable, images: Storage, label_file: str) -> np.ndarray:
+    """The classes (H, W), from 0 to K, K where ignored, of a label PNG."""
+    return table.classes(read_ids(io.BytesIO(images.read(label_file))))
+
+
+def painted(images: Storage, file_name: str, classes: Sequence[np.ndarray], table: LabelTable) -> list[Tensor]:
+    """An image (3, H, W), and the same under each of several maps of classes (H, W)."""
+    picture, colors = decode_picture(io.BytesIO(images.read(file_name)), images.where(file_name)), palette(table)
+    return [picture, *(paint(picture, each, colors) for each in classes)]
+
+
+def picture_panels(
+    images: Storage, file_name: str, classes: Sequence[np.ndarray], table: LabelTable
+) -> list[Image.Image]:
+    """The pictures of :func:`painted` as panels."""
+    return [enlarge(panel, PANEL) for panel in painted(images, file_name, classes, table)]
+
+
 def label_panels(prepared: PreparedDataset, images: Storage, sources: Sequence[Source], count: int) -> Panels:
     """Up to ``count`` evenly spread val images, and below each its :func:`busiest_square`, enlarged.
 
@@ -68,14 +86,12 @@ def label_panels(prepared: PreparedDataset, images: Storage, sources: Sequence[S
     """
     table, names = prepared.labels, prediction_names(prepared)
     val = prepared.manifest("val").select(["file_name", "label_file"]).to_pylist()
-    colors = palette(table)
     rows: list[list[Image.Image]] = []
     for row in evenly_spread(val, count):
         file_name, label_file = row["file_name"], row["label_file"]
-        picture = decode_picture(io.BytesIO(images.read(file_name)), images.where(file_name))
-        truth = table.classes(read_ids(io.BytesIO(images.read(label_file))))
+        truth = classes_of(table, images, label_file)
         predicted = [table.classes(read_ids(source.predictions / names[label_file])) for source in sources]
-        panels = [picture, *(paint(picture, classes, colors) for classes in (truth, *predicted))]
+        panels = painted(images, file_name, [truth, *predicted], table)
         square = busiest_square(truth, max(1, min(truth.shape) // MAGNIFIED))
         rows.append([enlarge(panel, PANEL) for panel in panels])
         rows.append([enlarge(panel[:, square[0], square[1]], PANEL) for panel in panels])
@@ -84,7 +100,11 @@ def label_panels(prepared: PreparedDataset, images: Storage, sources: Sequence[S
 
 def with_legend(sheet: Image.Image, table: LabelTable) -> Image.Image:
     """A picture with a legend of the classes below it."""
-    entries = [*zip([*table.names, "ignored"], palette(table), strict=True)]
+    return legend_below(sheet, [*zip([*table.names, "ignored"], palette(table).tolist(), strict=True)])
+
+
+def legend_below(sheet: Image.Image, entries: Sequence[tuple[str, Sequence[float]]]) -> Image.Image:
+    """A picture with names below it, each with its colour, RGB in [0, 1]."""
     places, left, line = [], GAP, 0
     for name, _ in entries:
         width = CAPTION + int(font().getlength(name)) + GAP * 2
@@ -98,6 +118,6 @@ def with_legend(sheet: Image.Image, table: LabelTable) -> Image.Image:
     for (name, rgb), (left, line) in zip(entries, places, strict=True):
         top = sheet.height + GAP + line * CAPTION
         edges = (left, top + CAPTION / 5, left + CAPTION * 3 / 5, top + CAPTION * 4 / 5)
-        pen.rectangle(edges, fill=tuple((rgb * 255).astype(int).tolist()))
+        pen.rectangle(edges, fill=tuple(int(255 * channel) for channel in rgb))
         pen.text((left + CAPTION, top + CAPTION / 2), name, "black", font(), anchor="lm")
     return extended

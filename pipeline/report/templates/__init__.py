@@ -11,6 +11,7 @@ FILES = (
     "findings.html.j2",
     "table.html.j2",
     "macros.html.j2",
+    "own.html.j2",
     "page.css",
     "page.js",
 )

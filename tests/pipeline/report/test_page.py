@@ -20,6 +20,7 @@ from pipeline.config.tables import TableConfig
 from pipeline.data.coco import Annotation, Category, DatasetError, ImageRecord
 from pipeline.data.manifest import SplitManifest, write_prepared
 from pipeline.data.storage import Storage
+from pipeline.evaluation.class_scores import ClassScores
 from pipeline.evaluation.trained_run import TrainedRun
 from pipeline.files import write_json
 from pipeline.report.figures.figure import Figure
@@ -543,3 +544,27 @@ def test_pictures_are_pictures(report: Path) -> None:
             picture.load()
             # The images themselves are grey all over.
             assert np.asarray(picture.convert("RGB")).std() > 0 or path.name == "headline_0_0.webp"
+
+
+# Somebody's own data
+
+
+def test_own_data_have_a_page_about_them_alone(repository: Path, results: list[RunResult], tmp_path: Path) -> None:
+    project = Project(repository)
+    tables = {name: project.table(name) for name in project.table_names()}
+    own = [replace(result, run="mine-0", experiment="mine") for result in results[:1]]
+    scores = {
+        name: replace(found, classes=ClassScores("AP", {EVIL: 12.34})) for name, found in own[0].evaluations.items()
+    }
+    settings = EvaluationConfig({name: RenderingConfig(resolution=28) for name in scores})
+    own = [replace(own[0], evaluations=scores, settings=settings)]
+    inputs = ReportInputs("mine", tables, project.figures(), "sqlite:///mlflow.db", tmp_path, {"mine"}, results=own)
+    assert inputs.is_own
+    assert not replace(inputs, experiments={"coco_pointrend_r50"}).is_own
+    text = render_page(inputs, [], [], [], [], tmp_path)
+    page = Page(text)
+    assert "Kirillov" not in page.text
+    assert "stand-ins" not in page.text
+    assert [EVIL, "12.3"] in table_rows(text)
+    assert EVIL not in text
+    assert "pointrend predict PICTURES --weights mine-0" in page.text

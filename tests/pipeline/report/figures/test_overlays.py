@@ -173,7 +173,7 @@ def test_images_are_chosen_evenly(make: Make) -> None:
 def test_a_dataset_without_objects_has_no_pictures(make: Make) -> None:
     scenes = make([], objects={1: [], 2: []})
     assert scenes.choose(4) == []
-    assert scene_panels(scenes, 4).rows == []
+    assert scene_panels(scenes, scenes.choose(4)).rows == []
     assert found_objects(scenes, 4) == []
 
 
@@ -193,7 +193,7 @@ def rgb(index: int) -> tuple[int, ...]:
 
 def test_an_object_has_one_colour_in_every_column(make: Make) -> None:
     scenes = make([prediction(OBJECTS[1], 0.9)], [prediction(box, 0.9) for box in OBJECTS])
-    panels = scene_panels(scenes, 4)
+    panels = scene_panels(scenes, scenes.choose(4))
     assert panels.captions == ["image", "ground truth", "source 0", "source 1"]
     ((plain, truth, first, second),) = panels.rows
     scale = SCENE // 40
@@ -213,7 +213,7 @@ def test_an_object_has_one_colour_in_every_column(make: Make) -> None:
 
 def test_the_sheet_has_the_size_of_its_panels(make: Make) -> None:
     scenes = make([prediction(OBJECTS[1], 0.9)], objects={5: OBJECTS, 6: OBJECTS})
-    sheet = scene_panels(scenes, 4).render()
+    sheet = scene_panels(scenes, scenes.choose(4)).render()
     # At twice the size that the page shows: three columns of 240 and two gaps of 6; a caption line of 20, two rows of
     # 180 and a gap of 6.
     assert sheet.size == (2 * (3 * 240 + 2 * 6), 2 * (20 + 2 * 180 + 6))

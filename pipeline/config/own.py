@@ -1,0 +1,256 @@
+"""A training of somebody's own data: its settings, derived from the data and the device, and its files in configs/."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from pipeline.config.datasets import DatasetConfig
+from pipeline.config.project import Project
+from pipeline.config.reader import ConfigError
+from pipeline.files import atomic_file
+from pointrend.specs import MODELS, DeepLabV3Spec, Task, task_of
+
+Head = Literal["pointrend", "4xconv", "dense"]
+
+STEP = 32  # image sizes are multiples of it
+EPOCHS, MIN_UPDATES, MAX_UPDATES = 15, 500, 20_000
+#: The largest shorter edge, and the batch, that a device is given by default.
+CPU_SIZE, CPU_CROP, GPU_SIZE, CPU_BATCH = 320, 192, 800, 4
+#: Objects that are smaller, in pixels, are enlarged with their images, by at most this factor.
+SMALL_OBJECT, ENLARGED = 32, 1.5
+MANY_OBJECTS = 8  # of an image; half a batch has as much to learn from then
+GIGABYTES_PER_IMAGE = 4  # of GPU memory, at GPU_SIZE
+LEARNING_RATE = 0.02  # of a batch of 16 for a ResNet that was trained before, as in Appendix A
+TINY_LEARNING_RATE = 0.02  # of the tiny networks, whose batches differ little
+
+
+@dataclass(frozen=True)
+class Data:
+    """What the settings depend on.
+
+    Attributes:
+        task: of the dataset.
+        images: of the train split.
+        height: the median of their shorter edges in pixels.
+        width: the median of their longer edges in pixels.
+        objects: the most objects of an image; 0 for semantic labels.
+        mean_objects: their mean over images that have any.
+        object_side: the median of the square roots of their areas in pixels; 0 for semantic labels.
+    """
+
+    task: Task
+    images: int
+    height: int
+    width: int
+    objects: int = 0
+    mean_objects: float = 0.0
+    object_side: float = 0.0
+
+
+@dataclass(frozen=True)
+class Device:
+    """What trains: a GPU of so many gigabytes, or CPU cores."""
+
+    gpu_gigabytes: float | None
+    cpus: int
+
+    @property
+    def text(self) -> str:
+        return f"a GPU of {self.gpu_gigabytes:.0f} GB" if self.gpu_gigabytes else f"{self.cpus} CPU cores"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What a training starts from: a file, ImageNet's weights of torchvision, or nothing.
+
+    Attributes:
+        file: the path of a file, relative to the project or absolute.
+        norm: of the network that the file is of.
+        imagenet: start from ImageNet's weights.
+    """
+
+    file: str | None = None
+    norm: str = "group"
+    imagenet: bool = False
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """The settings that the user gives; None leaves one to the data and the device."""
+
+    head: Head
+    backbone: str
+    updates: int | None = None
+    image_size: int | None = None
+    batch: int | None = None
+    negatives: bool = False
+
+
+def model_name(task: Task, backbone: str, head: Head) -> str:
+    """The model of a task with a backbone and a head.
+
+    Raises:
+        ConfigError: if there is none; the message says what there is.
+    """
+    pointrend = head == "pointrend"
+    if head == ("dense" if task == "instance" else "4xconv"):
+        raise ConfigError(
+            f"--head {head}: {task} models have {'4xconv' if task == 'instance' else 'dense'} or pointrend"
+        )
+    names = [name for name, spec in MODELS.items() if task_of(spec) == task and spec.has_pointrend == pointrend]
+    fitting = [name for name in names if MODELS[name].backbone == backbone]
+    if not fitting:
+        known = ", ".join(dict.fromkeys(MODELS[name].backbone for name in names))
+        raise ConfigError(f"--backbone {backbone}: no {task} model has it; expected one of {known}")
+    return min(fitting, key=lambda name: isinstance(MODELS[name], DeepLabV3Spec))  # SemanticFPN where there are both
+
+
+def image_size(data: Data, device: Device) -> int:
+    """The shorter edge of images (of crops, for label PNGs): their median, more for small objects, if it fits."""
+    largest = GPU_SIZE if device.gpu_gigabytes else CPU_SIZE if data.task == "instance" else CPU_CROP
+    enlarged = min(ENLARGED, max(1.0, SMALL_OBJECT / data.object_side)) if data.object_side else 1.0
+    return max(2 * STEP, min(largest, STEP * round(data.height * enlarged / STEP)))
+
+
+def batch_size(data: Data, device: Device, size: int) -> int:
+    if not device.gpu_gigabytes:
+        return min(CPU_BATCH // 2 if data.mean_objects > MANY_OBJECTS else CPU_BATCH, data.images)
+    room = device.gpu_gigabytes / GIGABYTES_PER_IMAGE * (GPU_SIZE / size) ** 2
+    return max(1, min(16, 2 ** int(math.log2(max(1.0, room))), data.images))
+
+
+def number_of_updates(data: Data, batch: int) -> int:
+    return max(MIN_UPDATES, min(MAX_UPDATES, math.ceil(EPOCHS * data.images / batch / 100) * 100))
+
+
+def settings(name: str, data: Data, device: Device, weights: Weights, wishes: Wishes) -> dict[str, dict[str, Any]]:
+    """The model, schedule, experiment and cluster of a training, as the files of configs/ have them, by their kind."""
+    network = model_name(data.task, wishes.backbone, wishes.head)
+    size = wishes.image_size or image_size(data, device)
+    batch = wishes.batch or batch_size(data, device, size)
+    updates = wishes.updates or number_of_updates(data, batch)
+    instance, pointrend = data.task == "instance", wishes.head == "pointrend"
+    experiment: dict[str, Any] = {
+        "description": f"{name}: {network}, from {weights.file or ('ImageNet' if weights.imagenet else 'scratch')}",
+        "dataset": name,
+        "model": name,
+        "schedule": name,
+        "seeds": [0],
+    }
+    if weights.file:
+        experiment |= {"starts_from": weights.file, "fine_tune": True}
+    if wishes.negatives:
+        experiment["negatives"] = True
+    points = 196 if instance else max(196, size * size // 64)
+    if pointrend:
+        sampling = {"strategy": "biased", "oversample_ratio": 3.0, "importance_sample_ratio": 0.75}
+        experiment["sampling"] = sampling | {"num_points": points}
+    if instance:
+        settings = {"28x28": {"resolution": 28} | ({"num_points": 784} if pointrend else {})}
+        experiment["evaluations"] = settings | (
+            {"224x224": {"resolution": 224, "num_points": 784}} if pointrend else {}
+        )
+    else:
+        stride = {"output_stride": 16} if isinstance(MODELS[network], DeepLabV3Spec) else {}
+        experiment["evaluations"] = {"full": stride | ({"num_points": 4 * points} if pointrend else {})}
+    whole = {"workers": 0, "driver_memory_gb": 2}
+    gpu = {"gpus_per_worker": 1, "loader_processes": min(8, device.cpus)}
+    return {
+        "models": (_instance_model if instance else _semantic_model)(network, data, weights, size),
+        "schedules": _schedule(wishes.backbone, data.task, batch, updates, device),
+        "experiments": experiment,
+        "clusters": whole | (gpu if device.gpu_gigabytes else {"cpus_per_worker": device.cpus}),
+    }
+
+
+def _instance_model(network: str, data: Data, weights: Weights, size: int) -> dict[str, Any]:
+    # Sizes around the one of inference are cheap augmentation.
+    sizes = sorted({max(STEP, STEP * round(size * factor / STEP)) for factor in (0.8, 1.0, 1.2)})
+    frozen = weights.imagenet or weights.norm == "frozen_batch"
+    longer = STEP * math.ceil(max(2.0, data.width / data.height) * size * 1.2 / STEP)
+    model = {
+        "name": network,
+        "pretrained_backbone": frozen,
+        "norm": "frozen_batch" if frozen else "group",
+        "train_min_sizes": sizes,
+        "test_min_size": size,
+        "max_size": longer,
+    }
+    if "tiny" in network and data.mean_objects > MANY_OBJECTS:
+        model["rois_per_image"] = 128
+    if data.objects > 100:  # the usual limit of detections
+        model["detections_per_image"] = 100 * math.ceil(1.5 * data.objects / 100)
+    return model
+
+
+def _semantic_model(network: str, data: Data, weights: Weights, size: int) -> dict[str, Any]:
+    width = min(2 * size, max(size, STEP * round(size * data.width / data.height / STEP)))
+    pretrained = weights.imagenet or weights.norm == "frozen_batch"
+    norm = MODELS[network].norm if pretrained else "group"
+    return {
+        "name": network,
+        "pretrained_backbone": "torchvision" if pretrained else None,
+        "norm": norm,
+        "crop_size": [size, width],
+        # Inference is at the image's own size, so training is about there.
+        "scales": {"smallest": 0.75, "largest": 1.25, "step": STEP // 2},
+        "color_augmentation": not network.endswith("tiny"),
+        "max_class_share": None,
+    }
+
+
+def _schedule(backbone: str, task: Task, batch: int, updates: int, device: Device) -> dict[str, Any]:
+    rate = TINY_LEARNING_RATE if backbone.startswith("tiny") else LEARNING_RATE * batch / 16
+    warmup = {"updates": max(1, min(1000, updates // 10)), "learning_rate": round(rate / 20, 6)}
+    last = max(1, updates // 5)
+    if task == "semantic":
+        shape: dict[str, Any] = {"poly": {"updates": updates, "learning_rate": round(2 * rate, 6), "power": 0.9}}
+    else:
+        shape = {
+            "phases": [
+                {"updates": max(1, updates - last), "learning_rate": round(rate, 6)},
+                {"updates": last, "learning_rate": round(rate / 10, 6)},
+            ]
+        }
+    faster = {"precision": "bfloat16", "channels_last": True} if device.gpu_gigabytes else {"channels_last": True}
+    return {"batch_size": batch, "warmup": warmup, **shape, "checkpoint_every": 100, **faster}
+
+
+# Files
+
+
+def config_files(project: Project, name: str, dataset: DatasetConfig, found: Mapping[str, Any]) -> dict[Path, str]:
+    """The files of a training and their texts."""
+    header = "# Written by `pointrend train`.\n"
+    contents = {
+        "datasets": dataset.model_dump(mode="json", exclude_defaults=True) | {"source": dataset.source},
+        **found,
+    }
+    return {
+        project.configs / (f"experiments/{name}" if kind == "experiments" else kind) / f"{name}.yaml": header
+        + yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=110)
+        for kind, content in contents.items()
+    }
+
+
+def write_files(files: Mapping[Path, str]) -> bool:
+    """Writes the files of a training; returns False if all of them are there already, as they would be written.
+
+    Raises:
+        ConfigError: if a file is there with another content, and then nothing is written.
+    """
+    if different := [path for path, text in files.items() if path.exists() and path.read_text("utf-8") != text]:
+        shown = "\n  ".join(map(str, different))
+        raise ConfigError(
+            f"these files have other settings already:\n  {shown}\nChoose another name with --name, or run "
+            "`pointrend select NAME` and `dvc repro` to go on with what they say"
+        )
+    fresh = [path for path in files if not path.exists()]
+    for path in fresh:
+        with atomic_file(path) as stream:
+            stream.write(files[path])
+    return bool(fresh)

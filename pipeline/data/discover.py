@@ -1,0 +1,258 @@
+"""Finds out how somebody's own data are laid out, and describes them as a file of configs/datasets does."""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from pipeline.config.datasets import (
+    CityscapesDataset,
+    CocoDataset,
+    CocoSplit,
+    DatasetConfig,
+    HeldOut,
+    LabelDataset,
+    LabelSplit,
+    load_dataset,
+)
+from pipeline.data.label_files import PICTURES, read_labels, same_path_pairs
+from pipeline.data.pictures import KnownPictures
+from pipeline.data.storage import Storage
+from pipeline.errors import UserError
+
+IMAGES = ("images", "imgs", "image", "JPEGImages")
+LABELS = ("labels", "masks", "annotations", "label", "mask", "SegmentationClass", "gt")
+VAL = ("val", "valid", "validation")
+ROBOFLOW = "_annotations.coco.json"
+LAYOUTS = f"""\
+  - images/ and labels/ (or masks/, annotations/), or image.jpg and image_mask.png side by side; with the same names in
+    both, and with the subfolders train/ and val/, or without
+  - train/images/ and train/labels/, val/images/ and val/labels/
+  - leftImg8bit/{{train,val}}/ and gtFine/{{train,val}}/, Cityscapes' layout and label ids
+  - train/{ROBOFLOW} and valid/{ROBOFLOW}, each with its images"""
+
+
+class DataError(UserError, ValueError):
+    """The files of a dataset are not laid out in a known way."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What the user says about the data.
+
+    Attributes:
+        data: an instances file in COCO's format, a folder of images and label PNGs, or a file of configs/datasets.
+        images: the folder of an instances file's images; None to look for it.
+        val: a second instances file.
+        val_images: the folder of its images; None to look for it.
+        val_share: the share of images that are held out for val where there is no val split.
+        seed: decides which.
+        classes: names of the classes of label PNGs, ``name`` with ids from 0 or ``name=id``; empty to look for them.
+        ignored: the label ids to ignore.
+        drop_invalid: leave out unusable annotations.
+    """
+
+    data: Path
+    images: Path | None = None
+    val: Path | None = None
+    val_images: Path | None = None
+    val_share: float = 0.2
+    seed: int = 0
+    classes: tuple[str, ...] = ()
+    ignored: tuple[int, ...] = (255,)
+    drop_invalid: bool = False
+
+    @property
+    def held_out(self) -> HeldOut:
+        return HeldOut(share=self.val_share, seed=self.seed)
+
+
+def discover(source: Source) -> DatasetConfig:
+    """The dataset that some files are.
+
+    Raises:
+        DataError: if they are not laid out in a known way; the message says what is.
+        ConfigError: if a file of configs/datasets is wrong.
+        DatasetError: if a label PNG cannot be read.
+    """
+    data = source.data
+    if not data.exists():
+        raise DataError(f"{data}: no such file or folder")
+    if data.suffix in (".yaml", ".yml"):
+        if source.images or source.val or source.classes:
+            raise DataError(f"{data}: says itself where images, val and classes are; leave out these options")
+        return load_dataset(data)
+    if data.suffix == ".json":
+        return _coco(source)
+    if not data.is_dir():
+        raise DataError(f"{data}: expected a .json file in COCO's format, a folder, or a .yaml of configs/datasets")
+    if (data / "train" / ROBOFLOW).is_file():
+        val = next((path for name in VAL if (path := data / name / ROBOFLOW).is_file()), None)
+        return _coco(replace(source, data=data / "train" / ROBOFLOW, val=source.val or val))
+    if source.images or source.val:
+        raise DataError(f"{data}: --images and --val go with an instances file, and this is a folder")
+    if (data / "leftImg8bit").is_dir() and (data / "gtFine").is_dir():
+        splits = [LabelSplit(images=f"leftImg8bit/{name}", labels=f"gtFine/{name}") for name in ("train", "val")]
+        root = str(data.resolve())
+        return CityscapesDataset(source="cityscapes", task="semantic", root=root, train=splits[0], val=splits[1])
+    return _labels(source)
+
+
+# Instances
+
+
+def _coco(source: Source) -> CocoDataset:
+    train = source.data
+    folders = [_image_folder(train, source.images)]
+    files = [train.resolve()]
+    if source.val is not None:
+        files.append(source.val.resolve())
+        folders.append(_image_folder(source.val, source.val_images, folders[0]))
+    root = Path(os.path.commonpath([*(file.parent for file in files), *folders]))
+    splits = [
+        CocoSplit(annotations=str(file.relative_to(root)), images=str(folder.relative_to(root)))
+        for file, folder in zip(files, folders, strict=True)
+    ]
+    return CocoDataset(
+        source="coco",
+        root=str(root),
+        train=splits[0],
+        val=splits[1] if len(splits) > 1 else source.held_out,
+        invalid_annotations="drop" if source.drop_invalid else "error",
+    )
+
+
+def _image_folder(annotations: Path, given: Path | None, also: Path | None = None) -> Path:
+    """The folder of an instances file's images: the given one, or the first usual place that has the first image."""
+    if given is not None:
+        if not given.is_dir():
+            raise DataError(f"{given}: no such folder of images")
+        return given.resolve()
+    try:
+        first = json.loads(annotations.read_bytes())["images"][0]["file_name"]
+    except FileNotFoundError as error:
+        raise DataError(f"{annotations}: no such annotation file") from error
+    except (ValueError, LookupError, TypeError) as error:
+        raise DataError(f"{annotations}: not a COCO instances file with images; --images names their folder") from error
+    beside = annotations.resolve().parent
+    split = annotations.stem.removeprefix("instances_")
+    places = [beside, beside / "images", beside / split, beside.parent / split, beside.parent / "images"]
+    for folder in [*places, *([also] if also else [])]:
+        if (folder / first).is_file():
+            return folder
+    raise DataError(
+        f"{annotations}: its first image, {first}, is not beside it; say with --images (--val-images) where"
+    )
+
+
+# Label PNGs
+
+
+def _labels(source: Source) -> LabelDataset:
+    root = source.data.resolve()
+    layouts = ((train, val, _suffix(root / train.images, root / train.labels)) for train, val in _label_folders(root))
+    found = next((layout for layout in layouts if layout[2] is not None), None)
+    if found is None:
+        raise DataError(
+            f"{source.data}: images and label PNGs are not laid out in a known way; expected one of\n{LAYOUTS}"
+        )
+    train, val, suffix = found
+    named = _named_classes(source, root)
+    dataset = LabelDataset(
+        source="labels",
+        root=str(root.parent if train.images == "." else root),
+        train=_below(train, root),
+        val=source.held_out if val is None else _below(val, root),
+        suffix=suffix or "",
+        classes=named or {"unknown": 0},
+        ignored=[*source.ignored],
+    )
+    if named:
+        return dataset
+    classes = {f"class_{id_}": id_ for id_ in _ids(dataset) if id_ not in source.ignored}
+    if not classes:
+        raise DataError(f"{source.data}: its label PNGs have no class, only ignored ids")
+    return dataset.model_copy(update={"classes": classes})
+
+
+def _below(split: LabelSplit, root: Path) -> LabelSplit:
+    return LabelSplit(images=root.name, labels=root.name) if split.images == "." else split
+
+
+def _label_folders(root: Path) -> Iterator[tuple[LabelSplit, LabelSplit | None]]:
+    """The folders of train and val in each layout that is there."""
+    for images in (name for name in IMAGES if (root / name).is_dir()):
+        for labels in (name for name in LABELS if (root / name).is_dir()):
+            both = [f"{images}/", f"{labels}/"]
+            splits = {
+                name: LabelSplit(images=both[0] + name, labels=both[1] + name)
+                for name in ("train", *VAL)
+                if all((root / (folder + name)).is_dir() for folder in both)
+            }
+            if "train" in splits:
+                yield splits["train"], next((splits[name] for name in VAL if name in splits), None)
+            yield LabelSplit(images=images, labels=labels), None
+    for images in IMAGES:
+        for labels in LABELS:
+            splits = {
+                name: LabelSplit(images=f"{name}/{images}", labels=f"{name}/{labels}")
+                for name in ("train", *VAL)
+                if (root / name / images).is_dir() and (root / name / labels).is_dir()
+            }
+            if "train" in splits:
+                yield splits["train"], next((splits[name] for name in VAL if name in splits), None)
+    yield LabelSplit(images=".", labels="."), None
+
+
+def _stems(folder: Path, suffixes: Sequence[str]) -> set[str]:
+    """Paths of files below a folder without their suffix."""
+    found = (path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in suffixes)
+    return {str(PurePosixPath(path.as_posix()).with_suffix("")) for path in found}
+
+
+def _suffix(images: Path, labels: Path) -> str | None:
+    """What the names of label files have after those of their images; None if no label file belongs to an image."""
+    pictures, candidates = _stems(images, PICTURES), _stems(labels, (".png",))
+    if images != labels and pictures & candidates:
+        return ""
+    ends = Counter(
+        stem[at:] for stem in candidates for at in range(1, len(stem)) if stem[at] in "_-." and stem[:at] in pictures
+    )
+    return ends.most_common(1)[0][0] if ends else None
+
+
+def _named_classes(source: Source, root: Path) -> dict[str, int]:
+    """The classes that the user names, or the file classes.txt in the folder; empty if neither says them."""
+    lines = list(source.classes)
+    if not lines and (file := root / "classes.txt").is_file():
+        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    numbers = count()
+    classes: dict[str, int] = {}
+    for line in lines:
+        name, equals, number = line.partition("=")
+        if equals and not number.strip().isdigit():
+            raise DataError(f"class {line!r}: expected NAME or NAME=ID")
+        classes[name.strip()] = int(number) if equals else next(numbers)
+    return classes
+
+
+def _ids(dataset: LabelDataset) -> list[int]:
+    """The ids in the label PNGs of a dataset, in order."""
+    storage, known = Storage(dataset.root), KnownPictures({})
+    found: set[int] = set()
+    for split in (dataset.train, dataset.val):
+        if isinstance(split, LabelSplit):
+            pairs = same_path_pairs(storage, split, dataset.suffix)
+            for _, ids in read_labels(storage, split, pairs, known, _present):
+                found |= ids
+    return sorted(found)
+
+
+def _present(ids: np.ndarray) -> set[Any]:
+    return set(np.unique(ids).tolist())

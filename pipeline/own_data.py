@@ -1,0 +1,345 @@
+"""The commands for somebody's own data: `pointrend train` and `pointrend data check`."""
+
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Column, Table
+
+from pipeline.cli import write_selection
+from pipeline.config.datasets import CocoDataset, DatasetConfig, HeldOut
+from pipeline.config.locations import join
+from pipeline.config.own import Data, Device, Weights, Wishes, config_files, model_name, settings, write_files
+from pipeline.config.project import Project
+from pipeline.data.coco import DatasetError
+from pipeline.data.cpus import usable_cpus
+from pipeline.data.discover import Source, discover
+from pipeline.data.manifest import PreparedDataset, read_prepared
+from pipeline.data.prepare import expected_images, prepare
+from pipeline.data.problems import group, with_remedies
+from pipeline.data.storage import Storage
+from pipeline.data.survey import survey
+from pipeline.errors import UserError
+from pipeline.evaluation.class_scores import SHOWN_METRICS, class_scores
+from pipeline.evaluation.record import EvaluationRecord
+from pipeline.progress import progress
+from pipeline.stage import Outputs, errors_as_messages
+from pointrend.specs import Task
+from pointrend.zoo import ZOO, address, fetch
+
+data = typer.Typer(help="Look at a dataset before training.", no_args_is_help=True)
+
+CONTACT_SHEET = Path("reports") / "contact_sheet.webp"
+KNOWN_PICTURES = Path(".pointrend") / "known_pictures.parquet"
+#: What a training starts from by default, by task and backbone: a name of --from.
+STARTS = {
+    ("instance", "tiny"): "shapes_detector",
+    ("semantic", "tiny"): "streets_segmenter",
+    ("instance", "r50"): "pointrend_rcnn_R_50_FPN_3x_coco",
+    ("instance", "r101"): "pointrend_rcnn_R_101_FPN_3x_coco",
+    ("instance", "x101"): "pointrend_rcnn_X_101_32x8d_FPN_3x_coco",
+    ("semantic", "r101"): "imagenet",
+}
+
+DataArgument = Annotated[
+    Path,
+    typer.Option(
+        "--data", help="an instances file in COCO's format, a folder of images and label PNGs, or a dataset's YAML"
+    ),
+]
+ImagesOption = Annotated[Path | None, typer.Option(help="the folder of the instances file's images")]
+ValOption = Annotated[Path | None, typer.Option(help="a second instances file, to measure on")]
+ValImagesOption = Annotated[Path | None, typer.Option(help="the folder of its images")]
+ValShareOption = Annotated[
+    float, typer.Option(help="share of images held out to measure on, where there is no val split")
+]
+SeedOption = Annotated[int, typer.Option(help="decides which images are held out")]
+ClassesOption = Annotated[
+    str | None, typer.Option(help="classes of label PNGs: NAME,NAME (ids from 0) or NAME=ID,...; default: classes.txt")
+]
+IgnoreOption = Annotated[str, typer.Option(help="label ids to ignore, with commas")]
+DropOption = Annotated[bool, typer.Option("--drop-invalid", help="leave out unusable annotations")]
+DataRootOption = Annotated[str, typer.Option(help="folder or URI that the root in a dataset's YAML is relative to")]
+
+
+def _source(
+    data: Path,
+    images: Path | None,
+    val: Path | None,
+    val_images: Path | None,
+    val_share: float,
+    seed: int,
+    classes: str | None,
+    ignore: str,
+    drop_invalid: bool,
+) -> Source:
+    names = tuple(name.strip() for name in classes.split(",")) if classes else ()
+    try:
+        ignored = tuple(int(number) for number in ignore.split(",") if number.strip())
+    except ValueError as error:
+        raise UserError(f"--ignore {ignore}: expected label ids with commas between them") from error
+    return Source(data, images, val, val_images, val_share, seed, names, ignored, drop_invalid)
+
+
+@contextmanager
+def prepared_dataset(dataset: DatasetConfig, data_root: str) -> Iterator[PreparedDataset]:
+    """The dataset as `prepare` writes it, in a temporary folder, with the same errors.
+
+    Raises:
+        DatasetError: as :func:`prepare`, with the remedies for its problems.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "prepared"
+        bar = progress("check the data", expected_images(dataset))
+        try:
+            prepare(dataset, data_root, output, KNOWN_PICTURES.absolute(), bar)
+        except DatasetError as error:
+            raise with_remedies(error) from error
+        yield read_prepared(output)
+
+
+@data.command()
+@errors_as_messages()
+def check(
+    data: DataArgument,
+    images: ImagesOption = None,
+    val: ValOption = None,
+    val_images: ValImagesOption = None,
+    val_share: ValShareOption = 0.2,
+    seed: SeedOption = 0,
+    classes: ClassesOption = None,
+    ignore: IgnoreOption = "255",
+    drop_invalid: DropOption = False,
+    data_root: DataRootOption = "data",
+    sheet: Annotated[Path, typer.Option(help="the contact sheet to write: .webp or .png")] = CONTACT_SHEET,
+) -> None:
+    """Show what is in a dataset: the errors of `prepare`, counts by class, odd annotations, and a contact sheet."""
+    console = Console(highlight=False)
+    dataset = discover(_source(data, images, val, val_images, val_share, seed, classes, ignore, drop_invalid))
+    dropped: list[str] = []
+    # Unusable annotations are left out here, so that all else can be shown as well.
+    lenient = dataset
+    if isinstance(dataset, CocoDataset):
+        lenient = dataset.model_copy(update={"invalid_annotations": "drop"})
+    try:
+        with prepared_dataset(lenient, data_root) as prepared:
+            storage = Storage(join(data_root, dataset.root))
+            found = survey(prepared, storage)
+            dropped = prepared.dropped_annotations
+            _print_table(console, "split", found.splits)
+            _print_table(console, "class", found.classes)
+            _print_groups(console, "looks odd", found.odd)
+            # matplotlib takes a second to import
+            from pipeline.report.figures.contact_sheet import contact_sheet
+            from pipeline.report.figures.figure import save_picture
+
+            sheet.parent.mkdir(parents=True, exist_ok=True)
+            save_picture(contact_sheet(prepared, storage), sheet)
+            console.print(f"contact sheet: {sheet}")
+    except DatasetError as error:
+        _print_groups(console, f"{error.where}: `prepare` refuses", error.problems)
+        raise typer.Exit(1) from error
+    refused = bool(dropped) and not drop_invalid
+    _print_groups(console, "`prepare` refuses" if refused else "left out", dropped)
+    if refused:
+        raise typer.Exit(1)
+
+
+def _print_table(console: Console, first: str, rows: Mapping[str, Mapping[str, str]]) -> None:
+    names = list(dict.fromkeys(name for row in rows.values() for name in row))
+    table = Table(first, *(Column(name, justify="right") for name in names), box=None, pad_edge=False)
+    for key, row in rows.items():
+        table.add_row(key, *(row.get(name, "") for name in names))
+    console.print(table)
+    console.print()
+
+
+def _print_groups(console: Console, title: str, problems: Sequence[str]) -> None:
+    """Prints problems by kind: their count, two examples, and the remedy."""
+    for each in group(problems):
+        console.print(f"{title}: {each.count} of {each.kind}", markup=False, soft_wrap=True)
+        for example in each.examples:
+            console.print(f"    {example}", markup=False, soft_wrap=True)
+        if each.remedy:
+            console.print(f"    -> {each.remedy}", markup=False, soft_wrap=True)
+
+
+def measure(prepared: PreparedDataset) -> Data:
+    """What the settings of a training depend on."""
+    rows = prepared.manifest("train").to_pylist()
+    edges = [sorted((row["height"], row["width"])) for row in rows]
+    shorter, longer = (round(statistics.median(edge[i] for edge in edges)) for i in (0, 1))
+    if prepared.task == "semantic":
+        return Data("semantic", len(rows), shorter, longer)
+    counts = [count for row in rows if (count := sum(not a["iscrowd"] for a in row["annotations"]))]
+    if not counts:
+        raise UserError("no image of the train split has an object: there is nothing to learn from")
+    sides = [a["area"] ** 0.5 for row in rows for a in row["annotations"] if not a["iscrowd"]]
+    return Data("instance", len(rows), shorter, longer, max(counts), statistics.mean(counts), statistics.median(sides))
+
+
+def find_device(project: Project, cluster: str | None) -> Device:
+    """The device of this machine, or of the cluster that is named."""
+    if cluster is not None:
+        chosen = project.cluster(cluster)
+        # The memory of a cluster's GPUs is not known here; most have more.
+        return Device(16.0 if chosen.gpus_per_worker else None, chosen.cpus_per_worker)
+    import torch  # takes a second to import
+
+    memory = torch.cuda.get_device_properties(0).total_memory / 1e9 if torch.cuda.is_available() else None
+    return Device(memory, usable_cpus())
+
+
+def find_weights(project: Project, source: str, task: Task, backbone: str) -> Weights:
+    """The weights that ``--from`` names.
+
+    Raises:
+        UserError: if there are none of that name, or they cannot be read.
+    """
+    if source == "scratch":
+        return Weights()
+    if source == "imagenet":
+        if backbone.startswith("tiny"):
+            raise UserError(f"--from imagenet: there are no ImageNet weights for backbone {backbone}; take scratch")
+        return Weights(imagenet=True, norm="frozen_batch")
+    shipped = project.root / "pipeline" / "synthetic" / "weights"
+    file = Path(source)
+    if (own := shipped / f"{source}.safetensors").is_file():
+        file = own.relative_to(project.root)
+    elif source in ZOO:
+        try:
+            file = fetch(str(address(source)))
+        except (OSError, ValueError) as error:
+            raise UserError(f"--from {source}: {error}; name a file, or take imagenet or scratch") from error
+    elif not file.is_file():
+        names = [path.stem for path in sorted(shipped.glob("*.safetensors"))]
+        raise UserError(
+            f"--from {source}: no such file; expected a file, scratch, imagenet, or one of {', '.join([*names, *ZOO])}"
+        )
+    elif not file.resolve().is_relative_to(project.root.resolve()):
+        file = file.resolve()
+    from pointrend.weights import read_state_dict  # imports torch
+
+    try:
+        state = read_state_dict(project.root / file)
+    except (OSError, ValueError) as error:
+        raise UserError(str(error)) from error
+    return Weights(str(file), "frozen_batch" if any(name.endswith("running_mean") for name in state) else "group")
+
+
+def check_start(project: Project, weights: Weights, network: str, names: list[str]) -> str:
+    """What a training keeps of its weights; raises UserError if they do not fit the network."""
+    if weights.file is None:
+        return "ImageNet" if weights.imagenet else "scratch"
+    from pipeline.training.starting_weights import fine_tune  # imports torch
+    from pointrend.registry import build_model
+
+    model = build_model(network, num_classes=len(names), norm=weights.norm)  # type: ignore[arg-type]
+    return f"{weights.file}\n  {fine_tune(model, project.root / weights.file, network, names).summary}"
+
+
+@errors_as_messages()
+def train(
+    data: DataArgument,
+    images: ImagesOption = None,
+    val: ValOption = None,
+    val_images: ValImagesOption = None,
+    val_share: ValShareOption = 0.2,
+    seed: SeedOption = 0,
+    classes: ClassesOption = None,
+    ignore: IgnoreOption = "255",
+    drop_invalid: DropOption = False,
+    data_root: DataRootOption = "data",
+    name: Annotated[str, typer.Option(help="of the scale, and of its files in configs/")] = "mine",
+    start: Annotated[
+        str | None,
+        typer.Option("--from", help="a file of weights, a shipped one, a name of the zoo, imagenet or scratch"),
+    ] = None,
+    head: Annotated[
+        Literal["pointrend", "4xconv", "dense"], typer.Option(help="4xconv is for instances, dense for label PNGs")
+    ] = "pointrend",
+    backbone: Annotated[str | None, typer.Option(help="tiny, r50, r101, ...; by default tiny without a GPU")] = None,
+    updates: Annotated[int | None, typer.Option(min=1, help="by default 15 epochs, at least 500")] = None,
+    image_size: Annotated[
+        int | None, typer.Option(min=64, help="shorter edge in pixels of images; of crops for label PNGs")
+    ] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="images per update")] = None,
+    negatives: Annotated[bool, typer.Option("--negatives", help="train on images without objects as well")] = False,
+    cluster: Annotated[
+        str | None, typer.Option(help="a file of configs/clusters; by default this machine, whole")
+    ] = None,
+    run: Annotated[
+        bool, typer.Option("--run/--no-run", help="run it, or write and select its configuration only")
+    ] = True,
+) -> None:
+    """Train on your own data: write its configuration as a scale, select it, and run `dvc repro`."""
+    project = Project(Path.cwd())
+    dataset = discover(_source(data, images, val, val_images, val_share, seed, classes, ignore, drop_invalid))
+    with prepared_dataset(dataset, data_root) as prepared:
+        size = measure(prepared)
+        counts = [prepared.manifest(split).num_rows for split in ("train", "val")]
+        names = (
+            [it.name for it in prepared.classes] if isinstance(prepared.classes, list) else [*prepared.classes.names]
+        )
+    device = find_device(project, cluster)
+    backbone = backbone or ("tiny" if not device.gpu_gigabytes else "r50" if size.task == "instance" else "r101")
+    network = model_name(size.task, backbone, head)
+    weights = find_weights(project, start or STARTS.get((size.task, backbone), "scratch"), size.task, backbone)
+    found = settings(name, size, device, weights, Wishes(head, backbone, updates, image_size, batch, negatives))
+    if cluster is not None:
+        del found["clusters"]
+    table = Table(box=None, pad_edge=False, show_header=False)
+    held = f" (a share of {dataset.val.share:g}, seed {dataset.val.seed})" if isinstance(dataset.val, HeldOut) else ""
+    table.add_row("data", f"{counts[0]} images to train on, {counts[1]} to measure on{held}")
+    table.add_row("classes", f"{len(names)}: {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}")
+    table.add_row("device", device.text)
+    table.add_row("model", f"{network} (--backbone, --head)")
+    table.add_row("starts from", check_start(project, weights, network, names) + " (--from)")
+    model, schedule = found["models"], found["schedules"]
+    edge = f"shorter edge {model['test_min_size']}" if size.task == "instance" else f"crops of {model['crop_size']}"
+    table.add_row("image size", f"{edge} pixels (--image-size)")
+    total = sum(part["updates"] for part in schedule.get("phases", [schedule.get("poly")]))
+    epochs = total * schedule["batch_size"] / counts[0]
+    table.add_row(
+        "schedule", f"{total} updates of {schedule['batch_size']} images, {epochs:.0f} epochs (--updates, --batch)"
+    )
+    Console(highlight=False).print(table)
+    files = config_files(project, name, dataset, found)
+    if write_files(files):
+        for path in files:
+            typer.echo(f"wrote {path.relative_to(project.root)}")
+    else:
+        typer.echo(f"scale {name} has these settings already, and goes on")
+    write_selection(project, name, data_root, cluster or name)
+    if not run:
+        typer.echo("`dvc repro` trains it.")
+        return
+    result = subprocess.run([sys.executable, "-m", "dvc", "repro"], check=False)
+    if result.returncode:
+        raise typer.Exit(result.returncode)
+    _show_result(project, name)
+
+
+def _show_result(project: Project, name: str) -> None:
+    """Prints the scores of a run, by class, and what to do next."""
+    run, outputs = f"{name}-0", Outputs(project.root, name)
+    record = EvaluationRecord.read(outputs.evaluation_record(run))
+    main = list(project.experiment(name, name).evaluations)[-1]
+    console = Console(highlight=False)
+    console.print(
+        "  ".join(f"{key} {value:.1f}" for key, value in record.metrics(main).items() if key in SHOWN_METRICS)
+    )
+    by_class = class_scores(record, main)
+    table = Table("class", Column(by_class.metric, justify="right"), box=None, pad_edge=False)
+    for class_name, value in by_class.values_by_class.items():
+        table.add_row(class_name, f"{value:.1f}")
+    console.print(table)
+    console.print(f"report: reports/{name}/index.html, with the best and the worst images")
+    console.print(f"predict: pointrend predict PICTURES --weights {run}", soft_wrap=True)

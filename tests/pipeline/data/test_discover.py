@@ -1,0 +1,145 @@
+"""How somebody's own data are laid out."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.config.datasets import CityscapesDataset, CocoDataset, HeldOut, LabelDataset
+from pipeline.data.discover import DataError, Source, discover
+from pipeline.data.prepare import prepare
+from pipeline.progress import progress
+
+
+def image(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.zeros((6, 8, 3), np.uint8)).save(path)
+
+
+def labels(path: Path, *ids: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.resize(np.array(ids, np.uint8), (6, 8))).save(path)
+
+
+def instances(path: Path, *names: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content: dict[str, Any] = {
+        "images": [{"id": i, "file_name": name, "height": 6, "width": 8} for i, name in enumerate(names)],
+        "annotations": [],
+        "categories": [{"id": 1, "name": "bolt"}],
+    }
+    path.write_text(json.dumps(content))
+    return path
+
+
+def usable(source: Source, tmp_path: Path) -> Any:
+    """The dataset, which `prepare` accepts."""
+    dataset = discover(source)
+    prepare(dataset, "nowhere", tmp_path / "prepared", tmp_path / "known.parquet", progress("check", None))
+    return dataset
+
+
+def test_an_instances_file_whose_images_are_held_out(tmp_path: Path) -> None:
+    for name in "abc":
+        image(tmp_path / "photos" / f"{name}.png")
+    file = instances(tmp_path / "notes" / "all.json", "a.png", "b.png", "c.png")
+    dataset = usable(Source(file, images=tmp_path / "photos", val_share=0.4, seed=3), tmp_path)
+    assert isinstance(dataset, CocoDataset)
+    assert (dataset.root, dataset.train.images) == (str(tmp_path), "photos")
+    assert dataset.val == HeldOut(share=0.4, seed=3)
+
+
+@pytest.mark.parametrize("place", [".", "images", "train", "../train"])
+def test_images_are_found_in_the_usual_places(tmp_path: Path, place: str) -> None:
+    file = instances(tmp_path / "annotations" / "instances_train.json", "a.png", "b.png")
+    for name in "ab":
+        image(tmp_path / "annotations" / place / f"{name}.png")
+    dataset = usable(Source(file), tmp_path)
+    assert (Path(dataset.root) / dataset.train.images).resolve() == (tmp_path / "annotations" / place).resolve()
+
+
+def test_a_second_file_is_the_val_split(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        image(tmp_path / split / f"{split}.png")
+        instances(tmp_path / f"instances_{split}.json", f"{split}.png")
+    files = (tmp_path / "instances_train.json", tmp_path / "instances_val.json")
+    dataset = usable(Source(files[0], val=files[1]), tmp_path)
+    assert (dataset.val.annotations, dataset.val.images) == ("instances_val.json", "val")
+
+
+def test_images_that_are_nowhere(tmp_path: Path) -> None:
+    file = instances(tmp_path / "all.json", "a.png")
+    with pytest.raises(DataError, match=r"its first image, a\.png, is not beside it; say with --images"):
+        discover(Source(file))
+
+
+def test_roboflow_s_folders(tmp_path: Path) -> None:
+    for split in ("train", "valid"):
+        image(tmp_path / split / "a.png")
+        instances(tmp_path / split / "_annotations.coco.json", "a.png")
+    dataset = usable(Source(tmp_path), tmp_path)
+    assert (dataset.train.images, dataset.val.images) == ("train", "valid")
+
+
+@pytest.mark.parametrize(
+    ("images", "truth", "expected"),
+    [
+        ("images/{}.png", "labels/{}.png", ("images", "labels", "", None)),
+        ("images/{}.png", "masks/{}_mask.png", ("images", "masks", "_mask", None)),
+        ("images/train/x/{}.png", "labels/train/x/{}.png", ("images/train", "labels/train", "", None)),
+        ("train/images/{}.png", "train/masks/{}.png", ("train/images", "train/masks", "", None)),
+        ("{}.png", "{}_labels.png", ("raw", "raw", "_labels", None)),
+    ],
+)
+def test_label_pngs(tmp_path: Path, images: str, truth: str, expected: tuple[Any, ...]) -> None:
+    root = tmp_path / "raw"
+    for number in (1, 2, 10):
+        image(root / images.format(number))
+        labels(root / truth.format(number), 3, 8, 255)
+    dataset = usable(Source(root), tmp_path)
+    assert isinstance(dataset, LabelDataset)
+    assert (dataset.train.images, dataset.train.labels, dataset.suffix) == expected[:3]
+    assert isinstance(dataset.val, HeldOut)
+    assert dataset.classes == {"class_3": 3, "class_8": 8}
+
+
+@pytest.mark.parametrize("layout", ["images/{split}", "{split}/images"])
+def test_label_pngs_with_a_val_split(tmp_path: Path, layout: str) -> None:
+    for split in ("train", "val"):
+        image(tmp_path / layout.format(split=split) / "a.png")
+        labels(tmp_path / layout.format(split=split).replace("images", "labels") / "a.png", 0, 1)
+    assert usable(Source(tmp_path), tmp_path).val.images == layout.format(split="val")
+
+
+@pytest.mark.parametrize("how", ["option", "file"])
+def test_classes_are_named(tmp_path: Path, how: str) -> None:
+    image(tmp_path / "images" / "a.png")
+    image(tmp_path / "images" / "b.png")
+    for name in "ab":
+        labels(tmp_path / "labels" / f"{name}.png", 0, 7)
+    names = ("sea", "sand=7")
+    if how == "file":
+        (tmp_path / "classes.txt").write_text("\n".join(names))
+    dataset = usable(Source(tmp_path, classes=names if how == "option" else ()), tmp_path)
+    assert dataset.classes == {"sea": 0, "sand": 7}
+
+
+def test_cityscapes_layout(tmp_path: Path) -> None:
+    for name in ("leftImg8bit", "gtFine"):
+        (tmp_path / name).mkdir()
+    dataset = discover(Source(tmp_path))
+    assert isinstance(dataset, CityscapesDataset)
+    assert dataset.task == "semantic"
+
+
+def test_another_folder_is_told_what_is_known(tmp_path: Path) -> None:
+    image(tmp_path / "photos" / "a.png")
+    with pytest.raises(DataError, match="expected one of"):
+        discover(Source(tmp_path))
+
+
+def test_a_file_of_configs(repository: Path) -> None:
+    assert discover(Source(repository / "configs/datasets/nuclei.yaml")).root == "nuclei"
