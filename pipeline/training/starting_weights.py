@@ -196,7 +196,7 @@ def _read(weights: Path, name: str) -> _Source:
         metadata = parse_metadata(stored[KEY])
     except MetadataError as error:
         raise UserError(f"{weights}: {error}") from error
-    names = metadata.classes and tuple(known.name for known in metadata.classes)
+    names = None if metadata.classes is None else tuple(known.name for known in metadata.classes)
     return _Source(state, names, getattr(metadata.spec, "stride_in_1x1", None))
 
 
