@@ -1,7 +1,5 @@
 """Weights of a model with other classes: the layers that predict them are redrawn, the rest is kept bit for bit."""
 
-import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -23,6 +21,8 @@ from pipeline.training.starting_weights import PREDICTORS, fine_tune
 from pointrend import build_model
 from pointrend.backbones import stride_in_1x1
 from pointrend.detectron2 import from_detectron2
+from pointrend.metadata import ClassInfo
+from pointrend.weights import save_weights
 
 TINY, R50 = "pointrend_rcnn_tiny_fpn", "pointrend_rcnn_r50_fpn_coco"
 
@@ -32,9 +32,8 @@ def network(name: str, num_classes: int, seed: int = 0) -> nn.Module:
     return build_model(name, num_classes=num_classes)
 
 
-def written(state: dict[str, Tensor], path: Path, classes: Sequence[str] | None = None) -> Path:
-    said = {} if classes is None else {"spec": {}, "classes": [{"id": i, "name": n} for i, n in enumerate(classes)]}
-    save_file(state, path, {"pointrend": json.dumps(said)} if said else None)
+def written(state: dict[str, Tensor], path: Path) -> Path:
+    save_file(state, path)
     return path
 
 
@@ -67,9 +66,10 @@ def test_only_what_predicts_classes_is_redrawn(name: str, classes: int, tmp_path
 
 
 def test_the_same_classes_keep_everything(tmp_path: Path) -> None:
-    source, classes = tensors(network(TINY, 2, seed=1)), ["cat", "dog"]
-    model = network(TINY, 2)
-    found = fine_tune(model, written(source, tmp_path / "a.safetensors", classes), TINY, classes)
+    trained, classes = network(TINY, 2, seed=1), ["cat", "dog"]
+    save_weights(trained, tmp_path / "a.safetensors", classes=[ClassInfo(i, name) for i, name in enumerate(classes)])
+    source, model = tensors(trained), network(TINY, 2)
+    found = fine_tune(model, tmp_path / "a.safetensors", TINY, classes)
     assert found.kept == source.keys()
     assert all(torch.equal(value, source[key]) for key, value in model.state_dict().items())
     found = fine_tune(network(TINY, 2), tmp_path / "a.safetensors", TINY, classes[::-1])
