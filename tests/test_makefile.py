@@ -106,7 +106,8 @@ def test_install_works_in_a_folder_with_spaces_and_umlauts(project: Path) -> Non
     asked = log.read_text().splitlines()
     assert asked[1] == "-m|venv|.venv|"
     assert [line for line in asked if "requirements.lock" in line] == [
-        "-m|uv|pip|install|--quiet|--python|.venv/bin/python|--compile-bytecode|-r|requirements.lock|"
+        "-m|uv|pip|install|--quiet|--python|.venv/bin/python|-r|requirements.lock|"
     ]
+    assert asked[-1].startswith("-c|import stages.run_job,"), "last, the bytecode of what commands import is compiled"
     assert (project / ".venv/.installed").is_file()
     assert make(project, "install") == "make: Nothing to be done for 'install'.\n"
