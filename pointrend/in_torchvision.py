@@ -138,11 +138,17 @@ class PointRendRoIHeads(RoIHeads):
         """torchvision's: detections in evaluation, with ``masks`` (R, 1, M, M) in their boxes, or losses in training.
 
         Raises:
-            ValueError: in training, if there are no targets, or one of them has no boxes, labels or masks as needed.
+            ValueError: in training, if there are no targets, or the boxes, labels or masks of one are missing or of
+                another type or shape; in evaluation, if the resolution of the rendering is not 7, 14, 28, ..., or the
+                fine features hold NaN or infinity.
         """
         if self.training:
             return [], self._losses(features, proposals, image_shapes, targets)
         detections, _ = super().forward(features, proposals, image_shapes)
+        # Under autocast torchvision's boxes are bfloat16, in which points and pixels cannot be told apart.
+        precision = self.mask_head.point_head.predictor.weight.dtype
+        for detected in detections:
+            detected["boxes"] = detected["boxes"].to(precision)
         boxes = [detected["boxes"] for detected in detections]
         logits = self.mask_head.logits(features, boxes, [detected["labels"] for detected in detections], None)
         for detected, masks in zip(detections, split_like(logits.float().sigmoid(), boxes), strict=True):
@@ -385,6 +391,7 @@ def _feature_map(maps: Features, name: str, stride: int) -> Tensor:
     if extent_of(maps[name], stride) != (PROBE_SIDE, PROBE_SIDE):
         raise ValueError(
             f"the feature map {name!r} has {_size_text(maps[name])} cells for {PROBE_SIDE} x {PROBE_SIDE} pixels, "
-            f"expected a stride of {stride}: pass the name of a map of that stride as fine_level, or build the model with one"
+            f"expected a stride of {stride}: pass the name of a map of that stride as fine_level, or build the model "
+            "with one"
         )
     return maps[name]

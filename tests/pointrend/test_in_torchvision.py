@@ -212,6 +212,13 @@ class TestMaskRCNN:
         assert (detected["masks"] < 0.4).any()
         torch.testing.assert_close(detected["masks"], paste_masks(masks, detected["boxes"], (64, 96)))
 
+    def test_autocast_places_masks_in_float32(self, scene: Scene) -> None:
+        model = mask_rcnn_with_pointrend(mask_rcnn().eval(), rendering=Rendering(28, 49))
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            (detected,) = model([scene(64, 96, BOXES)[0]])
+        assert len(detected["boxes"]) == 5
+        assert detected["boxes"].dtype == detected["masks"].dtype == torch.float32
+
     @pytest.mark.parametrize(
         ("make", "options", "error", "message"),
         [
