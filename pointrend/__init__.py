@@ -10,6 +10,7 @@ from pointrend.specs import PointSampling, Rendering, list_models
 
 if TYPE_CHECKING:
     from pointrend.export import export_model
+    from pointrend.in_torchvision import deeplabv3_with_pointrend, mask_rcnn_with_pointrend
     from pointrend.instance import MaskRCNN
     from pointrend.registry import build_model
     from pointrend.semantic import SemanticSegmenter
@@ -21,12 +22,14 @@ __all__ = [
     "Rendering",
     "SemanticSegmenter",
     "build_model",
+    "deeplabv3_with_pointrend",
     "export_model",
     "list_models",
     "load_backbone",
     "load_detectron2",
     "load_model",
     "load_weights",
+    "mask_rcnn_with_pointrend",
     "save_weights",
 ]
 
@@ -34,11 +37,13 @@ _LAZY = {
     "MaskRCNN": "pointrend.instance",
     "SemanticSegmenter": "pointrend.semantic",
     "build_model": "pointrend.registry",
+    "deeplabv3_with_pointrend": "pointrend.in_torchvision",
     "export_model": "pointrend.export",
     "load_backbone": "pointrend.weights",
     "load_detectron2": "pointrend.weights",
     "load_model": "pointrend.weights",
     "load_weights": "pointrend.weights",
+    "mask_rcnn_with_pointrend": "pointrend.in_torchvision",
     "save_weights": "pointrend.weights",
 }
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
@@ -182,6 +183,20 @@ class Regions(NamedTuple):
     targets: list[Tensor]  # (R,) index of the matched ground-truth object
 
 
+@torch.no_grad()
+def decode_regions(
+    coder: BoxCoder, proposals: list[Tensor], labels: list[Tensor], matched: list[Tensor], deltas: Tensor
+) -> Regions:
+    """Foreground regions, given the box deltas (R summed over images, 4) of all of them for their classes."""
+    origins = torch.cat(proposals)
+    decoded = coder.decode_single(deltas.float(), origins)
+    # A diverging network predicts boxes of any size, which the mask head could not pool from. The box loss still
+    # shows the divergence.
+    usable = (decoded.abs() < MAX_COORDINATE).all(dim=1, keepdim=True)
+    decoded = torch.where(usable, decoded, origins)
+    return Regions(proposals, list(decoded.split([len(boxes) for boxes in proposals])), labels, matched)
+
+
 class BoxHeads(RoIHeads):
     """torchvision's box head with aligned pooling and an L1 loss, which also returns its foreground regions."""
 
@@ -206,33 +221,22 @@ class BoxHeads(RoIHeads):
         box_loss = F.l1_loss(chosen, torch.cat(deltas)[foreground], reduction="sum") / max(1, len(flat_labels))
         losses = {"loss_classifier": F.cross_entropy(logits, flat_labels), "loss_box_reg": box_loss}
         masks = [image_labels > 0 for image_labels in labels]
-        proposals, labels, matched = (_chosen(fields, masks) for fields in (proposals, labels, matched))
-        return self._regions(proposals, labels, matched, chosen), losses
+        proposals, labels, matched = (choose(fields, masks) for fields in (proposals, labels, matched))
+        return decode_regions(self.box_coder, proposals, labels, matched, chosen), losses
 
     @torch.no_grad()
     def foreground(self, features: Features, proposals: list[Tensor], targets: list[Target]) -> Regions:
         """The regions of :meth:`train_step` without its losses, which need the background's predictions as well."""
         proposals, matched, labels, _ = self.select_training_samples(proposals, targets)
         masks = [image_labels > 0 for image_labels in labels]
-        proposals, labels, matched = (_chosen(fields, masks) for fields in (proposals, labels, matched))
+        proposals, labels, matched = (choose(fields, masks) for fields in (proposals, labels, matched))
         _, deltas = self.predict(features, proposals)
         classes = torch.cat(labels)
         chosen = deltas.view(len(classes), -1, 4)[torch.arange(len(classes), device=classes.device), classes]
-        return self._regions(proposals, labels, matched, chosen)
-
-    @torch.no_grad()
-    def _regions(self, proposals: list[Tensor], labels: list[Tensor], matched: list[Tensor], deltas: Tensor) -> Regions:
-        """Foreground regions, given the box deltas (R, 4) of all of them for their classes."""
-        origins = torch.cat(proposals)
-        decoded = self.box_coder.decode_single(deltas.float(), origins)
-        # A diverging network predicts boxes of any size, which the mask head could not pool from. The box loss still
-        # shows the divergence.
-        usable = (decoded.abs() < MAX_COORDINATE).all(dim=1, keepdim=True)
-        decoded = torch.where(usable, decoded, origins)
-        return Regions(proposals, list(decoded.split([len(boxes) for boxes in proposals])), labels, matched)
+        return decode_regions(self.box_coder, proposals, labels, matched, chosen)
 
 
-def _chosen(fields: list[Tensor], masks: list[Tensor]) -> list[Tensor]:
+def choose(fields: list[Tensor], masks: list[Tensor]) -> list[Tensor]:
     """The chosen entries of each image."""
     return [field[mask] for field, mask in zip(fields, masks, strict=True)]
 

@@ -28,6 +28,7 @@ INFERENCE_ONLY = {
     "pointrend.drawing",
     "pointrend.export",
     "pointrend.image_files",
+    "pointrend.in_torchvision",
     "pointrend.inputs",
     "pointrend.instance_inference",
     "pointrend.interpolation",
