@@ -190,7 +190,7 @@ def find_device(project: Project, cluster: str | None) -> Device:
     if cluster is not None:
         chosen = project.cluster(cluster)
         # The memory of a cluster's GPUs is not known here; most have more.
-        return Device(16.0 if chosen.gpus_per_worker else None, chosen.cpus_per_worker)
+        return Device(16.0 if chosen.gpus_per_worker else None, chosen.cpus_per_worker, assumed=True)
     import torch  # takes a second to import
 
     memory = torch.cuda.get_device_properties(0).total_memory / 1e9 if torch.cuda.is_available() else None
@@ -285,9 +285,7 @@ def train(
     with prepared_dataset(dataset, data_root) as prepared:
         size = measure(prepared)
         counts = [prepared.manifest(split).num_rows for split in ("train", "val")]
-        names = (
-            [it.name for it in prepared.classes] if isinstance(prepared.classes, list) else [*prepared.classes.names]
-        )
+        names = prepared.class_names
     device = find_device(project, cluster)
     backbone = backbone or ("tiny" if not device.gpu_gigabytes else "r50" if size.task == "instance" else "r101")
     network = model_name(size.task, backbone, head)

@@ -129,18 +129,21 @@ def mask_runs(region_masks: Tensor, boxes: Tensor, size: Size) -> list[Tensor]:
         for each region (runs,) int64 on the CPU: the lengths of runs of pixels that are alternately below 0.5 and at
         least 0.5. The first may be 0.
     """
+    crops = paste_crops(region_masks.cpu(), boxes.cpu(), size)
+    return [crop_runs(crop >= THRESHOLD, top, left, size) for crop, (top, left) in crops]
+
+
+def crop_runs(mask: Tensor, top: int, left: int, size: Size) -> Tensor:
+    """The runs of :func:`mask_runs` of a mask (h, w) bool in a crop of an image of size (H, W), on the CPU."""
     height, width = size
-    found = []
-    for crop, (top, left) in paste_crops(region_masks.cpu(), boxes.cpu(), size):
-        inside = crop.T >= THRESHOLD  # (w, h)
-        if inside.shape[1] < height:
-            # Between two columns of the crop lies background.
-            inside = F.pad(inside, (0, 1))
-        stride = max(1, inside.shape[1])
-        inside = F.pad(inside.flatten(), (1, 1))
-        edges = (inside[1:] != inside[:-1]).nonzero()[:, 0]
-        pixels = F.pad(edges + edges // stride * (height - stride) + (left * height + top), (1, 1))
-        pixels[-1] = height * width
-        runs = pixels.diff()
-        found.append(runs if runs[-1] else runs[:-1])
-    return found
+    inside = mask.T
+    if inside.shape[1] < height:
+        # Between two columns of the crop lies background.
+        inside = F.pad(inside, (0, 1))
+    stride = max(1, inside.shape[1])
+    inside = F.pad(inside.flatten(), (1, 1))
+    edges = (inside[1:] != inside[:-1]).nonzero()[:, 0]
+    pixels = F.pad(edges + edges // stride * (height - stride) + (left * height + top), (1, 1))
+    pixels[-1] = height * width
+    runs = pixels.diff()
+    return runs if runs[-1] else runs[:-1]

@@ -80,10 +80,9 @@ def _class_regions(found: Segments, factor: int) -> Iterator[Region]:
         classes = classes.repeat_interleave(factor, 0).repeat_interleave(factor, 1)
     for index in sorted(set(classes.unique().tolist()) & set(found.shown)):
         mask = classes == index
-        rows, columns = mask.any(1).nonzero()[:, 0], mask.any(0).nonzero()[:, 0]
-        top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
-        box = (float(left), float(top), float(right), float(bottom))
-        yield Region(index, index, None, box, mask[top:bottom, left:right], None, top, left)
+        rows, columns = tight(mask)
+        box = (float(columns.start), float(rows.start), float(columns.stop), float(rows.stop))
+        yield Region(index, index, None, box, mask[rows, columns], None, rows.start, columns.start)
 
 
 def tight(mask: Tensor) -> tuple[slice, slice]:

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch.nn.functional as F
 from torch import Tensor
 
 from pointrend.files import atomic_output
 from pointrend.image_files import write_image
 from pointrend.metadata import ClassInfo
+from pointrend.paste import crop_runs
 from pointrend.points import Size
 from pointrend.regions import Region, tight
 
@@ -42,19 +42,7 @@ def compress_runs(runs: np.ndarray) -> str:
 
 def encode(mask: Tensor, top: int, left: int, size: Size) -> dict[str, Any]:
     """COCO's compressed RLE of a mask that is (h, w) bool in a crop of an image of size (H, W)."""
-    height, width = size
-    columns = mask.T
-    if columns.shape[1] < height:
-        columns = F.pad(columns, (0, 1))  # between two columns of the crop lies background
-    stride = max(1, columns.shape[1])
-    inside = F.pad(columns.reshape(-1), (1, 1))
-    edges = (inside[1:] != inside[:-1]).nonzero()[:, 0]
-    pixels = F.pad(edges + edges // stride * (height - stride) + (left * height + top), (1, 1))
-    pixels[-1] = height * width
-    runs = pixels.diff()
-    if len(runs) > 1 and not runs[-1]:
-        runs = runs[:-1]
-    return {"size": [height, width], "counts": compress_runs(runs.numpy())}
+    return {"size": list(size), "counts": compress_runs(crop_runs(mask, top, left, size).numpy())}
 
 
 def coco_result(image_id: int, region: Region, classes: Sequence[ClassInfo], size: Size) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from pointrend.points import Size, class_uncertainty, mask_uncertainty
 from pointrend.semantic import SemanticSegmenter
 from pointrend.semantic_inference import CoarsePrediction
 from pointrend.specs import Rendering
-from pointrend.subdivision import subdivide, subdivision_sizes
+from pointrend.subdivision import subdivision_sizes
+from pointrend.subdivision_steps import subdivision_steps
 
 #: Objects drawn for each image, best first.
 MAX_OBJECTS = 3
@@ -27,35 +28,26 @@ GAP, CAPTION = 8, 26
 BACKGROUND, FOREGROUND = (24, 24, 28), (240, 240, 240)
 
 
-class Step(NamedTuple):
-    """The logits of one region or image after a step, and the points that the step predicted."""
+class Grid(NamedTuple):
+    """The logits of one region or image on the grid of a step, and the points that the step predicted."""
 
     logits: Tensor  # (K, H, W)
     points: Tensor  # (P, 2)
 
 
-def record_steps(
+def grids(
     coarse: Tensor,
     predict: Callable[[Tensor], Tensor],
     uncertainty: Callable[[Tensor], Tensor],
     sizes: Sequence[Size],
     num_points: int,
-) -> list[Step]:
-    """The coarse prediction (1, K, H, W), and what each step of :func:`pointrend.subdivision.subdivide` makes of it."""
-    steps = [Step(coarse[0], coarse.new_zeros(0, 2))]
-    logits, chosen = coarse, [coarse.new_zeros(1, 0, 2)]
-
-    def recorded(points: Tensor) -> Tensor:
-        chosen[0] = points
-        return predict(points)
-
-    for size in sizes:
-        logits = subdivide(logits, recorded, uncertainty, [size], num_points)
-        steps.append(Step(logits[0], chosen[0][0]))
-    return steps
+) -> list[Grid]:
+    """The coarse prediction (1, K, H, W), and what each of :func:`subdivision_steps` makes of it."""
+    steps = subdivision_steps(coarse, predict, uncertainty, sizes, num_points)
+    return [Grid(coarse[0], coarse.new_zeros(0, 2)), *(Grid(step.refined[0], step.points[0]) for step in steps)]
 
 
-def object_steps(model: MaskRCNN, found: Detections, index: int, rendering: Rendering) -> list[Step]:
+def object_steps(model: MaskRCNN, found: Detections, index: int, rendering: Rendering) -> list[Grid]:
     """The steps of object ``index`` in the first image of a detector's pass."""
     head = model.mask_head
     assert isinstance(head, PointRendMaskHead)
@@ -63,7 +55,7 @@ def object_steps(model: MaskRCNN, found: Detections, index: int, rendering: Rend
     boxes, labels = [found.boxes[0][index, None]], found.labels[0][index, None]
     coarse = head.coarse_logits(features, boxes)
     side = head.coarse_head.side
-    return record_steps(
+    return grids(
         select_class_logits(coarse, labels),
         lambda points: select_class_logits(head.point_logits(features, boxes, coarse, points), labels),
         lambda logits: mask_uncertainty(logits[:, 0]),
@@ -72,14 +64,14 @@ def object_steps(model: MaskRCNN, found: Detections, index: int, rendering: Rend
     )
 
 
-def image_steps(model: SemanticSegmenter, coarse: CoarsePrediction, points_per_step: int | None) -> list[Step]:
+def image_steps(model: SemanticSegmenter, coarse: CoarsePrediction, points_per_step: int | None) -> list[Grid]:
     """The steps of a semantic model with PointRend on one image."""
     head = model.pointrend
     assert head is not None
     logits, stride = coarse.logits.float(), coarse.stride
     features = {head.fine_level: coarse.features[head.fine_level].float()}
     height, width = logits.shape[-2:]
-    return record_steps(
+    return grids(
         logits,
         lambda points: head.point_logits(features, logits, stride, points),
         class_uncertainty,
@@ -89,7 +81,7 @@ def image_steps(model: SemanticSegmenter, coarse: CoarsePrediction, points_per_s
 
 
 def draw_object_steps(
-    pixels: np.ndarray, box: tuple[float, float, float, float], steps: Sequence[Step], paint: int
+    pixels: np.ndarray, box: tuple[float, float, float, float], steps: Sequence[Grid], paint: int
 ) -> Image.Image:
     """A row of panels: the object's box with the mask of each step as cells, and the points that it predicted."""
     picture = Image.fromarray(pixels).resize((OBJECT_PANEL, OBJECT_PANEL), Image.Resampling.BICUBIC, box=box)
@@ -102,7 +94,7 @@ def draw_object_steps(
     return _row(panels, [_caption(step) for step in steps])
 
 
-def draw_image_steps(pixels: np.ndarray, steps: Sequence[Step]) -> Image.Image:
+def draw_image_steps(pixels: np.ndarray, steps: Sequence[Grid]) -> Image.Image:
     """A row of panels: the image with the classes of each step as cells, and the points that it predicted."""
     height, width = pixels.shape[:2]
     scale = IMAGE_PANEL / max(height, width)
@@ -120,13 +112,13 @@ def draw_image_steps(pixels: np.ndarray, steps: Sequence[Step]) -> Image.Image:
     return _row(panels, [_caption(step) for step in steps])
 
 
-def _caption(step: Step) -> str:
+def _caption(step: Grid) -> str:
     rows, columns = step.logits.shape[-2:]
     return f"{columns} x {rows}" + (f", {len(step.points)} points" if len(step.points) else ", coarse")
 
 
 def _panel(
-    picture: Image.Image, colours: np.ndarray, painted: np.ndarray, step: Step, extent: tuple[float, float]
+    picture: Image.Image, colours: np.ndarray, painted: np.ndarray, step: Grid, extent: tuple[float, float]
 ) -> Image.Image:
     blended = np.asarray(picture).astype(np.float32)
     blended[painted] = 0.45 * blended[painted] + 0.55 * colours[painted]

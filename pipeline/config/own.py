@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ from pipeline.config.datasets import DatasetConfig
 from pipeline.config.project import Project
 from pipeline.config.reader import ConfigError
 from pipeline.files import atomic_file
-from pointrend.specs import MODELS, DeepLabV3Spec, Task, task_of
+from pointrend.specs import MODELS, PAPER_RENDERING, PAPER_SAMPLING, DeepLabV3Spec, Task, task_of
 
 Head = Literal["pointrend", "4xconv", "dense"]
 
@@ -53,14 +53,23 @@ class Data:
 
 @dataclass(frozen=True)
 class Device:
-    """What trains: a GPU of so many gigabytes, or CPU cores."""
+    """What trains: a GPU of so many gigabytes, or CPU cores.
+
+    Attributes:
+        gpu_gigabytes: of memory; None without a GPU.
+        cpus: CPU cores.
+        assumed: whether the memory is not known, but taken to be as much.
+    """
 
     gpu_gigabytes: float | None
     cpus: int
+    assumed: bool = False
 
     @property
     def text(self) -> str:
-        return f"a GPU of {self.gpu_gigabytes:.0f} GB" if self.gpu_gigabytes else f"{self.cpus} CPU cores"
+        if not self.gpu_gigabytes:
+            return f"{self.cpus} CPU cores"
+        return f"a GPU{', taken to be one' if self.assumed else ''} of {self.gpu_gigabytes:.0f} GB"
 
 
 @dataclass(frozen=True)
@@ -117,6 +126,7 @@ def image_size(data: Data, device: Device) -> int:
 
 
 def batch_size(data: Data, device: Device, size: int) -> int:
+    """Images per update: few on CPUs, and as many as fit the GPU's memory, at most 16."""
     if not device.gpu_gigabytes:
         return min(CPU_BATCH // 2 if data.mean_objects > MANY_OBJECTS else CPU_BATCH, data.images)
     room = device.gpu_gigabytes / GIGABYTES_PER_IMAGE * (GPU_SIZE / size) ** 2
@@ -124,6 +134,7 @@ def batch_size(data: Data, device: Device, size: int) -> int:
 
 
 def number_of_updates(data: Data, batch: int) -> int:
+    """Enough for ``EPOCHS`` epochs, in hundreds, between the fewest and the most."""
     return max(MIN_UPDATES, min(MAX_UPDATES, math.ceil(EPOCHS * data.images / batch / 100) * 100))
 
 
@@ -145,15 +156,15 @@ def settings(name: str, data: Data, device: Device, weights: Weights, wishes: Wi
         experiment |= {"starts_from": weights.file, "fine_tune": True}
     if wishes.negatives:
         experiment["negatives"] = True
-    points = 196 if instance else max(196, size * size // 64)
+    # Crops are small beside the paper's, so a denser map than that of stride 16 has as many points as they need.
+    least = PAPER_SAMPLING.num_points or 0
+    points = least if instance else max(least, size * size // 64)
     if pointrend:
-        sampling = {"strategy": "biased", "oversample_ratio": 3.0, "importance_sample_ratio": 0.75}
-        experiment["sampling"] = sampling | {"num_points": points}
+        experiment["sampling"] = asdict(PAPER_SAMPLING) | {"num_points": points}
     if instance:
-        settings = {"28x28": {"resolution": 28} | ({"num_points": 784} if pointrend else {})}
-        experiment["evaluations"] = settings | (
-            {"224x224": {"resolution": 224, "num_points": 784}} if pointrend else {}
-        )
+        rendering = {"num_points": PAPER_RENDERING.num_points} if pointrend else {}
+        resolutions = (28, PAPER_RENDERING.resolution) if pointrend else (28,)
+        experiment["evaluations"] = {f"{side}x{side}": {"resolution": side, **rendering} for side in resolutions}
     else:
         stride = {"output_stride": 16} if isinstance(MODELS[network], DeepLabV3Spec) else {}
         experiment["evaluations"] = {"full": stride | ({"num_points": 4 * points} if pointrend else {})}

@@ -135,7 +135,7 @@ def _image_folder(annotations: Path, given: Path | None, also: Path | None = Non
             raise DataError(f"{given}: no such folder of images")
         return given.resolve()
     try:
-        first = json.loads(annotations.read_bytes())["images"][0]["file_name"]
+        first = Path(json.loads(annotations.read_bytes())["images"][0]["file_name"])
     except FileNotFoundError as error:
         raise DataError(f"{annotations}: no such annotation file") from error
     except (ValueError, LookupError, TypeError) as error:

@@ -92,8 +92,15 @@ class PreparedDataset:
         return self.classes
 
     @property
+    def class_names(self) -> list[str]:
+        """In the order of a network's outputs."""
+        if isinstance(self.classes, LabelTable):
+            return list(self.classes.names)
+        return [category.name for category in self.classes]
+
+    @property
     def num_classes(self) -> int:
-        return len(self.classes.names if isinstance(self.classes, LabelTable) else self.classes)
+        return len(self.class_names)
 
     @property
     def dropped_annotations(self) -> list[str]:

@@ -104,9 +104,8 @@ def train_run(
 
     # All workers draw the same initial weights, and DistributedDataParallel sends those of worker 0 to the others.
     torch.manual_seed(draw_seed(config.seed))
-    names = [it.name for it in prepared.classes] if isinstance(prepared.classes, list) else prepared.classes.names
     say = partial(print, flush=True) if rank == 0 else None
-    network = build_initial_model(config, prepared.num_classes, training.starts_from, names, say)
+    network = build_initial_model(config, prepared.num_classes, training.starts_from, prepared.class_names, say)
     model: nn.Module = network.to(device)
     if world_size > 1:
         model = with_synchronised_batch_norm(model, config, device)

@@ -43,6 +43,7 @@ INFERENCE_ONLY = {
     "pointrend.semantic_inference",
     "pointrend.steps",
     "pointrend.subdivision",
+    "pointrend.subdivision_steps",
 }
 INSTANCE_ONLY = {"pointrend.detector", "pointrend.instance", "pointrend.instance_models"}
 SEMANTIC_ONLY = {"pointrend.semantic", "pointrend.semantic_heads", "pointrend.semantic_models"}

@@ -19,12 +19,12 @@ from pipeline.report.figures.masks import FINER, draw_mask
 from pipeline.report.figures.overlays import Scenes
 from pipeline.report.figures.panels import Panels, to_image, with_note
 from pipeline.report.figures.shown_objects import LOCATED, ShownObject, shown_objects
-from pipeline.report.figures.steps import Step, subdivision_steps
 from pointrend.drawing import color
 from pointrend.instance import MaskRCNN, PointRendMaskHead, select_class_logits
 from pointrend.points import mask_uncertainty, select_training_points, upsample
 from pointrend.specs import COARSE_SIDE, Rendering
 from pointrend.subdivision import subdivision_sizes
+from pointrend.subdivision_steps import Step, subdivision_steps
 
 IMAGES = 40  # images that the objects are chosen from
 OBJECTS = 3

@@ -23,10 +23,10 @@ from pipeline.report.figures.figure import PIXEL_RATIO, Figure, save_picture
 from pipeline.report.figures.overlays import evenly_spread
 from pipeline.report.figures.panels import GAP, Panels
 from pipeline.report.figures.semantic_overlays import densest_window, palette, with_legend
-from pipeline.report.figures.steps import Step, subdivision_steps
 from pointrend.pictures import decode_picture
 from pointrend.points import Size, class_uncertainty
 from pointrend.semantic import SAMPLING_STRIDE, SemanticSegmenter
+from pointrend.subdivision_steps import Step, subdivision_steps
 
 IMAGES = 40  # images that the shown one is chosen from
 ZOOM = 4  # the enlarged part has a quarter of the image's height and width

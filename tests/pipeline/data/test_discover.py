@@ -143,3 +143,10 @@ def test_another_folder_is_told_what_is_known(tmp_path: Path) -> None:
 
 def test_a_file_of_configs(repository: Path) -> None:
     assert discover(Source(repository / "configs/datasets/nuclei.yaml")).root == "nuclei"
+
+
+def test_a_file_name_that_is_a_number(tmp_path: Path) -> None:
+    file = tmp_path / "instances.json"
+    file.write_text(json.dumps({"images": [{"file_name": 7}]}))
+    with pytest.raises(DataError, match="not a COCO instances file with images; --images names their folder"):
+        discover(Source(file))

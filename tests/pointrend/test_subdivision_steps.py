@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from pipeline.report.figures.steps import subdivision_steps
 from pointrend.points import class_uncertainty, mask_uncertainty, sample_features
 from pointrend.subdivision import subdivide, subdivision_sizes
+from pointrend.subdivision_steps import subdivision_steps
 
 
 def own_uncertainty(logits: Tensor) -> Tensor:
