@@ -80,7 +80,7 @@ def _read_pickle(path: Path) -> object:
     return {name: value for name, value in state.items() if name not in ("__author__", "matching_heuristics")}
 
 
-def _read_metadata(path: Path) -> dict[str, str]:
+def stored_metadata(path: Path) -> dict[str, str]:
     """The metadata of a safetensors file; empty for other kinds of files."""
     if path.suffix != ".safetensors":
         return {}
@@ -177,7 +177,7 @@ def _published_classes(name: str) -> tuple[ClassInfo, ...]:
 def _read(source: str | os.PathLike[str]) -> _Checkpoint:
     url = address(str(source))
     path = Path(source) if url is None else fetch(url)
-    state, stored = read_state_dict(path), _read_metadata(path)
+    state, stored = read_state_dict(path), stored_metadata(path)
     try:
         metadata = parse_metadata(stored[KEY]) if KEY in stored else None
     except MetadataError as error:

@@ -60,7 +60,7 @@ class HeldOut(Strict):
 
 
 def _split_kind(value: Any) -> str:
-    keys = value.keys() if isinstance(value, dict) else set(type(value).model_fields)
+    keys = value.keys() if isinstance(value, dict) else getattr(type(value), "model_fields", ())
     return "held_out" if "share" in keys else "files"
 
 

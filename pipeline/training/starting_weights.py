@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from pipeline.errors import UserError
@@ -18,7 +17,7 @@ from pointrend.backbones import set_stride_in_1x1, stride_in_1x1
 from pointrend.detectron2 import convention, from_detectron2, is_detectron2
 from pointrend.metadata import KEY, MetadataError, parse_metadata
 from pointrend.registry import build_model
-from pointrend.weights import read_state_dict
+from pointrend.weights import read_state_dict, stored_metadata
 
 if TYPE_CHECKING:
     from pointrend.instance import MaskRCNN
@@ -189,7 +188,7 @@ def _read(weights: Path, name: str) -> _Source:
             raise UserError(f"{weights}: a checkpoint of Detectron2, which has no model with the backbone of {name}")
         converted, _ = from_detectron2(state, own)
         return _Source(converted, None, convention(own).stride_in_1x1)
-    stored = _stored_metadata(weights)
+    stored = stored_metadata(weights)
     if KEY not in stored:
         return _Source(state, None, json.loads(stored.get("structure", "{}")).get("stride_in_1x1"))
     try:
@@ -209,11 +208,3 @@ def _detectron2_classes(state: Mapping[str, Tensor]) -> int:
         (value for key, value in state.items() if re.fullmatch(r"sem_seg_head\..*predictor\.bias", key)), None
     )
     return 1 if labels is None else len(labels)
-
-
-def _stored_metadata(weights: Path) -> dict[str, str]:
-    """The metadata in a safetensors file; empty for any other file."""
-    if weights.suffix != ".safetensors":
-        return {}
-    with safe_open(weights, framework="pt") as file:
-        return file.metadata() or {}
