@@ -14,6 +14,7 @@ from uuid import uuid4
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 from mlflow_server import MlflowServer
 
 from pipeline.cluster.run_job import finish, mark_unfinished
@@ -85,6 +86,14 @@ def logged(uri: str, run_id: str) -> dict[str, list[int]]:
     return {name: sorted(entry.step for entry in client.get_metric_history(run_id, name)) for name in metrics}
 
 
+def logged_so_far(uri: str, run_id: str) -> dict[str, list[int]] | None:
+    """None from a server that works off what it missed, and on a busy machine resets connections meanwhile."""
+    try:
+        return logged(uri, run_id)
+    except MlflowException:
+        return None
+
+
 def once(updates: int) -> dict[str, list[int]]:
     return {name: list(range(10, updates + 1, 10)) for name in NAMES}
 
@@ -139,7 +148,7 @@ def test_a_server_that_answers_late_gets_everything_once(
             time.sleep(4)
         finally:
             server.signal(signal.SIGCONT)
-        wait_for(lambda: logged(server.uri, run_id) == once(200))
+        wait_for(lambda: logged_so_far(server.uri, run_id) == once(200))
     wait_for(lambda: logged(server.uri, run_id) == once(200))
 
 
