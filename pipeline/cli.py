@@ -16,7 +16,7 @@ from pipeline.config.selection_files import params_text, selection_text
 from pipeline.config.sweep_tasks import resolve_sweep
 from pipeline.errors import UserError
 from pipeline.files import atomic_file
-from pipeline.graph import match_git
+from pipeline.graph import match_git, refuse_while_running
 from pipeline.stage import Stage, errors_as_messages
 
 if TYPE_CHECKING:
@@ -29,7 +29,9 @@ jobs = typer.Typer(help="List, follow or stop the jobs on the Ray cluster.", no_
 def select(
     scale: Annotated[str, typer.Argument(help="a folder of configs/experiments: demo, nuclei, paper, ...")],
     data_root: Annotated[str, typer.Option(help="folder or URI that contains the datasets")] = "data",
-    cluster: Annotated[str, typer.Option(help="a file of configs/clusters")] = "laptop",
+    cluster: Annotated[
+        str | None, typer.Option(help="a file of configs/clusters; by default the scale's own, or laptop")
+    ] = None,
     seeds: Annotated[
         int | None, typer.Option(min=1, help="runs of each experiment, with seeds 0 and up; by default its own seeds")
     ] = None,
@@ -38,8 +40,25 @@ def select(
     write_selection(Project(Path.cwd()), scale, data_root, cluster, seeds)
 
 
-def write_selection(project: Project, scale: str, data_root: str, cluster: str, seeds: int | None = None) -> None:
-    """Writes ``selection.yaml`` and ``params.yaml`` for a scale, and says what they select."""
+def write_selection(
+    project: Project, scale: str, data_root: str, cluster: str | None, seeds: int | None = None
+) -> None:
+    """Writes ``selection.yaml`` and ``params.yaml`` for a scale, and says what they select.
+
+    Args:
+        project: the project.
+        scale: a folder of ``configs/experiments``.
+        data_root: the folder or URI that contains the datasets.
+        cluster: a file of ``configs/clusters``; None for that of the scale's name, or else for ``laptop``.
+        seeds: how many seeds each experiment has; None for its own.
+
+    Raises:
+        GraphError: while DVC runs stages of the project.
+        ConfigError: if a configuration is wrong.
+    """
+    refuse_while_running(project.root)
+    if cluster is None:
+        cluster = scale if (project.configs / "clusters" / f"{scale}.yaml").is_file() else "laptop"
     selection = project.select(scale, data_root, seeds)
     params = project.initial_params(scale, data_root, cluster)
     reset = _reset(project, scale, selection)

@@ -177,6 +177,29 @@ def _plan(options: dict[str, Any], folder: Path) -> list[str]:
         return [stage.name for stage in stages if stage.cmd]
 
 
+def refuse_while_running(root: Path) -> None:
+    """Raises an error while a DVC command runs stages of a project: what they read must not change now.
+
+    Raises:
+        GraphError: naming the process.
+    """
+    locks = root / ".dvc" / "tmp" / "rwlock"
+    try:
+        written = json.loads(locks.read_text(encoding="utf-8")).get("write", {})
+    except (OSError, ValueError):  # DVC has not run here, or is about to write the file
+        return
+    for holder in written.values():
+        try:
+            words = psutil.Process(holder["pid"]).cmdline()
+        except psutil.Error:  # it was killed, and DVC drops its locks the next time
+            continue
+        if any("dvc" in Path(word).parts for word in words):
+            raise GraphError(
+                f"`{holder['cmd']}` runs here already (process {holder['pid']}), so nothing was written; wait for it, "
+                "or stop it with Ctrl-C (its jobs go on: `pointrend jobs list`)"
+            )
+
+
 def match_git(root: Path) -> str | None:
     """Makes DVC work without git if git does not track the project, as in an unpacked archive.
 

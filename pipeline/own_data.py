@@ -1,5 +1,6 @@
 """The commands for somebody's own data: `pointrend train` and `pointrend data check`."""
 
+import re
 import statistics
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from pipeline.config.datasets import CocoDataset, DatasetConfig, HeldOut
 from pipeline.config.locations import join
 from pipeline.config.own import Data, Device, Weights, Wishes, config_files, model_name, settings, write_files
 from pipeline.config.project import Project
+from pipeline.config.reader import NAME
 from pipeline.data.coco import DatasetError
 from pipeline.data.cpus import usable_cpus
 from pipeline.data.discover import Source, discover
@@ -29,6 +31,7 @@ from pipeline.data.survey import survey
 from pipeline.errors import UserError
 from pipeline.evaluation.class_scores import SHOWN_METRICS, class_scores
 from pipeline.evaluation.record import EvaluationRecord
+from pipeline.graph import refuse_while_running
 from pipeline.progress import progress
 from pipeline.stage import Outputs, errors_as_messages
 from pointrend.specs import Task
@@ -80,6 +83,8 @@ def _source(
     ignore: str,
     drop_invalid: bool,
 ) -> Source:
+    if not 0 < val_share < 1:
+        raise UserError(f"--val-share {val_share:g}: expected a share between 0 and 1, such as 0.2")
     names = tuple(name.strip() for name in classes.split(",")) if classes else ()
     try:
         ignored = tuple(int(number) for number in ignore.split(",") if number.strip())
@@ -122,6 +127,8 @@ def check(
 ) -> None:
     """Show what is in a dataset: the errors of `prepare`, counts by class, odd annotations, and a contact sheet."""
     console = Console(highlight=False)
+    if sheet.suffix not in (".webp", ".png"):
+        raise UserError(f"--sheet {sheet}: expected a name that ends in .webp or .png")
     dataset = discover(_source(data, images, val, val_images, val_share, seed, classes, ignore, drop_invalid))
     dropped: list[str] = []
     # Unusable annotations are left out here, so that all else can be shown as well.
@@ -281,6 +288,9 @@ def train(
 ) -> None:
     """Train on your own data: write its configuration as a scale, select it, and run `dvc repro`."""
     project = Project(Path.cwd())
+    refuse_while_running(project.root)
+    if not re.fullmatch(NAME, name):
+        raise UserError(f"--name {name}: expected letters without accents, digits and _, as in photos_2026")
     dataset = discover(_source(data, images, val, val_images, val_share, seed, classes, ignore, drop_invalid))
     with prepared_dataset(dataset, data_root) as prepared:
         size = measure(prepared)

@@ -117,7 +117,7 @@ def predict(
     out: Annotated[Path, typer.Option(help="the folder to write")] = Path("predictions"),
     save: Annotated[str, typer.Option(help="what to write: overlays, json, labels, cutouts")] = "overlays,json",
     classes: Annotated[str | None, typer.Option(help="names of the classes to show, with commas between them")] = None,
-    score: Annotated[float, typer.Option(help="show objects with at least this score")] = 0.5,
+    score: Annotated[float, typer.Option(help="show objects with at least this score", min=0, max=1)] = 0.5,
     resolution: Annotated[int | None, typer.Option(help="side of an object's mask: 28, 56, 112, 224, 448")] = None,
     points: Annotated[int | None, typer.Option(help="most points that a subdivision step predicts", min=1)] = None,
     show_points: Annotated[bool, typer.Option("--show-points", help="draw the subdivision, step by step")] = False,
@@ -149,7 +149,7 @@ def predict(
 
 @app.command()
 def export(
-    weights: Annotated[str, typer.Argument(help="trained weights: .safetensors, .pt, .pth, .pkl, a URL or a zoo name")],
+    weights: Annotated[str, typer.Argument(help="a file, a run of this project, a zoo name or a URL")],
     output: Annotated[Path, typer.Argument(help="the file to write: .onnx, or .pt2 for torch.export")],
     model: ModelOption = None,
     num_classes: ClassesOption = None,
@@ -164,13 +164,14 @@ def export(
     """Write a model as a graph for onnxruntime or torch.export, for images of any size."""
     from pointrend.export import export_model
     from pointrend.pictures import read_picture
+    from pointrend.runs import find_weights
     from pointrend.weights import load_model
 
     try:
         _check_output(output, weights, *(check or []))
         pictures = [read_picture(path) for path in check or []]
         options = {"num_classes": num_classes, "norm": norm, "min_size": min_size, "max_size": max_size}
-        network = load_model(weights, model, **options)
+        network = load_model(find_weights(weights)[0], model, **options)
         agreements = export_model(network, output, paste=paste, images=pictures)
     except (OSError, ValueError) as error:
         fail(error)

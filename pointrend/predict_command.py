@@ -12,11 +12,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pointrend.inputs import find_inputs
 from pointrend.predict import KINDS, Settings, Writer, choose_classes, class_infos, predict_files
-from pointrend.runs import run_scores, run_weights
+from pointrend.runs import find_weights
 from pointrend.semantic import SemanticSegmenter
 from pointrend.specs import COARSE_SIDE, InstanceSpec, Rendering
 from pointrend.weights import load_model
-from pointrend.zoo import address
 
 
 @dataclass(frozen=True)
@@ -39,26 +38,6 @@ class Request:
     overwrite: bool
     model: str | None
     options: dict[str, Any]
-
-
-def find_weights(source: str) -> tuple[str | Path, dict[str, float]]:
-    """The file, URL or zoo name to load for ``--weights``, and the scores of a run.
-
-    Raises:
-        ValueError: if several scales have such a run.
-        FileNotFoundError: if it is none of these.
-    """
-    if address(source) is not None or Path(source).is_file():
-        return source, {}
-    weights = run_weights(source, Path.cwd())
-    if weights is not None:
-        return weights, run_scores(weights)
-    if Path(source).suffix:
-        raise FileNotFoundError(f"{source}: no such weight file")
-    raise FileNotFoundError(
-        f"{source}: no such weight file, no run in {Path('outputs').absolute()}/<scale>/train, and no name of the "
-        "model zoo (pointrend.zoo.ZOO)"
-    )
 
 
 def choose_device(name: str) -> torch.device:

@@ -1,7 +1,9 @@
-"""Finds the weights of a run of this project by its name, from files alone."""
+"""Finds weights by what a user calls them; those of a run of this project by its name, from files alone."""
 
 import json
 from pathlib import Path
+
+from pointrend.zoo import address
 
 
 def run_weights(name: str, root: Path) -> Path | None:
@@ -32,3 +34,23 @@ def run_scores(weights: Path) -> dict[str, float]:
     except (OSError, ValueError):
         return {}
     return {name: value for name, value in content.items() if isinstance(value, int | float)}
+
+
+def find_weights(source: str) -> tuple[str | Path, dict[str, float]]:
+    """The file, URL or zoo name to load for ``--weights``, and the scores of a run.
+
+    Raises:
+        ValueError: if several scales have such a run.
+        FileNotFoundError: if it is none of these.
+    """
+    if address(source) is not None or Path(source).is_file():
+        return source, {}
+    weights = run_weights(source, Path.cwd())
+    if weights is not None:
+        return weights, run_scores(weights)
+    if Path(source).suffix:
+        raise FileNotFoundError(f"{source}: no such weight file")
+    raise FileNotFoundError(
+        f"{source}: no such weight file, no run in {Path('outputs').absolute()}/<scale>/train, and no name of the "
+        "model zoo"
+    )

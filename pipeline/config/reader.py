@@ -29,7 +29,8 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_]*$")]
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_]*$"
+Name = Annotated[str, Field(pattern=NAME)]
 
 
 class _UniqueKeyLoader(SafeLoader):

@@ -54,7 +54,8 @@ REMEDIES = (
     (r"no object in the train|in no image of the train", "it cannot be learned: merge it, or annotate more"),
     (
         r"no object in the val|in no image of the val",
-        "it cannot be measured: take another --seed or a larger --val-share",
+        "it cannot be measured: the val split needs images with it (where images are held out, try another --seed or a "
+        "larger --val-share)",
     ),
     (r"of the train pixels", "it will be learned late, if at all: train longer, or merge it with another class"),
     (r"all of its pixels are ignored", "nothing is learned from these: leave them out, or check --ignore"),

@@ -3,6 +3,8 @@
 import math
 from typing import Any
 
+import numpy as np
+
 from pipeline.cluster.needs import workers_for_batch
 from pipeline.config.clusters import ClusterConfig
 from pipeline.config.datasets import HeldOut
@@ -14,8 +16,10 @@ from pipeline.config.sweep_tasks import SubdivisionTask, TrainingTask, resolve_s
 from pipeline.config.sweeps import GridSearch
 from pipeline.config.synthetic import ShapesConfig
 from pipeline.data.cpus import usable_cpus
+from pipeline.data.manifest import read_prepared
 from pipeline.plan.plan import PlannedRun, PlannedSweep, makespan
 from pipeline.plan.throughput import Cost, Counter, Throughput, ThroughputError, training_size
+from pipeline.stage import Outputs
 from pointrend.points import Size
 from pointrend.specs import MODELS
 
@@ -147,7 +151,11 @@ class Estimates:
         """(H, W) of a dataset's typical training image."""
         dataset = self._project.dataset(name)
         if not dataset.synthetic:
-            return self._throughput.image_size(name)
+            prepared = Outputs(self._project.root, self._scale).prepared(name)
+            if name in self._throughput.image_sizes or not prepared.is_dir():
+                return self._throughput.image_size(name)
+            images = read_prepared(prepared).manifest("train")
+            return int(np.median(images["height"])), int(np.median(images["width"]))
         drawn = self._project.synthetic(dataset.root)
         if isinstance(drawn, ShapesConfig):
             return drawn.image_size, drawn.image_size

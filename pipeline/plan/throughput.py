@@ -77,6 +77,7 @@ class Throughput(Strict):
         if key not in figures:
             raise ThroughputError(
                 f"configs/throughput.yaml: {table} has no {key!r}; state it there (it has {', '.join(figures)})"
+                + (", or run `dvc repro prepare` first" if table == "image_sizes" else "")
             )
         return figures[key]
 

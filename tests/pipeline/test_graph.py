@@ -1,12 +1,13 @@
 """What DVC would run and what it works on, asked from within one of its stages."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from pipeline.graph import stages_in_scope, stages_under_way
+from pipeline.graph import GraphError, refuse_while_running, stages_in_scope, stages_under_way
 
 STAGES = """
 stages:
@@ -86,3 +87,16 @@ def test_what_is_in_scope(folder: Folder) -> None:
 def test_outside_of_dvc_all_is_in_scope() -> None:
     assert stages_under_way() is None
     assert stages_in_scope(["copy@a", "train@x"]) == ["copy@a", "train@x"]
+
+
+def test_what_a_running_command_reads_is_not_changed(tmp_path: Path) -> None:
+    refuse_while_running(tmp_path)  # DVC has never run here
+    locks = tmp_path / ".dvc" / "tmp" / "rwlock"
+    locks.parent.mkdir(parents=True)
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", "bin/dvc", "repro"]) as process:
+        held = {"pid": process.pid, "cmd": "dvc repro"}
+        locks.write_text(json.dumps({"write": {"/outputs/demo/train/a": held}, "read": {}}))
+        with pytest.raises(GraphError, match=rf"`dvc repro` runs here already \(process {process.pid}\), so nothing"):
+            refuse_while_running(tmp_path)
+        process.kill()
+    refuse_while_running(tmp_path)

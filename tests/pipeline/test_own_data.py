@@ -13,6 +13,7 @@ from made_up_configs import copied_project
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from pipeline.cli import select
 from pipeline.config.project import Project
 from pipeline.own_data import data as data_commands
 from pipeline.own_data import find_weights, train
@@ -27,6 +28,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.chdir(tmp_path)
     app = typer.Typer()
     app.command("train")(train)
+    app.command("select")(select)
     app.add_typer(data_commands, name="data")
     return lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
 
@@ -55,6 +57,8 @@ def test_train_writes_and_selects_a_scale(run: Run, instances: Any, tmp_path: Pa
     assert new == {f"{kind}/mine.yaml" for kind in kinds}
     project = Project(tmp_path)
     assert project.params().scale == project.params().cluster == "mine"
+    assert run("select", "mine").exit_code == 0
+    assert project.params().cluster == "mine", "its own cluster, not the usual one"
     assert list(project.selection().runs) == ["mine-0"]
     assert project.experiment("mine", "mine").fine_tune
     words = " ".join(result.output.split())
@@ -98,6 +102,30 @@ def test_weights_of_another_network_are_refused_before_anything_is_written(
     result = run(*prepared_to_train(instances, "--from", "deeper.safetensors"))
     assert (result.exit_code, files(tmp_path)) == (1, before)
     assert "of another backbone" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--name", "größe x"), "--name größe x: expected letters without accents, digits and _"),
+        (("--val-share", 2), "--val-share 2: expected a share between 0 and 1"),
+        (("--val-share", 0), "--val-share 0: expected a share between 0 and 1"),
+    ],
+)
+def test_wrong_options_are_refused_before_anything_is_written(
+    run: Run, instances: Any, tmp_path: Path, options: tuple[Any, ...], said: str
+) -> None:
+    before = files(tmp_path)
+    result = run(*prepared_to_train(instances, *options))
+    assert (result.exit_code, files(tmp_path)) == (1, before)
+    assert said in result.stderr
+
+
+def test_a_contact_sheet_that_could_not_be_written_is_refused_first(run: Run, instances: Any) -> None:
+    result = run("data", "check", "--data", instances.annotations, "--sheet", "sheet.txt")
+    assert result.exit_code == 1
+    assert "--sheet sheet.txt: expected a name that ends in .webp or .png" in result.stderr
+    assert "train" not in result.stdout
 
 
 @pytest.mark.parametrize(

@@ -256,10 +256,12 @@ def test_ctrl_c_in_the_middle_of_a_write_locks_nobody_out(tracker: Tracker) -> N
     try:
         for attempt in range(10):
             try:
-                signal.setitimer(signal.ITIMER_REAL, 0.01 + 0.003 * attempt)
+                # Again after a second: Python drops an interrupt that hits a finalizer.
+                signal.setitimer(signal.ITIMER_REAL, 0.01 + 0.003 * attempt, 1)
                 for step in range(1000):
                     log(tracker, run_id, [(f"metric {number}", 1.0, step) for number in range(20)])
             except KeyboardInterrupt:
+                signal.setitimer(signal.ITIMER_REAL, 0)
                 # Here, as it is done for real: the traceback still holds on to what was torn apart.
                 tracker.with_patience(1).finish(run_id, "KILLED")
             else:
