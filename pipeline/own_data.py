@@ -29,11 +29,9 @@ from pipeline.data.problems import group, with_remedies
 from pipeline.data.storage import Storage
 from pipeline.data.survey import survey
 from pipeline.errors import UserError
-from pipeline.evaluation.class_scores import SHOWN_METRICS, class_scores
-from pipeline.evaluation.record import EvaluationRecord
 from pipeline.graph import refuse_while_running
 from pipeline.progress import progress
-from pipeline.stage import Outputs, errors_as_messages
+from pipeline.stage import errors_as_messages
 from pointrend.specs import Task
 from pointrend.zoo import ZOO, address, fetch
 
@@ -332,22 +330,7 @@ def train(
     result = subprocess.run([sys.executable, "-m", "dvc", "repro"], check=False)
     if result.returncode:
         raise typer.Exit(result.returncode)
-    _show_result(project, name)
+    # matplotlib and torch, which the report imports, take seconds
+    from pipeline.report.own_result import show_result
 
-
-def _show_result(project: Project, name: str) -> None:
-    """Prints the scores of a run, by class, and what to do next."""
-    run, outputs = f"{name}-0", Outputs(project.root, name)
-    record = EvaluationRecord.read(outputs.evaluation_record(run))
-    main = list(project.experiment(name, name).evaluations)[-1]
-    console = Console(highlight=False)
-    console.print(
-        "  ".join(f"{key} {value:.1f}" for key, value in record.metrics(main).items() if key in SHOWN_METRICS)
-    )
-    by_class = class_scores(record, main)
-    table = Table("class", Column(by_class.metric, justify="right"), box=None, pad_edge=False)
-    for class_name, value in by_class.values_by_class.items():
-        table.add_row(class_name, f"{value:.1f}")
-    console.print(table)
-    console.print(f"report: reports/{name}/index.html, with the best and the worst images")
-    console.print(f"predict: pointrend predict PICTURES --weights {run}", soft_wrap=True)
+    show_result(Console(highlight=False), project, name)
