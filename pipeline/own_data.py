@@ -33,6 +33,7 @@ from pipeline.graph import refuse_while_running
 from pipeline.progress import progress
 from pipeline.stage import errors_as_messages
 from pointrend.specs import Task
+from pointrend.wording import counted
 from pointrend.zoo import ZOO, address, fetch
 
 data = typer.Typer(help="Look at a dataset before training.", no_args_is_help=True)
@@ -247,7 +248,16 @@ def check_start(project: Project, weights: Weights, network: str, names: list[st
     from pointrend.registry import build_model
 
     model = build_model(network, num_classes=len(names), norm=weights.norm)  # type: ignore[arg-type]
-    return f"{weights.file}\n  {fine_tune(model, project.root / weights.file, network, names).summary}"
+    found = fine_tune(model, project.root / weights.file, network, names)
+    # The training prints the names of the tensors as it starts.
+    parts = {
+        "kept": found.kept,
+        "redrawn, because they predict classes": found.redrawn,
+        "redrawn in part, for the coarse prediction of the classes": found.adapted,
+        "new, because the file does not have them in this shape": found.absent,
+    }
+    kept = [f"{counted(len(tensors), 'tensor')} {what}" for what, tensors in parts.items() if tensors]
+    return "\n  ".join([weights.file, *kept])
 
 
 @errors_as_messages()
@@ -303,7 +313,7 @@ def train(
         del found["clusters"]
     table = Table(box=None, pad_edge=False, show_header=False)
     held = f" (a share of {dataset.val.share:g}, seed {dataset.val.seed})" if isinstance(dataset.val, HeldOut) else ""
-    table.add_row("data", f"{counts[0]} images to train on, {counts[1]} to measure on{held}")
+    table.add_row("data", f"{counted(counts[0], 'image')} to train on, {counts[1]} to measure on{held}")
     table.add_row("classes", f"{len(names)}: {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}")
     table.add_row("device", device.text)
     table.add_row("model", f"{network} (--backbone, --head)")
@@ -312,9 +322,11 @@ def train(
     edge = f"shorter edge {model['test_min_size']}" if size.task == "instance" else f"crops of {model['crop_size']}"
     table.add_row("image size", f"{edge} pixels (--image-size)")
     total = sum(part["updates"] for part in schedule.get("phases", [schedule.get("poly")]))
-    epochs = total * schedule["batch_size"] / counts[0]
+    epochs = round(total * schedule["batch_size"] / counts[0])
     table.add_row(
-        "schedule", f"{total} updates of {schedule['batch_size']} images, {epochs:.0f} epochs (--updates, --batch)"
+        "schedule",
+        f"{counted(total, 'update')} of {counted(schedule['batch_size'], 'image')}, "
+        f"{counted(epochs, 'epoch') if epochs else 'less than an epoch'} (--updates, --batch)",
     )
     Console(highlight=False).print(table)
     files = config_files(project, name, dataset, found)

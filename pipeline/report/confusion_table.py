@@ -91,8 +91,8 @@ def confusion_table(confusion: Confusion, most: int = SHOWN_CLASSES) -> Confusio
             # The classes that are put together are confused among themselves, too.
             nothing = (name is OTHERS and predicted is OTHERS) or (name is BACKGROUND and predicted is MISSED)
             kind: Literal["right", "wrong", "none"] = "none" if nothing else "right" if number == column else "wrong"
-            shown = f"{count:,}" if confusion.unit == "objects" else f"{100 * share:.0f}"
-            text = "" if nothing or shown == "0" else shown
+            number_text = f"{count:,}" if confusion.unit == "objects" else f"{100 * share:.0f}"
+            text = "" if nothing or number_text == "0" else number_text
             title = "" if nothing else f"{name}, predicted as {predicted}: {count:,} ({percent_text(share)}%)"
             cells.append(Cell(text, round(share, 3), kind, title.replace(f"predicted as {MISSED}", MISSED)))
         rows.append((name, cells, int(counts[number].sum())))
