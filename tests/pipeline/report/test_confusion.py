@@ -103,7 +103,7 @@ def test_the_result_in_words() -> None:
     assert in_words({"AP": 41.23}, "AP", {"dog": 50.0, "cat": 32.5}, FOUND) == [
         "Mask AP is 41.2 on 4 val images.",
         "Best by AP: dog (50.0). Worst: cat (32.5).",
-        "At a score of 0.60 or more, where F1 is best (0.67), 11 of 16 objects (69%) are found with their class, and 3 "
+        "At a score of 0.60 or more, where F1 is best (0.69), 11 of 16 objects (69%) are found with their class, and 3 "
         "of 16 predictions match no object.",
         "Most often confused: cat taken for dog (2 of 10).",
     ]
