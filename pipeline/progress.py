@@ -31,7 +31,8 @@ class _Lines:
         self._label, self._total, self._done = label, total, done
         self._first, self._start = done, time.monotonic()
         self._next = self._start + SECONDS_BETWEEN_LINES
-        self._print("")
+        if total:
+            self._print("")
 
     def advance(self, steps: int = 1, note: str = "") -> None:
         self._done += steps
