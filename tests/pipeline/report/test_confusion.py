@@ -6,12 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
+from made_up_configs import copied_project
+from rich.console import Console
 
+from pipeline.config.evaluations import EvaluationConfig, RenderingConfig
+from pipeline.config.project import Project
 from pipeline.errors import UserError
+from pipeline.evaluation.record import EvaluationRecord
 from pipeline.metrics.confusion import Confusion
 from pipeline.report.confusion import read_confusion, write_confusion
 from pipeline.report.confusion_table import OTHERS, confusion_table, mistakes
-from pipeline.report.own_result import ADVICE, in_words, predict_command
+from pipeline.report.own_result import ADVICE, in_words, predict_command, show_result
+from pipeline.stage import Outputs
 
 
 def objects(counts: list[list[int]], *classes: str, score: float = 0.6) -> Confusion:
@@ -127,3 +134,35 @@ def test_the_command_has_the_score_with_which_something_is_found() -> None:
     assert predict_command("mine-0", FOUND) == "pointrend predict PICTURES --weights mine-0 --score 0.6"
     for found in (None, PIXELS, objects([[0, 5], [2, 0]], "cat")):
         assert predict_command("mine-0", found) == "pointrend predict PICTURES --weights mine-0"
+
+
+@pytest.mark.parametrize(("classes", "listed"), [(2, True), (40, False)])
+def test_what_a_training_ends_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], classes: int, listed: bool
+) -> None:
+    copied_project(tmp_path)
+    (tmp_path / "configs/experiments/mine").mkdir()
+    experiment = yaml.safe_load((tmp_path / "configs/experiments/nuclei/coco_4xconv_r50.yaml").read_text())
+    experiment["evaluations"] = {"28x28": {"resolution": 28}}
+    (tmp_path / "configs/experiments/mine/mine.yaml").write_text(yaml.safe_dump(experiment))
+    names = [f"class_{number}" for number in range(classes)]
+    counts = np.diag([4] * classes + [0])
+    counts[0, 1] = 2
+    report = tmp_path / "reports/mine"
+    report.mkdir(parents=True)
+    write_confusion(objects(counts.tolist(), *names), "mine-0", report)
+    EvaluationRecord(
+        run="mine-0",
+        mlflow_run_id="x",
+        training="y",
+        settings=EvaluationConfig({"28x28": RenderingConfig(resolution=28)}),
+        evaluations={"28x28": {"mlflow_run_id": "z", "AP": 43.21, "AP_by_class": dict.fromkeys(names, 43.21)}},
+        started=0,
+        ended=1,
+    ).write(Outputs(tmp_path, "mine").evaluation_record("mine-0"))
+    show_result(Console(highlight=False, width=100), Project(tmp_path), "mine")
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "Mask AP is 43.2 on 4 val images." in lines
+    assert "Most often confused: class_0 taken for class_1 (2 of 6)." in lines
+    assert ("class_0 4 2 0" in lines) == ("class_1 43.2" in lines) == ("background 0 0" in lines) == listed
+    assert lines[-1] == "predict: pointrend predict PICTURES --weights mine-0 --score 0.6"
