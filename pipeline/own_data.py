@@ -29,12 +29,11 @@ from pipeline.data.problems import group, with_remedies
 from pipeline.data.storage import Storage
 from pipeline.data.survey import survey
 from pipeline.errors import UserError
-from pipeline.evaluation.class_scores import SHOWN_METRICS, class_scores
-from pipeline.evaluation.record import EvaluationRecord
 from pipeline.graph import refuse_while_running
 from pipeline.progress import progress
-from pipeline.stage import Outputs, errors_as_messages
+from pipeline.stage import errors_as_messages
 from pointrend.specs import Task
+from pointrend.wording import counted
 from pointrend.zoo import ZOO, address, fetch
 
 data = typer.Typer(help="Look at a dataset before training.", no_args_is_help=True)
@@ -249,7 +248,16 @@ def check_start(project: Project, weights: Weights, network: str, names: list[st
     from pointrend.registry import build_model
 
     model = build_model(network, num_classes=len(names), norm=weights.norm)  # type: ignore[arg-type]
-    return f"{weights.file}\n  {fine_tune(model, project.root / weights.file, network, names).summary}"
+    found = fine_tune(model, project.root / weights.file, network, names)
+    # The training prints the names of the tensors as it starts.
+    parts = {
+        "kept": found.kept,
+        "redrawn, because they predict classes": found.redrawn,
+        "redrawn in part, for the coarse prediction of the classes": found.adapted,
+        "new, because the file does not have them in this shape": found.absent,
+    }
+    kept = [f"{counted(len(tensors), 'tensor')} {what}" for what, tensors in parts.items() if tensors]
+    return "\n  ".join([weights.file, *kept])
 
 
 @errors_as_messages()
@@ -305,7 +313,7 @@ def train(
         del found["clusters"]
     table = Table(box=None, pad_edge=False, show_header=False)
     held = f" (a share of {dataset.val.share:g}, seed {dataset.val.seed})" if isinstance(dataset.val, HeldOut) else ""
-    table.add_row("data", f"{counts[0]} images to train on, {counts[1]} to measure on{held}")
+    table.add_row("data", f"{counted(counts[0], 'image')} to train on, {counts[1]} to measure on{held}")
     table.add_row("classes", f"{len(names)}: {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}")
     table.add_row("device", device.text)
     table.add_row("model", f"{network} (--backbone, --head)")
@@ -314,9 +322,11 @@ def train(
     edge = f"shorter edge {model['test_min_size']}" if size.task == "instance" else f"crops of {model['crop_size']}"
     table.add_row("image size", f"{edge} pixels (--image-size)")
     total = sum(part["updates"] for part in schedule.get("phases", [schedule.get("poly")]))
-    epochs = total * schedule["batch_size"] / counts[0]
+    epochs = round(total * schedule["batch_size"] / counts[0])
     table.add_row(
-        "schedule", f"{total} updates of {schedule['batch_size']} images, {epochs:.0f} epochs (--updates, --batch)"
+        "schedule",
+        f"{counted(total, 'update')} of {counted(schedule['batch_size'], 'image')}, "
+        f"{counted(epochs, 'epoch') if epochs else 'less than an epoch'} (--updates, --batch)",
     )
     Console(highlight=False).print(table)
     files = config_files(project, name, dataset, found)
@@ -332,22 +342,7 @@ def train(
     result = subprocess.run([sys.executable, "-m", "dvc", "repro"], check=False)
     if result.returncode:
         raise typer.Exit(result.returncode)
-    _show_result(project, name)
+    # matplotlib and torch, which the report imports, take seconds
+    from pipeline.report.own_result import show_result
 
-
-def _show_result(project: Project, name: str) -> None:
-    """Prints the scores of a run, by class, and what to do next."""
-    run, outputs = f"{name}-0", Outputs(project.root, name)
-    record = EvaluationRecord.read(outputs.evaluation_record(run))
-    main = list(project.experiment(name, name).evaluations)[-1]
-    console = Console(highlight=False)
-    console.print(
-        "  ".join(f"{key} {value:.1f}" for key, value in record.metrics(main).items() if key in SHOWN_METRICS)
-    )
-    by_class = class_scores(record, main)
-    table = Table("class", Column(by_class.metric, justify="right"), box=None, pad_edge=False)
-    for class_name, value in by_class.values_by_class.items():
-        table.add_row(class_name, f"{value:.1f}")
-    console.print(table)
-    console.print(f"report: reports/{name}/index.html, with the best and the worst images")
-    console.print(f"predict: pointrend predict PICTURES --weights {run}", soft_wrap=True)
+    show_result(Console(highlight=False), project, name)

@@ -1,4 +1,4 @@
-"""Shows the progress of long work: as a bar on a terminal, as a line every 15 seconds in a log."""
+"""Shows the progress of long work: as a bar on a terminal, as a line at its start and every 15 seconds in a log."""
 
 import sys
 import time
@@ -29,14 +29,22 @@ class _Bar:
 class _Lines:
     def __init__(self, label: str, total: int | None, done: int) -> None:
         self._label, self._total, self._done = label, total, done
-        self._next = time.monotonic() + SECONDS_BETWEEN_LINES
+        self._first, self._start = done, time.monotonic()
+        self._next = self._start + SECONDS_BETWEEN_LINES
+        if total:
+            self._print("")
 
     def advance(self, steps: int = 1, note: str = "") -> None:
         self._done += steps
-        if time.monotonic() >= self._next or self._done == self._total:
-            self._next = time.monotonic() + SECONDS_BETWEEN_LINES
-            of = f"/{self._total}" if self._total else ""
-            print(f"{self._label}: {self._done}{of} {note}".rstrip(), flush=True)
+        now = time.monotonic()
+        if now >= self._next or self._done == self._total:
+            self._next = now + SECONDS_BETWEEN_LINES
+            rate = (self._done - self._first) / max(now - self._start, 1e-3)
+            self._print(f"{f'{rate:,.1f}' if rate >= 1 else f'{rate:.2g}'} per second  {note}")
+
+    def _print(self, note: str) -> None:
+        of = f"/{self._total}" if self._total else ""
+        print(f"{self._label}: {self._done}{of}  {note}".rstrip(), flush=True)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from pointrend.specs import MODELS, PAPER_RENDERING, InstanceSpec, Rendering, list_models
+from pointrend.wording import counted
 
 app = typer.Typer(help="PointRend: image segmentation as rendering.", no_args_is_help=True, add_completion=False)
 
@@ -74,7 +75,7 @@ def convert(
         written = convert_weights(source, output, model, **options)
     except (OSError, ValueError) as error:
         fail(error)
-    typer.echo(f"{output}: {written.model}, {written.spec.num_classes} classes")
+    typer.echo(f"{output}: {written.model}, {counted(written.spec.num_classes, 'class')}")
 
 
 @app.command()

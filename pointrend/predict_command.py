@@ -16,6 +16,7 @@ from pointrend.runs import find_weights
 from pointrend.semantic import SemanticSegmenter
 from pointrend.specs import COARSE_SIDE, InstanceSpec, Rendering
 from pointrend.weights import load_model
+from pointrend.wording import counted
 
 
 @dataclass(frozen=True)
@@ -120,12 +121,15 @@ def run_predict(request: Request) -> bool:
         request.show_points,
     )
     where = "".join(f", {name} {value:g}" for name, value in scores.items())
-    console.print(f"{source}: {model.metadata.model}, {len(classes)} classes{where}; on {device}", markup=False)
+    console.print(
+        f"{source}: {model.metadata.model}, {counted(len(classes), 'class')}{where}; on {device}", markup=False
+    )
     if model.metadata.classes is None:
         console.print("the weights do not name their classes: they are called class 1, class 2, ... with ids from 1")
     if inputs.others:
         shown = ", ".join(path.name for path in inputs.others[:3]) + (", ..." if len(inputs.others) > 3 else "")
-        console.print(f"left out {len(inputs.others)} files that are no images by their names: {shown}", markup=False)
+        others = counted(len(inputs.others), "file")
+        console.print(f"left out {others} without the suffix of an image: {shown}", markup=False)
 
     model.to(device)
     writer = Writer(request.out, kinds, classes)
@@ -141,8 +145,6 @@ def run_predict(request: Request) -> bool:
         console.print(f"error: {message}", style="red", markup=False)
     what = "classes" if isinstance(model, SemanticSegmenter) else f"objects of score {request.score:g} or more"
     total = len(inputs.images)
-    images = f"{outcome.done} image{'s' if outcome.done != 1 else ''}" + (
-        f" of {total}" if outcome.done < total else ""
-    )
+    images = counted(outcome.done, "image") + (f" of {total}" if outcome.done < total else "")
     print(f"{request.out}: {images}, {outcome.regions} {what}, {outcome.done / seconds:.2g} images/s")
     return bool(outcome.failed)

@@ -13,6 +13,7 @@ from pipeline.config.project import Project
 from pipeline.config.reader import ConfigError
 from pipeline.files import atomic_file
 from pointrend.specs import MODELS, PAPER_RENDERING, PAPER_SAMPLING, DeepLabV3Spec, Task, task_of
+from pointrend.wording import counted
 
 Head = Literal["pointrend", "4xconv", "dense"]
 
@@ -68,7 +69,7 @@ class Device:
     @property
     def text(self) -> str:
         if not self.gpu_gigabytes:
-            return f"{self.cpus} CPU cores"
+            return counted(self.cpus, "CPU core")
         return f"a GPU{', taken to be one' if self.assumed else ''} of {self.gpu_gigabytes:.0f} GB"
 
 
@@ -255,13 +256,30 @@ def write_files(files: Mapping[Path, str]) -> bool:
         ConfigError: if a file is there with another content, and then nothing is written.
     """
     if different := [path for path, text in files.items() if path.exists() and path.read_text("utf-8") != text]:
-        shown = "\n  ".join(map(str, different))
+        name = different[0].stem
+        shown = "\n  ".join(f"{path}: {_difference(path.read_text('utf-8'), files[path])}" for path in different)
         raise ConfigError(
-            f"these files have other settings already:\n  {shown}\nChoose another name with --name, or run "
-            "`pointrend select NAME` and `dvc repro` to go on with what they say"
+            f"scale {name} is there already, with other settings:\n  {shown}\nTo train with these, choose another "
+            f"name with --name; to go on with what is there, run `pointrend select {name}` and `dvc repro`"
         )
     fresh = [path for path in files if not path.exists()]
     for path in fresh:
         with atomic_file(path) as stream:
             stream.write(files[path])
     return bool(fresh)
+
+
+def _difference(there: str, wanted: str) -> str:
+    """The keys of two YAML files that differ: "batch_size is 4, not 1"."""
+    try:
+        old, new = (yaml.safe_load(text) for text in (there, wanted))
+    except yaml.YAMLError:
+        return "is no YAML"
+    if not isinstance(old, dict):
+        return "is no mapping"
+    keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    return ", ".join(f"{key} is {_value(old, key)}, not {_value(new, key)}" for key in keys) or "has other comments"
+
+
+def _value(settings: Mapping[str, Any], key: str) -> str:
+    return str(settings[key]) if key in settings else "not set"

@@ -46,7 +46,7 @@ REMEDIES = (
     (r"the labels are \d+x", "labels need the size of their image; resize labels without interpolation"),
     (r"no label file|there is no image for it", "every image needs a label PNG of its name, and the other way round"),
     (r"truncated or no image", "save these images again"),
-    (r"its mask has no pixel|only \d+ pixels", "clicks that were left over, as a rule: delete them"),
+    (r"its mask has no pixel|only \d+ pixel", "clicks that were left over, as a rule: delete them"),
     (r"has the same mask as", "the object was annotated or exported twice; keep one"),
     (r"covers the whole image", "a background class, or a box drawn by mistake; leave it out, or mark it as a crowd"),
     (r"its box is", "training takes the box of the annotation: have the tool compute boxes from the masks"),

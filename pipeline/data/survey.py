@@ -16,6 +16,7 @@ from pipeline.data.labels import read_ids
 from pipeline.data.manifest import PreparedDataset, Split
 from pipeline.data.pictures import in_parallel
 from pipeline.data.storage import Storage
+from pointrend.wording import counted
 
 #: Areas in pixels from which COCO counts an object as medium and as large.
 MEDIUM, LARGE = 32**2, 96**2
@@ -115,7 +116,7 @@ def _odd_annotations(row: Mapping[str, Any]) -> Iterator[str]:
         elif twins.size:
             yield f"{where}: has the same mask as annotation {annotations[twins[0]]['id']}"
         elif area < FEW_PIXELS:
-            yield f"{where}: its mask has only {area} pixels"
+            yield f"{where}: its mask has only {counted(area, 'pixel')}"
         elif area >= WHOLE * pixels:
             yield f"{where}: its mask covers the whole image"
         elif np.abs(_corners(box) - _corners(np.array(annotation["bbox"]))).max() > BOX_TOLERANCE:

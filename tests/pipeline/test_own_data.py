@@ -64,7 +64,7 @@ def test_train_writes_and_selects_a_scale(run: Run, instances: Any, tmp_path: Pa
     words = " ".join(result.output.split())
     for said in (
         "2 images to train on, 1 to measure on (a share of 0.4, seed 3)",
-        "2 updates of 1 images",
+        "2 updates of 1 image, 1 epoch (",
         "bolt, nut",
     ):
         assert said in words
@@ -79,6 +79,8 @@ def test_the_same_settings_go_on_and_others_are_an_error(run: Run, instances: An
     assert "has these settings already, and goes on" in again.output
     other = run(*prepared_to_train(instances, "--batch", 1))
     assert (other.exit_code, files(tmp_path)) == (1, before)
+    assert "configs/schedules/mine.yaml: batch_size is 2, not 1\n" in other.stderr
+    assert "choose another name with --name; to go on with what is there, run `pointrend select mine`" in other.stderr
     assert run(*prepared_to_train(instances, "--batch", 1, "--name", "other")).exit_code == 0
 
 

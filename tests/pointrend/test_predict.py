@@ -209,7 +209,7 @@ class TestWhereInputsComeFrom:
         result = predict(weights, "in/**/*.png", "in", "-", "--out", "o", "--save", "labels", stdin="in/b.jpg\n\n")
         assert result.exit_code == 0, result.output
         assert files("o/labels") == ["a.png", "b.png", "deep/c.png"]
-        assert "left out 1 files that are no images by their names: notes.txt" in result.stderr
+        assert "left out 1 file without the suffix of an image: notes.txt" in result.stderr
 
     def test_names_never_collide(self) -> None:
         for name in ("x/a.png", "x/a.jpg", "x/a_png.png", "y/a.png"):

@@ -8,6 +8,7 @@ from pipeline.config.evaluations import RenderingConfig
 from pipeline.config.tables import TableConfig
 from pipeline.evaluation.outputs import labels_folder, predictions_file
 from pipeline.evaluation.trained_run import TrainedRun
+from pipeline.metrics.confusion import Confusion
 from pipeline.report.figures.accuracy import draw_accuracy_figure
 from pipeline.report.figures.curves import training_curves
 from pipeline.report.figures.figure import Figure, save_picture
@@ -48,8 +49,14 @@ def compared_columns(tables: Mapping[str, TableConfig], results: Sequence[RunRes
     return list(found.values())
 
 
-def draw_figures(report: ReportInputs, folder: Path) -> list[Figure]:
-    """Draws all figures as PNG and WebP files into a folder."""
+def draw_figures(report: ReportInputs, folder: Path, confusions: Mapping[str, Confusion] | None = None) -> list[Figure]:
+    """Draws all figures as PNG and WebP files into a folder.
+
+    Args:
+        report: what to show.
+        folder: where the pictures go.
+        confusions: the confusion matrices of runs on somebody's own data, by the run's name.
+    """
     figures = []
     columns = compared_columns(report.tables, report.results)
     for dataset in dict.fromkeys(column.run.dataset for column in columns):
@@ -58,7 +65,7 @@ def draw_figures(report: ReportInputs, folder: Path) -> list[Figure]:
         compare = _compare_labels if network.config.model.task == "semantic" else _compare_masks
         figures += compare(dataset, network, of_dataset, report.predictions, folder)
     if report.is_own:
-        figures += _own(report, folder)
+        figures += _own(report, folder, confusions or {})
     figures += _drawn_by_networks(columns, report, folder)
     figures += _accuracy_over_settings(report.results, folder)
     width = training_curves(report.results, folder / "training_curves.png")
@@ -67,14 +74,15 @@ def draw_figures(report: ReportInputs, folder: Path) -> list[Figure]:
     return figures
 
 
-def _own(report: ReportInputs, folder: Path) -> list[Figure]:
-    """The worst and the best images of each run, under its finest setting."""
-    return [
-        figure
-        for result in report.results
-        if result.evaluations
-        for figure in ranked_figures(report.trained[result.run], result.finest, report.predictions / result.run, folder)
-    ]
+def _own(report: ReportInputs, folder: Path, confusions: Mapping[str, Confusion]) -> list[Figure]:
+    """The worst and the best images of each run, under its finest setting, with the score of its confusion matrix."""
+    figures = []
+    for result in report.results:
+        if result.evaluations:
+            confusion, predictions = confusions.get(result.run), report.predictions / result.run
+            score = confusion.score if confusion else None
+            figures += ranked_figures(report.trained[result.run], result.finest, predictions, folder, score)
+    return figures
 
 
 def _compare_labels(

@@ -27,7 +27,7 @@ from pointrend.pictures import decode_picture
 T = TypeVar("T")
 Rle = dict[str, Any]  # COCO's: size (H, W) and counts
 
-MIN_SCORE = 0.5  # predictions with lower scores are not drawn
+MIN_SCORE = 0.5  # predictions with lower scores are not drawn, as a rule
 MIN_IOU = 0.5  # least IoU of the bounding boxes of a prediction and the object it is matched to
 SCENE, OBJECT = 240 * PIXEL_RATIO, 240 * PIXEL_RATIO  # pixels of a panel's longer edge
 MARGIN = 0.12  # around an object's box, as a fraction of its longer edge
@@ -60,12 +60,15 @@ class Scenes:
         manifest: the manifest of the val split.
         images: the storage that its file names are relative to.
         sources: the columns.
+        least_score: predictions with lower scores are not drawn.
     """
 
-    def __init__(self, manifest: pa.Table, images: Storage, sources: list[Source]) -> None:
+    def __init__(
+        self, manifest: pa.Table, images: Storage, sources: list[Source], least_score: float = MIN_SCORE
+    ) -> None:
         self._rows = {row["id"]: row for row in manifest.to_pylist()}
         self._images, self.sources = images, sources
-        self._predictions = [_confident_by_image(source.predictions) for source in sources]
+        self._predictions = [_confident_by_image(source.predictions, least_score) for source in sources]
 
     def choose(self, count: int) -> list[int]:
         """The ids of up to ``count`` images, evenly spread over those with objects."""
@@ -145,11 +148,11 @@ def decode(rle: Rle) -> np.ndarray:
     return coco_mask.decode(rle).astype(bool)
 
 
-def _confident_by_image(predictions: Path) -> defaultdict[int, list[Prediction]]:
+def _confident_by_image(predictions: Path, least_score: float) -> defaultdict[int, list[Prediction]]:
     """The masks that are drawn. The others, by far the most, would take gigabytes for a large dataset."""
     found: defaultdict[int, list[Prediction]] = defaultdict(list)
     for result in json.loads(predictions.read_text()):
-        if result["score"] >= MIN_SCORE:
+        if result["score"] >= least_score:
             found[result["image_id"]].append(Prediction(result["category_id"], result["segmentation"]))
     return found
 

@@ -14,6 +14,7 @@ from pipeline.data.manifest import PreparedDataset
 from pipeline.data.storage import Storage
 from pipeline.evaluation.outputs import labels_folder, prediction_names, predictions_file
 from pipeline.evaluation.trained_run import TrainedRun
+from pipeline.metrics.confusion import confusion_counts
 from pipeline.report.figures.figure import Figure, save_picture
 from pipeline.report.figures.overlays import MIN_IOU, MIN_SCORE, Scenes, Source, scene_panels
 from pipeline.report.figures.panels import Panels, with_note
@@ -23,10 +24,6 @@ from pipeline.report.figures.semantic_overlays import classes_of, picture_panels
 _Ranking = tuple[dict[str, float], Callable[[Sequence[str]], Image.Image]]
 
 SHOWN = 3  # images of each kind
-INSTANCE_QUALITY = (
-    f"Quality is the sum of the IoUs of predictions and objects that match (IoU above {MIN_IOU:g}, same class, score "
-    f"{MIN_SCORE:g} or more), over the mean of the numbers of predictions and objects."
-)
 SEMANTIC_QUALITY = "Quality is the mean IoU of the classes in the image."
 
 
@@ -47,9 +44,7 @@ def instance_quality(overlaps: np.ndarray) -> float:
 
 def semantic_quality(truth: np.ndarray, predicted: np.ndarray, classes: int) -> float:
     """The mean IoU of the classes in an image: numbers (H, W) from 0 to K, K where ignored. NaN if all is ignored."""
-    counted = truth < classes
-    pairs = truth[counted].astype(np.int64) * (classes + 1) + predicted[counted]
-    table = np.bincount(pairs, minlength=classes * (classes + 1)).reshape(classes, classes + 1)
+    table = confusion_counts(truth, predicted, classes)
     hits, wholes = np.diagonal(table), table.sum(1) + table.sum(0)[:classes]
     present = table.sum(1) > 0
     return float((hits[present] / (wholes - hits)[present]).mean()) if present.any() else float("nan")
@@ -62,21 +57,33 @@ def worst_and_best(qualities: Mapping[str, float]) -> tuple[list[str], list[str]
     return ranked[: max(count, min(1, len(ranked)))], ranked[::-1][:count]
 
 
-def ranked_figures(run: TrainedRun, setting: str, predictions: Path, folder: Path) -> list[Figure]:
+def ranked_figures(
+    run: TrainedRun, setting: str, predictions: Path, folder: Path, least_score: float | None = None
+) -> list[Figure]:
     """Draws the worst and the best val images of a run under a setting.
+
+    There are none if the run has no right prediction in any image, as no image is better than another then.
 
     Args:
         run: the run.
         setting: the name of the evaluation setting.
         predictions: the folder of the run's predictions.
         folder: where the pictures go.
+        least_score: predictions of objects with lower scores do not count; by default :data:`MIN_SCORE`.
     """
     prepared, name = run.dataset(), run.config.run
     if prepared.task == "semantic":
         qualities, draw = _labels(prepared, run.images, labels_folder(predictions, setting))
+        what = SEMANTIC_QUALITY
     else:
-        qualities, draw = _instances(prepared, run.images, predictions_file(predictions, setting))
-    what = SEMANTIC_QUALITY if prepared.task == "semantic" else INSTANCE_QUALITY
+        score = MIN_SCORE if least_score is None else least_score
+        qualities, draw = _instances(prepared, run.images, predictions_file(predictions, setting), score)
+        what = (
+            f"Predictions with a score of {score:.2f} or more. Quality is the sum of the IoUs of predictions and "
+            f"objects that match (IoU above {MIN_IOU:g}, same class), over the mean of the numbers of both."
+        )
+    if not any(quality > 0 for quality in qualities.values()):
+        return []
     figures = []
     for kind, chosen in zip(("worst", "best"), worst_and_best(qualities), strict=True):
         if chosen:
@@ -95,9 +102,9 @@ def _noted(panels: Panels, notes: Sequence[str]) -> Image.Image:
     return Panels(panels.captions, rows).render()
 
 
-def _instances(prepared: PreparedDataset, images: Storage, predictions: Path) -> _Ranking:
+def _instances(prepared: PreparedDataset, images: Storage, predictions: Path, least_score: float) -> _Ranking:
     manifest = prepared.manifest("val")
-    scenes = Scenes(manifest, images, [Source("prediction", predictions)])
+    scenes = Scenes(manifest, images, [Source("prediction", predictions)], least_score)
     ids = {row["file_name"]: row["id"] for row in manifest.select(["id", "file_name"]).to_pylist()}
     qualities = {name: instance_quality(scenes.overlaps(image_id, 0)) for name, image_id in ids.items()}
 

@@ -13,6 +13,7 @@ from pipeline.config.sweep_tasks import rendering
 from pipeline.config.sweeps import PARAMETERS
 from pipeline.report.figures.figure import save_chart
 from pipeline.report.sweep_results import HeatMap, Row, SweepResult, heat_map, pareto_front
+from pointrend.wording import counted
 
 LOG_FROM = 5.0  # the cost axis is logarithmic if the largest cost is at least this many times the smallest
 
@@ -189,16 +190,16 @@ def _notes(sweep: SweepResult) -> list[str]:
         notes.append(
             f"Run {about['run']} detects objects in the val images once, and each setting renders their masks; nothing "
             f"is trained. Seconds are the mask head's time for an image on {about['hardware']}: the median of up to "
-            f"{about['timed_images']} images."
+            f"{counted(about['timed_images'], 'image')}."
         )
         return notes
     start = (
         f"the weights of {about['starts_from']} with a new point head" if about["starts_from"] else "initial weights"
     )
-    judged = f"{about['val_images']} val images" if about["val_images"] else "all val images"
+    judged = counted(about["val_images"], "val image") if about["val_images"] else "all val images"
     notes.append(
-        f"Each trial trains {about['updates']} updates of {about['batch_size']} images from {start}, with one seed, "
-        f"and is evaluated on {judged}. Small differences are noise."
+        f"Each trial trains {counted(about['updates'], 'update')} of {counted(about['batch_size'], 'image')} from "
+        f"{start}, with one seed, and is evaluated on {judged}. Small differences are noise."
     )
     if about["early_stopping"]:
         notes.append(

@@ -12,7 +12,9 @@ FILES = (
     "table.html.j2",
     "macros.html.j2",
     "own.html.j2",
+    "confusion.html.j2",
     "page.css",
+    "confusion.css",
     "page.js",
 )
 
