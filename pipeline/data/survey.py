@@ -63,7 +63,7 @@ def _sizes(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     return {
         "images": str(len(rows)),
         "size": smallest if same else f"{smallest} to {largest}",
-        "shorter edge, median": f"{shorter:g}",
+        "median edge": f"{shorter:g}",
     }
 
 
@@ -78,12 +78,15 @@ def _instances(prepared: PreparedDataset, rows: Mapping[str, list[dict[str, Any]
         objects = [annotation for row in images for annotation in row["annotations"]]
         crowds = sum(annotation["iscrowd"] for annotation in objects)
         numbers = [sum(not a["iscrowd"] for a in row["annotations"]) for row in images]
-        splits[split] = _sizes(images) | {
-            "objects": str(sum(numbers)),
-            "in an image": f"{min(numbers, default=0)} to {max(numbers, default=0)}",
-            "images without": str(numbers.count(0)),
-            "crowds": str(crowds),
-        }
+        splits[split] = (
+            _sizes(images)
+            | {
+                "objects": str(sum(numbers)),
+                "per image": f"{min(numbers, default=0)} to {max(numbers, default=0)}",
+                "empty": str(numbers.count(0)),
+            }
+            | ({"crowds": str(crowds)} if crowds else {})
+        )
         for annotation in objects:
             if not annotation["iscrowd"]:
                 of_class = counts[names[annotation["category_id"]]]

@@ -169,8 +169,8 @@ def test_check_reports_what_prepare_refuses(run: Run, instances: Any) -> None:
     instances.write()
     result = run("data", "check", "--data", instances.annotations)
     assert result.exit_code == 1
-    assert "`prepare` refuses: 1 of" in result.output
-    assert "annotation 21 (image 7): polygon 0 has 2 points" in result.output
+    assert "error: annotation 21 (image 7): polygon 0 has 2 points" in result.output
+    assert f"{instances.annotations}: refused, 1 error" in result.output
     assert "contact sheet" in result.output
     (instances.images / "tall.jpg").unlink()
     result = run("data", "check", "--data", instances.annotations)
