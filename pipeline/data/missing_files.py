@@ -51,7 +51,7 @@ def explain_missing(names: Sequence[str], present: Sequence[str]) -> str:
         known = {alike(name): name for name in present}
         close = [(name, known[alike(name)]) for name in missing if alike(name) in known]
         if close:
-            some = ", ".join(f"{name} is {other}" for name, other in close[:EXAMPLES])
+            name, other = close[0]
             of = "" if len(close) == len(missing) else f"{len(close)} of them "
-            return f"{counted}{of}differing {how}: {some}; {REMEDIES[how]}"
+            return f"{counted}{of}differing {how}: {name} is {other}; {REMEDIES[how]}"
     return f"{counted}e.g. {examples(missing)}; it has {len(present)} images, e.g. {examples(sorted(present))}"

@@ -10,18 +10,16 @@ from pipeline.errors import UserError
 
 EXAMPLES = 2
 INDENT = "    "
+UNBROKEN = "\u00a0"  # stands for spaces at which no line ends
 
-_NEW_IDS = "files were merged without new ids; export them together, or number images and annotations anew"
-_DELETE = "delete these annotations in the tool, or leave them out with --drop-invalid"
-_EXPORT_MASKS = (
-    "export polygons or RLE, not boxes only: Roboflow's COCO Segmentation, brush or polygon labels in Label Studio; "
-    "or leave these out with --drop-invalid"
-)
-_MERGE_CLASS = "it cannot be learned: merge it, or annotate more"
-_MEASURE_CLASS = (
-    "it cannot be measured: the val split needs images with it (where images are held out, try another --seed or a "
-    "larger --val-share)"
-)
+# Remedies fit a line of 80 columns where they can.
+_NEW_IDS = "merged files need new ids: export them together, or number all anew"
+_DELETE = "delete them in the tool, or leave them out with --drop-invalid"
+_EXPORT_MASKS = "export polygons or RLE, not boxes; or leave these out: --drop-invalid"
+_MATCH_FILES = "every image needs a label PNG of its name, and the other way round"
+_DELETE_CLICKS = "clicks that were left over, as a rule: delete them"
+_MERGE_CLASS = "it cannot be learned: merge it, annotate more, or choose with --classes"
+_MEASURE_CLASS = "it cannot be measured: val needs images with it; try --seed, --val-share"
 
 
 @dataclass(frozen=True)
@@ -65,21 +63,18 @@ KINDS = (
     Kind(
         r"the RLE is of size .*|the RLE's counts .*",
         "annotations whose RLE does not fit the image",
-        "the image was resized or turned after it was annotated; export the annotations anew for the images there",
-        True,
+        "the images were resized or turned since: export anew for those there",
     ),
     Kind(
         r"is \d+x\d+, annotated as \d+x\d+",
         "images of another size than their annotations say",
-        "if width and height are swapped, the tool turned the image by its EXIF data: save the images upright, or "
-        "annotate the pixels as they are stored",
+        "if swapped, EXIF turned them: save them upright, or annotate as stored",
         True,
     ),
     Kind(
         r"no such file",
         "images that are not there",
-        "file names in the annotations are relative to --images (--val-images); CVAT and Label Studio write folders "
-        "before them",
+        "file_name is relative to --images (--val-images); some tools add folders",
     ),
     Kind(r"unknown category id \d+", "annotations with a category id that no category has", _NEW_IDS, True),
     Kind(r"there is no such image", "annotations with an image id that no image has", _NEW_IDS),
@@ -87,7 +82,7 @@ KINDS = (
     Kind(
         r"\w+ is .*, expected (?:a whole number|a text|at least \d+)",
         "entries with an id, size or name of another type",
-        "ids and sizes must be whole numbers from 1, names texts: export COCO from the tool, or mend what converted it",
+        "ids and sizes are whole numbers, names texts: mend what converted it",
         True,
     ),
     Kind(
@@ -105,48 +100,51 @@ KINDS = (
     Kind(
         r"the labels are \d+x\d+, .* is \d+x\d+",
         "label PNGs of another size than their image",
-        "export labels at the size of the images, or resize them without interpolation (nearest)",
+        "export them at the images' size, or resize them without interpolation",
         True,
     ),
     Kind(
         r"no label file .*",
         "images without a label PNG",
-        "every image needs a label PNG of its name, and the other way round",
+        _MATCH_FILES,
     ),
     Kind(
         r"there is no image for it",
         "label PNGs without an image",
-        "every image needs a label PNG of its name, and the other way round",
+        _MATCH_FILES,
     ),
     Kind(
         r"truncated or no image \(.*\)|cannot be read \(.*\)", "pictures that cannot be read", "save these images again"
     ),
-    Kind(r"its mask has no pixel", "masks without a pixel", "clicks that were left over, as a rule: delete them"),
-    Kind(
-        r"its mask has only \d+ pixels", "masks of a few pixels", "clicks that were left over, as a rule: delete them"
-    ),
+    Kind(r"its mask has no pixel", "masks without a pixel", _DELETE_CLICKS),
+    Kind(r"its mask has only \d+ pixels", "masks of a few pixels", _DELETE_CLICKS),
     Kind(
         r"has the same mask as annotation \d+",
         "annotations with the mask of another one",
-        "the object was annotated or exported twice; keep one",
+        "annotated or exported twice: keep one",
         True,
     ),
     Kind(
         r"its mask covers the whole image",
         "masks that cover the whole image",
-        "a background class, or a box drawn by mistake; leave it out, or mark it as a crowd",
+        "a background class, or drawn by mistake: leave it out, or mark it a crowd",
     ),
     Kind(
         r"its box is .*",
         "boxes that are not those of their masks",
-        "training takes the box of the annotation: have the tool compute boxes from the masks",
+        "training takes these boxes: have the tool compute them from the masks",
         True,
     ),
     Kind(
         r"its area is .*",
         "areas that are not those of their masks",
-        "scores by size go by this area: have the tool compute it from the mask",
+        "scores by size go by it: have the tool compute it from the mask",
         True,
+    ),
+    Kind(
+        r"no object in either split|in no image of either split",
+        "classes that no image has",
+        "take them out of the classes, choose with --classes, or annotate them",
     ),
     Kind(r"no object in the train split", "classes without an object in the train split", _MERGE_CLASS),
     Kind(r"in no image of the train split", "classes in no image of the train split", _MERGE_CLASS),
@@ -155,7 +153,7 @@ KINDS = (
     Kind(
         r"fewer than .*% of the train pixels",
         "classes with few of the train pixels",
-        "it will be learned late, if at all: train longer, or merge it with another class",
+        "learned late, if at all: train longer, or merge it with another class",
     ),
     Kind(
         r"all of its pixels are ignored",
@@ -165,7 +163,7 @@ KINDS = (
     Kind(
         r"different categories",
         "splits with different categories",
-        "both annotation files need the same list of categories, with the same ids",
+        "both files need the same list of categories, with the same ids",
     ),
     Kind(
         BOXES_ONLY,
@@ -266,12 +264,11 @@ def lines(
 
     def add(line: str, indent: str) -> None:
         if width is None:
-            text.append(indent + line)
+            text.append(indent + line.replace(UNBROKEN, " "))
         else:
-            # Names with spaces stay as they are, to be copied, unless they are too long for a line.
             wrapped = textwrap.wrap(line, max(40, width), initial_indent=indent, subsequent_indent=INDENT,
                                     break_on_hyphens=False, break_long_words=False)  # fmt: skip
-            text.extend(wrapped)
+            text.extend(part.replace(UNBROKEN, " ") for part in wrapped)
 
     for number, each in enumerate(groups):
         add(f"{label}: {each.title}", "")
@@ -279,7 +276,9 @@ def lines(
             for problem in each.problems:
                 add(_short(problem), INDENT)
         elif each.examples:
-            add("; ".join(each.examples) + ("; ..." if each.count > EXAMPLES else ""), INDENT)
+            # Names with spaces stay on a line, to be copied.
+            shown = "; ".join(example.replace(" ", UNBROKEN) for example in each.examples)
+            add(shown + ("; ..." if each.count > EXAMPLES else ""), INDENT)
         better = next((remedy for part, remedy in (remedies or {}).items() if part in each.problems[0]), None)
         last = number + 1 == len(groups) or groups[number + 1].remedy != each.remedy
         if better or (each.remedy and last):

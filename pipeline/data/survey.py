@@ -95,7 +95,10 @@ def _instances(prepared: PreparedDataset, rows: Mapping[str, list[dict[str, Any]
                 of_class["small" if area < MEDIUM else "medium" if area < LARGE else "large"] += 1
         odd += [message for row in images for message in _odd_annotations(row)]
     for name, of_class in counts.items():
-        odd += [f"class {name!r}: no object in the {split} split" for split in ("train", "val") if not of_class[split]]
+        missing = [split for split in ("train", "val") if not of_class[split]]
+        if missing:
+            where = "either split" if len(missing) > 1 else f"the {missing[0]} split"
+            odd.append(f"class {name!r}: no object in {where}")
     return Survey(splits, {name: {key: str(n) for key, n in of.items()} for name, of in counts.items()}, odd)
 
 
@@ -162,13 +165,16 @@ def _labels(prepared: PreparedDataset, storage: Storage, rows: Mapping[str, list
                 f"{split} images": str(np.count_nonzero(by_image[:, number])),
                 f"{split} pixels": f"{100 * share:.2f}%",
             }
-            if not totals[number]:
-                odd.append(f"class {name!r}: in no image of the {split} split")
-            elif share < RARE and split == "train":
+            if totals[number] and share < RARE and split == "train":
                 odd.append(f"class {name!r}: fewer than {100 * RARE:g}% of the train pixels")
         odd += [
             f"image {row['file_name']}: all of its pixels are ignored"
             for row, pixels in zip(images, by_image, strict=True)
             if not pixels[:-1].any()
         ]
+    for name, of_class in counts.items():
+        missing = [split for split in rows if of_class[f"{split} images"] == "0"]
+        if missing:
+            where = "either split" if len(missing) > 1 else f"the {missing[0]} split"
+            odd.append(f"class {name!r}: in no image of {where}")
     return Survey(splits, counts, odd)

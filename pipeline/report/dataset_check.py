@@ -16,7 +16,7 @@ from pipeline.data.survey import Survey
 from pipeline.errors import UserError
 from pipeline.files import atomic_file
 
-CLASSES = 10  # rows of the table of classes, unless all are asked for
+CLASSES = 8  # rows of the table of classes, unless all are asked for
 FORMATS: dict[str, dict[str, Any]] = {".webp": {"quality": 88, "method": 4}, ".png": {"optimize": True}}
 PROGRAM = "pointrend data check"
 #: EXIF's numbers of "Software" and "ImageDescription": who wrote a contact sheet, and of which dataset.
@@ -80,7 +80,6 @@ def show_survey(console: Console, found: Survey, *, every: bool) -> None:
     if left := [name for name in found.classes if name not in classes]:
         none = sum(_amount(found.classes[name]) == 0 for name in left)
         console.print(f"and {len(left)} more classes with less, {none} of them with nothing; --all lists them")
-    console.print()
 
 
 def _amount(row: Mapping[str, str]) -> float:
