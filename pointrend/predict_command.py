@@ -81,8 +81,8 @@ def empty_hint(best: list[float], done: int, score: float) -> str:
     """What to say of images without an object to show, with the best score seen in each; 0 for none at all."""
     where = f"in {len(best)} of {done} image{'s' if done != 1 else ''}"
     # Down to the next tenth below the best, or hundredth for low ones, so that it would be shown.
-    step = 0.1 if max(best) >= 0.1 else 0.01
-    lower = math.floor(max(best) / step) * step
+    parts = 10 if max(best) >= 0.1 else 100
+    lower = math.floor(max(best) * parts + 1e-6) / parts
     if lower <= 0:
         return f"no object was found {where}, at any score"
     return f"no object scored {score:g} or more {where}; the best was {max(best):.2f}: try --score {lower:.2g}"
