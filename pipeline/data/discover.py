@@ -116,6 +116,8 @@ def discover(source: Source) -> DatasetConfig:
     if source.images or source.val:
         raise DataError(f"{data}: --images and --val go with an instances file, and this is a folder")
     if (data / "leftImg8bit").is_dir() and (data / "gtFine").is_dir():
+        if source.classes:
+            raise DataError(f"{data}: Cityscapes' layout has Cityscapes' 19 classes and ids; leave out --classes")
         splits = [LabelSplit(images=f"leftImg8bit/{name}", labels=f"gtFine/{name}") for name in ("train", "val")]
         root = str(data.resolve())
         return CityscapesDataset(source="cityscapes", task="semantic", root=root, train=splits[0], val=splits[1])

@@ -18,7 +18,7 @@ _DELETE = "delete them in the tool, or leave them out with --drop-invalid"
 _EXPORT_MASKS = "export polygons or RLE, not boxes; or leave these out: --drop-invalid"
 _MATCH_FILES = "every image needs a label PNG of its name, and the other way round"
 _DELETE_CLICKS = "clicks that were left over, as a rule: delete them"
-_MERGE_CLASS = "it cannot be learned: merge it, annotate more, or choose with --classes"
+_MERGE_CLASS = "it cannot be learned: merge it with another class, or annotate more"
 _MEASURE_CLASS = "it cannot be measured: val needs images with it; try --seed, --val-share"
 
 
@@ -144,7 +144,7 @@ KINDS = (
     Kind(
         r"no object in either split|in no image of either split",
         "classes that no image has",
-        "take them out of the classes, choose with --classes, or annotate them",
+        "take them out of the classes, or annotate them",
     ),
     Kind(r"no object in the train split", "classes without an object in the train split", _MERGE_CLASS),
     Kind(r"in no image of the train split", "classes in no image of the train split", _MERGE_CLASS),

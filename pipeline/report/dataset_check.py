@@ -16,7 +16,7 @@ from pipeline.data.survey import Survey
 from pipeline.errors import UserError
 from pipeline.files import atomic_file
 
-CLASSES = 8  # rows of the table of classes, unless all are asked for
+FEW, CLASSES = 8, 5  # more classes than a few are shown as this many rows, unless all are asked for
 FORMATS: dict[str, dict[str, Any]] = {".webp": {"quality": 88, "method": 4}, ".png": {"optimize": True}}
 PROGRAM = "pointrend data check"
 #: EXIF's numbers of "Software" and "ImageDescription": who wrote a contact sheet, and of which dataset.
@@ -73,7 +73,7 @@ def show_survey(console: Console, found: Survey, *, every: bool) -> None:
     """Prints what is counted; of many classes, those that are in the most images or have the most objects."""
     _print_table(console, "split", found.splits)
     classes = dict(found.classes)
-    if len(classes) > CLASSES and not every:
+    if len(classes) > FEW and not every:
         most = sorted(classes, key=lambda name: -_amount(classes[name]))[:CLASSES]
         classes = {name: row for name, row in classes.items() if name in most}
     _print_table(console, "class", classes)

@@ -134,6 +134,8 @@ def test_cityscapes_layout(tmp_path: Path) -> None:
     dataset = discover(Source(tmp_path))
     assert isinstance(dataset, CityscapesDataset)
     assert dataset.task == "semantic"
+    with pytest.raises(DataError, match="leave out --classes"):
+        discover(Source(tmp_path, classes=("road",)))
 
 
 def test_another_folder_is_told_what_is_known(tmp_path: Path) -> None:
