@@ -5,14 +5,14 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
-from rich.table import Column, Table
+from rich.table import Table
 
 from pipeline.cli import write_selection
 from pipeline.config.datasets import CocoDataset, DatasetConfig, HeldOut
@@ -22,15 +22,16 @@ from pipeline.config.project import Project
 from pipeline.config.reader import NAME
 from pipeline.data.coco import DatasetError
 from pipeline.data.cpus import usable_cpus
-from pipeline.data.discover import Source, discover
+from pipeline.data.discover import Source, discover, remedies_for_names
 from pipeline.data.manifest import PreparedDataset, read_prepared
 from pipeline.data.prepare import expected_images, prepare
-from pipeline.data.problems import group, with_remedies
+from pipeline.data.problems import explained
 from pipeline.data.storage import Storage
 from pipeline.data.survey import survey
 from pipeline.errors import UserError
 from pipeline.graph import refuse_while_running
 from pipeline.progress import progress
+from pipeline.report.dataset_check import check_sheet, sheet_path, show_problems, show_sheet, show_survey
 from pipeline.stage import errors_as_messages
 from pointrend.specs import Task
 from pointrend.wording import counted
@@ -38,7 +39,6 @@ from pointrend.zoo import ZOO, address, fetch
 
 data = typer.Typer(help="Look at a dataset before training.", no_args_is_help=True)
 
-CONTACT_SHEET = Path("reports") / "contact_sheet.webp"
 KNOWN_PICTURES = Path(".pointrend") / "known_pictures.parquet"
 #: What a training starts from by default, by task and backbone: a name of --from.
 STARTS = {
@@ -64,7 +64,11 @@ ValShareOption = Annotated[
 ]
 SeedOption = Annotated[int, typer.Option(help="decides which images are held out")]
 ClassesOption = Annotated[
-    str | None, typer.Option(help="classes of label PNGs: NAME,NAME (ids from 0) or NAME=ID,...; default: classes.txt")
+    str | None,
+    typer.Option(
+        help="classes of label PNGs: NAME,NAME (ids from 0) or NAME=ID,...; default: classes.txt. Of an instances "
+        "file: the categories to keep"
+    ),
 ]
 IgnoreOption = Annotated[str, typer.Option(help="label ids to ignore, with commas")]
 DropOption = Annotated[bool, typer.Option("--drop-invalid", help="leave out unusable annotations")]
@@ -97,16 +101,27 @@ def prepared_dataset(dataset: DatasetConfig, data_root: str) -> Iterator[Prepare
     """The dataset as `prepare` writes it, in a temporary folder, with the same errors.
 
     Raises:
-        DatasetError: as :func:`prepare`, with the remedies for its problems.
+        DatasetError: as :func:`prepare`.
     """
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "prepared"
         bar = progress("check the data", expected_images(dataset))
-        try:
-            prepare(dataset, data_root, output, KNOWN_PICTURES.absolute(), bar)
-        except DatasetError as error:
-            raise with_remedies(error) from error
+        prepare(dataset, data_root, output, KNOWN_PICTURES.absolute(), bar)
         yield read_prepared(output)
+
+
+def _train_problems(prepared: PreparedDataset) -> list[str]:
+    """A message if a dataset of instances has nothing to learn from."""
+    if prepared.task == "semantic":
+        return []
+    objects = (a for row in prepared.manifest("train").to_pylist() for a in row["annotations"])
+    if any(not annotation["iscrowd"] for annotation in objects):
+        return []
+    if prepared.dropped_annotations:
+        why = "all annotations are unusable and left out; mend or export them anew"
+    else:
+        why = "there is no annotation, or crowds only; export the annotations as well (some tools export finished ones)"
+    return [f"nothing to learn from in the train split: {why}"]
 
 
 @data.command()
@@ -122,59 +137,63 @@ def check(
     ignore: IgnoreOption = "255",
     drop_invalid: DropOption = False,
     data_root: DataRootOption = "data",
-    sheet: Annotated[Path, typer.Option(help="the contact sheet to write: .webp or .png")] = CONTACT_SHEET,
+    sheet: Annotated[
+        Path | None, typer.Option(help="the contact sheet: .webp or .png; default: reports/contact_sheet_NAME.webp")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="list every class, and every problem instead of two")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace any file that --sheet names")] = False,
 ) -> None:
-    """Show what is in a dataset: the errors of `prepare`, counts by class, odd annotations, and a contact sheet."""
-    console = Console(highlight=False)
-    if sheet.suffix not in (".webp", ".png"):
-        raise UserError(f"--sheet {sheet}: expected a name that ends in .webp or .png")
-    dataset = discover(_source(data, images, val, val_images, val_share, seed, classes, ignore, drop_invalid))
-    dropped: list[str] = []
-    # Unusable annotations are left out here, so that all else can be shown as well.
-    lenient = dataset
-    if isinstance(dataset, CocoDataset):
-        lenient = dataset.model_copy(update={"invalid_annotations": "drop"})
-    try:
-        with prepared_dataset(lenient, data_root) as prepared:
-            storage = Storage(join(data_root, dataset.root))
-            found = survey(prepared, storage)
-            dropped = prepared.dropped_annotations
-            _print_table(console, "split", found.splits)
-            _print_table(console, "class", found.classes)
-            _print_groups(console, "looks odd", found.odd)
-            # matplotlib takes a second to import
-            from pipeline.report.figures.contact_sheet import contact_sheet
-            from pipeline.report.figures.figure import save_picture
+    """Show what is in a dataset: the errors of `prepare`, counts by class, odd annotations, and a contact sheet.
 
-            sheet.parent.mkdir(parents=True, exist_ok=True)
-            save_picture(contact_sheet(prepared, storage), sheet)
-            console.print(f"contact sheet: {sheet}")
+    The exit status is 1 if there are errors; warnings do not change it.
+    """
+    console = Console(highlight=False)
+    source = _source(data, images, val, val_images, val_share, seed, classes, ignore, drop_invalid)
+    sheet = sheet or sheet_path(data)
+    check_sheet(sheet, data, overwrite=overwrite)
+    try:
+        dataset = discover(source)
     except DatasetError as error:
-        _print_groups(console, f"{error.where}: `prepare` refuses", error.problems)
-        raise typer.Exit(1) from error
-    refused = bool(dropped) and not drop_invalid
-    _print_groups(console, "`prepare` refuses" if refused else "left out", dropped)
-    if refused:
+        raise explained(error) from error
+    storage = Storage(join(data_root, dataset.root))
+    where, errors, warnings, dropped = _look(console, dataset, data_root, storage, sheet, data, every=every)
+    splits = [split for split in (dataset.train, dataset.val) if not isinstance(split, HeldOut)]
+    below = [*(storage.where(split.images) for split in splits if len(splits) == 1), storage.where()]
+    for label, messages in (("left out", dropped), ("warning", warnings), ("error", errors)):
+        remedies = remedies_for_names(dataset) if label == "error" and messages else {}
+        show_problems(console, label, messages, below, remedies, every=every)
+    if errors:
+        console.print(
+            f"{where}: refused, {len(errors):,} error{'s' if len(errors) > 1 else ''}", markup=False, soft_wrap=True
+        )
         raise typer.Exit(1)
 
 
-def _print_table(console: Console, first: str, rows: Mapping[str, Mapping[str, str]]) -> None:
-    names = list(dict.fromkeys(name for row in rows.values() for name in row))
-    table = Table(first, *(Column(name, justify="right") for name in names), box=None, pad_edge=False)
-    for key, row in rows.items():
-        table.add_row(key, *(row.get(name, "") for name in names))
-    console.print(table)
-    console.print()
+def _look(
+    console: Console, dataset: DatasetConfig, data_root: str, storage: Storage, sheet: Path, data: Path, *, every: bool
+) -> tuple[str, list[str], Sequence[str], list[str]]:
+    """Shows a dataset as far as it can be read.
 
-
-def _print_groups(console: Console, title: str, problems: Sequence[str]) -> None:
-    """Prints problems by kind: their count, two examples, and the remedy."""
-    for each in group(problems):
-        console.print(f"{title}: {each.count} of {each.kind}", markup=False, soft_wrap=True)
-        for example in each.examples:
-            console.print(f"    {example}", markup=False, soft_wrap=True)
-        if each.remedy:
-            console.print(f"    -> {each.remedy}", markup=False, soft_wrap=True)
+    Returns:
+        where the errors are, the errors, the warnings, and messages about annotations that are left out.
+    """
+    where, errors = str(data), list[str]()
+    attempts = [dataset]
+    if isinstance(dataset, CocoDataset) and dataset.invalid_annotations == "error":
+        # Where only annotations are unusable, all else can be shown without them.
+        attempts.append(dataset.model_copy(update={"invalid_annotations": "drop"}))
+    for attempt in attempts:
+        try:
+            with prepared_dataset(attempt, data_root) as prepared:
+                found = survey(prepared, storage)
+                show_survey(console, found, every=every)
+                show_sheet(console, prepared, storage, sheet, data)
+                errors = errors or _train_problems(prepared)
+                return where, errors, found.odd, prepared.dropped_annotations if attempt is dataset else []
+        except DatasetError as error:
+            if not errors:
+                where, errors = str(error.where), error.problems
+    return where, errors, [], []
 
 
 def measure(prepared: PreparedDataset) -> Data:
@@ -184,9 +203,9 @@ def measure(prepared: PreparedDataset) -> Data:
     shorter, longer = (round(statistics.median(edge[i] for edge in edges)) for i in (0, 1))
     if prepared.task == "semantic":
         return Data("semantic", len(rows), shorter, longer)
+    if problems := _train_problems(prepared):
+        raise UserError(problems[0])
     counts = [count for row in rows if (count := sum(not a["iscrowd"] for a in row["annotations"]))]
-    if not counts:
-        raise UserError("no image of the train split has an object: there is nothing to learn from")
     sides = [a["area"] ** 0.5 for row in rows for a in row["annotations"] if not a["iscrowd"]]
     return Data("instance", len(rows), shorter, longer, max(counts), statistics.mean(counts), statistics.median(sides))
 
@@ -299,11 +318,15 @@ def train(
     refuse_while_running(project.root)
     if not re.fullmatch(NAME, name):
         raise UserError(f"--name {name}: expected letters without accents, digits and _, as in photos_2026")
-    dataset = discover(_source(data, images, val, val_images, val_share, seed, classes, ignore, drop_invalid))
-    with prepared_dataset(dataset, data_root) as prepared:
-        size = measure(prepared)
-        counts = [prepared.manifest(split).num_rows for split in ("train", "val")]
-        names = prepared.class_names
+    source = _source(data, images, val, val_images, val_share, seed, classes, ignore, drop_invalid)
+    try:
+        dataset = discover(source)
+        with prepared_dataset(dataset, data_root) as prepared:
+            size = measure(prepared)
+            counts = [prepared.manifest(split).num_rows for split in ("train", "val")]
+            names = prepared.class_names
+    except DatasetError as error:
+        raise explained(error) from error
     device = find_device(project, cluster)
     backbone = backbone or ("tiny" if not device.gpu_gigabytes else "r50" if size.task == "instance" else "r101")
     network = model_name(size.task, backbone, head)

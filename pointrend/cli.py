@@ -21,6 +21,7 @@ ClassesOption = Annotated[int | None, typer.Option(help="number of classes, wher
 NormOption = Annotated[str | None, typer.Option(help="the backbone's: frozen_batch, batch or group")]
 MinSizeOption = Annotated[int | None, typer.Option(help="shorter edge in pixels that images are resized to")]
 MaxSizeOption = Annotated[int | None, typer.Option(help="upper limit of the longer edge in pixels")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="replace the file to write, if it is there")]
 
 
 @app.command()
@@ -49,11 +50,15 @@ def fail(error: object) -> NoReturn:
     sys.exit(1)
 
 
-def _check_output(output: Path, *inputs: str | Path) -> None:
-    """Raises ValueError if the file to write is one of the files to read."""
+def _check_output(output: Path, overwrite: bool, *inputs: str | Path) -> None:
+    """Raises ValueError if the file to write is one of the files to read, or is there and ``overwrite`` is off."""
     for source in map(Path, inputs):
         if output.exists() and source.exists() and output.samefile(source):
             raise ValueError(f"{output}: is a file to read and the file to write; name another file to write")
+    if output.is_dir():
+        raise ValueError(f"{output}: is a folder; name a file to write")
+    if output.exists() and not overwrite:
+        raise ValueError(f"{output}: is there already; name another file, or add --overwrite")
 
 
 @app.command()
@@ -65,12 +70,13 @@ def convert(
     norm: NormOption = None,
     min_size: MinSizeOption = None,
     max_size: MaxSizeOption = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Rewrite a checkpoint as safetensors in this library's names, which say what they are."""
     from pointrend.weights import convert_weights
 
     try:
-        _check_output(output, source)
+        _check_output(output, overwrite, source)
         options = {"num_classes": num_classes, "norm": norm, "min_size": min_size, "max_size": max_size}
         written = convert_weights(source, output, model, **options)
     except (OSError, ValueError) as error:
@@ -161,6 +167,7 @@ def export(
     check: Annotated[
         list[Path] | None, typer.Option(help="an image on which the graph must agree with the model; repeatable")
     ] = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Write a model as a graph for onnxruntime or torch.export, for images of any size."""
     from pointrend.export import export_model
@@ -169,7 +176,7 @@ def export(
     from pointrend.weights import load_model
 
     try:
-        _check_output(output, weights, *(check or []))
+        _check_output(output, overwrite, weights, *(check or []))
         pictures = [read_picture(path) for path in check or []]
         options = {"num_classes": num_classes, "norm": norm, "min_size": min_size, "max_size": max_size}
         network = load_model(find_weights(weights)[0], model, **options)

@@ -66,6 +66,7 @@ class Outcome:
 
     done: int = 0
     regions: int = 0
+    best_of_empty: list[float] = field(default_factory=list)  # for each image without an object to show
     failed: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
 
@@ -125,6 +126,7 @@ def find(
             return [Segments(size, image.argmax(0).short().cpu(), settings.shown) for image in logits]
         detections = model.detect(images)
         detections.original_sizes = [(pixels.shape[0], pixels.shape[1]) for pixels in batch]
+        best = [_best_score(*found, settings) for found in zip(detections.labels, detections.scores, strict=True)]
         keep_shown(detections, settings)
         masks = model.region_masks(detections, settings.rendering)
     found = zip(
@@ -133,9 +135,16 @@ def find(
         detections.labels,
         detections.scores,
         masks,
+        best,
         strict=True,
     )
-    return [Instances(s, b.cpu(), k.cpu() - 1, p.float().cpu(), m[:, 0].cpu()) for s, b, k, p, m in found]
+    return [Instances(s, b.cpu(), k.cpu() - 1, p.float().cpu(), m[:, 0].cpu(), best) for s, b, k, p, m, best in found]
+
+
+def _best_score(labels: Tensor, scores: Tensor, settings: Settings) -> float:
+    """The best score (R,) of the shown classes, whatever the lowest one to show; 0 if there is none."""
+    of_shown = scores[torch.isin(labels, torch.tensor(settings.shown, device=labels.device) + 1)]
+    return float(of_shown.max()) if len(of_shown) else 0.0
 
 
 def keep_shown(detections: Detections, settings: Settings) -> None:
@@ -266,6 +275,8 @@ def predict_files(
                 if settings.show_points:
                     _write_steps(model, source, image, settings, writer.folder)
                 outcome.regions += writer.write(source, image.pixels, found_here)
+                if isinstance(found_here, Instances) and not len(found_here.scores):
+                    outcome.best_of_empty.append(found_here.best_score)
                 outcome.done += 1
             except (OSError, ValueError, MemoryError) as error:
                 outcome.failed.append(f"{source.path}: could not be written ({error})")

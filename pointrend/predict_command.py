@@ -1,5 +1,6 @@
 """``pointrend predict``: from the command line's options to files, with progress and messages."""
 
+import math
 import sys
 import time
 from dataclasses import dataclass
@@ -77,6 +78,17 @@ def check_folder(folder: Path, overwrite: bool) -> None:
         raise ValueError(f"{folder}: has files already; name another folder with --out, or add --overwrite")
 
 
+def empty_hint(best: list[float], done: int, score: float) -> str:
+    """What to say of images without an object to show, with the best score seen in each; 0 for none at all."""
+    where = f"in {len(best)} of {done} image{'s' if done != 1 else ''}"
+    # Down to the next tenth below the best, or hundredth for low ones, so that it would be shown.
+    parts = 10 if max(best) >= 0.1 else 100
+    lower = math.floor(max(best) * parts + 1e-6) / parts
+    if lower <= 0:
+        return f"no object was found {where}, at any score"
+    return f"no object scored {score:g} or more {where}; the best was {max(best):.2f}: try --score {lower:.2g}"
+
+
 def run_predict(request: Request) -> bool:
     """Segments the images, and returns whether any failed.
 
@@ -139,6 +151,8 @@ def run_predict(request: Request) -> bool:
         task = progress.add_task("", total=len(inputs.images))
         outcome = predict_files(model, inputs.images, settings, writer, lambda: progress.advance(task))
     seconds = time.monotonic() - begun
+    if outcome.best_of_empty:
+        console.print(empty_hint(outcome.best_of_empty, outcome.done, request.score), markup=False)
     for remark in outcome.remarks:
         console.print(remark, markup=False)
     for message in outcome.failed:

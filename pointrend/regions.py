@@ -22,6 +22,7 @@ class Instances:
     classes: Tensor  # (R,) from 0
     scores: Tensor  # (R,)
     masks: Tensor  # (R, M, M) probabilities inside the boxes
+    best_score: float = 0.0  # of all that was detected of the shown classes, also below the lowest score to show
 
 
 @dataclass(frozen=True)

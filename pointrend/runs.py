@@ -1,9 +1,14 @@
 """Finds weights by what a user calls them; those of a run of this project by its name, from files alone."""
 
+import difflib
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from pointrend.zoo import address
+from pointrend.zoo import ZOO_MODELS, address
+
+SUFFIXES = (".safetensors", ".pth", ".pt", ".pkl")
+LISTED = 12  # names in a message
 
 
 def run_weights(name: str, root: Path) -> Path | None:
@@ -48,9 +53,48 @@ def find_weights(source: str) -> tuple[str | Path, dict[str, float]]:
     weights = run_weights(source, Path.cwd())
     if weights is not None:
         return weights, run_scores(weights)
-    if Path(source).suffix:
-        raise FileNotFoundError(f"{source}: no such weight file")
+    path = Path(source)
+    if path.is_dir():
+        raise FileNotFoundError(f"{source}: is a folder; {_weights_inside(path)}")
+    if path.suffix:
+        near = [str(path.with_name(name)) for name in _near(path.name, _weight_files(path.parent))]
+        raise FileNotFoundError(f"{source}: no such weight file" + (f"; near it: {', '.join(near)}" if near else ""))
+    runs = _run_names(Path.cwd())
+    known = [*runs, *(name.partition("/")[2] for name in runs), *ZOO_MODELS]
+    near = _near(source, known)
     raise FileNotFoundError(
         f"{source}: no such weight file, no run in {Path('outputs').absolute()}/<scale>/train, and no name of the "
-        "model zoo"
+        f"model zoo"
+        + (f"; did you mean {' or '.join(near)}?" if near else "")
+        + (f"\nruns there are: {_listed(runs)}" if runs else "\nthere are no runs with weights in this folder")
     )
+
+
+def _near(name: str, known: Iterable[str]) -> list[str]:
+    """The known names that are most like a name, whatever the case."""
+    folded = {each.casefold(): each for each in known}
+    return [folded[each] for each in difflib.get_close_matches(name.casefold(), folded, 3, 0.6)]
+
+
+def _run_names(root: Path) -> list[str]:
+    """``scale/run`` of all runs with weights in a checkout."""
+    found = root.glob("outputs/*/train/*/model.safetensors")
+    return sorted(f"{path.parents[2].name}/{path.parent.name}" for path in found)
+
+
+def _weight_files(folder: Path) -> list[str]:
+    """The paths of files of weights below a folder, relative to it, at most two folders deep."""
+    found = (path for depth in ("*", "*/*", "*/*/*") for path in folder.glob(depth) if path.suffix in SUFFIXES)
+    return sorted(path.relative_to(folder).as_posix() for path in found)
+
+
+def _weights_inside(folder: Path) -> str:
+    """What to give instead of a folder."""
+    files = _weight_files(folder)
+    if not files:
+        return f"expected a file of weights ({', '.join(SUFFIXES)}), and there is none in it"
+    return f"give a file in it: {_listed([str(folder / name) for name in files])}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")

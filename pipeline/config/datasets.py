@@ -84,6 +84,13 @@ class CocoDataset(DatasetFolder):
     invalid_annotations: Literal["error", "drop"] = Field(
         "error", description="what to do about polygons of fewer than three points and boxes without area"
     )
+    classes: list[str] = Field([], description="names of the categories to keep; by default all")
+
+    @model_validator(mode="after")
+    def _check_classes(self) -> Self:
+        if self.classes and self.lvis is not None:
+            raise ValueError("classes is for datasets without lvis, whose view has all categories")
+        return self
 
 
 class CityscapesDataset(DatasetFolder):

@@ -3,7 +3,6 @@
 All problems of a dataset are found before anything is written, and reported in one error.
 """
 
-import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Sequence
@@ -13,12 +12,19 @@ from typing import Any, Literal
 
 from pycocotools import mask as coco_mask
 
+from pipeline.data.annotation_files import format_problems, parse_json
 from pipeline.data.pictures import KnownPictures, check_pictures
 from pipeline.data.storage import Storage
 from pipeline.errors import UserError
 
 MAX_LISTED = 20
 MAX_COORDINATE = 1e6  # pixels
+BOXES_ONLY = "have boxes but no masks"
+#: What an instances file with an empty list lacks, and why that can be.
+EMPTY = {
+    "images": "no image: the list 'images' is empty; export the images' entries as well",
+    "categories": "no category: the list 'categories' is empty; export it with the classes (labels) of the project",
+}
 
 
 class DatasetError(UserError, ValueError):
@@ -175,14 +181,11 @@ def _load_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise DatasetError(path, ["no such annotation file"])
     try:
-        data = json.loads(path.read_bytes())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DatasetError(path, [f"not JSON, or truncated ({error})"]) from error
-    if not isinstance(data, dict):
-        raise DatasetError(path, ["not a JSON object, so not a COCO instances file"])
-    missing = [key for key in ("images", "annotations", "categories") if not isinstance(data.get(key), list)]
-    if missing:
-        raise DatasetError(path, [f"no list {key!r}: not a COCO instances file" for key in missing])
+        data = parse_json(path.read_bytes())
+    except ValueError as error:
+        raise DatasetError(path, [str(error)]) from error
+    if problems := format_problems(data):
+        raise DatasetError(path, problems)
     return data
 
 
@@ -258,6 +261,7 @@ def read_coco(
     *,
     num_images: int | None = None,
     invalid: Literal["error", "drop"] = "error",
+    classes: Sequence[str] = (),
     on_image: Callable[[], None] | None = None,
 ) -> InstanceSplit:
     """Reads one split and checks all of it: ids, masks, boxes and every image file.
@@ -270,6 +274,7 @@ def read_coco(
         num_images: how many images there must be.
         invalid: whether unusable annotations (a polygon of fewer than three points, a box without area) are an
             error, or dropped and listed.
+        classes: the names of the categories to read, with their annotations; all if empty.
         on_image: called once per image checked.
 
     Raises:
@@ -280,7 +285,15 @@ def read_coco(
     dropped: list[str] = []
     if num_images is not None and len(data["images"]) != num_images:
         problems.append(f"{len(data['images'])} images, expected {num_images}")
+    if empty := [problem for key, problem in EMPTY.items() if not data[key]]:
+        raise DatasetError(annotations, empty)  # all that refers to them would be a problem too
+    if classes:
+        problems += _keep_classes(data, classes)
     problems += duplicates(data)
+    without_mask = sum(raw.get("segmentation") in (None, [], {}) for raw in data["annotations"])
+    boxes_only = 0 < without_mask == len(data["annotations"])
+    if boxes_only:
+        problems.insert(0, f"all {without_mask} annotations {BOXES_ONLY}")
 
     categories = sorted((Category(c["id"], c["name"]) for c in data["categories"]), key=lambda c: c.id)
     records = {
@@ -292,6 +305,8 @@ def read_coco(
     for raw in data["annotations"]:
         if problem := reference_problem(raw, records, category_ids):
             problems.append(problem)
+            continue
+        if boxes_only:
             continue
         try:
             by_image[raw["image_id"]].append(_parse_annotation(raw, records[raw["image_id"]]))
@@ -315,6 +330,17 @@ def read_coco(
     return InstanceSplit(categories, sorted(records.values(), key=lambda image: image.id), dropped)
 
 
+def _keep_classes(data: dict[str, Any], classes: Sequence[str]) -> list[str]:
+    """Leaves out the other categories and their annotations, in place; returns messages for unknown names."""
+    names = [category["name"] for category in data["categories"]]
+    left_out = {category["id"] for category in data["categories"] if category["name"] not in classes}
+    data["categories"] = [category for category in data["categories"] if category["id"] not in left_out]
+    data["annotations"] = [raw for raw in data["annotations"] if raw["category_id"] not in left_out]
+    return [
+        f"no category is named {name!r}; its categories are {', '.join(names)}" for name in classes if name not in names
+    ]
+
+
 def truth_of(path: Path, split: InstanceSplit) -> dict[str, Any]:
     """The ground truth of some images of an instances file: its entries for a split's images and annotations."""
     data = load_instances(path)
@@ -323,5 +349,5 @@ def truth_of(path: Path, split: InstanceSplit) -> dict[str, Any]:
     return {
         "images": [entry for entry in data["images"] if entry["id"] in images],
         "annotations": [entry for entry in data["annotations"] if entry["id"] in kept],
-        "categories": data["categories"],
+        "categories": [entry for entry in data["categories"] if entry["id"] in {c.id for c in split.categories}],
     }

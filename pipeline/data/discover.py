@@ -1,6 +1,5 @@
 """Finds out how somebody's own data are laid out, and describes them as a file of configs/datasets does."""
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -21,7 +20,19 @@ from pipeline.config.datasets import (
     LabelSplit,
     load_dataset,
 )
+from pipeline.config.locations import is_remote
+from pipeline.config.reader import read
+from pipeline.data.annotation_files import (
+    counted_suffixes,
+    format_problems,
+    parse_json,
+    recognise_file,
+    recognise_folder,
+    recognise_yaml,
+)
+from pipeline.data.coco import DatasetError
 from pipeline.data.label_files import PICTURES, read_labels, same_path_pairs
+from pipeline.data.missing_files import explain_missing
 from pipeline.data.pictures import KnownPictures
 from pipeline.data.storage import Storage
 from pipeline.errors import UserError
@@ -53,7 +64,8 @@ class Source:
         val_images: the folder of its images; None to look for it.
         val_share: the share of images that are held out for val where there is no val split.
         seed: decides which.
-        classes: names of the classes of label PNGs, ``name`` with ids from 0 or ``name=id``; empty to look for them.
+        classes: of label PNGs, the names ``name`` with ids from 0 or ``name=id``, empty to look for them; of an
+            instances file, the names of the categories to keep, empty for all.
         ignored: the label ids to ignore.
         drop_invalid: leave out unusable annotations.
     """
@@ -79,7 +91,7 @@ def discover(source: Source) -> DatasetConfig:
     Raises:
         DataError: if they are not laid out in a known way; the message says what is.
         ConfigError: if a file of configs/datasets is wrong.
-        DatasetError: if a label PNG cannot be read.
+        DatasetError: if an instances file or a label PNG cannot be read.
     """
     data = source.data
     if not data.exists():
@@ -87,17 +99,25 @@ def discover(source: Source) -> DatasetConfig:
     if data.suffix in (".yaml", ".yml"):
         if source.images or source.val or source.classes:
             raise DataError(f"{data}: says itself where images, val and classes are; leave out these options")
+        if known := recognise_yaml(read(data)):
+            raise DataError(f"{data}: is {known}")
         return load_dataset(data)
-    if data.suffix == ".json":
+    if data.is_file() and data.suffix.lower() == ".json":
         return _coco(source)
     if not data.is_dir():
-        raise DataError(f"{data}: expected a .json file in COCO's format, a folder, or a .yaml of configs/datasets")
+        known = recognise_file(data)
+        raise DataError(
+            f"{data}: {f'is {known}; ' if known else ''}expected a .json file in COCO's format, a folder of images and "
+            "label PNGs, or a .yaml of configs/datasets"
+        )
     if (data / "train" / ROBOFLOW).is_file():
         val = next((path for name in VAL if (path := data / name / ROBOFLOW).is_file()), None)
         return _coco(replace(source, data=data / "train" / ROBOFLOW, val=source.val or val))
     if source.images or source.val:
         raise DataError(f"{data}: --images and --val go with an instances file, and this is a folder")
     if (data / "leftImg8bit").is_dir() and (data / "gtFine").is_dir():
+        if source.classes:
+            raise DataError(f"{data}: Cityscapes' layout has Cityscapes' 19 classes and ids; leave out --classes")
         splits = [LabelSplit(images=f"leftImg8bit/{name}", labels=f"gtFine/{name}") for name in ("train", "val")]
         root = str(data.resolve())
         return CityscapesDataset(source="cityscapes", task="semantic", root=root, train=splits[0], val=splits[1])
@@ -108,6 +128,8 @@ def discover(source: Source) -> DatasetConfig:
 
 
 def _coco(source: Source) -> CocoDataset:
+    if any("=" in name for name in source.classes):
+        raise DataError("--classes: an instances file has its own ids; expected names of its categories, with commas")
     train = source.data
     folders = [_image_folder(train, source.images)]
     files = [train.resolve()]
@@ -125,30 +147,75 @@ def _coco(source: Source) -> CocoDataset:
         train=splits[0],
         val=splits[1] if len(splits) > 1 else source.held_out,
         invalid_annotations="drop" if source.drop_invalid else "error",
+        classes=list(source.classes),
     )
+
+
+def file_names(annotations: Path) -> list[str]:
+    """The file names of an instances file's images.
+
+    Raises:
+        DataError: if there is no such file.
+        DatasetError: if it is none.
+    """
+    try:
+        content = parse_json(annotations.read_bytes())
+        problems = format_problems(content)
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise DataError(f"{annotations}: no such annotation file") from error
+    except ValueError as error:
+        raise DatasetError(annotations, [str(error)]) from error
+    if problems:
+        raise DatasetError(annotations, problems)
+    names = (entry.get("file_name") for entry in content["images"] if isinstance(entry, dict))
+    return [name for name in names if isinstance(name, str)]
+
+
+def pictures_below(folder: Path) -> list[str]:
+    """The paths of all images below a folder, relative to it."""
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in PICTURES)
+    return sorted(path.relative_to(folder).as_posix() for path in found)
 
 
 def _image_folder(annotations: Path, given: Path | None, also: Path | None = None) -> Path:
-    """The folder of an instances file's images: the given one, or the first usual place that has the first image."""
+    """The folder of an instances file's images: the given one, or the first usual place that has one of its images."""
+    names = file_names(annotations)
     if given is not None:
         if not given.is_dir():
             raise DataError(f"{given}: no such folder of images")
+        if names and not any((given / name).is_file() for name in names):
+            raise DataError(f"{given}: {explain_missing(names, pictures_below(given))} ({annotations})")
         return given.resolve()
-    try:
-        first = Path(json.loads(annotations.read_bytes())["images"][0]["file_name"])
-    except FileNotFoundError as error:
-        raise DataError(f"{annotations}: no such annotation file") from error
-    except (ValueError, LookupError, TypeError) as error:
-        raise DataError(f"{annotations}: not a COCO instances file with images; --images names their folder") from error
     beside = annotations.resolve().parent
     split = annotations.stem.removeprefix("instances_")
     places = [beside, beside / "images", beside / split, beside.parent / split, beside.parent / "images"]
-    for folder in [*places, *([also] if also else [])]:
-        if (folder / first).is_file():
+    places += [also] if also else []
+    for folder in places:
+        if any((folder / name).is_file() for name in names):
             return folder
+    if not names:
+        return beside  # `prepare` says that it has no images
+    folders = (path for above in (beside, beside.parent) for path in sorted(above.iterdir()) if path.is_dir())
+    found = next((f", such as --images {path}" for path in folders if (path / names[0]).is_file()), "")
     raise DataError(
-        f"{annotations}: its first image, {first}, is not beside it; say with --images (--val-images) where"
+        f"{annotations}: its first image, {names[0]}, is not beside it; say with --images (--val-images) where{found}"
     )
+
+
+def remedies_for_names(dataset: DatasetConfig) -> dict[str, str]:
+    """What to do about missing images: how their names differ from those that are there; empty if none are missing."""
+    if not isinstance(dataset, CocoDataset) or is_remote(dataset.root):
+        return {}
+    splits = [split for split in (dataset.train, dataset.val) if not isinstance(split, HeldOut)]
+    for split in splits:
+        folder = Path(dataset.root, split.images)
+        try:
+            names, present = file_names(Path(dataset.root, split.annotations)), pictures_below(folder)
+        except (UserError, OSError):
+            continue
+        if set(names) - set(present) and present:
+            return {"no such file": explain_missing(names, present)}
+    return {}
 
 
 # Label PNGs
@@ -159,9 +226,7 @@ def _labels(source: Source) -> LabelDataset:
     layouts = ((train, val, _suffix(root / train.images, root / train.labels)) for train, val in _label_folders(root))
     found = next((layout for layout in layouts if layout[2] is not None), None)
     if found is None:
-        raise DataError(
-            f"{source.data}: images and label PNGs are not laid out in a known way; expected one of\n{LAYOUTS}"
-        )
+        raise DataError(f"{source.data}: {_unknown_layout(source.data)}")
     train, val, suffix = found
     named = _named_classes(source, root)
     dataset = LabelDataset(
@@ -179,6 +244,17 @@ def _labels(source: Source) -> LabelDataset:
     if not classes:
         raise DataError(f"{source.data}: its label PNGs have no class, only ignored ids")
     return dataset.model_copy(update={"classes": classes})
+
+
+def _unknown_layout(folder: Path) -> str:
+    """Why a folder is no dataset of images and label PNGs."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    if known := recognise_folder(files):
+        return known
+    there = f"(it has {counted_suffixes(files)})"
+    if not any(path.suffix.lower() in PICTURES for path in files):
+        return f"a folder without images {there}; expected an instances file, or images and label PNGs as in\n{LAYOUTS}"
+    return f"images and label PNGs are not laid out in a known way {there}; expected one of\n{LAYOUTS}"
 
 
 def _below(split: LabelSplit, root: Path) -> LabelSplit:

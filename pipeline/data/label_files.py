@@ -4,7 +4,7 @@ Shape letters: H W rows and columns of an image.
 """
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 from pathlib import PurePosixPath
@@ -31,6 +31,13 @@ class Pair(NamedTuple):
     labels: str
 
 
+class Pairs(NamedTuple):
+    """The images of a split that have labels, and messages about files without a counterpart."""
+
+    found: list[Pair]
+    problems: list[str]
+
+
 @dataclass(frozen=True)
 class LabelledImage:
     """One image; ``file_name`` and ``label_file`` are relative to the dataset's root."""
@@ -42,12 +49,11 @@ class LabelledImage:
     label_file: str
 
 
-def cityscapes_pairs(storage: Storage, split: LabelSplit, suffix: str) -> list[Pair]:
+def cityscapes_pairs(storage: Storage, split: LabelSplit, suffix: str) -> Pairs:
     """The images ``<city>/<image>_leftImg8bit.png`` of a split and their labels ``<city>/<image><suffix>``.
 
-    Raises:
-        DatasetError: if there are no images, an image has no labels, labels have no image, or the number of images is
-            not the expected one.
+    It is a problem if there are no images, an image has no labels, labels have no image, or the number of images is not
+    the expected one.
     """
     return _pairs(
         storage,
@@ -58,13 +64,12 @@ def cityscapes_pairs(storage: Storage, split: LabelSplit, suffix: str) -> list[P
     )
 
 
-def same_path_pairs(storage: Storage, split: LabelSplit, suffix: str = "") -> list[Pair]:
+def same_path_pairs(storage: Storage, split: LabelSplit, suffix: str = "") -> Pairs:
     """The pictures of a split's image folder, and for each the PNG of the same path in its label folder.
 
     With a suffix such as ``"_mask"``, the labels of ``a/b.jpg`` are ``a/b_mask.png``, which may lie beside the image.
 
-    Raises:
-        DatasetError: as :func:`cityscapes_pairs`, or if two images would have the same labels.
+    Problems are those of :func:`cityscapes_pairs`, and two images that would have the same labels.
     """
     return _pairs(
         storage,
@@ -84,13 +89,10 @@ def _pairs(
     is_image: Callable[[str], bool],
     is_label: Callable[[str], bool],
     labels_of: Callable[[str], str],
-) -> list[Pair]:
+) -> Pairs:
     """The images of a split and their labels.
 
     ``labels_of`` maps the path of an image below the image folder to that of its labels below the label folder.
-
-    Raises:
-        DatasetError: as :func:`cityscapes_pairs`, or if two images would have the same labels.
     """
     images = [name for name in storage.files(split.images) if is_image(name)]
     unused = {name for name in storage.files(split.labels) if is_label(name)}
@@ -109,15 +111,13 @@ def _pairs(
         else:
             pairs[labels] = Pair(name, labels)
     problems += [f"{labels}: there is no image for it" for labels in sorted(unused - pairs.keys())]
-    if problems:
-        raise DatasetError(storage.where(split.images), problems)
-    return list(pairs.values())
+    return Pairs(list(pairs.values()), problems)
 
 
 def read_labels(
     storage: Storage,
     split: LabelSplit,
-    pairs: Sequence[Pair],
+    pairs: Pairs,
     known: KnownPictures,
     interpret: Callable[[np.ndarray], T],
     on_image: Callable[[], None] | None = None,
@@ -136,27 +136,32 @@ def read_labels(
         Each image, with ids from 1 in the order of the pairs, and the result of ``interpret`` for its labels.
 
     Raises:
-        DatasetError: listing everything that is wrong.
+        DatasetError: listing everything that is wrong, files without a counterpart included.
         StorageError: if the storage cannot be reached.
     """
 
-    def read(number: int, pair: Pair) -> tuple[LabelledImage, T] | str:
-        """A checked image and its result, or an error message."""
+    def read(number: int, pair: Pair) -> tuple[LabelledImage, T] | list[str]:
+        """A checked image and its result, or error messages."""
         (height, width), problem = check_picture(storage, pair.image, known)
-        if problem:
-            return problem
+        problems, where = [problem] if problem else [], storage.where(pair.labels)
         try:
             ids = read_ids(io.BytesIO(storage.read(pair.labels)))
-            if ids.shape != (height, width):
-                shape = f"{ids.shape[1]}x{ids.shape[0]}"
-                raise ValueError(f"the labels are {shape}, their image {storage.where(pair.image)} is {width}x{height}")
-            return LabelledImage(number, pair.image, height, width, pair.labels), interpret(ids)
         except UnreadableFileError as error:
-            return str(error)
+            return [*problems, str(error)]
         except ValueError as error:
-            return f"{storage.where(pair.labels)}: {error}"
+            return [*problems, f"{where}: {error}"]
+        if not problem and ids.shape != (height, width):
+            shape, image = f"{ids.shape[1]}x{ids.shape[0]}", storage.where(pair.image)
+            problems.append(f"{where}: the labels are {shape}, their image {image} is {width}x{height}")
+        try:
+            result = interpret(ids)
+        except ValueError as error:
+            problems.append(f"{where}: {error}")
+        return problems or (LabelledImage(number, pair.image, height, width, pair.labels), result)
 
-    outcomes = list(in_parallel(storage, read, count(1), pairs, on_done=on_image))
-    if problems := [outcome for outcome in outcomes if isinstance(outcome, str)]:
-        raise DatasetError(storage.where(split.labels), problems)
-    return [outcome for outcome in outcomes if not isinstance(outcome, str)]
+    outcomes = list(in_parallel(storage, read, count(1), pairs.found, on_done=on_image))
+    in_files = [problem for outcome in outcomes if isinstance(outcome, list) for problem in outcome]
+    if pairs.problems or in_files:
+        folder = split.labels if in_files else split.images
+        raise DatasetError(storage.where(folder), [*pairs.problems, *in_files])
+    return [outcome for outcome in outcomes if not isinstance(outcome, list)]

@@ -27,7 +27,7 @@ from pipeline.config.locations import join
 from pipeline.data.cityscapes import CATEGORIES, INSTANCE_SUFFIX, instances
 from pipeline.data.coco import Annotation, DatasetError, ImageRecord, InstanceSplit, read_coco, truth_of
 from pipeline.data.held_out import held_out
-from pipeline.data.label_files import LabelledImage, Pair, cityscapes_pairs, read_labels, same_path_pairs
+from pipeline.data.label_files import LabelledImage, Pairs, cityscapes_pairs, read_labels, same_path_pairs
 from pipeline.data.labels import CITYSCAPES
 from pipeline.data.lvis import coco_view
 from pipeline.data.manifest import Split, SplitManifest, write_prepared
@@ -81,7 +81,9 @@ class _Preparation:
             except DatasetError as error:
                 errors.append(error)
         if len(errors) > 1:
-            raise DatasetError(self.storage.where(), [f"{e.where}: {line}" for e in errors for line in e.problems])
+            # Not the folder that all of them share, which can be "/".
+            where = ", ".join(dict.fromkeys(str(error.where) for error in errors))
+            raise DatasetError(where, [f"{e.where}: {line}" for e in errors for line in e.problems])
         if errors:
             raise errors[0]
         return found
@@ -111,35 +113,38 @@ class _Preparation:
                     self.known,
                     num_images=split.num_images,
                     invalid=dataset.invalid_annotations,
+                    classes=dataset.classes,
                     on_image=self.on_image,
                 )
 
         splits = self.all_of(given, read)
         truth = self.folder / "truth" / "instances.json"
         if isinstance(dataset.val, HeldOut):
-            splits = self.held_out(dataset.val, splits["train"])
+            splits = self.held_out(dataset.val, splits["train"], files["train"].where)
             write_json(truth, truth_of(files["train"].path, splits["val"]))
         else:
             if splits["train"].categories != splits["val"].categories:
-                raise DatasetError(self.storage.where(), ["the train and the val split have different categories"])
-            self.storage.copy(dataset.val.annotations, truth)
+                files_named = f"{files['train'].where}, {files['val'].where}"
+                raise DatasetError(files_named, [_different_categories(splits["train"], splits["val"])])
+            if dataset.classes:
+                write_json(truth, truth_of(files["val"].path, splits["val"]))
+            else:
+                self.storage.copy(dataset.val.annotations, truth)
         if dataset.lvis is not None:
             with files["lvis"].named():
                 self.lvis(dataset.lvis, files["lvis"].path, splits["val"])
         manifests = {name: SplitManifest(split.images, split.dropped) for name, split in splits.items()}
         write_prepared(self.folder, splits["val"].categories, manifests)
 
-    def held_out(self, val: HeldOut, found: InstanceSplit) -> dict[Split, InstanceSplit]:
+    def held_out(self, val: HeldOut, found: InstanceSplit, where: str) -> dict[Split, InstanceSplit]:
         """Both splits of a dataset whose val images are held out; messages about dropped annotations are train's."""
-        chosen = self.names_held_out(val, [image.file_name for image in found.images])
+        chosen = self.names_held_out(val, [image.file_name for image in found.images], where)
         train, held = ([i for i in found.images if (i.file_name in chosen) == is_val] for is_val in (False, True))
         return {"train": replace(found, images=train), "val": replace(found, images=held, dropped=[])}
 
-    def names_held_out(self, val: HeldOut, names: list[str]) -> set[str]:
+    def names_held_out(self, val: HeldOut, names: list[str], where: str) -> set[str]:
         if len(names) < 2:
-            raise DatasetError(
-                self.storage.where(), [f"{len(names)} image; expected 2 or more to hold one out for val"]
-            )
+            raise DatasetError(where, [f"{len(names)} image; expected 2 or more to hold one out for val"])
         return held_out(names, val.share, val.seed)
 
     def lvis(self, source: LvisSource, file: Path, val: InstanceSplit) -> None:
@@ -190,7 +195,7 @@ class _Preparation:
         self,
         dataset: CityscapesDataset | LabelDataset,
         table: LabelTable,
-        find_pairs: Callable[[Storage, LabelSplit], list[Pair]],
+        find_pairs: Callable[[Storage, LabelSplit], Pairs],
     ) -> None:
         val = dataset.val
         given: dict[Split, LabelSplit] = {"train": dataset.train}
@@ -204,7 +209,9 @@ class _Preparation:
 
         splits = self.all_of(given, read)
         if isinstance(val, HeldOut):
-            chosen = self.names_held_out(val, [image.file_name for image in splits["train"]])
+            chosen = self.names_held_out(
+                val, [image.file_name for image in splits["train"]], self.storage.where(dataset.train.images)
+            )
             splits["val"] = [image for image in splits["train"] if image.file_name in chosen]
             splits["train"] = [image for image in splits["train"] if image.file_name not in chosen]
         self.copy_truth(given.get("val", dataset.train).labels, splits["val"])
@@ -273,7 +280,17 @@ def prepare(
             raise DatasetError(error.where, error.problems, remedy) from error
 
 
-def _cityscapes_labels(storage: Storage, split: LabelSplit) -> list[Pair]:
+def _different_categories(train: InstanceSplit, val: InstanceSplit) -> str:
+    sides = {"train": (train, val), "val": (val, train)}
+    only = [
+        f"only {name} has {', '.join(f'{c.name} (id {c.id})' for c in missing[:3])}" + (", ..." * (len(missing) > 3))
+        for name, (one, other) in sides.items()
+        if (missing := [category for category in one.categories if category not in other.categories])
+    ]
+    return "; ".join(["the train and the val split have different categories", *only])
+
+
+def _cityscapes_labels(storage: Storage, split: LabelSplit) -> Pairs:
     return cityscapes_pairs(storage, split, CITYSCAPES.truth_suffix)
 
 

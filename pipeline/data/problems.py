@@ -1,68 +1,182 @@
 """Groups the problems of a dataset by kind, with the remedies that annotation tools need."""
 
 import re
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pipeline.data.coco import DatasetError
+from pipeline.data.coco import BOXES_ONLY, DatasetError
+from pipeline.errors import UserError
 
-#: Parts of messages, and what to do about them.
-REMEDIES = (
-    (
-        r"a polygon needs at least 3|list of polygons is empty|has no area inside",
-        "delete these annotations in the tool, or leave them out with --drop-invalid",
-    ),
-    (
-        r"segmentation is neither",
-        "export masks: COCO instances with polygons or RLE, not boxes only (in Label Studio, brush or polygon labels)",
-    ),
-    (
-        r"the RLE is of size|add up to",
-        "the image was resized or turned after it was annotated; export the annotations anew for the images there",
-    ),
-    (
-        r"annotated as",
-        "if width and height are swapped, the tool turned the image by its EXIF data: save the images upright, or "
-        "annotate the pixels as they are stored",
-    ),
-    (
-        r"no such file",
-        "file names in the annotations are relative to --images (--val-images); CVAT and Label Studio write folders "
-        "before them",
-    ),
-    (
-        r"unknown category id|no such image|id occurs",
-        "files were merged without new ids; export them together, or number images and annotations anew",
-    ),
-    (
-        r"expected a whole number",
-        "ids and sizes must be whole numbers; convert VIA's and labelme's files to COCO's format first",
-    ),
-    (
-        r"expected one channel of ids",
-        "label PNGs hold a class id per pixel, in one channel or a palette: export indexed masks, not colours",
-    ),
-    (r"label id \d+", "name every id with --classes NAME=ID, or leave pixels out with --ignore"),
-    (r"the labels are \d+x", "labels need the size of their image; resize labels without interpolation"),
-    (r"no label file|there is no image for it", "every image needs a label PNG of its name, and the other way round"),
-    (r"truncated or no image", "save these images again"),
-    (r"its mask has no pixel|only \d+ pixel", "clicks that were left over, as a rule: delete them"),
-    (r"has the same mask as", "the object was annotated or exported twice; keep one"),
-    (r"covers the whole image", "a background class, or a box drawn by mistake; leave it out, or mark it as a crowd"),
-    (r"its box is", "training takes the box of the annotation: have the tool compute boxes from the masks"),
-    (r"its area is", "scores by size go by this area: have the tool compute it from the mask"),
-    (r"no object in the train|in no image of the train", "it cannot be learned: merge it, or annotate more"),
-    (
-        r"no object in the val|in no image of the val",
-        "it cannot be measured: the val split needs images with it (where images are held out, try another --seed or a "
-        "larger --val-share)",
-    ),
-    (r"of the train pixels", "it will be learned late, if at all: train longer, or merge it with another class"),
-    (r"all of its pixels are ignored", "nothing is learned from these: leave them out, or check --ignore"),
-    (r"different categories", "both annotation files need the same list of categories, with the same ids"),
-)
 EXAMPLES = 2
-_OWN_NAMES = re.compile(r"\[[^\]]*\]|\'[^\']*\'|/?[\w.-]*/[\w./-]+|\S+\.(?:png|jpe?g|json)\b|\d[\d.x]*")
+INDENT = "    "
+UNBROKEN = "\u00a0"  # stands for spaces at which no line ends
+
+# Remedies fit a line of 80 columns where they can.
+_NEW_IDS = "merged files need new ids: export them together, or number all anew"
+_DELETE = "delete them in the tool, or leave them out with --drop-invalid"
+_EXPORT_MASKS = "export polygons or RLE, not boxes; or leave these out: --drop-invalid"
+_MATCH_FILES = "every image needs a label PNG of its name, and the other way round"
+_DELETE_CLICKS = "clicks that were left over, as a rule: delete them"
+_MERGE_CLASS = "it cannot be learned: merge it with another class, or annotate more"
+_MEASURE_CLASS = "it cannot be measured: val needs images with it; try --seed, --val-share"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Problems whose messages match a pattern.
+
+    Attributes:
+        pattern: what the message has. What stands before it names what the problem is about.
+        several: what to say of several such problems, after their number.
+        remedy: what to do about them.
+        differs: whether what matches is shown with each example, because it differs between them.
+    """
+
+    pattern: str
+    several: str
+    remedy: str
+    differs: bool = False
+
+
+KINDS = (
+    Kind(
+        r"polygon \d+ has \d+ points, a polygon needs at least 3",
+        "annotations with a polygon of fewer than 3 points",
+        _DELETE,
+    ),
+    Kind(
+        r"box \[.*\] has no area inside its \S+ image",
+        "annotations whose box has no area inside the image",
+        _DELETE,
+        True,
+    ),
+    Kind(
+        r"polygon \d+ (?:has a coordinate|is not a list).*",
+        "annotations with coordinates that are no numbers in the image",
+        _DELETE,
+        True,
+    ),
+    Kind(r"(?:bbox|area) is .*", "annotations whose bbox or area is no number", _DELETE, True),
+    Kind(r"the list of polygons is empty", "annotations without a mask", _EXPORT_MASKS),
+    Kind(r"segmentation is neither.*", "annotations without a mask", _EXPORT_MASKS),
+    Kind(
+        r"the RLE is of size .*|the RLE's counts .*",
+        "annotations whose RLE does not fit the image",
+        "the images were resized or turned since: export anew for those there",
+    ),
+    Kind(
+        r"is \d+x\d+, annotated as \d+x\d+",
+        "images of another size than their annotations say",
+        "if swapped, EXIF turned them: save them upright, or annotate as stored",
+        True,
+    ),
+    Kind(
+        r"no such file",
+        "images that are not there",
+        "file_name is relative to --images (--val-images); some tools add folders",
+    ),
+    Kind(r"unknown category id \d+", "annotations with a category id that no category has", _NEW_IDS, True),
+    Kind(r"there is no such image", "annotations with an image id that no image has", _NEW_IDS),
+    Kind(r"the id occurs \d+ times", "ids that occur several times", _NEW_IDS),
+    Kind(
+        r"\w+ is .*, expected (?:a whole number|a text|at least \d+)",
+        "entries with an id, size or name of another type",
+        "ids and sizes are whole numbers, names texts: mend what converted it",
+        True,
+    ),
+    Kind(
+        r"its pixels are \w+; expected one channel of ids",
+        "label PNGs with colours instead of class ids",
+        "export indexed masks, or convert each colour to its class's id: label PNGs hold an id per pixel, in one "
+        "channel or a palette (CVAT's labelmap.txt lists the colours)",
+    ),
+    Kind(
+        r"label id \d+ at row \d+, column \d+ .*",
+        "label PNGs with an id that no class has",
+        "name every id with --classes NAME=ID, or leave pixels out with --ignore",
+        True,
+    ),
+    Kind(
+        r"the labels are \d+x\d+, .* is \d+x\d+",
+        "label PNGs of another size than their image",
+        "export them at the images' size, or resize them without interpolation",
+        True,
+    ),
+    Kind(
+        r"no label file .*",
+        "images without a label PNG",
+        _MATCH_FILES,
+    ),
+    Kind(
+        r"there is no image for it",
+        "label PNGs without an image",
+        _MATCH_FILES,
+    ),
+    Kind(
+        r"truncated or no image \(.*\)|cannot be read \(.*\)", "pictures that cannot be read", "save these images again"
+    ),
+    Kind(r"its mask has no pixel", "masks without a pixel", _DELETE_CLICKS),
+    Kind(r"its mask has only \d+ pixel", "masks of a few pixels", _DELETE_CLICKS),
+    Kind(
+        r"has the same mask as annotation \d+",
+        "annotations with the mask of another one",
+        "annotated or exported twice: keep one",
+        True,
+    ),
+    Kind(
+        r"its mask covers the whole image",
+        "masks that cover the whole image",
+        "a background class, or drawn by mistake: leave it out, or mark it a crowd",
+    ),
+    Kind(
+        r"its box is .*",
+        "boxes that are not those of their masks",
+        "training takes these boxes: have the tool compute them from the masks",
+        True,
+    ),
+    Kind(
+        r"its area is .*",
+        "areas that are not those of their masks",
+        "scores by size go by it: have the tool compute it from the mask",
+        True,
+    ),
+    Kind(
+        r"no object in either split|in no image of either split",
+        "classes that no image has",
+        "take them out of the classes, or annotate them",
+    ),
+    Kind(r"no object in the train split", "classes without an object in the train split", _MERGE_CLASS),
+    Kind(r"in no image of the train split", "classes in no image of the train split", _MERGE_CLASS),
+    Kind(r"no object in the val split", "classes without an object in the val split", _MEASURE_CLASS),
+    Kind(r"in no image of the val split", "classes in no image of the val split", _MEASURE_CLASS),
+    Kind(
+        r"fewer than .*% of the train pixels",
+        "classes with few of the train pixels",
+        "learned late, if at all: train longer, or merge it with another class",
+    ),
+    Kind(
+        r"all of its pixels are ignored",
+        "images all of whose pixels are ignored",
+        "nothing is learned from these: leave them out, or check --ignore",
+    ),
+    Kind(
+        r"different categories",
+        "splits with different categories",
+        "both files need the same list of categories, with the same ids",
+    ),
+    Kind(
+        BOXES_ONLY,
+        "files with boxes only",
+        "export polygons or RLE: in Roboflow Download Dataset, COCO Segmentation; in Label Studio "
+        "brush or polygon labels; in CVAT polygons or masks",
+    ),
+)
+
+
+def _kind(problem: str) -> tuple[Kind, re.Match[str]] | None:
+    found = ((kind, match) for kind in KINDS if (match := re.search(kind.pattern, problem)))
+    return next(found, None)
 
 
 @dataclass(frozen=True)
@@ -70,38 +184,115 @@ class Group:
     """Problems of one kind.
 
     Attributes:
-        kind: their message, without ids and numbers.
+        title: the number of them and what they are; the problem itself if it is the only one.
         count: how many there are.
-        examples: the first of them.
+        problems: their messages.
         remedy: what to do; empty if nothing is known.
     """
 
-    kind: str
+    title: str
     count: int
-    examples: tuple[str, ...]
+    problems: tuple[str, ...]
     remedy: str
 
+    @property
+    def examples(self) -> tuple[str, ...]:
+        """The first of them, without what the title says; none if the title is the problem."""
+        return tuple(map(_short, self.problems[:EXAMPLES])) if self.count > 1 else ()
 
-def kind_of(problem: str) -> str:
-    """The message of a problem without what differs between problems of its kind."""
-    return _OWN_NAMES.sub("…", problem)
+
+def _short(problem: str) -> str:
+    """A problem without what all of its kind have in common."""
+    found = _kind(problem)
+    if found is None:
+        return problem
+    kind, match = found
+    return problem[: match.end()] if kind.differs else problem[: match.start()].rstrip(": ")
 
 
 def remedy_of(problem: str) -> str:
     """What to do about a problem; empty if nothing is known."""
-    return next((remedy for pattern, remedy in REMEDIES if re.search(pattern, problem)), "")
+    found = _kind(problem)
+    return found[0].remedy if found else ""
 
 
 def group(problems: Sequence[str]) -> list[Group]:
-    """Problems by kind, the most frequent first."""
+    """Problems by kind: first those that concern a whole file, then the most frequent; those of a remedy together."""
     found: dict[str, list[str]] = {}
     for problem in problems:
-        found.setdefault(kind_of(problem), []).append(problem)
-    groups = [Group(kind, len(of), tuple(of[:EXAMPLES]), remedy_of(of[0])) for kind, of in found.items()]
-    return sorted(groups, key=lambda group: -group.count)
+        known = _kind(problem)
+        found.setdefault(known[0].several if known else problem, []).append(problem)
+    groups = [
+        Group(f"{len(of):,} {several}" if len(of) > 1 else of[0], len(of), tuple(of), remedy_of(of[0]))
+        for several, of in found.items()
+    ]
+    most: dict[str, int] = {}
+    for each in groups:
+        key = each.remedy or each.title
+        most[key] = max(each.count, most.get(key, 0))
+    first = [BOXES_ONLY in each.title for each in groups]
+    order = sorted(
+        range(len(groups)),
+        key=lambda n: (not first[n], -most[groups[n].remedy or groups[n].title], groups[n].remedy, -groups[n].count),
+    )
+    return [groups[n] for n in order]
 
 
-def with_remedies(error: DatasetError) -> DatasetError:
-    """The same error, with the remedies for its problems at its end."""
-    remedies = dict.fromkeys(group.remedy for group in group(error.problems) if group.remedy)
-    return DatasetError(error.where, error.problems, "\n".join([*filter(None, [error.remedy]), *remedies]))
+def lines(
+    problems: Sequence[str],
+    label: str,
+    *,
+    below: Sequence[str] = (),
+    remedies: Mapping[str, str] | None = None,
+    width: int | None = None,
+    every: bool = False,
+) -> list[str]:
+    """Problems by kind as text: their number and kind, two examples, and the remedy.
+
+    Args:
+        problems: the messages.
+        label: what stands before each kind, such as "error".
+        below: the folders that paths in messages are shown relative to.
+        remedies: better ones for this dataset, by a text that the problem has.
+        width: of the lines; None for lines of any width.
+        every: show all problems, not two of a kind.
+    """
+    for folder in filter(None, (folder.rstrip("/") for folder in below)):
+        problems = [problem.replace(f"{folder}/", "") for problem in problems]
+    groups = group(problems)
+    text: list[str] = []
+
+    def add(line: str, indent: str) -> None:
+        if width is None:
+            text.append(indent + line.replace(UNBROKEN, " "))
+        else:
+            wrapped = textwrap.wrap(line, max(40, width), initial_indent=indent, subsequent_indent=INDENT,
+                                    break_on_hyphens=False, break_long_words=False)  # fmt: skip
+            text.extend(part.replace(UNBROKEN, " ") for part in wrapped)
+
+    for number, each in enumerate(groups):
+        add(f"{label}: {each.title}", "")
+        if every and each.count > 1:
+            for problem in each.problems:
+                add(_short(problem), INDENT)
+        elif each.examples:
+            # Names with spaces stay on a line, to be copied.
+            shown = "; ".join(example.replace(" ", UNBROKEN) for example in each.examples)
+            add(shown + ("; ..." if each.count > EXAMPLES else ""), INDENT)
+        better = next((remedy for part, remedy in (remedies or {}).items() if part in each.problems[0]), None)
+        last = number + 1 == len(groups) or groups[number + 1].remedy != each.remedy
+        if better or (each.remedy and last):
+            add(f"-> {better or each.remedy}", INDENT)
+    return text
+
+
+def explained(error: DatasetError, *, remedies: Mapping[str, str] | None = None) -> UserError:
+    """An error as a message for a person: its problems by kind, with the remedies."""
+    if len(error.problems) == 1:
+        text = lines(error.problems, str(error.where), remedies=remedies)
+    else:
+        text = [
+            f"{error.where}: {len(error.problems):,} problems",
+            *lines(error.problems, "problem", remedies=remedies),
+        ]
+    return UserError("\n".join([*text, *filter(None, [error.remedy])]))

@@ -64,7 +64,7 @@ def _sizes(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     return {
         "images": str(len(rows)),
         "size": smallest if same else f"{smallest} to {largest}",
-        "shorter edge, median": f"{shorter:g}",
+        "median edge": f"{shorter:g}",
     }
 
 
@@ -79,12 +79,15 @@ def _instances(prepared: PreparedDataset, rows: Mapping[str, list[dict[str, Any]
         objects = [annotation for row in images for annotation in row["annotations"]]
         crowds = sum(annotation["iscrowd"] for annotation in objects)
         numbers = [sum(not a["iscrowd"] for a in row["annotations"]) for row in images]
-        splits[split] = _sizes(images) | {
-            "objects": str(sum(numbers)),
-            "in an image": f"{min(numbers, default=0)} to {max(numbers, default=0)}",
-            "images without": str(numbers.count(0)),
-            "crowds": str(crowds),
-        }
+        splits[split] = (
+            _sizes(images)
+            | {
+                "objects": str(sum(numbers)),
+                "per image": f"{min(numbers, default=0)} to {max(numbers, default=0)}",
+                "empty": str(numbers.count(0)),
+            }
+            | ({"crowds": str(crowds)} if crowds else {})
+        )
         for annotation in objects:
             if not annotation["iscrowd"]:
                 of_class = counts[names[annotation["category_id"]]]
@@ -93,7 +96,10 @@ def _instances(prepared: PreparedDataset, rows: Mapping[str, list[dict[str, Any]
                 of_class["small" if area < MEDIUM else "medium" if area < LARGE else "large"] += 1
         odd += [message for row in images for message in _odd_annotations(row)]
     for name, of_class in counts.items():
-        odd += [f"class {name!r}: no object in the {split} split" for split in ("train", "val") if not of_class[split]]
+        missing = [split for split in ("train", "val") if not of_class[split]]
+        if missing:
+            where = "either split" if len(missing) > 1 else f"the {missing[0]} split"
+            odd.append(f"class {name!r}: no object in {where}")
     return Survey(splits, {name: {key: str(n) for key, n in of.items()} for name, of in counts.items()}, odd)
 
 
@@ -160,13 +166,16 @@ def _labels(prepared: PreparedDataset, storage: Storage, rows: Mapping[str, list
                 f"{split} images": str(np.count_nonzero(by_image[:, number])),
                 f"{split} pixels": f"{100 * share:.2f}%",
             }
-            if not totals[number]:
-                odd.append(f"class {name!r}: in no image of the {split} split")
-            elif share < RARE and split == "train":
+            if totals[number] and share < RARE and split == "train":
                 odd.append(f"class {name!r}: fewer than {100 * RARE:g}% of the train pixels")
         odd += [
             f"image {row['file_name']}: all of its pixels are ignored"
             for row, pixels in zip(images, by_image, strict=True)
             if not pixels[:-1].any()
         ]
+    for name, of_class in counts.items():
+        missing = [split for split in rows if of_class[f"{split} images"] == "0"]
+        if missing:
+            where = "either split" if len(missing) > 1 else f"the {missing[0]} split"
+            odd.append(f"class {name!r}: in no image of {where}")
     return Survey(splits, counts, odd)

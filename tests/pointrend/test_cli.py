@@ -97,5 +97,13 @@ class TestErrors:
         assert "weights.safetensors: is a file to read and the file to write" in message
         assert source.read_bytes() == weights.read_bytes()
 
+    @pytest.mark.parametrize("command", ["convert", "export"])
+    def test_a_file_that_is_there_is_kept(self, command: str, weights: Path, tmp_path: Path) -> None:
+        output = tmp_path / "mine.pt2"
+        output.write_text("mine")
+        message = self.message(CliRunner().invoke(app, [command, str(weights), str(output)]))
+        assert "mine.pt2: is there already; name another file, or add --overwrite" in message
+        assert output.read_text() == "mine"
+
     def test_size_of_zero(self, picture: Path, weights: Path) -> None:
         assert "min_size is 0" in self.message(predict(picture, weights, "--min-size", "0"))

@@ -23,6 +23,7 @@ from pointrend.inputs import find_inputs
 from pointrend.metadata import ClassInfo
 from pointrend.overlays import outline
 from pointrend.predict import MAX_PIXELS, Settings, find
+from pointrend.predict_command import empty_hint
 from pointrend.regions import regions
 from pointrend.results import compress_runs, encode
 
@@ -235,6 +236,30 @@ class TestWhereInputsComeFrom:
         assert not Path("predictions").exists()
 
 
+@pytest.mark.parametrize(
+    ("best", "said"),
+    [
+        ([0.31, 0.1, 0.0], "no object scored 0.5 or more in 3 of 10 images; the best was 0.31: try --score 0.3"),
+        ([0.3], "no object scored 0.5 or more in 1 of 10 images; the best was 0.30: try --score 0.3"),
+        ([0.057], "the best was 0.06: try --score 0.05"),
+        ([0.0, 0.0], "no object was found in 2 of 10 images, at any score"),
+    ],
+)
+def test_what_is_said_where_nothing_is_shown(best: list[float], said: str) -> None:
+    assert said in empty_hint(best, 10, 0.5)
+
+
+def test_no_object_above_the_score_comes_with_the_best_one(weights: Path) -> None:
+    image("a.png")
+    result = predict(weights, "a.png", "--score", "1")
+    assert result.exit_code == 0, result.output
+    assert "no object scored 1 or more in 1 of 1 image; the best was 0." in result.stderr
+    lower = result.stderr.rpartition("try --score ")[2].split()[0]
+    again = predict(weights, "a.png", "--score", lower, "--out", "again")
+    assert "no object" not in again.stderr
+    assert " 0 objects" not in again.stdout
+
+
 class TestWeights:
     def test_a_run_by_its_name(self, weights: Path) -> None:
         image("a.png")
@@ -250,6 +275,26 @@ class TestWeights:
         assert result.exit_code == 0, result.output
         assert "AP 53.4" in result.stderr
         assert "r51-0: no such weight file, no run in " in predict("r51-0", "a.png", "--out", "p").stderr
+
+    @pytest.mark.parametrize(
+        ("name", "said"),
+        [
+            ("R50-1", "did you mean r50-0?\nruns there are: demo/r50-0"),
+            ("pointrend_rcnn_r_50_fpn_3x_coco", "did you mean pointrend_rcnn_R_50_FPN_3x_coco"),
+            (
+                "outputs/demo",
+                "outputs/demo: is a folder; give a file in it: outputs/demo/train/r50-0/model.safetensors",
+            ),
+            ("empty", "empty: is a folder; expected a file of weights"),
+            ("outputs/demo/train/r50-0/modell.safetensors", "near it: outputs/demo/train/r50-0/model.safetensors"),
+        ],
+    )
+    def test_weights_that_are_not_there_have_neighbours(self, name: str, said: str) -> None:
+        for folder in ("empty", "outputs/demo/train/r50-0"):
+            Path(folder).mkdir(parents=True)
+        Path("outputs/demo/train/r50-0/model.safetensors").touch()
+        image("a.png")
+        assert said in predict(name, "a.png").stderr
 
     def test_a_bare_state_dict(self, model: Any) -> None:
         image("a.png")

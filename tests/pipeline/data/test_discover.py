@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from pipeline.config.datasets import CityscapesDataset, CocoDataset, HeldOut, LabelDataset
+from pipeline.data.coco import DatasetError
 from pipeline.data.discover import DataError, Source, discover
 from pipeline.data.prepare import prepare
 from pipeline.progress import progress
@@ -133,6 +134,8 @@ def test_cityscapes_layout(tmp_path: Path) -> None:
     dataset = discover(Source(tmp_path))
     assert isinstance(dataset, CityscapesDataset)
     assert dataset.task == "semantic"
+    with pytest.raises(DataError, match="leave out --classes"):
+        discover(Source(tmp_path, classes=("road",)))
 
 
 def test_another_folder_is_told_what_is_known(tmp_path: Path) -> None:
@@ -148,5 +151,8 @@ def test_a_file_of_configs(repository: Path) -> None:
 def test_a_file_name_that_is_a_number(tmp_path: Path) -> None:
     file = tmp_path / "instances.json"
     file.write_text(json.dumps({"images": [{"file_name": 7}]}))
-    with pytest.raises(DataError, match="not a COCO instances file with images; --images names their folder"):
+    with pytest.raises(DatasetError, match="no list 'annotations': not a COCO instances file"):
         discover(Source(file))
+    file.write_text(json.dumps({"images": [{"file_name": 7}], "annotations": [], "categories": []}))
+    with pytest.raises(DatasetError, match="file_name is 7, expected a text"):
+        usable(Source(file), tmp_path)

@@ -14,7 +14,7 @@ from pipeline.config.datasets import CocoDataset, CocoSplit
 from pipeline.data.coco import DatasetError
 from pipeline.data.manifest import read_prepared
 from pipeline.data.prepare import prepare
-from pipeline.data.problems import REMEDIES, group, kind_of, remedy_of, with_remedies
+from pipeline.data.problems import KINDS, explained, group, remedy_of
 from pipeline.data.storage import Storage
 from pipeline.data.survey import Survey, survey
 from pipeline.progress import progress
@@ -50,10 +50,10 @@ def test_counts_of_instances(look: Callable[[], Survey]) -> None:
     assert found.splits["train"] == {
         "images": "3",
         "size": "20x20 to 40x30",
-        "shorter edge, median": "24",
+        "median edge": "24",
         "objects": "3",
-        "in an image": "0 to 2",
-        "images without": "1",
+        "per image": "0 to 2",
+        "empty": "1",
         "crowds": "1",
     }
     assert found.classes["gear"] == {"train": "1", "val": "1", "small": "2", "medium": "0", "large": "0"}
@@ -82,7 +82,7 @@ def test_what_looks_odd(
     (found,) = group(look().odd)
     assert found.count == 1
 
-    assert re.search(message, found.examples[0]), found.examples
+    assert re.search(message, found.problems[0]), found.problems
     assert found.remedy
 
 
@@ -109,14 +109,19 @@ def test_problems_of_a_kind_are_one_group() -> None:
     problems = [f"annotation {i} (image 3): polygon 0 has {i} points, a polygon needs at least 3" for i in (1, 2)]
     other = "image 5: /data/a.png: no such file"
     first, second = group([other, *problems])
-    assert (first.count, first.examples, second.count) == (2, tuple(problems), 1)
+    assert (first.count, first.problems, second.count) == (2, tuple(problems), 1)
+    assert first.title == "2 annotations with a polygon of fewer than 3 points"
+    assert first.examples == ("annotation 1 (image 3)", "annotation 2 (image 3)")
     assert "--drop-invalid" in first.remedy
+    assert (second.title, second.examples) == (other, ())
     assert "--images" in second.remedy
-    assert kind_of(problems[0]) == kind_of(problems[1])
 
 
 def test_an_error_says_its_remedies() -> None:
-    error = with_remedies(DatasetError("a.json", ["image 5: /data/a.png: no such file"], "Get it from there."))
-    assert str(error).splitlines()[-2] == "Get it from there."
-    assert str(error).splitlines()[-1] == remedy_of("no such file")
-    assert len({remedy for _, remedy in REMEDIES}) == len(REMEDIES)
+    error = explained(DatasetError("a.json", ["image 5: /data/a.png: no such file"], "Get it from there."))
+    assert str(error).splitlines() == [
+        "a.json: image 5: /data/a.png: no such file",
+        f"    -> {remedy_of('no such file')}",
+        "Get it from there.",
+    ]
+    assert len({kind.several for kind in KINDS}) == len(KINDS) - 1, "two messages say that there is no mask"

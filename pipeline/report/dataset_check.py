@@ -1,0 +1,125 @@
+"""What `pointrend data check` shows: counts, problems by kind with their remedies, and a contact sheet."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from rich.console import Console
+from rich.table import Column, Table
+
+from pipeline.data import problems
+from pipeline.data.manifest import PreparedDataset
+from pipeline.data.storage import Storage
+from pipeline.data.survey import Survey
+from pipeline.errors import UserError
+from pipeline.files import atomic_file
+
+FEW, CLASSES = 8, 5  # more classes than a few are shown as this many rows, unless all are asked for
+FORMATS: dict[str, dict[str, Any]] = {".webp": {"quality": 88, "method": 4}, ".png": {"optimize": True}}
+PROGRAM = "pointrend data check"
+#: EXIF's numbers of "Software" and "ImageDescription": who wrote a contact sheet, and of which dataset.
+SOFTWARE, DESCRIPTION = 0x0131, 0x010E
+
+
+def sheet_path(data: Path) -> Path:
+    """The default name of a dataset's contact sheet, below ``reports``."""
+    data = data.resolve()
+    names = [data.name] if data.is_dir() else [data.parent.name, data.stem]
+    if data.parent.name == "annotations":  # COCO's folder, of any dataset
+        names[0] = data.parent.parent.name
+    if data.suffix in (".yaml", ".yml"):
+        names = [data.stem]
+    name = "_".join(re.sub(r"[^\w-]+", "_", part).strip("_") for part in names)
+    return Path("reports") / f"contact_sheet_{name}.webp"
+
+
+def check_sheet(path: Path, data: Path, *, overwrite: bool) -> None:
+    """Refuses a contact sheet that could not be written, or that would take the place of another file.
+
+    Raises:
+        UserError: for another suffix, or if there is a file that is not an earlier contact sheet of the same dataset.
+    """
+    if path.suffix not in FORMATS:
+        raise UserError(f"--sheet {path}: expected a name that ends in .webp or .png")
+    if path.is_dir():
+        raise UserError(f"--sheet {path}: is a folder; name a file")
+    if overwrite or not path.exists() or _described(path) == str(data.resolve()):
+        return
+    what = "a contact sheet of other data" if _described(path) else "a file that `data check` did not write"
+    raise UserError(f"--sheet {path}: is there already, {what}; name another file, or add --overwrite")
+
+
+def _described(path: Path) -> str:
+    """The dataset of an earlier contact sheet; empty for any other file."""
+    try:
+        with Image.open(path) as picture:
+            exif = picture.getexif()
+    except (OSError, SyntaxError):
+        return ""
+    return str(exif.get(DESCRIPTION, "")) if exif.get(SOFTWARE) == PROGRAM else ""
+
+
+def write_sheet(picture: Image.Image, path: Path, data: Path) -> None:
+    """Writes a contact sheet, with a note of whose it is, whole or not at all."""
+    exif = Image.Exif()
+    exif[SOFTWARE], exif[DESCRIPTION] = PROGRAM, str(data.resolve())
+    with atomic_file(path, "wb") as stream:
+        picture.save(stream, format=path.suffix.removeprefix("."), exif=exif.tobytes(), **FORMATS[path.suffix])
+
+
+def show_survey(console: Console, found: Survey, *, every: bool) -> None:
+    """Prints what is counted; of many classes, those that are in the most images or have the most objects."""
+    _print_table(console, "split", found.splits)
+    classes = dict(found.classes)
+    if len(classes) > FEW and not every:
+        most = sorted(classes, key=lambda name: -_amount(classes[name]))[:CLASSES]
+        classes = {name: row for name, row in classes.items() if name in most}
+    _print_table(console, "class", classes)
+    if left := [name for name in found.classes if name not in classes]:
+        none = sum(_amount(found.classes[name]) == 0 for name in left)
+        console.print(f"and {len(left)} more classes with less, {none} of them with nothing; --all lists them")
+
+
+def _amount(row: Mapping[str, str]) -> float:
+    """How much there is of a class: objects, or images of it."""
+    return sum(float(row.get(key, "0")) for key in ("train", "val", "train images", "val images"))
+
+
+def _print_table(console: Console, first: str, rows: Mapping[str, Mapping[str, str]]) -> None:
+    names = list(dict.fromkeys(name for row in rows.values() for name in row))
+    table = Table(first, *(Column(name, justify="right") for name in names), box=None, pad_edge=False)
+    for key, row in rows.items():
+        table.add_row(key, *(row.get(name, "") for name in names))
+    console.print(table)
+
+
+def show_problems(
+    console: Console,
+    label: str,
+    messages: Sequence[str],
+    below: Sequence[str],
+    remedies: Mapping[str, str],
+    *,
+    every: bool,
+) -> None:
+    """Prints problems by kind, wrapped on a terminal only, so that what is piped has one line for each thing."""
+    text = problems.lines(
+        messages,
+        label,
+        below=below,
+        remedies=remedies,
+        width=console.width if console.is_terminal else None,
+        every=every,
+    )
+    for line in text:
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def show_sheet(console: Console, prepared: PreparedDataset, storage: Storage, path: Path, data: Path) -> None:
+    """Draws and writes the contact sheet, and says where it is."""
+    from pipeline.report.figures.contact_sheet import contact_sheet  # matplotlib takes a second to import
+
+    write_sheet(contact_sheet(prepared, storage), path, data)
+    console.print(f"contact sheet: {path}", markup=False, soft_wrap=True)
