@@ -34,6 +34,7 @@ from pipeline.evaluation.record import EvaluationRecord
 from pipeline.graph import refuse_while_running
 from pipeline.progress import progress
 from pipeline.stage import Outputs, errors_as_messages
+from pipeline.training.record import TrainingRecord
 from pointrend.specs import Task
 from pointrend.zoo import ZOO, address, fetch
 
@@ -180,16 +181,17 @@ def _print_groups(console: Console, title: str, problems: Sequence[str]) -> None
 
 def measure(prepared: PreparedDataset) -> Data:
     """What the settings of a training depend on."""
-    rows = prepared.manifest("train").to_pylist()
+    rows, val_images = prepared.manifest("train").to_pylist(), prepared.manifest("val").num_rows
     edges = [sorted((row["height"], row["width"])) for row in rows]
     shorter, longer = (round(statistics.median(edge[i] for edge in edges)) for i in (0, 1))
     if prepared.task == "semantic":
-        return Data("semantic", len(rows), shorter, longer)
+        return Data("semantic", len(rows), shorter, longer, val_images=val_images)
     counts = [count for row in rows if (count := sum(not a["iscrowd"] for a in row["annotations"]))]
     if not counts:
         raise UserError("no image of the train split has an object: there is nothing to learn from")
     sides = [a["area"] ** 0.5 for row in rows for a in row["annotations"] if not a["iscrowd"]]
-    return Data("instance", len(rows), shorter, longer, max(counts), statistics.mean(counts), statistics.median(sides))
+    objects = max(counts), statistics.mean(counts), statistics.median(sides)
+    return Data("instance", len(rows), shorter, longer, *objects, val_images)
 
 
 def find_device(project: Project, cluster: str | None) -> Device:
@@ -278,6 +280,17 @@ def train(
         int | None, typer.Option(min=64, help="shorter edge in pixels of images; of crops for label PNGs")
     ] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="images per update")] = None,
+    validate_every: Annotated[
+        int | None,
+        typer.Option(min=0, help="updates between validations; by default ten, fewer for a large val split; 0: none"),
+    ] = None,
+    stop_early: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="end after so many validations without a better score; learning rates stay those of the full length",
+        ),
+    ] = None,
     negatives: Annotated[bool, typer.Option("--negatives", help="train on images without objects as well")] = False,
     cluster: Annotated[
         str | None, typer.Option(help="a file of configs/clusters; by default this machine, whole")
@@ -300,7 +313,8 @@ def train(
     backbone = backbone or ("tiny" if not device.gpu_gigabytes else "r50" if size.task == "instance" else "r101")
     network = model_name(size.task, backbone, head)
     weights = find_weights(project, start or STARTS.get((size.task, backbone), "scratch"), size.task, backbone)
-    found = settings(name, size, device, weights, Wishes(head, backbone, updates, image_size, batch, negatives))
+    wishes = Wishes(head, backbone, updates, image_size, batch, negatives, validate_every, stop_early)
+    found = settings(name, size, device, weights, wishes)
     if cluster is not None:
         del found["clusters"]
     table = Table(box=None, pad_edge=False, show_header=False)
@@ -319,6 +333,12 @@ def train(
         "schedule", f"{total} updates of {schedule['batch_size']} images, {epochs:.0f} epochs (--updates, --batch)"
     )
     Console(highlight=False).print(table)
+    every, patience = schedule.get("validate_every"), schedule.get("stop_early")
+    stop = f", stops after {patience} without a better score (--stop-early)" if patience else ""
+    table.add_row(
+        "validation",
+        f"every {every} updates on {counts[1]} images (--validate-every){stop}" if every else "none (--validate-every)",
+    )
     files = config_files(project, name, dataset, found)
     if write_files(files):
         for path in files:
@@ -349,5 +369,14 @@ def _show_result(project: Project, name: str) -> None:
     for class_name, value in by_class.values_by_class.items():
         table.add_row(class_name, f"{value:.1f}")
     console.print(table)
+    trained = TrainingRecord.read(outputs.trained(run))
+    if trained.stopped is not None:
+        console.print(f"stopped early {trained.stopped}")
+    if trained.best is not None:
+        console.print(
+            f"these are the weights after update {trained.best.update}, the best of all validations; they were chosen "
+            "on the same images, so the scores are slightly flattering",
+            soft_wrap=True,
+        )
     console.print(f"report: reports/{name}/index.html, with the best and the worst images")
     console.print(f"predict: pointrend predict PICTURES --weights {run}", soft_wrap=True)

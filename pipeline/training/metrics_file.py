@@ -84,9 +84,9 @@ class MetricsFile:
             raise MetricsFileError(f"{self.path}: missing; run `dvc repro`, which writes it again")
         return self.read(0)[0]
 
-    def last_step(self) -> int:
-        """The highest step in the file; 0 if it is empty or missing."""
-        return max((entry.step for entry in self.read(0)[0]), default=0)
+    def last_step(self, prefix: str = "") -> int:
+        """The highest step of the metrics whose names begin with a prefix; 0 if there are none."""
+        return max((entry.step for entry in self.read(0)[0] if entry.key.startswith(prefix)), default=0)
 
     def read(self, start: int) -> tuple[list[MetricEntry], int]:
         """The entries of all complete lines from byte ``start`` on, and the byte at which the last complete line ends.
