@@ -15,9 +15,8 @@ from pipeline.evaluation.record import EvaluationRecord
 from pipeline.stage import Outputs
 from pipeline.tracking.client import Tracker
 from pipeline.tracking.runs import evaluation_run, training_run
-from pipeline.training.metrics_file import MetricsFileError
+from pipeline.training.metrics_file import VALIDATION, MetricsFileError
 from pipeline.training.record import METRICS, BestScore, TrainingRecord, UnreadableRecordError
-from pipeline.training.run_log import VALIDATION
 
 
 @dataclass(frozen=True)

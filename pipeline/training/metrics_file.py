@@ -11,6 +11,8 @@ from typing import BinaryIO, NamedTuple
 from pipeline.errors import UserError
 from pipeline.files import atomic_file
 
+VALIDATION = "val/"  # before the names of metrics of the val images
+
 
 class MetricsFileError(UserError, RuntimeError):
     """A metrics file cannot be written, or is missing or damaged."""

@@ -4,10 +4,9 @@ import statistics
 from collections.abc import Callable, Mapping
 
 from pipeline.training.loop import Update
-from pipeline.training.metrics_file import MetricsFile
+from pipeline.training.metrics_file import VALIDATION, MetricsFile
 
 UPDATES_PER_LOG = 10
-VALIDATION = "val/"  # before the names of metrics of the val images
 
 
 class RunLog:

@@ -251,6 +251,17 @@ class TestWeights:
         assert "AP 53.4" in result.stderr
         assert "r51-0: no such weight file, no run in " in predict("r51-0", "a.png", "--out", "p").stderr
 
+    def test_the_best_weights_of_a_run_go_first(self, weights: Path) -> None:
+        image("a.png")
+        folder = Path("outputs/mine/train/mine-0")
+        folder.mkdir(parents=True)
+        (folder / "model.safetensors").write_bytes(b"the last weights, which are not read")
+        (folder / "best.safetensors").write_bytes(weights.read_bytes())
+        (folder / "train.json").write_text('{"best": {"update": 300, "metric": "AP", "score": 31.2}}')
+        result = predict("mine-0", "a.png")
+        assert result.exit_code == 0, result.output
+        assert "best.safetensors: the weights after update 300, which scored best on the val" in result.stderr
+
     def test_a_bare_state_dict(self, model: Any) -> None:
         image("a.png")
         torch.save(model.state_dict(), "bare.pt")
