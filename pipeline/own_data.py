@@ -198,16 +198,17 @@ def _look(
 
 def measure(prepared: PreparedDataset) -> Data:
     """What the settings of a training depend on."""
-    rows = prepared.manifest("train").to_pylist()
+    rows, val_images = prepared.manifest("train").to_pylist(), prepared.manifest("val").num_rows
     edges = [sorted((row["height"], row["width"])) for row in rows]
     shorter, longer = (round(statistics.median(edge[i] for edge in edges)) for i in (0, 1))
     if prepared.task == "semantic":
-        return Data("semantic", len(rows), shorter, longer)
+        return Data("semantic", len(rows), shorter, longer, val_images=val_images)
     if problems := _train_problems(prepared):
         raise UserError(problems[0])
     counts = [count for row in rows if (count := sum(not a["iscrowd"] for a in row["annotations"]))]
     sides = [a["area"] ** 0.5 for row in rows for a in row["annotations"] if not a["iscrowd"]]
-    return Data("instance", len(rows), shorter, longer, max(counts), statistics.mean(counts), statistics.median(sides))
+    objects = max(counts), statistics.mean(counts), statistics.median(sides)
+    return Data("instance", len(rows), shorter, longer, *objects, val_images)
 
 
 def find_device(project: Project, cluster: str | None) -> Device:
@@ -305,6 +306,17 @@ def train(
         int | None, typer.Option(min=64, help="shorter edge in pixels of images; of crops for label PNGs")
     ] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="images per update")] = None,
+    validate_every: Annotated[
+        int | None,
+        typer.Option(min=0, help="updates between validations; by default ten, fewer for a large val split; 0: none"),
+    ] = None,
+    stop_early: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="end after so many validations without a better score; learning rates stay those of the full length",
+        ),
+    ] = None,
     negatives: Annotated[bool, typer.Option("--negatives", help="train on images without objects as well")] = False,
     cluster: Annotated[
         str | None, typer.Option(help="a file of configs/clusters; by default this machine, whole")
@@ -331,7 +343,8 @@ def train(
     backbone = backbone or ("tiny" if not device.gpu_gigabytes else "r50" if size.task == "instance" else "r101")
     network = model_name(size.task, backbone, head)
     weights = find_weights(project, start or STARTS.get((size.task, backbone), "scratch"), size.task, backbone)
-    found = settings(name, size, device, weights, Wishes(head, backbone, updates, image_size, batch, negatives))
+    wishes = Wishes(head, backbone, updates, image_size, batch, negatives, validate_every, stop_early)
+    found = settings(name, size, device, weights, wishes)
     if cluster is not None:
         del found["clusters"]
     table = Table(box=None, pad_edge=False, show_header=False)
@@ -350,6 +363,14 @@ def train(
         "schedule",
         f"{counted(total, 'update')} of {counted(schedule['batch_size'], 'image')}, "
         f"{counted(epochs, 'epoch') if epochs else 'less than an epoch'} (--updates, --batch)",
+    )
+    every, patience = schedule.get("validate_every"), schedule.get("stop_early")
+    stop = f", stops after {patience} without a better score (--stop-early)" if patience else ""
+    table.add_row(
+        "validation",
+        f"every {every} updates on {counted(counts[1], 'image')} (--validate-every){stop}"
+        if every
+        else "none (--validate-every)",
     )
     Console(highlight=False).print(table)
     files = config_files(project, name, dataset, found)

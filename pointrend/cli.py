@@ -172,17 +172,20 @@ def export(
     """Write a model as a graph for onnxruntime or torch.export, for images of any size."""
     from pointrend.export import export_model
     from pointrend.pictures import read_picture
-    from pointrend.runs import find_weights
+    from pointrend.runs import find_weights, why_best
     from pointrend.weights import load_model
 
     try:
         _check_output(output, overwrite, weights, *(check or []))
         pictures = [read_picture(path) for path in check or []]
         options = {"num_classes": num_classes, "norm": norm, "min_size": min_size, "max_size": max_size}
-        network = load_model(find_weights(weights)[0], model, **options)
+        source, _ = find_weights(weights)
+        network = load_model(source, model, **options)
         agreements = export_model(network, output, paste=paste, images=pictures)
     except (OSError, ValueError) as error:
         fail(error)
+    if (why := why_best(source)) is not None:
+        typer.echo(why)
     for path, agreement in zip(check or [], agreements, strict=True):
         typer.echo(f"{path}: " + ", ".join(f"{name} {value:.6g}" for name, value in agreement.items()))
     typer.echo(f"{output}: {output.stat().st_size / 2**20:.0f} MiB")

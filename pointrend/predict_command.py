@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pointrend.inputs import find_inputs
 from pointrend.predict import KINDS, Settings, Writer, choose_classes, class_infos, predict_files
-from pointrend.runs import find_weights
+from pointrend.runs import find_weights, why_best
 from pointrend.semantic import SemanticSegmenter
 from pointrend.specs import COARSE_SIDE, InstanceSpec, Rendering
 from pointrend.weights import load_model
@@ -136,6 +136,8 @@ def run_predict(request: Request) -> bool:
     console.print(
         f"{source}: {model.metadata.model}, {counted(len(classes), 'class')}{where}; on {device}", markup=False
     )
+    if (why := why_best(source)) is not None:
+        console.print(why, markup=False)
     if model.metadata.classes is None:
         console.print("the weights do not name their classes: they are called class 1, class 2, ... with ids from 1")
     if inputs.others:

@@ -10,9 +10,13 @@ from pointrend.zoo import ZOO_MODELS, address
 SUFFIXES = (".safetensors", ".pth", ".pt", ".pkl")
 LISTED = 12  # names in a message
 
+BEST = "best.safetensors"
+
 
 def run_weights(name: str, root: Path) -> Path | None:
     """The weights of a run such as ``coco_pointrend_r50-0`` in a checkout; None if there is no run of that name.
+
+    These are the best ones on the val images where the run was validated while it trained, or else the last ones.
 
     Args:
         name: the run, or ``scale/run`` where scales share a run's name.
@@ -28,7 +32,22 @@ def run_weights(name: str, root: Path) -> Path | None:
     if len(found) > 1:
         choices = ", ".join(f"{path.parents[2].name}/{run}" for path in found)
         raise ValueError(f"{name}: several scales have such a run; choose from {choices}")
-    return found[0] if found else None
+    if not found:
+        return None
+    best = found[0].with_name(BEST)
+    return best if best.is_file() else found[0]
+
+
+def why_best(source: str | Path) -> str | None:
+    """What to tell a user of a run's best weights, or None if they are others."""
+    path = Path(source)
+    if path.name != BEST:
+        return None
+    try:
+        best = json.loads((path.parent / "train.json").read_text(encoding="utf-8"))["best"]
+        return f"{path}: the weights after update {best['update']}, which scored best on the val images"
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def run_scores(weights: Path) -> dict[str, float]:

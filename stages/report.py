@@ -8,7 +8,7 @@ from pipeline.report.sweep_results import read_sweeps
 from pipeline.report.tables.tracked import log_tables
 from pipeline.stage import Stage, run_stage
 from pipeline.tracking.client import tracker_of
-from pipeline.training.record import WEIGHTS
+from pipeline.training.record import weights_to_use
 
 
 def main() -> None:
@@ -22,7 +22,7 @@ def main() -> None:
             result.config,
             outputs.prepared(result.dataset),
             stage.images(result.dataset),
-            outputs.trained(result.run) / WEIGHTS,
+            weights_to_use(outputs.trained(result.run)),
         )
         for result in results.runs
     }

@@ -7,7 +7,7 @@ from pipeline.config.experiments import is_weights_file
 from pipeline.config.sweep_tasks import SubdivisionTask, TrainingTask
 from pipeline.evaluation.evaluation import Evaluation
 from pipeline.stage import Stage
-from pipeline.training.record import WEIGHTS
+from pipeline.training.record import weights_to_use
 from pipeline.training.training import Training
 
 
@@ -28,8 +28,9 @@ def _initial_weights(stage: Stage, starts_from: str | None) -> Path | None:
     """The file of weights that a run starts from: of another run, or of the project."""
     if starts_from is None:
         return None
-    own = stage.root / starts_from if is_weights_file(starts_from) else stage.outputs.trained(starts_from) / WEIGHTS
-    return own.resolve()
+    if is_weights_file(starts_from):
+        return (stage.root / starts_from).resolve()
+    return weights_to_use(stage.outputs.trained(starts_from)).resolve()
 
 
 def evaluation_of(stage: Stage, name: str, training: Training, key: str) -> Evaluation | None:
@@ -51,7 +52,7 @@ def evaluation_of(stage: Stage, name: str, training: Training, key: str) -> Eval
 
 def weights_to_evaluate(stage: Stage, name: str, evaluation: Evaluation) -> Path:
     """The file of weights to evaluate: in the training's own folder, or else where `train` has collected it."""
-    own, collected = evaluation.root / WEIGHTS, stage.outputs.trained(name) / WEIGHTS
+    own, collected = weights_to_use(evaluation.root), weights_to_use(stage.outputs.trained(name))
     return collected.resolve() if not own.is_file() and collected.is_file() else own
 
 

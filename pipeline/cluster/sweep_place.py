@@ -7,7 +7,7 @@ from pathlib import Path
 from pipeline.config.sweep_tasks import SubdivisionTask, TrainingTask
 from pipeline.data.storage import Storage
 from pipeline.errors import UserError
-from pipeline.training.record import WEIGHTS, file_digest
+from pipeline.training.record import file_digest, weights_to_use
 
 
 class SweepError(UserError):
@@ -34,7 +34,7 @@ class SweepPlace:
 
     @property
     def weights(self) -> Path | None:
-        return self.starts_from / WEIGHTS if self.starts_from else None
+        return weights_to_use(self.starts_from) if self.starts_from else None
 
     def check(self) -> None:
         """Raises SweepError if the weights that the sweep uses are missing."""

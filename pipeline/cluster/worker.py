@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from pipeline.config.clusters import ClusterConfig
 from pipeline.config.evaluations import EvaluationConfig
 from pipeline.evaluation.run import own_device, predict_share
 from pipeline.evaluation.trained_run import TrainedRun
+from pipeline.evaluation.validation import measure
 from pipeline.tracking.sender import MetricSender
 from pipeline.training.metrics_file import MetricsFile
 from pipeline.training.record import METRICS, SUMMARY, WEIGHTS
@@ -76,6 +78,7 @@ def run_worker(arguments: dict[str, Any]) -> None:
                 images_per_worker=work.cluster.images_per_worker,
                 loader_processes=work.cluster.loader_processes,
                 notify=sender.notify,
+                measure=partial(measure, training, workers) if training.config.validation else None,
             )
         workers.broadcast(0)  # waits until worker 0 has written the weights
     if work.evaluated is not None:

@@ -95,6 +95,10 @@ KINDS: dict[tuple[str, ...], Kind] = {
 for _task, _train in _TRAIN.items():
     _evaluate = _EVALUATE[_task]
     KINDS["train", _task] = Kind(_train, _NETWORK, _WITHOUT, lazy=False)
+    # A part of the training of a run that validates; of no other, see `Project.training`.
+    KINDS["validate", _task] = Kind(
+        (*_evaluate, "pipeline.evaluation.validation"), (*_NETWORK, *_SCORES), _WITHOUT, lazy=False
+    )
     KINDS["evaluate", _task] = Kind(_evaluate, (*_NETWORK, *_SCORES), _WITHOUT, lazy=False)
     KINDS["sweep", _task] = Kind(
         (*_train, *_evaluate, *_SWEEP),

@@ -1,11 +1,11 @@
 """The schema of ``configs/experiments``, and a run: an experiment with one of its seeds, resolved."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeInt, TypeAdapter
 
-from pipeline.config.evaluations import EvaluationSetting
+from pipeline.config.evaluations import EvaluationSetting, SemanticRenderingConfig
 from pipeline.config.models import ModelConfig, PointHeadConfig, SamplingConfig
 from pipeline.config.reader import Name, Strict, load_derived
 from pipeline.config.schedules import ScheduleConfig
@@ -45,6 +45,31 @@ class ExperimentConfig(Strict):
     evaluations: dict[str, EvaluationSetting] = Field(description="by name; empty if other runs only start from it")
 
 
+class ValidationConfig(Strict):
+    """How a run is validated while it trains: under its main evaluation setting, the last one."""
+
+    setting: EvaluationSetting
+    code: str = Field(description="a hash of the code that validates, on which the run's result depends as well")
+
+    @classmethod
+    def of(cls, setting: EvaluationSetting, code: str) -> Self:
+        """The validation under a setting: without what only final scores need, resamples and trimap widths."""
+        unused: dict[str, None] = {
+            key: None for key in ("resamples", "trimap_widths") if key in type(setting).model_fields
+        }
+        return cls(setting=setting.model_copy(update=unused), code=code)
+
+    @property
+    def metric(self) -> str:
+        """The metric that decides which weights are the best."""
+        return "mIoU" if isinstance(self.setting, SemanticRenderingConfig) else "AP"
+
+    @property
+    def label(self) -> str:
+        """The metric's name for people."""
+        return "mask AP" if self.metric == "AP" else self.metric
+
+
 class RunConfig(Strict):
     """One training run: everything that it depends on, resolved from the files that its experiment names."""
 
@@ -61,6 +86,9 @@ class RunConfig(Strict):
     sampling: SamplingConfig | None
     point_head: PointHeadConfig | None = None
     schedule: ScheduleConfig
+    validation: ValidationConfig | None = Field(
+        None, exclude_if=lambda value: value is None, description="null unless the schedule validates"
+    )
     changes: dict[str, str | int | float] = Field(
         default_factory=dict, description="settings that params.yaml changes from what the experiment's file has"
     )

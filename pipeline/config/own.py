@@ -25,6 +25,8 @@ CPU_SIZE, CPU_CROP, GPU_SIZE, CPU_BATCH = 320, 192, 800, 4
 SMALL_OBJECT, ENLARGED = 32, 1.5
 MANY_OBJECTS = 8  # of an image; half a batch has as much to learn from then
 GIGABYTES_PER_IMAGE = 4  # of GPU memory, at GPU_SIZE
+#: By default so many validations, or fewer, so that they predict at most this share of the images that are trained on.
+VALIDATIONS, VALIDATED_SHARE = 10, 0.25
 LEARNING_RATE = 0.02  # of a batch of 16 for a ResNet that was trained before, as in Appendix A
 TINY_LEARNING_RATE = 0.02  # of the tiny networks, whose batches differ little
 
@@ -41,6 +43,7 @@ class Data:
         objects: the most objects of an image; 0 for semantic labels.
         mean_objects: their mean over images that have any.
         object_side: the median of the square roots of their areas in pixels; 0 for semantic labels.
+        val_images: of the val split.
     """
 
     task: Task
@@ -50,6 +53,7 @@ class Data:
     objects: int = 0
     mean_objects: float = 0.0
     object_side: float = 0.0
+    val_images: int = 0
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,10 @@ class Weights:
 
 @dataclass(frozen=True)
 class Wishes:
-    """The settings that the user gives; None leaves one to the data and the device."""
+    """The settings that the user gives; None leaves one to the data and the device.
+
+    ``validate_every`` is 0 for no validation; ``stop_early`` is None for a training of the full length.
+    """
 
     head: Head
     backbone: str
@@ -98,6 +105,8 @@ class Wishes:
     image_size: int | None = None
     batch: int | None = None
     negatives: bool = False
+    validate_every: int | None = None
+    stop_early: int | None = None
 
 
 def model_name(task: Task, backbone: str, head: Head) -> str:
@@ -139,12 +148,27 @@ def number_of_updates(data: Data, batch: int) -> int:
     return max(MIN_UPDATES, min(MAX_UPDATES, math.ceil(EPOCHS * data.images / batch / 100) * 100))
 
 
+def validate_every(data: Data, batch: int, updates: int) -> int:
+    """Updates between two validations; 0 if the val split is so large that even two would take too long."""
+    affordable = VALIDATED_SHARE * updates * batch / max(1, data.val_images)
+    count = min(VALIDATIONS, updates, int(affordable))
+    return math.ceil(updates / count) if count >= 2 else 0
+
+
 def settings(name: str, data: Data, device: Device, weights: Weights, wishes: Wishes) -> dict[str, dict[str, Any]]:
     """The model, schedule, experiment and cluster of a training, as the files of configs/ have them, by their kind."""
     network = model_name(data.task, wishes.backbone, wishes.head)
     size = wishes.image_size or image_size(data, device)
     batch = wishes.batch or batch_size(data, device, size)
     updates = wishes.updates or number_of_updates(data, batch)
+    every = validate_every(data, batch, updates) if wishes.validate_every is None else wishes.validate_every
+    if wishes.stop_early and not every:
+        raise ConfigError(
+            f"--stop-early {wishes.stop_early}: there are no validations to stop after; give --validate-every N"
+        )
+    validation = ({"validate_every": every} if every else {}) | (
+        {"stop_early": wishes.stop_early} if wishes.stop_early else {}
+    )
     instance, pointrend = data.task == "instance", wishes.head == "pointrend"
     experiment: dict[str, Any] = {
         "description": f"{name}: {network}, from {weights.file or ('ImageNet' if weights.imagenet else 'scratch')}",
@@ -173,7 +197,7 @@ def settings(name: str, data: Data, device: Device, weights: Weights, wishes: Wi
     gpu = {"gpus_per_worker": 1, "loader_processes": min(8, device.cpus)}
     return {
         "models": (_instance_model if instance else _semantic_model)(network, data, weights, size),
-        "schedules": _schedule(wishes.backbone, data.task, batch, updates, device),
+        "schedules": _schedule(wishes.backbone, data.task, batch, updates, device) | validation,
         "experiments": experiment,
         "clusters": whole | (gpu if device.gpu_gigabytes else {"cpus_per_worker": device.cpus}),
     }

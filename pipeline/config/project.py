@@ -4,9 +4,17 @@ import hashlib
 from pathlib import Path
 
 from pipeline.config.clusters import ClusterConfig
+from pipeline.config.code import code_of, digest
 from pipeline.config.datasets import CocoDataset, DatasetConfig, HeldOut, dataset_task, load_dataset
 from pipeline.config.evaluations import EvaluationConfig, with_metrics
-from pipeline.config.experiments import ExperimentConfig, RunConfig, is_weights_file, load_experiment, start_of
+from pipeline.config.experiments import (
+    ExperimentConfig,
+    RunConfig,
+    ValidationConfig,
+    is_weights_file,
+    load_experiment,
+    start_of,
+)
 from pipeline.config.figures import FiguresConfig
 from pipeline.config.findings import FindingsConfig
 from pipeline.config.locations import drawn_folder, is_remote, join
@@ -152,6 +160,8 @@ class Project:
             return f"starts_from: there is no file {self.root / str(experiment.starts_from)}"
         if model.task == "instance" and self.schedule(experiment.schedule).head_multiplier != 1:
             return f"schedule: {experiment.schedule!r} has a head_multiplier, which is for semantic models"
+        if self.schedule(experiment.schedule).validate_every and not experiment.evaluations:
+            return f"evaluations: empty, but schedule {experiment.schedule!r} validates under the last one"
         for name, setting in experiment.evaluations.items():
             if problem := setting_problem(setting, model):
                 return f"evaluations.{name}: {network} {problem}"
@@ -205,8 +215,15 @@ class Project:
             sampling=experiment.sampling,
             point_head=experiment.point_head,
             schedule=self.schedule(experiment.schedule),
+            validation=self._validation(experiment),
             changes=changed_settings(written, experiment),
         )
+
+    def _validation(self, experiment: ExperimentConfig) -> ValidationConfig | None:
+        if self.schedule(experiment.schedule).validate_every is None:
+            return None
+        code = digest(code_of(self.root, "validate", self.model(experiment.model).task))
+        return ValidationConfig.of(list(experiment.evaluations.values())[-1], code)
 
     def _weights_digest(self, starts_from: str | None) -> str | None:
         if starts_from is None or not is_weights_file(starts_from):

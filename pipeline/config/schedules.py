@@ -53,12 +53,32 @@ class ScheduleConfig(Strict):
     channels_last: bool = Field(False, description="keep weights and features channels last in memory (NHWC)")
     compile: bool = Field(False, description="compile the backbone with torch.compile, for images of any size")
     checkpoint_every: PositiveInt = 1000
+    # Left out where they are not set, so that the hashes of trainings without validation do not depend on them.
+    validate_every: PositiveInt | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="updates between two validations, of which the last update is one; the weights with the best score "
+        "are kept beside the last ones and evaluated. null: no validation. Trials of sweeps are scored at their rungs",
+    )
+    stop_early: PositiveInt | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="end the training after so many validations in a row without a better score. The learning rates "
+        "stay those of the full length",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if (self.phases is None) == (self.poly is None):
             raise ValueError("expected either phases or poly")
+        if self.stop_early is not None and self.validate_every is None:
+            raise ValueError("stop_early needs validate_every")
         return self
+
+    def validates_after(self, update: int) -> bool:
+        """Whether a validation comes after so many updates."""
+        every = self.validate_every
+        return every is not None and update > 0 and (update % every == 0 or update == self.updates)
 
     @property
     def parts(self) -> Sequence[Phase | Poly]:

@@ -217,8 +217,10 @@ class _Resolver:
         task = TrainingTask(
             kind="training",
             name=name,
-            # The sweep has a schedule and a start of its own.
-            base=base.model_copy(update={"schedule": schedule, "starts_from": None, "starts_from_digest": None}),
+            # The sweep has a schedule and a start of its own, and its trials are scored at their rungs.
+            base=base.model_copy(
+                update={"schedule": schedule, "starts_from": None, "starts_from_digest": None, "validation": None}
+            ),
             experiment=_swept(experiment, name, sweep.seed, judged_by),
             starts_from=start,
             space=sweep.space,

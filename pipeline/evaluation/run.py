@@ -27,6 +27,8 @@ def predict_share(
     device: torch.device,
     rank: int = 0,
     world_size: int = 1,
+    *,
+    show: bool = True,
 ) -> None:
     """Predicts one worker's share of the val images under every setting.
 
@@ -39,6 +41,7 @@ def predict_share(
         device: the device to predict on.
         rank: the worker's number, from 0.
         world_size: the number of workers.
+        show: whether worker 0 shows its progress.
 
     Raises:
         OSError: if an image cannot be read.
@@ -56,7 +59,7 @@ def predict_share(
 
         return instance_predictor(run, settings, device)
 
-    with nullcontext() if rank else progress(f"evaluate {run.config.run}", sum(map(len, share))) as bar:
+    with nullcontext() if rank or not show else progress(f"evaluate {run.config.run}", sum(map(len, share))) as bar:
         predict_chunks(build, share, chunks, bar)
 
 

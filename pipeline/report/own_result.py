@@ -12,6 +12,7 @@ from pipeline.metrics.confusion import Confusion
 from pipeline.report.confusion import json_file, read_confusion
 from pipeline.report.confusion_table import Mistake, confusion_table, mistakes, percent_text
 from pipeline.stage import Outputs
+from pipeline.training.record import TrainingRecord
 from pointrend.wording import counted
 
 #: AP in percent below which a detector has found about nothing.
@@ -112,6 +113,15 @@ def show_result(console: Console, project: Project, name: str) -> None:
         console.print(table)
     if len(confusion.classes) <= TABLE_CLASSES:
         _print_confusion(console, confusion)
+    trained = TrainingRecord.read(outputs.trained(run))
+    if trained.stopped is not None:
+        console.print(f"stopped early {trained.stopped}")
+    if trained.best is not None:
+        console.print(
+            f"these are the weights after update {trained.best.update}, the best of all validations; they were chosen "
+            "on the same images, so the scores are slightly flattering",
+            soft_wrap=True,
+        )
     page = f"reports/{name}/index.html"
     console.print(f"report: {page}, with the best and the worst images and the confusion matrix", soft_wrap=True)
     console.print(f"predict: {predict_command(run, confusion)}", soft_wrap=True)

@@ -15,8 +15,8 @@ from pipeline.evaluation.record import EvaluationRecord
 from pipeline.stage import Outputs
 from pipeline.tracking.client import Tracker
 from pipeline.tracking.runs import evaluation_run, training_run
-from pipeline.training.metrics_file import MetricsFileError
-from pipeline.training.record import METRICS, TrainingRecord, UnreadableRecordError
+from pipeline.training.metrics_file import VALIDATION, MetricsFileError
+from pipeline.training.record import METRICS, BestScore, TrainingRecord, UnreadableRecordError
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,9 @@ class RunResult:
         data: a hash of the prepared dataset's training part.
         hardware: the devices that it was trained on.
         code: the version of the code that trained it.
+        validations: the score that ranks weights after updates, in percent, of a run that was validated.
+        best: where its best weights are from, which were evaluated.
+        stopped: why it stopped early, if it did.
     """
 
     run: str
@@ -75,6 +78,9 @@ class RunResult:
     data: str
     hardware: str
     code: str
+    validations: list[tuple[int, float]] = field(default_factory=list)
+    best: BestScore | None = None
+    stopped: str | None = None
 
     @property
     def changes(self) -> str:
@@ -195,4 +201,7 @@ def _read(training: TrainingRecord, evaluation: EvaluationRecord, trained: Path,
         data=training.data,
         hardware=training.hardware,
         code=training.code,
+        validations=tracker.history(run_id, f"{VALIDATION}{training.best.metric}") if training.best else [],
+        best=training.best,
+        stopped=training.stopped,
     )

@@ -14,6 +14,7 @@ from torch import nn
 
 from pipeline.errors import UserError
 from pipeline.files import atomic_file
+from pipeline.training.best_weights import BestWeights, copy_to_cpu
 
 KEPT_CHECKPOINTS = 2  # checkpoints of a run; the second one is for the case that the newest is unreadable
 
@@ -33,7 +34,7 @@ class CheckpointStore:
 
     A checkpoint holds model, optimizer and the number of updates done. The learning rate, the batches and the model's
     randomness are functions of that number and the seed (see :mod:`pipeline.data.samplers`), so nothing else is needed
-    to continue exactly.
+    to continue exactly, except the best weights of a training that validates.
     """
 
     folder: Path
@@ -46,13 +47,15 @@ class CheckpointStore:
     def _path(self, update: int) -> Path:
         return self.folder / f"update-{update:08d}.pt"
 
-    def save(self, update: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    def save(
+        self, update: int, model: nn.Module, optimizer: torch.optim.Optimizer, best: BestWeights | None = None
+    ) -> None:
         """Writes the state after ``update`` updates, then deletes all but the newest :data:`KEPT_CHECKPOINTS`.
 
         Raises:
             CheckpointError: naming the file, if it cannot be written; earlier checkpoints stay.
         """
-        self.write(update, training_state(update, model, optimizer))
+        self.write(update, training_state(update, model, optimizer, best))
 
     def write(self, update: int, state: dict[str, Any]) -> None:
         """Does what :meth:`save` does, for a state from :func:`training_state`."""
@@ -90,7 +93,13 @@ class CheckpointStore:
             ) from error
         _restore(path, state, model, optimizer)
 
-    def load_latest(self, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> int:
+    def load_latest(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        device: torch.device,
+        best: BestWeights | None = None,
+    ) -> int:
         """Restores the newest readable checkpoint and returns its number of updates; 0 if there is none.
 
         Raises:
@@ -105,17 +114,26 @@ class CheckpointStore:
             except UNREADABLE as error:
                 print(f"{path}: unreadable, falling back to the checkpoint before it ({error})", flush=True)
                 continue
-            _restore(path, state, model, optimizer)
+            _restore(path, state, model, optimizer, best)
             return update
         return 0
 
 
-def training_state(update: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def training_state(
+    update: int, model: nn.Module, optimizer: torch.optim.Optimizer, best: BestWeights | None = None
+) -> dict[str, Any]:
     """The content of a checkpoint. Its tensors are the training's own, not copies."""
-    return {"update": update, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    state = {"update": update, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    return state if best is None else {**state, "best": best.state_dict()}
 
 
-def _restore(path: Path, state: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def _restore(
+    path: Path,
+    state: dict[str, Any],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    best: BestWeights | None = None,
+) -> None:
     # Whether the optimizer is fused depends on the device, and the checkpoint may come from another device.
     fused = [group.get("fused") for group in optimizer.param_groups]
     try:
@@ -123,6 +141,8 @@ def _restore(path: Path, state: dict[str, Any], model: nn.Module, optimizer: tor
         optimizer.load_state_dict(state["optimizer"])
         for group, value in zip(optimizer.param_groups, fused, strict=True):
             group["fused"] = value
+        if best is not None:
+            best.load_state_dict(state["best"])
     except (KeyError, TypeError, RuntimeError, ValueError) as error:
         raise CheckpointError(f"{path}: not a checkpoint of this run; delete it ({error})") from error
 
@@ -153,14 +173,18 @@ class CheckpointWriter:
         finally:
             self._thread.shutdown()
 
-    def save(self, update: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    def save(
+        self, update: int, model: nn.Module, optimizer: torch.optim.Optimizer, best: BestWeights | None = None
+    ) -> None:
         """Copies the state after ``update`` updates to the CPU and writes it in the background.
 
         Raises:
             CheckpointError: if the previous checkpoint could not be written.
         """
         self.wait()
-        state = _copy_to_cpu(training_state(update, model, optimizer))
+        state = copy_to_cpu(training_state(update, model, optimizer))
+        if best is not None:
+            state["best"] = best.state_dict()  # its tensors are on the CPU and never change
         self._pending = self._thread.submit(self._store.write, update, state)
 
     def wait(self) -> None:
@@ -172,12 +196,3 @@ class CheckpointWriter:
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
-
-
-def _copy_to_cpu(value: Any) -> Any:
-    """A copy of nested dicts and lists, with tensors copied to the CPU's memory."""
-    if isinstance(value, torch.Tensor):
-        return value.detach().to("cpu", copy=True)
-    if isinstance(value, dict):
-        return {key: _copy_to_cpu(entry) for key, entry in value.items()}
-    return [_copy_to_cpu(entry) for entry in value] if isinstance(value, list) else value

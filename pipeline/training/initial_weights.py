@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from pipeline.config.project import Project
 from pipeline.stage import Outputs, run_stage
 from pipeline.training.model import RETRAINED_HEADS
-from pipeline.training.record import WEIGHTS, TrainingRecord
+from pipeline.training.record import TrainingRecord, weights_to_use
 from pointrend.files import atomic_output
 from pointrend.weights import read_state_dict
 
@@ -34,7 +34,7 @@ def write_initial_weights(trained: Path, file: Path) -> None:
     record = TrainingRecord.read(trained)
     kept = {
         name: tensor.half().contiguous() if tensor.is_floating_point() else tensor
-        for name, tensor in read_state_dict(trained / WEIGHTS).items()
+        for name, tensor in read_state_dict(weights_to_use(trained)).items()
         if not name.startswith(RETRAINED_HEADS)
     }
     metadata = {"config": record.config.model_dump_json(), "data": record.data, "code": record.code}

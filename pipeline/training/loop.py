@@ -205,10 +205,10 @@ def train(
     seed: int,
     share: Share,
     device: torch.device,
-    on_update: Callable[[Update], None],
+    on_update: Callable[[Update], bool | None],
     check_every: int | None = None,
 ) -> None:
-    """Trains from update ``start`` to the end of the batches.
+    """Trains from update ``start`` to the end of the batches, or until ``on_update`` ends it.
 
     A batch is split into micro-batches, and an update uses the mean of their gradients (gradient accumulation).
     Randomness inside the model is reseeded before every micro-batch from (seed, update, micro-batch), so that a resumed
@@ -227,7 +227,8 @@ def train(
         seed: the run's seed.
         share: this worker's micro-batches of each batch.
         device: the model's device.
-        on_update: called after each update. Reading losses from the update may wait for the device.
+        on_update: called after each update; training ends if it returns True. Reading losses from the update may wait
+            for the device.
         check_every: updates between two checks, which come before ``on_update`` and after the last update. By default
             1 on the CPU, otherwise :data:`UPDATES_PER_CHECK`. More than 1 needs a fused optimizer.
 
@@ -261,7 +262,8 @@ def train(
                 finite.check()
             optimizer.step()
             seconds, by_name = time.perf_counter() - begun, dict(zip(losses, means.unbind(), strict=True))
-            on_update(Update(number + 1, by_name, rate, norm, seconds, image_ids, finite.check))
+            if on_update(Update(number + 1, by_name, rate, norm, seconds, image_ids, finite.check)):
+                break
         finite.check()
 
 

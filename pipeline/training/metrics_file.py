@@ -11,6 +11,8 @@ from typing import BinaryIO, NamedTuple
 from pipeline.errors import UserError
 from pipeline.files import atomic_file
 
+VALIDATION = "val/"  # before the names of metrics of the val images
+
 
 class MetricsFileError(UserError, RuntimeError):
     """A metrics file cannot be written, or is missing or damaged."""
@@ -84,9 +86,9 @@ class MetricsFile:
             raise MetricsFileError(f"{self.path}: missing; run `dvc repro`, which writes it again")
         return self.read(0)[0]
 
-    def last_step(self) -> int:
-        """The highest step in the file; 0 if it is empty or missing."""
-        return max((entry.step for entry in self.read(0)[0]), default=0)
+    def last_step(self, prefix: str = "") -> int:
+        """The highest step of the metrics whose names begin with a prefix; 0 if there are none."""
+        return max((entry.step for entry in self.read(0)[0] if entry.key.startswith(prefix)), default=0)
 
     def read(self, start: int) -> tuple[list[MetricEntry], int]:
         """The entries of all complete lines from byte ``start`` on, and the byte at which the last complete line ends.

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.config.experiments import RunConfig
 from pipeline.errors import UserError
@@ -14,8 +14,15 @@ from pipeline.files import write_json
 
 RECORD = "train.json"  # the last thing that a training writes
 WEIGHTS = "model.safetensors"
+BEST = "best.safetensors"  # the weights with the best score on the val images, of a training that validates
 METRICS = "metrics.jsonl"  # every metric that was logged
 SUMMARY = "summary.json"  # written by worker 0 after the weights
+
+
+def weights_to_use(trained: Path) -> Path:
+    """The weights of a finished training to evaluate and to start from: the best ones, or else the last ones."""
+    best = trained / BEST
+    return best if best.is_file() else trained / WEIGHTS
 
 
 class UnreadableRecordError(UserError, ValueError):
@@ -74,6 +81,22 @@ def read_record(kind: type[R], path: Path) -> R:
         raise UnreadableRecordError(f"{path}: damaged; run `dvc repro`, which writes it again ({error})") from error
 
 
+class BestScore(BaseModel):
+    """Where a training's best weights are from.
+
+    Attributes:
+        update: the number of updates after which they were validated.
+        metric: the metric that ranked them.
+        score: theirs on the val images, in percent; None if it is undefined.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    update: int
+    metric: str
+    score: float | None
+
+
 class TrainingRecord(BaseModel):
     """The content of ``train.json``, from which the run can be logged again if MLflow does not have it.
 
@@ -93,6 +116,9 @@ class TrainingRecord(BaseModel):
         ended: when it ended, in milliseconds since 1970.
         seconds: the duration of the training since it was last resumed.
         hardware: the devices that it ran on.
+        updates: the number of updates, fewer than the schedule's if the training stopped early; None if not known.
+        best: of a training that validates.
+        stopped: why it stopped early, if it did.
     """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="allow")
@@ -109,6 +135,9 @@ class TrainingRecord(BaseModel):
     ended: int
     seconds: float
     hardware: str
+    updates: int | None = Field(None, exclude_if=lambda value: value is None)
+    best: BestScore | None = Field(None, exclude_if=lambda value: value is None)
+    stopped: str | None = Field(None, exclude_if=lambda value: value is None)
 
     def write(self, trained: Path) -> None:
         """Writes the record into a training's folder."""

@@ -22,14 +22,16 @@ from pipeline.data.storage import Storage
 from pipeline.errors import UserError
 from pipeline.files import write_json
 from pipeline.progress import progress
+from pipeline.training.best_weights import BestWeights
 from pipeline.training.checkpoint import CheckpointStore, CheckpointWriter
 from pipeline.training.loading import load_batches
 from pipeline.training.loop import Update, apply_layout, build_optimizer, distribute, train
 from pipeline.training.metrics_file import MetricsFile
 from pipeline.training.model import build_initial_model, class_infos
-from pipeline.training.record import METRICS, SUMMARY, WEIGHTS
+from pipeline.training.record import BEST, METRICS, SUMMARY, WEIGHTS
 from pipeline.training.run_log import RunLog
 from pipeline.training.training import Training
+from pipeline.training.validation import Measure, Validator
 from pointrend.weights import save_weights
 
 if TYPE_CHECKING:
@@ -73,6 +75,7 @@ def train_run(
     images_per_worker: int | None,
     loader_processes: int,
     notify: Callable[[], None],
+    measure: Measure | None = None,
 ) -> None:
     """Trains a run, or continues from its newest checkpoint, and writes weights, metrics and a summary to its storage.
 
@@ -82,6 +85,7 @@ def train_run(
         images_per_worker: the most images of a micro-batch; see :class:`pipeline.data.samplers.Share`.
         loader_processes: image-loading processes of each worker.
         notify: called in worker 0 when the metrics file has grown.
+        measure: scores weights on the val images; for a run whose schedule validates.
 
     Raises:
         InterruptedTrainingError: after Ctrl-C or SIGTERM, once a checkpoint is written.
@@ -89,12 +93,15 @@ def train_run(
         TrainingDataError: if an image cannot be read.
         UserError: if the model has batch norm that is trained, and a worker would see less than its share of the batch
             in one pass.
+        ValueError: if the schedule validates and there is no ``measure``, or the other way round.
     """
     config, storage = training.config, training.storage
     rank, world_size, device = workers.rank, workers.world_size, workers.device
     prepared = read_prepared(training.prepared)
     schedule = config.schedule
     share = Share.of_batch(schedule.batch_size, images_per_worker, rank, world_size)
+    if (config.validation is None) != (measure is None):
+        raise ValueError(f"run {config.run}: measure is for a run whose schedule validates, and needed there")
 
     if config.model.norm == "batch" and share.micro_batches > world_size:
         raise UserError(
@@ -112,34 +119,46 @@ def train_run(
     apply_layout(model, schedule)
     optimizer = build_optimizer(model, schedule)
     store = CheckpointStore(storage / "checkpoints")
-    start = resume(store, model, optimizer, workers)
+    best = None if measure is None else BestWeights()
+    start = resume(store, model, optimizer, workers, best)
 
     dataset = training_images(config, prepared, training.images)
-    batches = TrainingBatches(
-        dataset.groups,
-        batch_size=schedule.batch_size,
-        seed=config.seed,
-        start=start,
-        stop=schedule.updates,
-        share=share,
-    )
     begun = time.monotonic()
     log = RunLog(MetricsFile(storage / METRICS), notify) if rank == 0 else None
+    origin = {"dataset": config.dataset, "run": config.run, "data": training.data, "code": training.code}
+    save = partial(save_weights, model, classes=class_infos(prepared), origin=origin)
+    validator = None
+    if measure is not None and best is not None:
+        validator = Validator(config, workers, best, model, save, measure, log)
     with CheckpointWriter(store) as checkpoints:
         if log is not None:
             log.started(start, workers=world_size, passes=len(share.own))
+        # The checkpoint may have been written before a validation, or after the one that ends the training.
+        ended = validator is not None and validator.after(start)
+        batches = TrainingBatches(
+            dataset.groups,
+            batch_size=schedule.batch_size,
+            seed=config.seed,
+            start=start,
+            stop=start if ended else schedule.updates,
+            share=share,
+        )
         with progress(f"train {config.run}", schedule.updates, start) as bar, stop_on_interrupt() as stop_requested:
 
-            def on_update(update: Update) -> None:
+            def on_update(update: Update) -> bool:
                 if log is not None:
                     log.add(update)
                     bar.advance(note=log.note)
                 stopping = stop_requested()
                 leaving = update.number % UPDATES_PER_PREEMPTION_CHECK == 0 and workers.node_is_leaving()
+                if schedule.validates_after(update.number):
+                    update.check()
+                if validator is not None and not (stopping or leaving):  # else there is no time for it
+                    validator.after(update.number)
                 if stopping or leaving or update.number % schedule.checkpoint_every == 0:
                     update.check()
                     if rank == 0:
-                        checkpoints.save(update.number, model, optimizer)
+                        checkpoints.save(update.number, model, optimizer, best)
                         if stopping or leaving:
                             checkpoints.wait()
                             print(f"wrote a checkpoint ahead of schedule, at update {update.number}", flush=True)
@@ -149,6 +168,7 @@ def train_run(
                         f"interrupted after update {update.number} of {schedule.updates}, whose checkpoint is written; "
                         "`dvc repro` continues from there"
                     )
+                return validator is not None and validator.after(update.number)
 
             train(
                 distribute(model, world_size, device),
@@ -163,8 +183,7 @@ def train_run(
             )
         if log is not None:
             log.flush()
-            origin = {"dataset": config.dataset, "run": config.run, "data": training.data, "code": training.code}
-            save_weights(model, storage / WEIGHTS, classes=class_infos(prepared), origin=origin)
+            save(storage / WEIGHTS)
             summary = {
                 "updates": schedule.updates,
                 "resumed_from": start,
@@ -175,6 +194,10 @@ def train_run(
                 "images": len(dataset),
                 "losses": log.last_losses,
             }
+            if validator is not None and best is not None:
+                model.load_state_dict(best.model)
+                save(storage / BEST)
+                summary |= validator.summary()
             write_json(storage / SUMMARY, summary)
 
 
@@ -212,16 +235,23 @@ def with_synchronised_batch_norm(model: nn.Module, config: RunConfig, device: to
     return nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
 
-def resume(store: CheckpointStore, model: nn.Module, optimizer: torch.optim.Optimizer, workers: Workers) -> int:
+def resume(
+    store: CheckpointStore,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    workers: Workers,
+    best: BestWeights | None = None,
+) -> int:
     """Restores the newest readable checkpoint on every worker and returns its number of updates; 0 if there is none.
 
     Worker 0 chooses it for all workers. Otherwise they could choose different ones: a worker of the previous attempt
-    that is still shutting down may write another checkpoint at this moment.
+    that is still shutting down may write another checkpoint at this moment. Best weights are restored on worker 0
+    alone.
 
     Raises:
         CheckpointError: if a worker cannot read the chosen checkpoint, or it is of another model.
     """
-    start = store.load_latest(model, optimizer, workers.device) if workers.rank == 0 else 0
+    start = store.load_latest(model, optimizer, workers.device, best) if workers.rank == 0 else 0
     start = workers.broadcast(start)
     if workers.rank > 0 and start > 0:
         store.load(start, model, optimizer, workers.device)

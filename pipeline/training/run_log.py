@@ -1,10 +1,10 @@
 """Writes the losses, learning rate and speed of a training to its metrics file."""
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from pipeline.training.loop import Update
-from pipeline.training.metrics_file import MetricsFile
+from pipeline.training.metrics_file import VALIDATION, MetricsFile
 
 UPDATES_PER_LOG = 10
 
@@ -20,7 +20,7 @@ class RunLog:
     def __init__(self, file: MetricsFile, notify: Callable[[], None]) -> None:
         self._file, self._notify = file, notify
         # A training that resumes from a checkpoint repeats updates that were logged before the interruption.
-        self._logged = file.last_step()
+        self._logged, self._validated = file.last_step("loss"), file.last_step(VALIDATION)
         self._window: list[Update] = []
         self.last_losses: dict[str, float] = {}
 
@@ -56,3 +56,9 @@ class RunLog:
             }
             self._file.append(step, values)
         self._notify()
+
+    def validated(self, update: int, scores: Mapping[str, float]) -> None:
+        """Logs the scores of the val images after ``update`` updates."""
+        if scores and update > self._validated:
+            self._file.append(update, {f"{VALIDATION}{name}": value for name, value in scores.items()})
+            self._notify()

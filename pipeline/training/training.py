@@ -1,5 +1,6 @@
 """The training of a run, whether or not it has been done: what it depends on, and its files. Needs no torch."""
 
+import hashlib
 import shutil
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,7 +9,7 @@ from pathlib import Path
 from pipeline.config.experiments import RunConfig
 from pipeline.data.storage import Storage
 from pipeline.files import atomic_folder
-from pipeline.training.record import METRICS, RECORD, WEIGHTS, data_digest, training_key
+from pipeline.training.record import BEST, METRICS, RECORD, WEIGHTS, data_digest, file_digest, training_key
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,19 @@ class Training:
 
     @cached_property
     def key(self) -> str:
-        """A hash of everything that the result depends on: configuration, data, code and initial weights."""
-        return training_key(self.config, self.data, self.code, self.starts_from)
+        """A hash of everything that the result depends on: configuration, data, code and initial weights.
+
+        That of a training that validates depends on the val images' part of the data as well.
+        """
+        data = self.data if self.config.validation is None else f"{self.data} {self._validation_data()}"
+        return training_key(self.config, data, self.code, self.starts_from)
+
+    def _validation_data(self) -> str:
+        """A hash of the whole prepared dataset."""
+        digest = hashlib.sha256()
+        for file in sorted(path for path in self.prepared.rglob("*") if path.is_file()):
+            digest.update(f"{file.relative_to(self.prepared)} {file_digest(file)}".encode())
+        return digest.hexdigest()[:16]
 
     @property
     def id(self) -> str:
@@ -52,7 +64,8 @@ class Training:
 
     @property
     def weights(self) -> Path:
-        return self.storage / WEIGHTS
+        """The file of the weights to evaluate: the best ones where the training validates, or else the last ones."""
+        return self.storage / (WEIGHTS if self.config.validation is None else BEST)
 
     @property
     def is_done(self) -> bool:
@@ -61,5 +74,6 @@ class Training:
     def collect(self, output: Path) -> None:
         """Copies weights, record and metrics to the output folder of the `train` stage, whole or not at all."""
         with atomic_folder(output, replace=True) as folder:
-            for name in (WEIGHTS, RECORD, METRICS):
+            best = () if self.config.validation is None else (BEST,)
+            for name in (WEIGHTS, *best, RECORD, METRICS):
                 shutil.copy(self.storage / name, folder)

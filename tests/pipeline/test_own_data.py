@@ -72,6 +72,18 @@ def test_train_writes_and_selects_a_scale(run: Run, instances: Any, tmp_path: Pa
     assert "redrawn, because they predict classes" in words
 
 
+def test_validation_during_training(run: Run, instances: Any, tmp_path: Path) -> None:
+    result = run(*prepared_to_train(instances, "--validate-every", 1, "--stop-early", 2))
+    assert result.exit_code == 0, result.output
+    words = " ".join(result.output.split())
+    assert "every 1 updates on 1 images (--validate-every), stops after 2 without a better score" in words
+    schedule = Project(tmp_path).schedule("mine")
+    assert (schedule.validate_every, schedule.stop_early) == (1, 2)
+    result = run(*prepared_to_train(instances, "--validate-every", 0, "--name", "other"))
+    assert "validation none (--validate-every)" in " ".join(result.output.split())
+    assert Project(tmp_path).schedule("other").validate_every is None
+
+
 def test_the_same_settings_go_on_and_others_are_an_error(run: Run, instances: Any, tmp_path: Path) -> None:
     run(*prepared_to_train(instances))
     before = files(tmp_path)

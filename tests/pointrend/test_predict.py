@@ -296,6 +296,17 @@ class TestWeights:
         image("a.png")
         assert said in predict(name, "a.png").stderr
 
+    def test_the_best_weights_of_a_run_go_first(self, weights: Path) -> None:
+        image("a.png")
+        folder = Path("outputs/mine/train/mine-0")
+        folder.mkdir(parents=True)
+        (folder / "model.safetensors").write_bytes(b"the last weights, which are not read")
+        (folder / "best.safetensors").write_bytes(weights.read_bytes())
+        (folder / "train.json").write_text('{"best": {"update": 300, "metric": "AP", "score": 31.2}}')
+        result = predict("mine-0", "a.png")
+        assert result.exit_code == 0, result.output
+        assert "best.safetensors: the weights after update 300, which scored best on the val" in result.stderr
+
     def test_a_bare_state_dict(self, model: Any) -> None:
         image("a.png")
         torch.save(model.state_dict(), "bare.pt")

@@ -1,4 +1,4 @@
-"""Training curves."""
+"""Training curves: losses, and scores on the val images."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,14 +51,46 @@ def _draw_dataset(panel: Axes, dataset: str, results: Sequence[RunResult]) -> No
                 label=label,
             )
             label = "_"  # the legend has each experiment once
+    panel.set_ylim(bottom=0)
+    _label(panel, dataset, "total loss")
+
+
+def _label(panel: Axes, dataset: str, values: str) -> None:
     panel.set_title(dataset, loc="left", fontsize=10)
     panel.set_xlabel("update", fontsize=9)
-    panel.set_ylabel("total loss", fontsize=9)
-    panel.set_ylim(bottom=0)
+    panel.set_ylabel(values, fontsize=9)
     panel.tick_params(labelsize=8)
     panel.grid(alpha=0.3)
     panel.spines[["top", "right"]].set_visible(False)
     panel.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+
+
+def validation_curves(results: Sequence[RunResult], path: Path) -> int:
+    """Draws the scores of validated runs over updates, a panel for each dataset, with the best weights marked.
+
+    Args:
+        results: runs, at least one of them with validations; the others are left out.
+        path: the PNG file to write.
+
+    Returns:
+        the picture's width on the page.
+    """
+    drawn = [result for result in results if result.validations]
+    datasets = list(dict.fromkeys(result.dataset for result in drawn))
+    figure, axes = plt.subplots(len(datasets), figsize=(9, 2.7 * len(datasets)), layout="constrained", squeeze=False)
+    for panel, dataset in zip(axes[:, 0], datasets, strict=True):
+        runs = [result for result in drawn if result.dataset == dataset]
+        for number, run in enumerate(runs):
+            color = COLORS[number % len(COLORS)]
+            panel.plot(*zip(*run.validations, strict=True), ".-", color=color, linewidth=1.3, label=run.run)
+            if run.best is not None and run.best.score is not None:
+                panel.plot(run.best.update, run.best.score, "o", markersize=10, fillstyle="none", color=color)
+        panel.set_xlim(left=0)
+        assert runs[0].config.validation is not None  # it has validations
+        _label(panel, dataset, f"{runs[0].config.validation.label}, percent")
+    width = save_chart(figure, path)
+    plt.close(figure)
+    return width
 
 
 def running_mean(values: Sequence[float]) -> list[float]:

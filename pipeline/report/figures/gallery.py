@@ -10,7 +10,7 @@ from pipeline.evaluation.outputs import labels_folder, predictions_file
 from pipeline.evaluation.trained_run import TrainedRun
 from pipeline.metrics.confusion import Confusion
 from pipeline.report.figures.accuracy import draw_accuracy_figure
-from pipeline.report.figures.curves import training_curves
+from pipeline.report.figures.curves import training_curves, validation_curves
 from pipeline.report.figures.figure import Figure, save_picture
 from pipeline.report.figures.instance_figures import draw_instance_figures
 from pipeline.report.figures.overlays import FoundObject, Scenes, Source, found_objects, object_panels, scene_panels
@@ -71,6 +71,10 @@ def draw_figures(report: ReportInputs, folder: Path, confusions: Mapping[str, Co
     width = training_curves(report.results, folder / "training_curves.png")
     caption = "Total loss. PointRend's has one more term, the loss at its points."
     figures.append(Figure("Training curves", caption, "training_curves.png", width))
+    if any(result.validations for result in report.results):
+        width = validation_curves(report.results, folder / "validation_curves.png")
+        caption = "Scores on the val images while the network was trained. The circle marks the weights that were kept."
+        figures.append(Figure("Validation curves", caption, "validation_curves.png", width))
     return figures
 
 

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
@@ -20,7 +21,7 @@ import pipeline
 import pointrend
 from pipeline.config.code import KINDS, code_of
 from pipeline.config.evaluations import EvaluationConfig, RenderingConfig, SemanticRenderingConfig
-from pipeline.config.experiments import RunConfig
+from pipeline.config.experiments import RunConfig, ValidationConfig
 from pipeline.config.models import SamplingConfig
 from pipeline.config.project import Project
 from pipeline.config.schedules import Poly, ScheduleConfig, Warmup
@@ -28,6 +29,7 @@ from pipeline.data.manifest import read_prepared
 from pipeline.data.storage import Storage
 from pipeline.evaluation.run import predict, score
 from pipeline.evaluation.trained_run import TrainedRun
+from pipeline.evaluation.validation import measure
 from pipeline.training.model import build_run_model
 from pipeline.training.run import Workers, train_run
 from pipeline.training.training import Training
@@ -121,7 +123,8 @@ class Case:
         save_weights(build_run_model(self.config, 2, pretrained=False), start)
         config = self.config.model_copy(update={"starts_from": "other-0"})
         training = Training(config, self.prepared, self.images, "code", self.folder / "runs", start)
-        train_run(training, ALONE, images_per_worker=1, loader_processes=0, notify=lambda: None)
+        scores = partial(measure, training, ALONE) if config.validation else None
+        train_run(training, ALONE, images_per_worker=1, loader_processes=0, notify=lambda: None, measure=scores)
         assert training.weights.is_file()
 
     def evaluate(self) -> None:
@@ -169,6 +172,18 @@ def test_a_training_executes_only_what_it_depends_on(case: tuple[str, Case], rep
     assert unlisted(repository, "train", task, found) == set()
     assert not INFERENCE & found
     assert not INFERENCE & code_of(repository, "train", task)["modules"].keys()
+
+
+def test_a_training_that_validates_executes_what_validates_as_well(case: tuple[str, Case], repository: Path) -> None:
+    task, run = case
+    last = list(run.settings.root.values())[-1]
+    schedule = run.config.schedule.model_copy(update={"validate_every": 1})
+    validation = ValidationConfig.of(last, "code")
+    run.config = run.config.model_copy(update={"schedule": schedule, "validation": validation})
+    with executed(repository) as found:
+        run.train()
+    assert {"pipeline.evaluation.validation", "pipeline.training.validation", f"pointrend.{task}_inference"} <= found
+    assert unlisted(repository, "train", task, found) & unlisted(repository, "validate", task, found) == set()
 
 
 def test_an_evaluation_executes_only_what_it_depends_on(case: tuple[str, Case], repository: Path) -> None:

@@ -1,5 +1,6 @@
 """The settings of a training of somebody's own data, and its files."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,25 @@ def test_what_is_given_goes_first() -> None:
     assert found["models"]["name"] == "maskrcnn_tiny_fpn"
     assert "sampling" not in found["experiments"]
     assert found["experiments"]["negatives"] is True
+
+
+@pytest.mark.parametrize(
+    ("val_images", "updates", "expected"),
+    [(50, 900, 90), (0, 900, 90), (75, 900, 150), (225, 900, 450), (226, 900, None), (1, 3, 1), (50, 505, 101)],
+)
+def test_validations_take_a_small_share_of_the_time(val_images: int, updates: int, expected: int | None) -> None:
+    """Ten at most; together they predict at most a quarter as many images as are trained on, here two per update."""
+    data = replace(NUCLEI, val_images=val_images)
+    assert of(data, updates=updates)["schedules"].get("validate_every") == expected
+
+
+def test_validation_as_it_is_asked_for() -> None:
+    assert "validate_every" not in of(validate_every=0)["schedules"]
+    found = of(validate_every=7, stop_early=3)["schedules"]
+    assert (found["validate_every"], found["stop_early"]) == (7, 3)
+    assert "stop_early" not in of()["schedules"]
+    with pytest.raises(ConfigError, match="--stop-early 3: there are no validations to stop after"):
+        of(validate_every=0, stop_early=3)
 
 
 @pytest.mark.parametrize("name", [name for name in list_models() if not name.endswith("rcnn_r50_fpn_cityscapes")])

@@ -30,6 +30,7 @@ from pipeline.report.page import build_report, duration, render_page
 from pipeline.report.results import RunResult
 from pipeline.report.tables.table import STAND_INS, build_table
 from pipeline.training.model import build_run_model
+from pipeline.training.record import BestScore
 from pointrend import save_weights
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
@@ -568,6 +569,12 @@ def test_own_data_have_a_page_about_them_alone(repository: Path, results: list[R
     assert [EVIL, "12.3"] in table_rows(text)
     assert EVIL not in text
     assert "pointrend predict PICTURES --weights mine-0" in page.text
+    assert "flattering" not in page.text
+    best = BestScore(update=40, metric="AP", score=31.0)
+    stopped = [replace(own[0], best=best, stopped="after update 60 of 600: no better mask AP in 1 validations")]
+    text = Page(render_page(replace(inputs, results=stopped), [], [], [], [], tmp_path)).text
+    assert "mine-0 stopped early after update 60 of 600: no better mask AP in 1 validations." in text
+    assert "its weights after update 40, the best of its validations. They were chosen on these val images" in text
 
 
 @pytest.mark.parametrize(("score", "shown"), [(0.9, True), (0.0, False)])

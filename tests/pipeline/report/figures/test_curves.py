@@ -8,8 +8,11 @@ import pytest
 from matplotlib.figure import Figure as Plot
 from PIL import Image
 
-from pipeline.report.figures.curves import running_mean, training_curves
+from pipeline.config.evaluations import SemanticRenderingConfig
+from pipeline.config.experiments import ValidationConfig
+from pipeline.report.figures.curves import running_mean, training_curves, validation_curves
 from pipeline.report.results import RunResult
+from pipeline.training.record import BestScore
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -56,3 +59,30 @@ def test_nothing_to_draw_is_a_picture_too(tmp_path: Path, made_up: Callable[...,
     training_curves([made_up("conv", seed, {}, losses=[]) for seed in range(runs)], tmp_path / "curves.png")
     with Image.open(tmp_path / "curves.png") as picture:
         picture.load()
+
+
+def test_scores_on_the_val_images_with_the_best_weights_marked(
+    tmp_path: Path, made_up: Callable[..., RunResult], plots: list[Plot]
+) -> None:
+    validation = ValidationConfig.of(SemanticRenderingConfig(), "code")
+    plain = made_up("conv", 0, {})
+    config = plain.config.model_copy(update={"validation": validation})
+    validated = [
+        made_up(
+            "point",
+            seed,
+            {},
+            config=config,
+            validations=[(20, 10.0 + seed), (40, 30.0 + seed), (60, 25.0)],
+            best=BestScore(update=40, metric="mIoU", score=30.0 + seed),
+        )
+        for seed in range(2)
+    ]
+    assert validation_curves([plain, *validated], tmp_path / "curves.png") > 0
+    (panel,) = plots[0].axes
+    assert panel.get_ylabel() == "mIoU, percent"
+    curve, mark, other_curve, other_mark = panel.get_lines()
+    assert list(curve.get_xdata()) == [20, 40, 60]
+    assert list(other_curve.get_ydata()) == [11.0, 31.0, 25.0]
+    assert [(*line.get_xdata(), *line.get_ydata()) for line in (mark, other_mark)] == [(40, 30.0), (40, 31.0)]
+    assert mark.get_color() == curve.get_color() != other_curve.get_color()
