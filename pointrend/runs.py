@@ -1,6 +1,7 @@
 """Finds weights by what a user calls them; those of a run of this project by its name, from files alone."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 from pointrend.zoo import address
@@ -24,6 +25,25 @@ def run_weights(name: str, root: Path) -> Path | None:
         choices = ", ".join(f"{path.parents[2].name}/{run}" for path in found)
         raise ValueError(f"{name}: several scales have such a run; choose from {choices}")
     return found[0] if found else None
+
+
+def all_runs(root: Path) -> dict[str, Path]:
+    """The weights of every run of a checkout by the run's name; ``scale/run`` where several scales have one."""
+    found = sorted(root.glob("outputs/*/train/*/model.safetensors"))
+    runs = Counter(path.parent.name for path in found)
+    names = {path: path.parent.name for path in found}
+    return {name if runs[name] == 1 else f"{path.parents[2].name}/{name}": path for path, name in names.items()}
+
+
+def drawn_images(weights: Path, dataset: str, count: int) -> list[Path]:
+    """Some drawn val images of the dataset that a run was trained on; none if its images were not drawn."""
+    folders = [
+        folder
+        for folder in (weights.parents[2] / "drawn").glob("*/")
+        if dataset == folder.name or dataset.startswith(f"{folder.name}_")
+    ]
+    patterns = ("val/*.png", "leftImg8bit/val/*/*.png")
+    return sorted(path for folder in folders for pattern in patterns for path in folder.glob(pattern))[:count]
 
 
 def run_scores(weights: Path) -> dict[str, float]:
