@@ -150,7 +150,7 @@ def image_panels(
     return panels
 
 
-def caption(size: Size, points: int) -> str:
+def caption(size: Sequence[int], points: int) -> str:
     """What a step is: its grid of size (rows, columns), and how many points it predicted."""
     return f"{size[1]} x {size[0]}" + (f", {points} points" if points else ", coarse")
 

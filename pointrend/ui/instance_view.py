@@ -3,6 +3,7 @@
 Shape letters: R regions, M the side of a region mask, H W rows and columns.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,21 +13,33 @@ from torch import Tensor
 
 from pointrend.instance import MaskRCNN, PointRendMaskHead
 from pointrend.instance_inference import Detections
-from pointrend.overlays import draw_overlay, paint, shade
-from pointrend.points import Size
+from pointrend.overlays import BACKGROUND, draw_overlay, outline, shade
+from pointrend.points import Size, upsample
 from pointrend.predict import class_infos, network_input
 from pointrend.regions import Instances, regions
 from pointrend.specs import FOUR_CONV_SIDE, Rendering
-from pointrend.steps import object_panels, object_steps
+from pointrend.steps import Grid, object_panels, object_steps
 from pointrend.subdivision import num_point_predictions
-from pointrend.ui.pictures import Picture, Window, enlarged
-from pointrend.ui.views import Choice, Details, Overlay, Panel, clock, css_color, step_text, times_fewer
+from pointrend.ui.pictures import Picture, Window, enlarged, scaled
+from pointrend.ui.views import (
+    Choice,
+    Details,
+    Overlay,
+    Panel,
+    clock,
+    css_color,
+    point_count,
+    side_by_side,
+    step_text,
+    without_legend,
+)
 
 #: How much of the surroundings of a box is shown, as a share of its longer side.
 MARGIN = 0.08
 #: The longer side of a step's panel in pixels.
 STEP_PANEL = 360
-CONTOUR = 3
+#: The contour of a cut-out in pixels, and how much of its surroundings is replaced by the background.
+CONTOUR, CONTOUR_COLOUR, DIMMED = 2, (255, 255, 255), 0.78
 
 
 class InstanceView:
@@ -89,10 +102,9 @@ class InstanceView:
             found.scores[0].float().cpu(),
             masks.float().cpu(),
         )
-        drawn = draw_overlay(shown, instances, self.classes)
-        side, count = masks.shape[-1], len(masks)
-        what = f"{count} mask{'s' if count != 1 else ''} of {side} × {side}"
-        return Overlay(drawn, round(shown.shape[0] * drawn.shape[1] / shown.shape[1]), seconds, what)
+        drawn = without_legend(draw_overlay(shown, instances, self.classes), instances.size)
+        size, count = side_by_side((masks.shape[-1], masks.shape[-1])), len(masks)
+        return Overlay(drawn, seconds, f"{count} mask{'s' if count != 1 else ''} of {size}")
 
     def _window(self, index: int) -> Window:
         """A box and some of its surroundings, within the image."""
@@ -101,8 +113,8 @@ class InstanceView:
         height, width = self.size
         return max(0, x0 - margin), max(0, y0 - margin), min(width, x1 + margin), min(height, y1 + margin)
 
-    def _painted(self, index: int, probabilities: Tensor) -> np.ndarray:
-        """The surroundings of an object with its mask (M, M), pasted as it is pasted into images."""
+    def _cut_out(self, index: int, probabilities: Tensor) -> np.ndarray:
+        """An object cut out with its mask (M, M), pasted as into images, before dimmed surroundings."""
         x0, y0, x1, y1 = self._window(index)
         canvas = enlarged(self.picture.pixels, (x0, y0, x1, y1))
         height, width = canvas.shape[:2]
@@ -110,9 +122,15 @@ class InstanceView:
         box *= torch.tensor([width / (x1 - x0), height / (y1 - y0)] * 2)
         labels, scores = torch.tensor([self.labels[index]]), torch.tensor([self.scores[index]])
         instances = Instances((height, width), box, labels, scores, probabilities.float().cpu()[None])
-        for region in regions(instances):
-            paint(canvas, region, self.colours[index], CONTOUR)
-        return canvas
+        (region,) = regions(instances)
+        rows, columns = slice(region.top, None), slice(region.left, None)
+        dimmed = (canvas * (1 - DIMMED) + np.array(BACKGROUND) * DIMMED).astype(np.uint8)
+        mask = region.mask.numpy()
+        view = dimmed[rows, columns][: mask.shape[0], : mask.shape[1]]
+        original = canvas[rows, columns][: mask.shape[0], : mask.shape[1]]
+        view[mask] = original[mask]
+        view[outline(region.mask, CONTOUR).numpy()] = CONTOUR_COLOUR
+        return dimmed
 
     @torch.inference_mode()
     def details(self, choice: Choice) -> Details:
@@ -123,45 +141,63 @@ class InstanceView:
         name = self.classes[self.labels[index]].name
         if not isinstance(self.model.mask_head, PointRendMaskHead):
             mask = self.model.region_masks(self._chosen(torch.tensor([index], device=self.device)))[0][0, 0]
-            side = mask.shape[-1]
-            usual = Panel(f"{side} × {side}", "Mask R-CNN's usual mask.", self._painted(index, mask))
+            size = side_by_side((mask.shape[-1], mask.shape[-1]))
             return Details(
-                f"The mask of this {name} has {side} × {side} cells, however large the object is in the picture. This "
-                "head cannot draw it finer: choose weights with PointRend to compare.",
-                [plain, usual],
+                f"The mask of this {name} has {size} cells, however large the object is in the picture. Choose weights "
+                "with PointRend to compare.",
+                [plain, Panel(size, "Mask R-CNN's usual mask.", self._cut_out(index, mask))],
             )
         # The 28x28 mask is shown beside a coarser one, too.
         finest = max(choice.resolution, FOUR_CONV_SIDE)
         grids = object_steps(self.model, self.detections, index, Rendering(finest, choice.points))
-        masks = {grid.logits.shape[-1]: self._painted(index, grid.logits[0].sigmoid()) for grid in grids}
-        coarse = grids[0].logits.shape[-1]
+        steps = [grid for grid in grids if grid.logits.shape[-1] <= choice.resolution]
+        return Details(
+            self._summary(name, steps, choice), [plain, *self._panels(index, grids, choice)], self._steps(index, steps)
+        )
+
+    def _panels(self, index: int, grids: Sequence[Grid], choice: Choice) -> list[Panel]:
+        """The object cut out with the coarse mask, with one as fine as usual, and with the chosen one."""
+        masks = {grid.logits.shape[-1]: grid.logits[0].sigmoid() for grid in grids}
         texts = {
-            choice.resolution: "Drawn finer only where it matters: along the outline.",
+            choice.resolution: "Computed again only where it matters: along the outline.",
             FOUR_CONV_SIDE: "As fine as Mask R-CNN's usual masks.",
-            coarse: "The first guess: where the object roughly is.",
+            grids[0].logits.shape[-1]: "The first guess: where the object roughly is.",
         }
-        panels = [
-            Panel(f"PointRend, {side} × {side}" if side > FOUR_CONV_SIDE else f"{side} × {side}", text, masks[side])
+        return [
+            Panel(
+                ("PointRend, " if side > FOUR_CONV_SIDE else "") + side_by_side((side, side)),
+                text,
+                self._cut_out(index, masks[side]),
+            )
             for side, text in sorted(texts.items())
         ]
-        steps = [grid for grid in grids if grid.logits.shape[-1] <= choice.resolution]
-        sides = [grid.logits.shape[-1] for grid in steps]
-        box = self.boxes[index]
-        scale = STEP_PANEL / max(box[2] - box[0], box[3] - box[1])
-        size = (max(1, round((box[2] - box[0]) * scale)), max(1, round((box[3] - box[1]) * scale)))
-        drawn = object_panels(self.picture.pixels, box, steps, self.colours[index], size)
+
+    def _steps(self, index: int, steps: Sequence[Grid]) -> list[Panel]:
+        """The object's box with the cells and the points of each step."""
+        x0, y0, x1, y1 = box = self.boxes[index]
+        height, width = scaled((y1 - y0, x1 - x0), STEP_PANEL)
+        drawn = object_panels(self.picture.pixels, box, steps, self.colours[index], (width, height))
+        sides = [step.logits.shape[-1] for step in steps]
+        return [
+            Panel(side_by_side((side, side)), step_text(len(step.points), side**2), image)
+            for side, step, image in zip(sides, steps, drawn, strict=True)
+        ]
+
+    def _summary(self, name: str, steps: Sequence[Grid], choice: Choice) -> str:
+        """How many points the mask took, and how much of it they changed."""
+        sides = [step.logits.shape[-1] for step in steps]
+        if len(sides) == 1:
+            return f"This {name} as it is guessed first. Move the slider of the resolution to the right to refine it."
+        # As the model renders: of the grids that are predicted as a whole, the last makes the others superfluous.
         dense = sum(side**2 <= choice.points for side in sides[1:])
         predicted = num_point_predictions([(side, side) for side in sides[1:][max(0, dense - 1) :]], choice.points)
-        summary = f"This {name} at {choice.resolution} × {choice.resolution}: "
-        if len(sides) == 1:
-            summary += "the coarse prediction alone. Move the slider to the right to refine it."
-        else:
-            summary += times_fewer(predicted, choice.resolution**2)
-        return Details(
-            summary,
-            [plain, *panels],
-            [
-                Panel(f"{side} × {side}", step_text(len(step.points), side**2), image)
-                for side, step, image in zip(sides, steps, drawn, strict=True)
-            ],
+        final = steps[-1].logits[None] >= 0
+        changes = []
+        for step, side in zip(steps, sides, strict=True):
+            if side == sides[0] or (side == FOUR_CONV_SIDE < sides[-1]):
+                changed = (upsample(step.logits[None], (sides[-1], sides[-1])) >= 0) != final
+                changes.append(f"{float(changed.float().mean()):.1%} against {side_by_side((side, side))}")
+        return (
+            f"The mask of this {name}: {point_count(predicted, sides[-1] ** 2)} Of the box's area "
+            f"{' and '.join(changes)} changed."
         )

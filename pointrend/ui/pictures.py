@@ -49,7 +49,7 @@ def reduced(pixels: np.ndarray, longest: int) -> np.ndarray:
     return np.array(Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BOX, reducing_gap=2))
 
 
-def scaled(size: Size, longest: int) -> Size:
+def scaled(size: tuple[float, float], longest: int) -> Size:
     """(H, W) with a longer side of so many pixels."""
     height, width = (max(1, round(side * longest / max(size))) for side in size)
     return height, width
@@ -58,7 +58,7 @@ def scaled(size: Size, longest: int) -> Size:
 def enlarged(pixels: np.ndarray, window: Window) -> np.ndarray:
     """A part of an image uint8 (H, W, 3), with a longer side of ``PART`` pixels."""
     x0, y0, x1, y1 = window
-    height, width = (max(1, round(side * PART / max(y1 - y0, x1 - x0))) for side in (y1 - y0, x1 - x0))
+    height, width = scaled((y1 - y0, x1 - x0), PART)
     return np.array(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC, box=window))
 
 

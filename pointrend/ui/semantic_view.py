@@ -19,7 +19,18 @@ from pointrend.semantic import SemanticSegmenter, extent_of
 from pointrend.semantic_inference import CoarsePrediction
 from pointrend.steps import ClassGrid, class_grids, image_panels, image_steps
 from pointrend.ui.pictures import Picture, Window, enlarged, reduced
-from pointrend.ui.views import Choice, Details, Overlay, Panel, clock, css_color, step_text, times_fewer
+from pointrend.ui.views import (
+    Choice,
+    Details,
+    Overlay,
+    Panel,
+    clock,
+    css_color,
+    point_count,
+    side_by_side,
+    step_text,
+    without_legend,
+)
 
 #: Larger pictures are made smaller: all steps of the subdivision are kept, of which the last has every pixel.
 MAX_PIXELS = 2**21
@@ -79,13 +90,7 @@ class SemanticView:
         return self.rendered[1:]
 
     def found(self) -> dict[str, Any]:
-        present, counts = self.before.unique(return_counts=True)
-        total = int(counts.sum())
-        listed = [
-            {"name": self.classes[index].name, "share": count / total, "color": css_color(shade(index, 0))}
-            for count, index in sorted(zip(counts.tolist(), present.tolist(), strict=True), reverse=True)
-        ]
-        return {"classes": listed, "seconds": self.seconds, "remark": self.remark}
+        return {"objects": [], "seconds": self.seconds, "remark": self.remark}
 
     @torch.inference_mode()
     def overlay(self, choice: Choice) -> Overlay:
@@ -94,12 +99,18 @@ class SemanticView:
         height, width = self.shown.shape[:2]
         fitted = np.array(Image.fromarray(classes.numpy()).resize((width, height), Image.Resampling.NEAREST))
         everything = tuple(range(len(self.classes)))
-        drawn = draw_overlay(
-            self.shown, Segments((height, width), torch.from_numpy(fitted).short(), everything), self.classes
-        )
-        what = f"{self.size[1]} × {self.size[0]} pixels from {self.coarse.logits.shape[-1]} × "
-        what += f"{self.coarse.logits.shape[-2]} cells"
-        return Overlay(drawn, round(height * drawn.shape[1] / width), seconds, what)
+        segments = Segments((height, width), torch.from_numpy(fitted).short(), everything)
+        drawn = without_legend(draw_overlay(self.shown, segments, self.classes), segments.size)
+        present, counts = classes.unique(return_counts=True)
+        listed = [
+            {"name": self.classes[index].name, "share": count / classes.numel(), "color": css_color(shade(index, 0))}
+            for count, index in sorted(zip(counts.tolist(), present.tolist(), strict=True), reverse=True)
+        ]
+        what = f"{side_by_side(self.size)} pixels from {self._cells()} cells"
+        return Overlay(drawn, seconds, what, listed)
+
+    def _cells(self) -> str:
+        return side_by_side((self.coarse.logits.shape[-2], self.coarse.logits.shape[-1]))
 
     def _window(self, place: tuple[float, float] | None, after: Tensor) -> Window:
         """A square around a place; without one around where the steps changed most, or most classes meet."""
@@ -136,7 +147,7 @@ class SemanticView:
         window = self._window(choice.place, after)
         x0, y0, x1, y1 = window
         share = (x0 / width, y0 / height, x1 / width, y1 / height)
-        coarse = f"{self.coarse.logits.shape[-1]} × {self.coarse.logits.shape[-2]}"
+        coarse = self._cells()
         stride = self.coarse.stride
         plain = Panel("Image", "What the network sees.", enlarged(self.pixels, window))
         first = Panel(
@@ -156,15 +167,15 @@ class SemanticView:
         panels = [
             plain,
             first,
-            Panel(f"{middle[1]} × {middle[0]}", "Halfway: outlines appear.", self._painted(halfway, window)),
-            Panel(f"PointRend, {width} × {height}", "Every pixel.", self._painted(after, window)),
+            Panel(side_by_side(middle), "Halfway: outlines appear.", self._painted(halfway, window)),
+            Panel(f"PointRend, {side_by_side(self.size)}", "Every pixel.", self._painted(after, window)),
         ]
         moved = float((self.before != after).float().mean())
         predicted = sum(len(grid.points) for grid in grids)
-        summary = times_fewer(predicted, cells[-1][0] * cells[-1][1])
-        summary += f" {moved:.1%} of the picture's pixels have another class than in the coarse prediction."
+        summary = point_count(predicted, cells[-1][0] * cells[-1][1])
+        summary += f" Of the picture's pixels {moved:.1%} changed their class."
         steps = [
-            Panel(f"{size[1]} × {size[0]}", step_text(len(grid.points), size[0] * size[1]), image)
+            Panel(side_by_side(size), step_text(len(grid.points), size[0] * size[1]), image)
             for size, grid, image in zip(
                 cells, grids, image_panels(self.pixels, grids, STEP_PANEL, window), strict=True
             )

@@ -85,6 +85,8 @@ def failure(message: str, status: int = 400) -> Response:
 
 async def read_body(request: Request) -> bytes | None:
     """The body of a request; None if it is larger than ``MAX_BYTES``, of which no more is read."""
+    if int(request.headers.get("content-length", 0)) > MAX_BYTES:
+        return None
     body = bytearray()
     async for chunk in request.stream():
         body += chunk

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from pointrend.points import Size
 from pointrend.ui.pictures import jpeg
 
 
@@ -63,23 +64,27 @@ class Details:
 
 @dataclass(frozen=True)
 class Overlay:
-    """A whole picture with what was found in it, above a legend, and the seconds that the masks took."""
+    """A whole picture with what was found in it, and the seconds that the masks took."""
 
     image: np.ndarray
-    height: int  # of the picture, in pixels, without the legend
     seconds: float
     masks: str  # what took the seconds
+    classes: Sequence[dict[str, Any]] = field(default=())  # of semantic models: name, share of the pixels, colour
 
     def answer(self) -> dict[str, Any]:
-        legend = 1 - self.height / self.image.shape[0]
-        return {"image": jpeg(self.image), "legend": legend, "seconds": self.seconds, "masks": self.masks}
+        return {
+            "image": jpeg(self.image),
+            "seconds": self.seconds,
+            "masks": self.masks,
+            "classes": list(self.classes),
+        }
 
 
 class View(Protocol):
     """One pass of a model over one picture, from which masks are rendered again and again."""
 
     def found(self) -> dict[str, Any]:
-        """The objects or classes, and the seconds of the pass."""
+        """The objects, if any are looked for, the seconds of the pass, and a remark."""
 
     def overlay(self, choice: Choice) -> Overlay:
         """The whole picture."""
@@ -99,14 +104,21 @@ def css_color(colour: tuple[int, int, int]) -> str:
     return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
-def times_fewer(predicted: int, cells: int) -> str:
-    """How many point predictions a mask took, compared with one for each of its cells."""
+def side_by_side(size: Sequence[int]) -> str:
+    """A grid of size (rows, columns) in words that do not break at the end of a line."""
+    return f"{size[1]}\u00a0×\u00a0{size[0]}"
+
+
+def point_count(predicted: int, cells: int) -> str:
+    """How many points were predicted, compared with one for each cell of the result."""
     if predicted >= cells:
-        return f"All {cells:,} cells were predicted."
-    return (
-        f"The point head predicted {predicted:,} of {cells:,} cells ({predicted / cells:.1%}): those where the outline "
-        "was uncertain. All others were interpolated."
-    )
+        return f"{predicted:,} points were predicted for {cells:,} cells."
+    return f"{predicted:,} points were predicted, not all {cells:,} cells: {predicted / cells:.1%} of the work."
+
+
+def without_legend(drawn: np.ndarray, size: Size) -> np.ndarray:
+    """An overlay of an image of size (H, W) without the legend below it: the page has its own."""
+    return drawn[: size[0] * (drawn.shape[1] // size[1])]
 
 
 def step_text(points: int, cells: int) -> str:

@@ -1,6 +1,6 @@
 "use strict";
 const at = (id) => document.getElementById(id);
-const state = { offered: [], weights: 0, picture: null, found: null, object: 0, place: null, resolution: 0, points: 0 };
+const state = { offered: [], weights: 0, picture: null, found: null, object: 0, classes: [], place: null, resolution: 0, points: 0 };
 
 // Runs one request at a time; of those asked for meanwhile only the newest follows.
 class Newest {
@@ -8,8 +8,7 @@ class Newest {
   async ask() {
     if (this.running) { this.next = true; return; }
     this.running = true;
-    do { this.next = false; await this.work(); } while (this.next);
-    this.running = false;
+    try { do { this.next = false; await this.work(); } while (this.next); } finally { this.running = false; }
   }
 }
 
@@ -76,10 +75,7 @@ function choose(index) {
   const shown = Array.from({ length: known.examples }, (_, number) => {
     const path = `/api/examples/${state.weights}/${number}`;
     const button = element("button", { type: "button", title: "Open this drawn picture" }, element("img", { src: path, alt: `Drawn picture ${number + 1}` }));
-    button.addEventListener("click", async () => {
-      const response = await fetch(path).catch(() => null);
-      if (response?.ok) open(await response.blob(), `drawn picture ${number + 1}`); else say("This picture is not there any more.");
-    });
+    button.addEventListener("click", () => openExample(path, `drawn picture ${number + 1}`));
     return button;
   });
   at("examples").replaceChildren(at("examples").firstElementChild, ...shown);
@@ -112,6 +108,13 @@ const openings = new Newest(async () => {
     await look();
   } catch (error) { failed(error); }
 });
+async function openExample(path, name) {
+  const before = state.file;
+  const response = await fetch(path).catch(() => null);
+  const blob = response?.ok ? await response.blob() : null;
+  if (state.file !== before) return;  // another picture was chosen meanwhile
+  if (blob) open(blob, name); else say("This picture is not there any more.");
+}
 function open(blob, name) { state.file = { blob, name }; return openings.ask(); }
 
 function failed(error) {
@@ -130,7 +133,7 @@ async function look() {
   at("remark").textContent = remarks.join("; ");
   at("remark").hidden = !remarks.length;
   state.place = null;
-  state.object = largest();
+  state.object = telling();
   at("drop").classList.remove("empty");
   at("result").hidden = false;
   at("whole-title").textContent = isInstance() ? "The whole picture: click on an object" : "The whole picture: click on a place";
@@ -141,9 +144,10 @@ async function look() {
 
 const shownObjects = () => state.found.objects.map((object, index) => ({ ...object, index })).filter((object) => object.score >= at("score").value);
 const area = ({ box }) => (box[2] - box[0]) * (box[3] - box[1]);
-function largest() {
+// A large object of a high score shows most.
+function telling() {
   if (!isInstance()) return 0;
-  return shownObjects().sort((a, b) => area(b) - area(a))[0]?.index ?? -1;
+  return shownObjects().sort((a, b) => b.score * area(b) - a.score * area(a))[0]?.index ?? -1;
 }
 
 // --- what was found
@@ -157,7 +161,7 @@ function list() {
         button.addEventListener("click", () => select(object.index));
         return button;
       })
-    : state.found.classes.map((known) => element("span", { className: "entry" }, swatch(known.color), `${known.name} ${(known.share * 100).toFixed(1)}%`));
+    : state.classes.map((known) => element("span", { className: "entry" }, swatch(known.color), `${known.name} ${(known.share * 100).toFixed(1)}%`));
   at("list").replaceChildren(...entries.map((entry) => element("li", {}, entry)));
 }
 
@@ -187,6 +191,7 @@ const details = new Newest(async () => {
     at("panels").replaceChildren(...answer.panels.map(figure));
     at("panels").classList.toggle("two", answer.panels.length === 2);
     at("steps").replaceChildren(...answer.steps.map(figure));
+    at("steps").style.setProperty("--count", answer.steps.length);
     at("steps-section").hidden = !answer.steps.length;
     at("summary").textContent = answer.summary;
     state.window = isInstance() ? state.found.objects[state.object].box : answer.window;
@@ -202,18 +207,16 @@ const overlay = new Newest(async () => {
     const answer = await request(`/api/overlay?${query(settings())}`);
     if (picture !== state.picture || asked !== state.weights) return;
     at("overlay").src = answer.image;
-    state.legend = answer.legend;
-    mark();
+    if (!isInstance()) { state.classes = answer.classes; list(); }
     const rows = [[isInstance() ? "detector: backbone and boxes" : "network, coarse prediction", state.found.seconds], [answer.masks, answer.seconds]];
     at("timings").replaceChildren(...rows.map(([what, value]) => element("tr", {}, element("td", { textContent: what }), element("td", { textContent: seconds(value) }))));
   } catch (error) { say(error.message); }
 });
 
 function mark() {
-  if (!state.window || state.legend === undefined) return;
-  const [x0, y0, x1, y1] = state.window, part = 1 - state.legend;
+  const [x0, y0, x1, y1] = state.window;
   Object.assign(at("mark").style, {
-    left: `${x0 * 100}%`, width: `${(x1 - x0) * 100}%`, top: `${y0 * part * 100}%`, height: `${(y1 - y0) * part * 100}%`,
+    left: `${x0 * 100}%`, width: `${(x1 - x0) * 100}%`, top: `${y0 * 100}%`, height: `${(y1 - y0) * 100}%`,
   });
 }
 
@@ -230,14 +233,13 @@ at("weights").addEventListener("change", async () => {
 at("score").addEventListener("input", () => {
   at("score-value").textContent = Number(at("score").value).toFixed(2);
   if (!state.picture) return;
-  if (!shownObjects().some((object) => object.index === state.object)) state.object = largest();
+  if (!shownObjects().some((object) => object.index === state.object)) state.object = telling();
   list();
   show();
 });
 at("picture").addEventListener("click", (event) => {
   const area_ = at("overlay").getBoundingClientRect();
-  const x = (event.clientX - area_.left) / area_.width, y = (event.clientY - area_.top) / area_.height / (1 - state.legend);
-  if (y > 1) return;
+  const x = (event.clientX - area_.left) / area_.width, y = (event.clientY - area_.top) / area_.height;
   if (!isInstance()) { state.place = [x, y]; details.ask(); return; }
   const hit = shownObjects().filter(({ box }) => box[0] <= x && x <= box[2] && box[1] <= y && y <= box[3]);
   if (hit.length) select(hit.sort((a, b) => area(a) - area(b))[0].index);
@@ -261,4 +263,7 @@ addEventListener("drop", (event) => {
 
 at("drop").classList.add("empty");
 at("score-value").textContent = Number(at("score").value).toFixed(2);
-request("/api/weights").then(({ weights: offered, start }) => listWeights(offered, start)).catch((error) => say(error.message));
+request("/api/weights").then(({ weights: offered, start }) => {
+  listWeights(offered, start);
+  at("examples").querySelector("button")?.click();  // so that there is something to see at once
+}).catch((error) => say(error.message));
