@@ -196,8 +196,8 @@ class InstanceView:
         for step, side in zip(steps, sides, strict=True):
             if side == sides[0] or (side == FOUR_CONV_SIDE < sides[-1]):
                 changed = (upsample(step.logits[None], (sides[-1], sides[-1])) >= 0) != final
-                changes.append(f"{float(changed.float().mean()):.1%} against {side_by_side((side, side))}")
+                changes.append(f"from the {side_by_side((side, side))} one in {float(changed.float().mean()):.1%}")
         return (
-            f"The mask of this {name}: {point_count(predicted, sides[-1] ** 2)} Of the box's area "
-            f"{' and '.join(changes)} changed."
+            f"The mask of this {name}: {point_count(predicted, sides[-1] ** 2)} It differs {' and '.join(changes)} of "
+            "the box's area."
         )

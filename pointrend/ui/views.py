@@ -113,7 +113,7 @@ def point_count(predicted: int, cells: int) -> str:
     """How many points were predicted, compared with one for each cell of the result."""
     if predicted >= cells:
         return f"{predicted:,} points were predicted for {cells:,} cells."
-    return f"{predicted:,} points were predicted, not all {cells:,} cells: {predicted / cells:.1%} of the work."
+    return f"{predicted:,} points were predicted instead of all {cells:,} cells ({predicted / cells:.1%})."
 
 
 def without_legend(drawn: np.ndarray, size: Size) -> np.ndarray:

@@ -152,7 +152,7 @@ class TestAnswers:
         texts = [step["text"] for step in details["steps"]]
         assert texts[0] == "the coarse prediction"
         assert texts[1:] == [f"100 of {side**2:,} cells predicted" for side in (14, 28, 56, 112)]
-        assert "400 points were predicted, not all 12,544 cells: 3.2% of the work" in details["summary"]
+        assert "400 points were predicted instead of all 12,544 cells (3.2%)" in details["summary"]
         shown = [pixels_of(panel["image"]) for panel in details["panels"]]
         assert len({image.shape for image in shown}) == 1
         assert all(np.abs(shown[0].astype(int) - image).max() > 50 for image in shown[1:])
@@ -165,7 +165,7 @@ class TestAnswers:
     def test_points_of_grids_that_are_predicted_as_a_whole_count_once(self, running: Server) -> None:
         query = settings(running, "a_pointrend-0")
         details = running.get("details", **{**query, "resolution": 56, "points": 784})
-        assert "1,568 points were predicted, not all 3,136 cells" in details["summary"]
+        assert "1,568 points were predicted instead of all 3,136 cells" in details["summary"]
 
     def test_a_resolution_below_28_is_shown_beside_28(self, running: Server) -> None:
         query = {**settings(running, "a_pointrend-0"), "resolution": 14}

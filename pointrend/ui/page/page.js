@@ -144,10 +144,11 @@ async function look() {
 
 const shownObjects = () => state.found.objects.map((object, index) => ({ ...object, index })).filter((object) => object.score >= at("score").value);
 const area = ({ box }) => (box[2] - box[0]) * (box[3] - box[1]);
-// A large object of a high score shows most.
+// The largest object of those whose score is near the best shows most.
 function telling() {
   if (!isInstance()) return 0;
-  return shownObjects().sort((a, b) => b.score * area(b) - a.score * area(a))[0]?.index ?? -1;
+  const shown = shownObjects(), best = Math.max(...shown.map((object) => object.score));
+  return shown.filter((object) => object.score > best - 0.1).sort((a, b) => area(b) - area(a))[0]?.index ?? -1;
 }
 
 // --- what was found
