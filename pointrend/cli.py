@@ -191,6 +191,29 @@ def export(
     typer.echo(f"{output}: {output.stat().st_size / 2**20:.0f} MiB")
 
 
+@app.command()
+def ui(
+    weights: Annotated[str | None, typer.Option(help="a file, a run of this project, a zoo name or a URL")] = None,
+    port: Annotated[int, typer.Option(help="of 127.0.0.1; 0 for any that is free", min=0, max=65535)] = 7860,
+    open_browser: Annotated[bool, typer.Option("--open", help="open the page in the browser")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    bits: Annotated[int | None, typer.Option(help="bits in use of 16-bit images", min=9, max=16)] = None,
+    model: ModelOption = None,
+    num_classes: ClassesOption = None,
+    norm: NormOption = None,
+    min_size: MinSizeOption = None,
+    max_size: MaxSizeOption = None,
+) -> None:
+    """Show in a local page how PointRend refines masks, with the runs of this project or any weights."""
+    from pointrend.ui.command import run_ui
+
+    options = {"num_classes": num_classes, "norm": norm, "min_size": min_size, "max_size": max_size}
+    try:
+        run_ui(weights, model, options, port=port, open_browser=open_browser, device=device, bits=bits)
+    except (OSError, ValueError) as error:
+        fail(error)
+
+
 def add_installed_commands() -> None:
     """Adds the commands of the entry point group: functions, or groups of commands (Typer apps).
 

@@ -8,7 +8,7 @@ Shape letters: H W rows and columns.
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -28,14 +28,22 @@ class ImageFile:
 
 
 def read_image(path: Path, *, bits: int | None = None, max_pixels: int | None = None) -> ImageFile:
-    """Reads an image file.
+    """:func:`decode_image` of a file."""
+    return decode_image(path, str(path), bits=bits, max_pixels=max_pixels)
+
+
+def decode_image(
+    file: Path | IO[bytes], name: str, *, bits: int | None = None, max_pixels: int | None = None
+) -> ImageFile:
+    """Reads an image from a file or from an open one.
 
     It is turned as its EXIF data say. Transparent pixels are blended with white. Grey images become RGB with three
     equal channels. Of an animation or a file with several pages the first is read, and a remark says so. Values of 16
     bits are scaled to 8. Floats are taken as from 0 to 1.
 
     Args:
-        path: the file.
+        file: the file.
+        name: what errors call it.
         bits: how many bits of 16-bit values are in use, such as 12 for many cameras and microscopes. None for 16, in
             which case an image that does not use the upper four bits is refused, because it is likely to be one of 12.
         max_pixels: the most pixels that the image may have.
@@ -47,27 +55,27 @@ def read_image(path: Path, *, bits: int | None = None, max_pixels: int | None = 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # max_pixels is the limit here
-            with Image.open(path) as opened:
+            with Image.open(file) as opened:
                 width, height = opened.size
                 if max_pixels is not None and width * height > max_pixels:
                     raise ValueError(
-                        f"{path}: has {width} x {height} = {width * height / 1e6:.0f} million pixels, the limit is "
+                        f"{name}: has {width} x {height} = {width * height / 1e6:.0f} million pixels, the limit is "
                         f"{max_pixels / 1e6:.0f} million; make it smaller, or cut it into tiles"
                     )
                 remarks = _remarks(opened)
                 deep = any(isinstance(part, str) and ";16" in part for tile in opened.tile for part in _rawmode(tile))
                 opened.load()
                 upright = ImageOps.exif_transpose(opened)
-                return ImageFile(_rgb(upright, str(path), bits, opened.format == "PNG", deep), remarks)
+                return ImageFile(_rgb(upright, name, bits, opened.format == "PNG", deep), remarks)
     except ValueError as error:
-        if str(error).startswith(str(path)):
+        if str(error).startswith(name):
             raise
-        raise OSError(f"{path}: not a readable image ({error})") from error
+        raise OSError(f"{name}: not a readable image ({error})") from error
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{path}: no such file") from error
+        raise FileNotFoundError(f"{name}: no such file") from error
     except (OSError, SyntaxError, EOFError, KeyError, Image.DecompressionBombError) as error:
-        reason = str(error).replace(str(path), path.name)
-        raise OSError(f"{path}: not a readable image ({reason})") from error
+        reason = str(error).replace(repr(file), "this file").replace(name, Path(name).name)
+        raise OSError(f"{name}: not a readable image ({reason})") from error
 
 
 def _rawmode(tile: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -65,7 +65,7 @@ def draw_overlay(pixels: np.ndarray, found: Instances | Segments, classes: Seque
     for region in regions(found, factor):
         numbers[region.class_index] -= 1
         colour = shade(region.class_index, max(0, numbers[region.class_index]))
-        _paint(canvas, region, colour, thickness)
+        paint(canvas, region, colour, thickness)
         if region.score is None:
             seen[region.class_index] = int(region.mask.sum())
         drawn.append((region.score, region.class_index, colour, _anchor(region)))
@@ -79,14 +79,14 @@ def draw_overlay(pixels: np.ndarray, found: Instances | Segments, classes: Seque
     return _with_legend(picture, entries or [(None, "nothing found")])
 
 
-def _paint(canvas: np.ndarray, region: Region, colour: tuple[int, int, int], thickness: int) -> None:
+def paint(canvas: np.ndarray, region: Region, colour: tuple[int, int, int], thickness: int) -> None:
     """Blends a region into the canvas uint8 (H, W, 3), in place."""
     rows, columns = tight(region.mask)
     mask = region.mask[rows, columns]
     top, left = region.top + rows.start, region.left + columns.start
     view = canvas[top : top + mask.shape[0], left : left + mask.shape[1]]
-    filled, paint = mask.numpy(), np.array(colour, np.float32)
-    view[filled] = (view[filled] * np.float32(1 - OPACITY) + paint * np.float32(OPACITY)).astype(np.uint8)
+    filled, over = mask.numpy(), np.array(colour, np.float32)
+    view[filled] = (view[filled] * np.float32(1 - OPACITY) + over * np.float32(OPACITY)).astype(np.uint8)
     view[outline(mask, thickness).numpy()] = colour
 
 

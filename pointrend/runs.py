@@ -2,6 +2,7 @@
 
 import difflib
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -32,10 +33,13 @@ def run_weights(name: str, root: Path) -> Path | None:
     if len(found) > 1:
         choices = ", ".join(f"{path.parents[2].name}/{run}" for path in found)
         raise ValueError(f"{name}: several scales have such a run; choose from {choices}")
-    if not found:
-        return None
-    best = found[0].with_name(BEST)
-    return best if best.is_file() else found[0]
+    return _best(found[0]) if found else None
+
+
+def _best(last: Path) -> Path:
+    """The best weights of a run where it kept them; else the last ones, which are given."""
+    best = last.with_name(BEST)
+    return best if best.is_file() else last
 
 
 def why_best(source: str | Path) -> str | None:
@@ -48,6 +52,25 @@ def why_best(source: str | Path) -> str | None:
         return f"{path}: the weights after update {best['update']}, which scored best on the val images"
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def all_runs(root: Path) -> dict[str, Path]:
+    """The weights of every run of a checkout by the run's name; ``scale/run`` where several scales have one."""
+    found = sorted(root.glob("outputs/*/train/*/model.safetensors"))
+    runs = Counter(path.parent.name for path in found)
+    names = {path: path.parent.name for path in found}
+    return {name if runs[name] == 1 else f"{path.parents[2].name}/{name}": _best(path) for path, name in names.items()}
+
+
+def drawn_images(weights: Path, dataset: str, count: int) -> list[Path]:
+    """Some drawn val images of the dataset that a run was trained on; none if its images were not drawn."""
+    folders = [
+        folder
+        for folder in (weights.parents[2] / "drawn").glob("*/")
+        if dataset == folder.name or dataset.startswith(f"{folder.name}_")
+    ]
+    patterns = ("val/*.png", "leftImg8bit/val/*/*.png")
+    return sorted(path for folder in folders for pattern in patterns for path in folder.glob(pattern))[:count]
 
 
 def run_scores(weights: Path) -> dict[str, float]:

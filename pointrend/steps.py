@@ -14,6 +14,7 @@ from torch import Tensor
 from pointrend.drawing import color, font_of
 from pointrend.instance import MaskRCNN, PointRendMaskHead, select_class_logits
 from pointrend.instance_inference import Detections
+from pointrend.overlays import shade
 from pointrend.points import Size, class_uncertainty, mask_uncertainty
 from pointrend.semantic import SemanticSegmenter
 from pointrend.semantic_inference import CoarsePrediction
@@ -32,6 +33,13 @@ class Grid(NamedTuple):
     """The logits of one region or image on the grid of a step, and the points that the step predicted."""
 
     logits: Tensor  # (K, H, W)
+    points: Tensor  # (P, 2)
+
+
+class ClassGrid(NamedTuple):
+    """The classes of an image on the grid of a step, which need less memory than logits, and the step's points."""
+
+    classes: Tensor  # (H, W) uint8, on the CPU
     points: Tensor  # (P, 2)
 
 
@@ -80,57 +88,85 @@ def image_steps(model: SemanticSegmenter, coarse: CoarsePrediction, points_per_s
     )
 
 
-def draw_object_steps(
-    pixels: np.ndarray, box: tuple[float, float, float, float], steps: Sequence[Grid], paint: int
-) -> Image.Image:
-    """A row of panels: the object's box with the mask of each step as cells, and the points that it predicted."""
-    picture = Image.fromarray(pixels).resize((OBJECT_PANEL, OBJECT_PANEL), Image.Resampling.BICUBIC, box=box)
+def class_grids(steps: Sequence[Grid]) -> list[ClassGrid]:
+    """The most likely class of each cell."""
+    return [ClassGrid(step.logits.argmax(0).byte().cpu(), step.points.cpu()) for step in steps]
+
+
+def object_panels(
+    pixels: np.ndarray,
+    box: tuple[float, float, float, float],
+    steps: Sequence[Grid],
+    colour: tuple[int, int, int],
+    size: tuple[int, int],
+) -> list[Image.Image]:
+    """A panel for each step: the object's box with the mask as cells, and the points that the step predicted.
+
+    Args:
+        pixels: of the image, uint8 (H, W, 3).
+        box: xyxy in pixels.
+        steps: from :func:`object_steps`.
+        colour: of the mask, 0 to 255.
+        size: (width, height) of a panel in pixels.
+    """
+    picture = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC, box=box)
     panels = []
     for step in steps:
         mask = (step.logits[0] >= 0).cpu().numpy()
-        cells = Image.fromarray(mask.astype(np.uint8) * 255).resize(picture.size, Image.Resampling.NEAREST)
-        colours = np.where(np.asarray(cells)[..., None] > 0, np.array(color(paint)) * 255, 0)
-        panels.append(_panel(picture, colours, np.asarray(cells) > 0, step, (1.0, 1.0)))
-    return _row(panels, [_caption(step) for step in steps])
+        cells = Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.NEAREST)
+        colours = np.where(np.asarray(cells)[..., None] > 0, np.array(colour), 0)
+        panels.append(_panel(picture, colours, np.asarray(cells) > 0, step.points))
+    return panels
 
 
-def draw_image_steps(pixels: np.ndarray, steps: Sequence[Grid]) -> Image.Image:
-    """A row of panels: the image with the classes of each step as cells, and the points that it predicted."""
-    height, width = pixels.shape[:2]
-    scale = IMAGE_PANEL / max(height, width)
-    picture = Image.fromarray(pixels).resize((round(width * scale), round(height * scale)), Image.Resampling.BICUBIC)
-    last = steps[-1].logits.shape[-2:]
-    extent = (width / last[1], height / last[0])  # the prediction reaches beyond the image
+def image_panels(
+    pixels: np.ndarray,
+    steps: Sequence[ClassGrid],
+    longest: int,
+    window: tuple[float, float, float, float] | None = None,
+) -> list[Image.Image]:
+    """A panel for each step: the image with the classes as cells, and the points that the step predicted.
+
+    Args:
+        pixels: of the image, uint8 (H, W, 3).
+        steps: from :func:`class_grids`.
+        longest: the longer side of a panel in pixels.
+        window: the part of the image to show, xyxy in pixels; None for all of it.
+    """
+    x0, y0, x1, y1 = window or (0, 0, pixels.shape[1], pixels.shape[0])
+    scale = longest / max(x1 - x0, y1 - y0)
+    size = (round((x1 - x0) * scale), round((y1 - y0) * scale))
+    picture = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC, box=(x0, y0, x1, y1))
+    table = np.array([color(index) for index in range(256)]) * 255
+    extent = steps[-1].classes.shape  # the last prediction has a cell for each pixel, and reaches beyond the image
     panels = []
     for step in steps:
-        rows, columns = step.logits.shape[-2:]
-        classes = step.logits.argmax(0).byte().cpu().numpy()
-        box = (0, 0, columns * extent[0], rows * extent[1])
-        cells = np.asarray(Image.fromarray(classes).resize(picture.size, Image.Resampling.NEAREST, box=box))
-        table = np.array([color(index) for index in range(256)]) * 255
-        panels.append(_panel(picture, table[cells], np.ones(cells.shape, bool), step, extent))
-    return _row(panels, [_caption(step) for step in steps])
+        cell = step.classes.shape[0] / extent[0], step.classes.shape[1] / extent[1]
+        box = (x0 * cell[1], y0 * cell[0], x1 * cell[1], y1 * cell[0])
+        cells = np.asarray(Image.fromarray(step.classes.numpy()).resize(size, Image.Resampling.NEAREST, box=box))
+        located = step.points * step.points.new_tensor([extent[1], extent[0]]) - step.points.new_tensor([x0, y0])
+        located /= located.new_tensor([x1 - x0, y1 - y0])
+        panels.append(_panel(picture, table[cells], np.ones(cells.shape, bool), located))
+    return panels
 
 
-def _caption(step: Grid) -> str:
-    rows, columns = step.logits.shape[-2:]
-    return f"{columns} x {rows}" + (f", {len(step.points)} points" if len(step.points) else ", coarse")
+def caption(size: Sequence[int], points: int) -> str:
+    """What a step is: its grid of size (rows, columns), and how many points it predicted."""
+    return f"{size[1]} x {size[0]}" + (f", {points} points" if points else ", coarse")
 
 
-def _panel(
-    picture: Image.Image, colours: np.ndarray, painted: np.ndarray, step: Grid, extent: tuple[float, float]
-) -> Image.Image:
+def _panel(picture: Image.Image, colours: np.ndarray, painted: np.ndarray, points: Tensor) -> Image.Image:
+    """The picture under colours (H, W, 3), where it is painted, with the points (P, 2) in [0, 1] that lie in it."""
     blended = np.asarray(picture).astype(np.float32)
     blended[painted] = 0.45 * blended[painted] + 0.55 * colours[painted]
     panel = Image.fromarray(blended.astype(np.uint8))
     draw = ImageDraw.Draw(panel)
-    radius = 2.2 if len(step.points) < 400 else 1.2 if len(step.points) < 2000 else 0.5
-    for x, y in step.points.cpu().tolist():
-        x, y = x / extent[0] * panel.width, y / extent[1] * panel.height
-        if x < panel.width and y < panel.height:
-            draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=(0, 0, 0))
-            if radius > 2:
-                draw.ellipse((x - radius + 1, y - radius + 1, x + radius - 1, y + radius - 1), fill=(255, 255, 255))
+    inside = points[((points >= 0) & (points < 1)).all(dim=1)].cpu()
+    radius = 2.2 if len(inside) < 400 else 1.2 if len(inside) < 2000 else 0.5
+    for x, y in (inside * inside.new_tensor([panel.width, panel.height])).tolist():
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=(0, 0, 0))
+        if radius > 2:
+            draw.ellipse((x - radius + 1, y - radius + 1, x + radius - 1, y + radius - 1), fill=(255, 255, 255))
     return panel
 
 
@@ -167,13 +203,17 @@ def draw_steps(
         points_per_step: of a semantic one; None for its own.
     """
     if isinstance(model, SemanticSegmenter):
-        return np.array(draw_image_steps(pixels, image_steps(model, model.coarse_prediction([image]), points_per_step)))
+        grids = class_grids(image_steps(model, model.coarse_prediction([image]), points_per_step))
+        captions = [caption(grid.classes.shape, len(grid.points)) for grid in grids]
+        return np.array(_row(image_panels(pixels, grids, IMAGE_PANEL), captions))
     assert rendering is not None
     found = model.detect([image])
     choose(found)
     boxes = found.original_boxes()[0].tolist()
-    rows = [
-        draw_object_steps(pixels, boxes[i], object_steps(model, found, i, rendering), int(found.labels[0][i]) - 1)
-        for i in range(min(MAX_OBJECTS, len(boxes)))
-    ]
-    return np.vstack([np.array(row) for row in rows]) if rows else None
+    rows = []
+    for index in range(min(MAX_OBJECTS, len(boxes))):
+        steps, colour = object_steps(model, found, index, rendering), shade(int(found.labels[0][index]) - 1, 0)
+        panels = object_panels(pixels, boxes[index], steps, colour, (OBJECT_PANEL, OBJECT_PANEL))
+        captions = [caption(step.logits.shape[-2:], len(step.points)) for step in steps]
+        rows.append(np.array(_row(panels, captions)))
+    return np.vstack(rows) if rows else None

@@ -44,6 +44,13 @@ INFERENCE_ONLY = {
     "pointrend.steps",
     "pointrend.subdivision",
     "pointrend.subdivision_steps",
+    "pointrend.ui.command",
+    "pointrend.ui.instance_view",
+    "pointrend.ui.pictures",
+    "pointrend.ui.semantic_view",
+    "pointrend.ui.server",
+    "pointrend.ui.session",
+    "pointrend.ui.views",
 }
 INSTANCE_ONLY = {"pointrend.detector", "pointrend.instance", "pointrend.instance_models"}
 SEMANTIC_ONLY = {"pointrend.semantic", "pointrend.semantic_heads", "pointrend.semantic_models"}
@@ -64,7 +71,7 @@ def module_level_imports(source: str) -> Iterator[str]:
 def source_of(module: str) -> Path | None:
     if not module.startswith("pointrend."):
         return None
-    path = PACKAGE / f"{module.removeprefix('pointrend.')}.py"
+    path = PACKAGE / f"{module.removeprefix('pointrend.').replace('.', '/')}.py"
     return path if path.is_file() else None
 
 
@@ -116,7 +123,8 @@ class TestImports:
         """
         trains = reached("pointrend.registry", "pointrend.instance_models", "pointrend.semantic_models")
         weights = reached("pointrend.weights")
-        modules = {f"pointrend.{path.stem}" for path in PACKAGE.glob("*.py") if path.stem != "__init__"}
+        files = [path.relative_to(PACKAGE.parent) for path in PACKAGE.rglob("*.py") if path.stem != "__init__"]
+        modules = {".".join(path.with_suffix("").parts) for path in files}
         assert modules - trains - weights == INFERENCE_ONLY | {"pointrend.pictures"}
 
 

@@ -53,6 +53,16 @@ def test_the_command_works_where_only_the_library_is_installed() -> None:
     assert "maskrcnn_tiny_fpn" in words
 
 
+def test_the_page_works_where_only_the_library_and_its_extra_are_installed() -> None:
+    """``pip install pointrend[ui]`` brings none of the pipeline's packages."""
+    assert run(
+        "import sys\n"
+        f"for name in {PIPELINE!r}: sys.modules[name] = None\n"  # their import fails
+        "import pointrend.ui.command, pointrend.ui.server\n"
+        "print('loaded')"
+    ) == ["loaded"]
+
+
 def test_every_public_name_is_there() -> None:
     assert all(hasattr(pointrend, name) for name in pointrend.__all__)
 

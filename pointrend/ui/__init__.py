@@ -1,0 +1,1 @@
+"""``pointrend ui``: a local page that shows what PointRend does to a mask, step by step."""
