@@ -11,10 +11,20 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pointrend.inputs import find_inputs
-from pointrend.predict import KINDS, Settings, Writer, choose_classes, class_infos, predict_files
+from pointrend.predict import (
+    KINDS,
+    MAX_PIXELS_AT_ONCE,
+    TILE,
+    Settings,
+    Writer,
+    choose_classes,
+    class_infos,
+    predict_files,
+)
 from pointrend.runs import find_weights
 from pointrend.semantic import SemanticSegmenter
 from pointrend.specs import COARSE_SIDE, InstanceSpec, Rendering
+from pointrend.tiles import check_side
 from pointrend.weights import load_model
 
 
@@ -35,6 +45,7 @@ class Request:
     batch: int
     half: bool
     bits: int | None
+    tile: int | None
     overwrite: bool
     model: str | None
     options: dict[str, Any]
@@ -91,7 +102,11 @@ def run_predict(request: Request) -> bool:
     model: Any = load_model(source, request.model, **request.options)
     spec = model.metadata.spec
     rendering = None
+    if request.tile is not None:
+        check_side(request.tile)
     if isinstance(spec, InstanceSpec):
+        if request.tile is not None:
+            raise ValueError("--tile is for semantic models; instance models make every image smaller")
         own = spec.rendering
         if (request.points is not None or request.resolution is not None) and own is None:
             raise ValueError(f"{spec.mask_head} masks are 28x28: --resolution and --points are for PointRend's")
@@ -118,6 +133,7 @@ def run_predict(request: Request) -> bool:
         request.half,
         request.bits,
         request.show_points,
+        request.tile,
     )
     where = "".join(f", {name} {value:g}" for name, value in scores.items())
     console.print(f"{source}: {model.metadata.model}, {len(classes)} classes{where}; on {device}", markup=False)
@@ -135,6 +151,12 @@ def run_predict(request: Request) -> bool:
         task = progress.add_task("", total=len(inputs.images))
         outcome = predict_files(model, inputs.images, settings, writer, lambda: progress.advance(task))
     seconds = time.monotonic() - begun
+    if outcome.tiled:
+        limit = "a tile" if request.tile else f"{MAX_PIXELS_AT_ONCE / 1e6:g} million pixels"
+        console.print(
+            f"{outcome.tiled} of the images have more than {limit}: predicted in overlapping tiles of "
+            f"{request.tile or TILE} x {request.tile or TILE} pixels; --tile chooses their size"
+        )
     for remark in outcome.remarks:
         console.print(remark, markup=False)
     for message in outcome.failed:
