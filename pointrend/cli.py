@@ -132,6 +132,10 @@ def predict(
     batch: Annotated[int, typer.Option(help="images of one size that are computed together", min=1)] = 1,
     half: Annotated[bool, typer.Option("--half", help="half precision")] = False,
     bits: Annotated[int | None, typer.Option(help="bits in use of 16-bit images", min=9, max=16)] = None,
+    tile: Annotated[
+        int | None,
+        typer.Option(help="side of semantic models' tiles in pixels; default: 2048, above 16 million pixels"),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="write into a folder that has files")] = False,
     model: ModelOption = None,
     num_classes: ClassesOption = None,
@@ -144,7 +148,7 @@ def predict(
 
     request = Request(
         images, weights, out, save, classes, score, resolution, points, show_points, device, batch, half, bits,
-        overwrite, model, {"num_classes": num_classes, "norm": norm, "min_size": min_size, "max_size": max_size},
+        tile, overwrite, model, {"num_classes": num_classes, "norm": norm, "min_size": min_size, "max_size": max_size},
     )  # fmt: skip
     try:
         failed = run_predict(request)

@@ -17,6 +17,8 @@ from pointrend.files import atomic_output
 
 #: What transparent pixels are shown on.
 BACKDROP = (255, 255, 255)
+#: The rows of an image that are converted at a time.
+STRIP = 512
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,8 @@ def decode_image(
                 remarks = _remarks(opened)
                 deep = any(isinstance(part, str) and ";16" in part for tile in opened.tile for part in _rawmode(tile))
                 opened.load()
-                upright = ImageOps.exif_transpose(opened)
-                return ImageFile(_rgb(upright, name, bits, opened.format == "PNG", deep), remarks)
+                ImageOps.exif_transpose(opened, in_place=True)
+                return ImageFile(_rgb(opened, name, bits, opened.format == "PNG", deep), remarks)
     except ValueError as error:
         if str(error).startswith(name):
             raise
@@ -118,10 +120,19 @@ def _rgb(image: Image.Image, path: str, bits: int | None, png: bool, deep: bool)
                 f"{path}: has 16-bit colours of which no more than 12 bits are in use; only the upper 8 bits can be "
                 "read. Convert it to 8 bits first"
             )
+    width, height = image.size
+    rgb = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, STRIP):  # Pillow's RGB has four bytes a pixel, and each conversion is a copy
+        rgb[top : top + STRIP] = np.asarray(_opaque(image.crop((0, top, width, min(top + STRIP, height)))))
+    return rgb
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    """An image as RGB, its transparent pixels blended with the backdrop."""
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         layer = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, (*BACKDROP, 255)), layer)
-    return np.array(image.convert("RGB"))
+    return image.convert("RGB")
 
 
 def _scaled(values: np.ndarray, path: str, bits: int | None) -> np.ndarray:

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from pointrend.drawing import color, font_of
 from pointrend.metadata import ClassInfo
-from pointrend.regions import Instances, Region, Segments, regions, tight
+from pointrend.points import Size
+from pointrend.regions import STRIP, Instances, Region, Segments, regions, tight
 
 OPACITY = 0.4
 #: Smaller images are enlarged by a whole number to about this many pixels, so that contours and names are sharp.
@@ -54,8 +55,10 @@ def draw_overlay(pixels: np.ndarray, found: Instances | Segments, classes: Seque
     """The overlay of an image uint8 (H, W, 3), enlarged if it is small, with the legend below: uint8 (H', W', 3)."""
     factor = enlargement(found.size)
     height, width = found.size[0] * factor, found.size[1] * factor
-    base = Image.fromarray(pixels)
-    canvas = np.array(base if factor == 1 else base.resize((width, height), Image.Resampling.BICUBIC))
+    if factor == 1:
+        canvas = pixels.copy()
+    else:
+        canvas = np.array(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
     # Only objects have lines of their own: between neighbouring classes one line is enough.
     thickness = max(2, round(max(height, width) / 500)) if isinstance(found, Instances) else 1
     seen: Counter[int] = Counter()
@@ -69,14 +72,15 @@ def draw_overlay(pixels: np.ndarray, found: Instances | Segments, classes: Seque
         if region.score is None:
             seen[region.class_index] = int(region.mask.sum())
         drawn.append((region.score, region.class_index, colour, _anchor(region)))
-    picture = Image.fromarray(canvas)
     if isinstance(found, Instances):
+        picture = Image.fromarray(canvas)
         _write_names(picture, list(reversed(drawn)), classes)
+        canvas = np.array(picture)
         entries = [(shade(index, 0), f"{classes[index].name} x {count}") for index, count in sorted(seen.items())]
     else:
         shares = [(index, count / (height * width)) for index, count in sorted(seen.items(), key=lambda item: -item[1])]
         entries = [(shade(index, 0), f"{classes[index].name} {share:.1%}") for index, share in shares]
-    return _with_legend(picture, entries or [(None, "nothing found")])
+    return np.concatenate([canvas, _legend((height, width), entries or [(None, "nothing found")])])
 
 
 def paint(canvas: np.ndarray, region: Region, colour: tuple[int, int, int], thickness: int) -> None:
@@ -84,10 +88,16 @@ def paint(canvas: np.ndarray, region: Region, colour: tuple[int, int, int], thic
     rows, columns = tight(region.mask)
     mask = region.mask[rows, columns]
     top, left = region.top + rows.start, region.left + columns.start
-    view = canvas[top : top + mask.shape[0], left : left + mask.shape[1]]
-    filled, over = mask.numpy(), np.array(colour, np.float32)
-    view[filled] = (view[filled] * np.float32(1 - OPACITY) + over * np.float32(OPACITY)).astype(np.uint8)
-    view[outline(mask, thickness).numpy()] = colour
+    over = np.array(colour, np.float32)
+    height, width = mask.shape
+    for first in range(0, height, STRIP):
+        last = min(first + STRIP, height)
+        above, below = max(0, first - thickness), min(last + thickness, height)  # what the outline depends on
+        line = outline(mask[above:below], thickness)[first - above : last - above].numpy()
+        filled = mask[first:last].numpy()
+        view = canvas[top + first : top + last, left : left + width]
+        view[filled] = (view[filled] * np.float32(1 - OPACITY) + over * np.float32(OPACITY)).astype(np.uint8)
+        view[line] = colour
 
 
 def _anchor(region: Region) -> tuple[int, int]:
@@ -124,27 +134,29 @@ def _write_names(
         draw.text((left + pad - x0, above + pad - y0), text, font=font, fill=(0, 0, 0) if bright else (255, 255, 255))
 
 
-def _with_legend(picture: Image.Image, entries: Sequence[tuple[tuple[int, int, int] | None, str]]) -> np.ndarray:
-    """The picture with a strip below that has a swatch and a text for each entry, in as many lines as they need."""
-    width, height = picture.size
-    size = max(12, max(width, height) / 60)
-    font, pad = font_of(size), round(size / 2)
-    line, swatch = round(size * 1.7), round(size)
-    measure = ImageDraw.Draw(picture)
+def _legend(size: Size, entries: Sequence[tuple[tuple[int, int, int] | None, str]]) -> np.ndarray:
+    """The strip below a picture of size (H, W), with a swatch and a text for each entry in as many lines as they need.
+
+    Returns:
+        uint8 (h, W, 3).
+    """
+    height, width = size
+    text_size = max(12, max(width, height) / 60)
+    font, pad = font_of(text_size), round(text_size / 2)
+    line, swatch = round(text_size * 1.7), round(text_size)
     x, row, places = pad, 0, []
     for colour, text in entries:
-        wide = (swatch + pad if colour else 0) + round(measure.textlength(text, font=font))
+        wide = (swatch + pad if colour else 0) + round(font.getlength(text))
         if x > pad and x + wide > width - pad:
             x, row = pad, row + 1
         places.append((colour, text, x, row))
         x += wide + 2 * pad
-    full = Image.new("RGB", (width, height + (row + 1) * line + pad), BACKGROUND)
-    full.paste(picture, (0, 0))
-    draw = ImageDraw.Draw(full)
+    strip = Image.new("RGB", (width, (row + 1) * line + pad), BACKGROUND)
+    draw = ImageDraw.Draw(strip)
     for colour, text, x, row in places:
-        y = height + pad // 2 + row * line + line / 2
+        y = pad // 2 + row * line + line / 2
         if colour is not None:
             draw.rounded_rectangle((x, y - swatch / 2, x + swatch, y + swatch / 2), radius=swatch // 5, fill=colour)
             x += swatch + pad
         draw.text((x, y), text, font=font, fill=FOREGROUND, anchor="lm")
-    return np.array(full)
+    return np.array(strip)

@@ -21,17 +21,22 @@ from pointrend.instance import MaskRCNN
 from pointrend.instance_inference import Detections
 from pointrend.metadata import ClassInfo
 from pointrend.overlays import draw_overlay
+from pointrend.points import Size
 from pointrend.regions import Instances, Segments, regions, to_tensor
 from pointrend.results import CutOuts, LabelImage, coco_result, write_json
 from pointrend.semantic import SemanticSegmenter
 from pointrend.specs import IGNORE_LABEL, Rendering
 from pointrend.steps import draw_steps
+from pointrend.tiles import label_images
 from pointrend.transform import resize_image, resized_size
 
 #: What can be written.
 KINDS = ("overlays", "json", "labels", "cutouts")
-#: The largest images. Instance models resize theirs; semantic models predict every pixel of it at once.
-MAX_PIXELS = {"instance": 100_000_000, "semantic": 16_000_000}
+#: The largest images: pixels, labels and pictures of a whole image are in memory.
+MAX_PIXELS = {"instance": 100_000_000, "semantic": 1_000_000_000}
+#: Semantic models predict every pixel. Of larger images they do so tile by tile, in tiles with this many pixels a side.
+MAX_PIXELS_AT_ONCE = 16_000_000
+TILE = 2048
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,8 @@ class Settings:
         half: compute in half precision: float16 on GPUs, bfloat16 on CPUs.
         bits: see :func:`pointrend.image_files.read_image`.
         show_points: draw the subdivision, step by step.
+        tile: the side of semantic models' tiles in pixels; None for tiles of 2048 in images of more than 16 million
+            pixels, and no tiles in others.
     """
 
     score: float
@@ -58,13 +65,21 @@ class Settings:
     half: bool = False
     bits: int | None = None
     show_points: bool = False
+    tile: int | None = None
+
+    def tile_side(self, size: Size) -> int | None:
+        """The side of the tiles of an image of size (H, W) for a semantic model; None to predict it at once."""
+        if self.tile is None:
+            return TILE if size[0] * size[1] > MAX_PIXELS_AT_ONCE else None
+        return self.tile if max(size) > self.tile else None
 
 
 @dataclass
 class Outcome:
-    """What came of the images: how many were done, objects found, and the message of each that failed."""
+    """What came of the images: how many were done, and in tiles, what was found, and the message of each failure."""
 
     done: int = 0
+    tiled: int = 0
     regions: int = 0
     best_of_empty: list[float] = field(default_factory=list)  # for each image without an object to show
     failed: list[str] = field(default_factory=list)
@@ -99,14 +114,12 @@ def autocast(device: torch.device, half: bool) -> AbstractContextManager[Any]:
     return torch.autocast(device.type, torch.float16 if device.type == "cuda" else torch.bfloat16)
 
 
-def network_input(model: MaskRCNN | SemanticSegmenter, pixels: np.ndarray) -> Tensor:
+def network_input(model: MaskRCNN, pixels: np.ndarray) -> Tensor:
     """An image uint8 (H, W, 3) on the model's device, at the size that the network computes at.
 
     The model would resize it just so itself; here the large one is not kept while the network runs.
     """
     image = to_tensor(pixels).to(next(model.parameters()).device)
-    if isinstance(model, SemanticSegmenter):
-        return image
     shorter, longest = model.transform.min_size, model.transform.max_size
     assert shorter is not None
     assert longest is not None
@@ -118,14 +131,13 @@ def find(
     model: MaskRCNN | SemanticSegmenter, batch: Sequence[np.ndarray], settings: Settings
 ) -> list[Instances | Segments]:
     """What a model finds in images uint8 (H, W, 3) of one size; masks only of what is shown."""
-    images = [network_input(model, pixels) for pixels in batch]
-    with autocast(images[0].device, settings.half):
+    sizes = [(pixels.shape[0], pixels.shape[1]) for pixels in batch]
+    with autocast(next(model.parameters()).device, settings.half):
         if isinstance(model, SemanticSegmenter):
-            logits = model.render(model.coarse_prediction(images), settings.points_per_step)
-            size = (logits.shape[-2], logits.shape[-1])
-            return [Segments(size, image.argmax(0).short().cpu(), settings.shown) for image in logits]
-        detections = model.detect(images)
-        detections.original_sizes = [(pixels.shape[0], pixels.shape[1]) for pixels in batch]
+            labels = label_images(model, batch, settings.tile_side(sizes[0]), settings.points_per_step)
+            return [Segments(sizes[0], image, settings.shown) for image in labels]
+        detections = model.detect([network_input(model, pixels) for pixels in batch])
+        detections.original_sizes = sizes
         best = [_best_score(*found, settings) for found in zip(detections.labels, detections.scores, strict=True)]
         keep_shown(detections, settings)
         masks = model.region_masks(detections, settings.rendering)
@@ -256,7 +268,8 @@ def predict_files(
     """
     outcome = Outcome()
     waiting: list[tuple[Input, ImageFile]] = []
-    limit = MAX_PIXELS["instance" if isinstance(model, MaskRCNN) else "semantic"]
+    semantic = isinstance(model, SemanticSegmenter)
+    limit = MAX_PIXELS["semantic" if semantic else "instance"]
 
     def segment(batch: Sequence[tuple[Input, ImageFile]]) -> None:
         try:
@@ -278,6 +291,7 @@ def predict_files(
                 if isinstance(found_here, Instances) and not len(found_here.scores):
                     outcome.best_of_empty.append(found_here.best_score)
                 outcome.done += 1
+                outcome.tiled += semantic and settings.tile_side(found_here.size) is not None
             except (OSError, ValueError, MemoryError) as error:
                 outcome.failed.append(f"{source.path}: could not be written ({error})")
             on_image()
@@ -293,6 +307,12 @@ def predict_files(
             on_image()
             continue
         outcome.remarks += [f"{source.path}: read {remark}" for remark in image.remarks]
+        if semantic and settings.show_points and settings.tile_side(image.pixels.shape[:2]):
+            outcome.failed.append(
+                f"{source.path}: is predicted in tiles, so its subdivision cannot be drawn; leave out --show-points"
+            )
+            on_image()
+            continue
         if waiting and waiting[0][1].pixels.shape != image.pixels.shape:
             flush()
         waiting.append((source, image))

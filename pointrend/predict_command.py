@@ -12,10 +12,20 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pointrend.inputs import find_inputs
-from pointrend.predict import KINDS, Settings, Writer, choose_classes, class_infos, predict_files
+from pointrend.predict import (
+    KINDS,
+    MAX_PIXELS_AT_ONCE,
+    TILE,
+    Settings,
+    Writer,
+    choose_classes,
+    class_infos,
+    predict_files,
+)
 from pointrend.runs import find_weights, why_best
 from pointrend.semantic import SemanticSegmenter
 from pointrend.specs import COARSE_SIDE, InstanceSpec, Rendering
+from pointrend.tiles import check_side
 from pointrend.weights import load_model
 from pointrend.wording import counted
 
@@ -37,6 +47,7 @@ class Request:
     batch: int
     half: bool
     bits: int | None
+    tile: int | None
     overwrite: bool
     model: str | None
     options: dict[str, Any]
@@ -104,7 +115,11 @@ def run_predict(request: Request) -> bool:
     model: Any = load_model(source, request.model, **request.options)
     spec = model.metadata.spec
     rendering = None
+    if request.tile is not None:
+        check_side(request.tile)
     if isinstance(spec, InstanceSpec):
+        if request.tile is not None:
+            raise ValueError("--tile is for semantic models; instance models make every image smaller")
         own = spec.rendering
         if (request.points is not None or request.resolution is not None) and own is None:
             raise ValueError(f"{spec.mask_head} masks are 28x28: --resolution and --points are for PointRend's")
@@ -131,6 +146,7 @@ def run_predict(request: Request) -> bool:
         request.half,
         request.bits,
         request.show_points,
+        request.tile,
     )
     where = "".join(f", {name} {value:g}" for name, value in scores.items())
     console.print(
@@ -155,6 +171,12 @@ def run_predict(request: Request) -> bool:
     seconds = time.monotonic() - begun
     if outcome.best_of_empty:
         console.print(empty_hint(outcome.best_of_empty, outcome.done, request.score), markup=False)
+    if outcome.tiled:
+        limit = "a tile" if request.tile else f"{MAX_PIXELS_AT_ONCE / 1e6:g} million pixels"
+        console.print(
+            f"{outcome.tiled} of the images have more than {limit}: predicted in overlapping tiles of "
+            f"{request.tile or TILE} x {request.tile or TILE} pixels; --tile chooses their size"
+        )
     for remark in outcome.remarks:
         console.print(remark, markup=False)
     for message in outcome.failed:

@@ -12,6 +12,9 @@ from torch import Tensor
 from pointrend.paste import THRESHOLD, paste_crops
 from pointrend.points import Size
 
+#: Rows that are worked on at a time where the whole image would need many times its memory.
+STRIP = 256
+
 
 @dataclass(frozen=True)
 class Instances:
@@ -79,7 +82,9 @@ def _class_regions(found: Segments, factor: int) -> Iterator[Region]:
     classes = found.classes
     if factor > 1:
         classes = classes.repeat_interleave(factor, 0).repeat_interleave(factor, 1)
-    for index in sorted(set(classes.unique().tolist()) & set(found.shown)):
+    # A few rows at a time: `unique` sorts, in many times the memory.
+    present = set[int]().union(*(rows.unique().tolist() for rows in classes.split(STRIP)))
+    for index in sorted(present & set(found.shown)):
         mask = classes == index
         rows, columns = tight(mask)
         box = (float(columns.start), float(rows.start), float(columns.stop), float(rows.stop))
