@@ -332,13 +332,13 @@ def train(
     table.add_row(
         "schedule", f"{total} updates of {schedule['batch_size']} images, {epochs:.0f} epochs (--updates, --batch)"
     )
-    Console(highlight=False).print(table)
     every, patience = schedule.get("validate_every"), schedule.get("stop_early")
     stop = f", stops after {patience} without a better score (--stop-early)" if patience else ""
     table.add_row(
         "validation",
         f"every {every} updates on {counts[1]} images (--validate-every){stop}" if every else "none (--validate-every)",
     )
+    Console(highlight=False).print(table)
     files = config_files(project, name, dataset, found)
     if write_files(files):
         for path in files:
