@@ -114,7 +114,8 @@ def linked_project(root: Path) -> Project:
 def copied_project(root: Path) -> Project:
     """A copy of the project's own configuration, to change."""
     shutil.copytree(CONFIGS, root / "configs")
-    (root / "pipeline").symlink_to(REPOSITORY / "pipeline")
+    for package in ("pipeline", "pointrend"):
+        (root / package).symlink_to(REPOSITORY / package)
     return Project(root)
 
 

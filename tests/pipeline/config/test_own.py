@@ -57,7 +57,7 @@ def test_what_is_given_goes_first() -> None:
 
 @pytest.mark.parametrize(
     ("val_images", "updates", "expected"),
-    [(50, 900, 90), (0, 900, 90), (75, 900, 150), (225, 900, 450), (226, 900, None), (1, 3, 1), (50, 505, 101)],
+    [(40, 900, 90), (0, 900, 90), (50, 900, 100), (225, 900, 450), (226, 900, None), (1, 8, 2), (50, 505, 101)],
 )
 def test_validations_take_a_small_share_of_the_time(val_images: int, updates: int, expected: int | None) -> None:
     """Ten at most; together they predict at most a quarter as many images as are trained on, here two per update."""
