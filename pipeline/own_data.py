@@ -368,7 +368,7 @@ def train(
     stop = f", stops after {patience} without a better score (--stop-early)" if patience else ""
     table.add_row(
         "validation",
-        f"every {every} updates on {counted(counts[1], 'image')} (--validate-every){stop}"
+        f"every {counted(every, 'update')} on {counted(counts[1], 'image')} (--validate-every){stop}"
         if every
         else "none (--validate-every)",
     )

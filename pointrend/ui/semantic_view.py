@@ -13,8 +13,8 @@ from torch import Tensor
 
 from pointrend.overlays import draw_overlay, paint, shade
 from pointrend.points import Size, upsample
-from pointrend.predict import class_infos, network_input
-from pointrend.regions import Segments, regions
+from pointrend.predict import class_infos
+from pointrend.regions import Segments, regions, to_tensor
 from pointrend.semantic import SemanticSegmenter, extent_of
 from pointrend.semantic_inference import CoarsePrediction
 from pointrend.steps import ClassGrid, class_grids, image_panels, image_steps
@@ -58,7 +58,7 @@ class SemanticView:
         )
         self.classes = class_infos(model)
         self.device = next(model.parameters()).device
-        image = network_input(model, self.pixels)
+        image = to_tensor(self.pixels).to(self.device)
         begun = clock(self.device)
         coarse = model.coarse_prediction([image])
         self.seconds = clock(self.device) - begun

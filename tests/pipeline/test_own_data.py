@@ -76,7 +76,7 @@ def test_validation_during_training(run: Run, instances: Any, tmp_path: Path) ->
     result = run(*prepared_to_train(instances, "--validate-every", 1, "--stop-early", 2))
     assert result.exit_code == 0, result.output
     words = " ".join(result.output.split())
-    assert "every 1 updates on 1 images (--validate-every), stops after 2 without a better score" in words
+    assert "every 1 update on 1 image (--validate-every), stops after 2 without a better score" in words
     schedule = Project(tmp_path).schedule("mine")
     assert (schedule.validate_every, schedule.stop_early) == (1, 2)
     result = run(*prepared_to_train(instances, "--validate-every", 0, "--name", "other"))
