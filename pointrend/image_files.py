@@ -17,6 +17,10 @@ from pointrend.files import atomic_output
 
 #: What transparent pixels are shown on.
 BACKDROP = (255, 255, 255)
+#: The number of a TIFF's tag that says what its values mean.
+PHOTOMETRIC_INTERPRETATION = 262
+#: The longest side that the JPEG format has room for, in Pillow's encoder.
+JPEG_SIDE = 65_500
 #: The rows of an image that are converted at a time.
 STRIP = 512
 
@@ -54,6 +58,8 @@ def decode_image(
         OSError: naming the file, if it is missing, truncated or not an image.
         ValueError: naming the file, if what its values mean is not certain, or it is too large.
     """
+    if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+        raise OSError(f"{path}: not a file, but a folder, a pipe or a device")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # max_pixels is the limit here
@@ -66,6 +72,8 @@ def decode_image(
                     )
                 remarks = _remarks(opened)
                 deep = any(isinstance(part, str) and ";16" in part for tile in opened.tile for part in _rawmode(tile))
+                if _white_is_0(opened):
+                    raise ValueError(f"{path}: has 16-bit values in which 0 is white; convert it to 8 bits first")
                 opened.load()
                 ImageOps.exif_transpose(opened, in_place=True)
                 return ImageFile(_rgb(opened, name, bits, opened.format == "PNG", deep), remarks)
@@ -78,6 +86,12 @@ def decode_image(
     except (OSError, SyntaxError, EOFError, KeyError, Image.DecompressionBombError) as error:
         reason = str(error).replace(repr(file), "this file").replace(name, Path(name).name)
         raise OSError(f"{name}: not a readable image ({reason})") from error
+
+
+def _white_is_0(opened: Image.Image) -> bool:
+    """Whether a file is a TIFF with 16-bit values of which 0 is white; Pillow would read a negative."""
+    tags = getattr(opened, "tag_v2", {})
+    return opened.mode.startswith("I;16") and tags.get(PHOTOMETRIC_INTERPRETATION) == 0
 
 
 def _rawmode(tile: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -100,7 +114,7 @@ def _rgb(image: Image.Image, path: str, bits: int | None, png: bool, deep: bool)
     if image.mode.startswith("I;16") or (image.mode == "I" and png):
         return _grey(_scaled(np.asarray(image).astype(np.int64), path, bits))
     if image.mode == "I":
-        raise ValueError(f"{path}: has 32-bit values; convert it to 8 or 16 bits")
+        raise ValueError(f"{path}: has 32-bit values or signed ones; convert it to 8 or 16 bits")
     if image.mode == "F":
         values = np.asarray(image)
         low, high = float(values.min()), float(values.max())
@@ -154,7 +168,16 @@ def _grey(values: np.ndarray) -> np.ndarray:
 
 
 def write_image(pixels: np.ndarray, path: Path) -> None:
-    """Writes uint8 (H, W), (H, W, 3) or (H, W, 4), or uint16 (H, W), in the suffix's format, whole or not at all."""
+    """Writes uint8 (H, W), (H, W, 3) or (H, W, 4), or uint16 (H, W), in the suffix's format, whole or not at all.
+
+    Raises:
+        ValueError: naming the file, if it is too long for a JPEG.
+    """
+    if path.suffix == ".jpg" and max(pixels.shape) > JPEG_SIDE:
+        height, width = pixels.shape[:2]
+        raise ValueError(
+            f"{path}: {width} x {height} pixels; a JPEG has at most {JPEG_SIDE} a side, so write other files"
+        )
     options: dict[str, dict[str, Any]] = {".jpg": {"quality": 95, "subsampling": 0}, ".png": {"compress_level": 3}}
     with atomic_output(path) as fresh:
         Image.fromarray(pixels).save(fresh, **options[path.suffix])

@@ -5,7 +5,8 @@ where the image goes on. Tiles begin at multiples of 32 pixels, so that the cell
 of the whole image would. The labels still differ from those of the whole image in some pixels, mostly near the seams:
 
 - a network sees further than the overlap, and beyond a tile it sees padding;
-- DeepLabV3 averages its features over a window, which ends with the tile, or over the whole tile;
+- DeepLabV3 averages its features over a window, which ends with the tile, or over the whole tile, and group norm
+  normalises by the whole tile: both change labels far from the seams too;
 - a step of subdivision predicts its N points in every tile, not in the whole image.
 
 Shape letters: N images, K classes, H W rows and columns.

@@ -44,6 +44,7 @@ INFERENCE_ONLY = {
     "pointrend.steps",
     "pointrend.subdivision",
     "pointrend.subdivision_steps",
+    "pointrend.tiles",
     "pointrend.ui.command",
     "pointrend.ui.instance_view",
     "pointrend.ui.pictures",
@@ -51,6 +52,7 @@ INFERENCE_ONLY = {
     "pointrend.ui.server",
     "pointrend.ui.session",
     "pointrend.ui.views",
+    "pointrend.wording",
 }
 INSTANCE_ONLY = {"pointrend.detector", "pointrend.instance", "pointrend.instance_models"}
 SEMANTIC_ONLY = {"pointrend.semantic", "pointrend.semantic_heads", "pointrend.semantic_models"}

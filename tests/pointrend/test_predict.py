@@ -19,6 +19,7 @@ from typer.testing import CliRunner, Result
 
 from pointrend import build_model, save_weights
 from pointrend.cli import app
+from pointrend.image_files import write_image
 from pointrend.inputs import find_inputs
 from pointrend.metadata import ClassInfo
 from pointrend.overlays import outline
@@ -434,6 +435,29 @@ class TestUnusualAndBrokenImages:
             with pytest.raises(ValueError, match=r"twelve.png: has 16-bit colours of which no more than 12 bits"):
                 read_image(Path("twelve.png"))
             assert read_image(Path("twelve.png"), bits=16).pixels.max() < 16
+
+    def test_a_negative_of_16_bits_is_refused(self) -> None:
+        from pointrend.image_files import read_image
+
+        grey = Image.fromarray(PIXELS[..., 0].astype(np.uint16) * 257)
+        grey.save("negative.tiff")
+        content = bytearray(Path("negative.tiff").read_bytes())
+        tag = content.index(struct.pack("<HHI", 262, 3, 1))  # which value is white
+        content[tag + 8 : tag + 10] = struct.pack("<H", 0)
+        Path("negative.tiff").write_bytes(content)
+        with pytest.raises(ValueError, match=r"negative.tiff: has 16-bit values in which 0 is white"):
+            read_image(Path("negative.tiff"))
+
+    def test_a_pipe_is_not_waited_for(self) -> None:
+        from pointrend.image_files import read_image
+
+        os.mkfifo("pipe.png")
+        with pytest.raises(OSError, match=r"pipe.png: not a file, but a folder, a pipe or a device"):
+            read_image(Path("pipe.png"))
+
+    def test_an_overlay_too_long_for_a_jpeg(self) -> None:
+        with pytest.raises(ValueError, match=r"a.jpg: 70000 x 2 pixels; a JPEG has at most 65500 a side"):
+            write_image(np.zeros((2, 70_000, 3), np.uint8), Path("a.jpg"))
 
     def test_transparent_pixels_are_white_whatever_colour_they_hide(self) -> None:
         from pointrend.image_files import read_image

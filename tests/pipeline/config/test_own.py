@@ -132,7 +132,9 @@ def test_files_with_other_settings_are_not_touched(tmp_path: Path) -> None:
     path = project.configs / "schedules" / "mine.yaml"
     path.write_text("mine\n")
     (project.configs / "models" / "mine.yaml").unlink()
-    with pytest.raises(ConfigError, match=r"schedules/mine\.yaml\nChoose another name"):
+    with pytest.raises(
+        ConfigError, match=r"schedules/mine\.yaml: is no mapping\nTo train with these, choose another name"
+    ):
         write_files(files)
     assert path.read_text() == "mine\n"
     assert not (project.configs / "models" / "mine.yaml").exists()

@@ -67,7 +67,8 @@ def test_a_crop_is_a_part_of_the_whole_resized_image(
     columns = slice(window.left, window.left + window.size[1])
     pixels = noise(height, width)
     whole = np.array(Image.fromarray(pixels).resize(scaled[::-1], Image.Resampling.BILINEAR))
-    assert np.abs(crop_pixels(pixels, window).permute(1, 2, 0).int().numpy() - whole[rows, columns]).max() <= 1.5
+    # Both round after each of their two passes, so each is within 1 of the exact value.
+    assert np.abs(crop_pixels(pixels, window).permute(1, 2, 0).int().numpy() - whole[rows, columns]).max() <= 2
     labels = np.arange(height * width).reshape(height, width)
     resized = torch.nn.functional.interpolate(
         torch.from_numpy(labels)[None, None].double(), scaled, mode="nearest-exact"

@@ -283,8 +283,8 @@ class DvcProject:
         selected = selected.model_copy(update={"runs": {run: selected.runs[run] for run in RUNS}})
         project.selection_file.write_text(selection_text("demo", selected))
         project.params_file.write_text(params_text(project.initial_params("demo", "data", "laptop")))
-        for package in ("pointrend", "stages"):  # whose code `configure` writes down, as that of the pipeline
-            (root / package).symlink_to(REPOSITORY / package)
+        # `configure` writes down its code, as that of the packages.
+        (root / "stages").symlink_to(REPOSITORY / "stages")
         (root / ".dvc").mkdir()
         (root / ".dvc/config").write_text("[core]\n no_scm = true\n analytics = false\n check_update = false\n")
         (root / "dvc.yaml").write_text(STAGES)

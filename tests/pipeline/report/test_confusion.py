@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,9 @@ from pipeline.metrics.confusion import Confusion
 from pipeline.report.confusion import read_confusion, write_confusion
 from pipeline.report.confusion_table import OTHERS, confusion_table, mistakes
 from pipeline.report.own_result import ADVICE, in_words, predict_command, show_result
+from pipeline.report.results import RunResult
 from pipeline.stage import Outputs
+from pipeline.training.record import BestScore, TrainingRecord
 
 
 def objects(counts: list[list[int]], *classes: str, score: float = 0.6) -> Confusion:
@@ -138,7 +141,11 @@ def test_the_command_has_the_score_with_which_something_is_found() -> None:
 
 @pytest.mark.parametrize(("classes", "listed"), [(2, True), (40, False)])
 def test_what_a_training_ends_with(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], classes: int, listed: bool
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    made_up: Callable[..., RunResult],
+    classes: int,
+    listed: bool,
 ) -> None:
     copied_project(tmp_path)
     (tmp_path / "configs/experiments/mine").mkdir()
@@ -160,9 +167,15 @@ def test_what_a_training_ends_with(
         started=0,
         ended=1,
     ).write(Outputs(tmp_path, "mine").evaluation_record("mine-0"))
+    TrainingRecord(
+        run="mine-0", key="y", mlflow_run_id="x", config=made_up("mine", 0, {}).config, data="d", code="c",
+        parameters={}, tags={}, started=0, ended=1, seconds=1.0, hardware="2 CPU threads",
+        best=BestScore(update=40, metric="AP", score=43.21),
+    ).write(Outputs(tmp_path, "mine").trained("mine-0"))  # fmt: skip
     show_result(Console(highlight=False, width=100), Project(tmp_path), "mine")
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert "Mask AP is 43.2 on 4 val images." in lines
     assert "Most often confused: class_0 taken for class_1 (2 of 6)." in lines
     assert ("class_0 4 2 0" in lines) == ("class_1 43.2" in lines) == ("background 0 0" in lines) == listed
+    assert any("the weights after update 40, the best of all validations" in line for line in lines)
     assert lines[-1] == "predict: pointrend predict PICTURES --weights mine-0 --score 0.6"
