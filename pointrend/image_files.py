@@ -35,6 +35,8 @@ class ImageFile:
 
 def read_image(path: Path, *, bits: int | None = None, max_pixels: int | None = None) -> ImageFile:
     """:func:`decode_image` of a file."""
+    if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+        raise OSError(f"{path}: not a file, but a folder, a pipe or a device")
     return decode_image(path, str(path), bits=bits, max_pixels=max_pixels)
 
 
@@ -58,8 +60,6 @@ def decode_image(
         OSError: naming the file, if it is missing, truncated or not an image.
         ValueError: naming the file, if what its values mean is not certain, or it is too large.
     """
-    if path.exists() and not path.is_file():  # opening a pipe would wait for ever
-        raise OSError(f"{path}: not a file, but a folder, a pipe or a device")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # max_pixels is the limit here
@@ -73,7 +73,7 @@ def decode_image(
                 remarks = _remarks(opened)
                 deep = any(isinstance(part, str) and ";16" in part for tile in opened.tile for part in _rawmode(tile))
                 if _white_is_0(opened):
-                    raise ValueError(f"{path}: has 16-bit values in which 0 is white; convert it to 8 bits first")
+                    raise ValueError(f"{name}: has 16-bit values in which 0 is white; convert it to 8 bits first")
                 opened.load()
                 ImageOps.exif_transpose(opened, in_place=True)
                 return ImageFile(_rgb(opened, name, bits, opened.format == "PNG", deep), remarks)
