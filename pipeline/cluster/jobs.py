@@ -7,7 +7,7 @@ import shlex
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -153,9 +153,18 @@ class Jobs:
 
     def list(self) -> list[JobDetails]:
         """All submitted jobs that Ray remembers, in the order of their submission."""
-        found = [job for job in self._retry(self._client.list_jobs) if job.type == JobType.SUBMISSION]
+        found = [job for job in self._retry(self._listed) if job.type == JobType.SUBMISSION]
         jobs = [job for job in found if not (job.submission_id or "").startswith(CANCELLER_PREFIX)]
         return sorted(jobs, key=lambda job: job.start_time or 0)
+
+    def _listed(self) -> Sequence[JobDetails]:
+        try:
+            return self._client.list_jobs()
+        except RuntimeError as error:
+            if "status code 5" not in str(error):
+                raise
+            # The dashboard of a machine with too much to do cannot ask its own parts in time.
+            raise ConnectionError(str(error)) from error
 
     def submit(self, job: Job) -> bool:
         """Submits a job unless it waits or runs already. A job that has ended is submitted again.

@@ -114,6 +114,22 @@ def test_one_that_has_ended_is_submitted_again(jobs: Jobs, tmp_path: Path) -> No
     assert (tmp_path / "runs").read_text() == "run\nrun\n"
 
 
+def test_a_dashboard_with_too_much_to_do_is_asked_again(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    known, asked = jobs.list(), jobs._client.list_jobs
+    answers = iter([500, 503])
+
+    def list_jobs() -> Any:
+        for status in answers:
+            raise RuntimeError(f"Request failed with status code {status}: Server got itself in trouble.")
+        return asked()
+
+    monkeypatch.setattr(jobs._client, "list_jobs", list_jobs)
+    assert [job.submission_id for job in jobs.list()] == [job.submission_id for job in known]
+    answers = iter([404])
+    with pytest.raises(RuntimeError, match="404"):
+        jobs.list()
+
+
 def test_the_whole_output_is_shown_once(jobs: Jobs, tmp_path: Path) -> None:
     count = 40
     command = f"for i in $(seq {count}); do echo line $i; sleep 0.1; done"
