@@ -163,9 +163,7 @@ def check(
         remedies = remedies_for_names(dataset) if label == "error" and messages else {}
         show_problems(console, label, messages, below, remedies, every=every)
     if errors:
-        console.print(
-            f"{where}: refused, {len(errors):,} error{'s' if len(errors) > 1 else ''}", markup=False, soft_wrap=True
-        )
+        console.print(f"{where}: refused, {counted(len(errors), 'error')}", markup=False, soft_wrap=True)
         raise typer.Exit(1)
 
 

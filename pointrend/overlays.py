@@ -51,8 +51,10 @@ def outline(mask: Tensor, width: int) -> Tensor:
     return mask & ~inside
 
 
-def draw_overlay(pixels: np.ndarray, found: Instances | Segments, classes: Sequence[ClassInfo]) -> np.ndarray:
-    """The overlay of an image uint8 (H, W, 3), enlarged if it is small, with the legend below: uint8 (H', W', 3)."""
+def draw_overlay(
+    pixels: np.ndarray, found: Instances | Segments, classes: Sequence[ClassInfo], *, legend: bool = True
+) -> np.ndarray:
+    """The overlay of an image uint8 (H, W, 3), enlarged if it is small, with a legend below: uint8 (H', W', 3)."""
     factor = enlargement(found.size)
     height, width = found.size[0] * factor, found.size[1] * factor
     if factor == 1:
@@ -80,6 +82,8 @@ def draw_overlay(pixels: np.ndarray, found: Instances | Segments, classes: Seque
     else:
         shares = [(index, count / (height * width)) for index, count in sorted(seen.items(), key=lambda item: -item[1])]
         entries = [(shade(index, 0), f"{classes[index].name} {share:.1%}") for index, share in shares]
+    if not legend:
+        return canvas
     return np.concatenate([canvas, _legend((height, width), entries or [(None, "nothing found")])])
 
 

@@ -91,7 +91,7 @@ def check_folder(folder: Path, overwrite: bool) -> None:
 
 def empty_hint(best: list[float], done: int, score: float) -> str:
     """What to say of images without an object to show, with the best score seen in each; 0 for none at all."""
-    where = f"in {len(best)} of {done} image{'s' if done != 1 else ''}"
+    where = f"in {len(best)} of {counted(done, 'image')}"
     # Down to the next tenth below the best, or hundredth for low ones, so that it would be shown.
     parts = 10 if max(best) >= 0.1 else 100
     lower = math.floor(max(best) * parts + 1e-6) / parts

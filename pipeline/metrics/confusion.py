@@ -4,8 +4,8 @@ Shape letters: K classes, D predictions, G objects, H W rows and columns of an i
 """
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -15,10 +15,8 @@ from pycocotools import mask as coco_mask
 
 from pipeline.config.labels import LabelTable
 from pipeline.data.coco import Category
-from pipeline.data.cpus import usable_cpus
-from pipeline.data.labels import read_ids
 from pipeline.metrics.coco_files import read_results
-from pipeline.metrics.pairs import pairs_by_image, pairs_by_path
+from pipeline.metrics.segmentation_iou import confusion_counts, map_label_pairs
 
 #: Least mask IoU of a prediction and the object that it is matched with.
 MATCHING_IOU = 0.5
@@ -182,28 +180,9 @@ def pixel_confusion(truth: Path, predictions: Path, table: LabelTable) -> Confus
         table: the label ids of both.
 
     Raises:
-        GroundTruthError, PredictionError: if a file is missing or there twice.
+        GroundTruthError, PredictionError: as :func:`pipeline.metrics.segmentation_iou.miou`.
     """
-    if table.truth_suffix:
-        pairs = pairs_by_image(truth, predictions, table.truth_suffix, ".png")
-    else:
-        pairs = pairs_by_path(truth, predictions, ".png")
     kinds = len(table.names)
-
-    def count(pair: tuple[Path, Path]) -> np.ndarray:
-        true, predicted = (table.classes(read_ids(path)) for path in pair)
-        return confusion_counts(true, predicted, kinds)
-
-    # Each 1024x2048 image needs about 100 MB of memory, hence at most eight at once.
-    with ThreadPoolExecutor(min(8, usable_cpus())) as pool:
-        counts = sum(pool.map(count, pairs), np.zeros((kinds, kinds + 1), np.int64))
-    return Confusion(
-        "pixels", table.names, np.pad(counts, ((0, 1), (0, 0))), len(pairs), None, np.zeros(kinds, np.int64)
-    )
-
-
-def confusion_counts(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """How many pixels of each class, (K, K + 1), have each prediction; numbers (H, W) from 0 to K, K where ignored."""
-    counted = truth < classes
-    cells = truth[counted].astype(np.int64) * (classes + 1) + predicted[counted]
-    return np.bincount(cells, minlength=classes * (classes + 1)).reshape(classes, classes + 1)
+    found = map_label_pairs(truth, predictions, table, partial(confusion_counts, classes=kinds))
+    counts = np.pad(sum(found, np.zeros((kinds, kinds + 1), np.int64)), ((0, 1), (0, 0)))
+    return Confusion("pixels", table.names, counts, len(found), None, np.zeros(kinds, np.int64))

@@ -1,9 +1,10 @@
 """Semantic segmentation: mIoU by cityscapesscripts' definition and trimap mIoU, from label PNGs alone."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from scipy.ndimage import distance_transform_edt
@@ -14,6 +15,8 @@ from pipeline.data.labels import CITYSCAPES, read_ids
 from pipeline.metrics.bootstrap import RESAMPLES, resample_counts
 from pipeline.metrics.errors import GroundTruthError, PredictionError
 from pipeline.metrics.pairs import pairs_by_image, pairs_by_path
+
+T = TypeVar("T")
 
 
 def miou(
@@ -64,17 +67,12 @@ def miou(
     """
     if any(width < 1 for width in trimap_widths):
         raise ValueError(f"trimap widths are {list(trimap_widths)}; expected pixels from 1")
-    if table.truth_suffix:
-        pairs = pairs_by_image(truth, predictions, table.truth_suffix, ".png")
-    else:
-        pairs = pairs_by_path(truth, predictions, ".png")
-    # Each 1024x2048 image needs about 100 MB of memory, hence at most eight at once.
-    with ThreadPoolExecutor(min(8, usable_cpus())) as pool:
-        areas = np.stack(list(pool.map(lambda pair: _areas(pair[0], pair[1], table, trimap_widths), pairs)))
+    found = map_label_pairs(truth, predictions, table, partial(_areas, classes=len(table.names), widths=trimap_widths))
+    areas = np.stack(found)
 
     # (resamples, images) times (images, ...): sums over the resampled images.
-    counts = resample_counts(len(pairs), resamples, seed) if resamples else None
-    result: dict[str, Any] = {"images": len(pairs)}
+    counts = resample_counts(len(areas), resamples, seed) if resamples else None
+    result: dict[str, Any] = {"images": len(areas)}
     for index, prefix in enumerate(["", *(f"trimap{width}_" for width in trimap_widths)]):
         region = areas[:, index]
         values, mean = _iou(region.sum(axis=0))
@@ -87,8 +85,26 @@ def miou(
     return result
 
 
-def _areas(truth_path: Path, prediction_path: Path, table: LabelTable, widths: Sequence[int]) -> np.ndarray:
-    """TP, TP + FN and TP + FP in pixels, of the whole image and of each trimap: (1 + widths, 3, K), int64."""
+def map_label_pairs(
+    truth: Path, predictions: Path, table: LabelTable, use: Callable[[np.ndarray, np.ndarray], T]
+) -> list[T]:
+    """What a function returns for the classes of each image's ground truth and prediction, (H, W) each.
+
+    Classes are numbers from 0 to K - 1, and K where the pixel is ignored.
+
+    Raises:
+        GroundTruthError, PredictionError: as :func:`miou`.
+    """
+    if table.truth_suffix:
+        pairs = pairs_by_image(truth, predictions, table.truth_suffix, ".png")
+    else:
+        pairs = pairs_by_path(truth, predictions, ".png")
+    # Each 1024x2048 image needs about 100 MB of memory, hence at most eight at once.
+    with ThreadPoolExecutor(min(8, usable_cpus())) as pool:
+        return list(pool.map(lambda pair: use(*_read_pair(pair[0], pair[1], table)), pairs))
+
+
+def _read_pair(truth_path: Path, prediction_path: Path, table: LabelTable) -> tuple[np.ndarray, np.ndarray]:
     try:
         truth = table.classes(read_ids(truth_path))
     except ValueError as error:
@@ -98,20 +114,33 @@ def _areas(truth_path: Path, prediction_path: Path, table: LabelTable, widths: S
         if ids.shape != truth.shape:
             size, expected = (f"{shape[1]}x{shape[0]}" for shape in (ids.shape, truth.shape))
             raise ValueError(f"the image is {size}, its ground truth {truth_path} is {expected}")
-        predicted = table.classes(ids)
+        return truth, table.classes(ids)
     except ValueError as error:
         raise PredictionError(f"{prediction_path}: {error}") from error
 
-    classes = len(table.names)
+
+def confusion_counts(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+    """How many pixels of each of K classes have each prediction: (K, K + 1), the last column for ignored ids.
+
+    Args:
+        truth: the pixels' classes, 0 to K; those with K, which are ignored, are not counted.
+        predicted: as many predictions, 0 to K.
+        classes: K.
+    """
     valid = truth != classes
-    cells = (truth * (classes + 1) + predicted)[valid]
-    regions = [cells]
+    cells = truth[valid].astype(np.int64) * (classes + 1) + predicted[valid]
+    return np.bincount(cells, minlength=classes * (classes + 1)).reshape(classes, classes + 1)
+
+
+def _areas(truth: np.ndarray, predicted: np.ndarray, classes: int, widths: Sequence[int]) -> np.ndarray:
+    """TP, TP + FN and TP + FP in pixels, of the whole image and of each trimap: (1 + widths, 3, K), int64."""
+    regions = [(truth, predicted)]
     if widths:
-        distance = boundary_distance(truth)[valid]
-        regions += [cells[distance < width] for width in widths]
+        distance = boundary_distance(truth)
+        regions += [(truth[near], predicted[near]) for near in (distance < width for width in widths)]
     areas = []
     for region in regions:
-        confusion = np.bincount(region, minlength=classes * (classes + 1)).reshape(classes, classes + 1)
+        confusion = confusion_counts(*region, classes)
         areas.append([np.diagonal(confusion), confusion.sum(axis=1), confusion[:, :classes].sum(axis=0)])
     return np.array(areas)
 

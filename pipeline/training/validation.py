@@ -10,6 +10,7 @@ import torch
 from pipeline.config.experiments import RunConfig
 from pipeline.training.best_weights import BestWeights
 from pipeline.training.run_log import RunLog
+from pointrend.wording import counted
 
 if TYPE_CHECKING:
     from pipeline.training.run import Workers
@@ -89,6 +90,6 @@ class Validator:
             found["updates"] = best.last
             found["stopped"] = (
                 f"after update {best.last} of {self._schedule.updates}: no better {self._label} in "
-                f"{best.without_improvement} validations"
+                f"{counted(best.without_improvement, 'validation')}"
             )
         return found

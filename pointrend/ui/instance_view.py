@@ -31,8 +31,8 @@ from pointrend.ui.views import (
     point_count,
     side_by_side,
     step_text,
-    without_legend,
 )
+from pointrend.wording import counted
 
 #: How much of the surroundings of a box is shown, as a share of its longer side.
 MARGIN = 0.08
@@ -102,9 +102,9 @@ class InstanceView:
             found.scores[0].float().cpu(),
             masks.float().cpu(),
         )
-        drawn = without_legend(draw_overlay(shown, instances, self.classes), instances.size)
-        size, count = side_by_side((masks.shape[-1], masks.shape[-1])), len(masks)
-        return Overlay(drawn, seconds, f"{count} mask{'s' if count != 1 else ''} of {size}")
+        drawn = draw_overlay(shown, instances, self.classes, legend=False)
+        size = side_by_side((masks.shape[-1], masks.shape[-1]))
+        return Overlay(drawn, seconds, f"{counted(len(masks), 'mask')} of {size}")
 
     def _window(self, index: int) -> Window:
         """A box and some of its surroundings, within the image."""

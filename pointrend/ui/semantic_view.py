@@ -29,7 +29,6 @@ from pointrend.ui.views import (
     point_count,
     side_by_side,
     step_text,
-    without_legend,
 )
 
 #: Larger pictures are made smaller: all steps of the subdivision are kept, of which the last has every pixel.
@@ -100,7 +99,7 @@ class SemanticView:
         fitted = np.array(Image.fromarray(classes.numpy()).resize((width, height), Image.Resampling.NEAREST))
         everything = tuple(range(len(self.classes)))
         segments = Segments((height, width), torch.from_numpy(fitted).short(), everything)
-        drawn = without_legend(draw_overlay(self.shown, segments, self.classes), segments.size)
+        drawn = draw_overlay(self.shown, segments, self.classes, legend=False)
         present, counts = classes.unique(return_counts=True)
         listed = [
             {"name": self.classes[index].name, "share": count / classes.numel(), "color": css_color(shade(index, 0))}

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pointrend.points import Size
 from pointrend.ui.pictures import jpeg
 
 
@@ -114,11 +113,6 @@ def point_count(predicted: int, cells: int) -> str:
     if predicted >= cells:
         return f"{predicted:,} points were predicted for {cells:,} cells."
     return f"{predicted:,} points were predicted instead of all {cells:,} cells ({predicted / cells:.1%})."
-
-
-def without_legend(drawn: np.ndarray, size: Size) -> np.ndarray:
-    """An overlay of an image of size (H, W) without the legend below it: the page has its own."""
-    return drawn[: size[0] * (drawn.shape[1] // size[1])]
 
 
 def step_text(points: int, cells: int) -> str:

@@ -14,7 +14,7 @@ from pipeline.data.manifest import PreparedDataset
 from pipeline.data.storage import Storage
 from pipeline.evaluation.outputs import labels_folder, prediction_names, predictions_file
 from pipeline.evaluation.trained_run import TrainedRun
-from pipeline.metrics.confusion import confusion_counts
+from pipeline.metrics.segmentation_iou import confusion_counts
 from pipeline.report.figures.figure import Figure, save_picture
 from pipeline.report.figures.overlays import MIN_IOU, MIN_SCORE, Scenes, Source, scene_panels
 from pipeline.report.figures.panels import Panels, with_note
