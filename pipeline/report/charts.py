@@ -125,7 +125,7 @@ def _bar(labels: Sequence[str], value: Value, axis: Axis) -> GainBar:
     assert value.gain is not None
     ends = value.gain_interval
     return GainBar(
-        label=" ".join(label for label in labels if label),
+        label=", ".join(label for label in labels if label),
         value=value,
         gain=axis.percent(value.gain),
         interval=None if ends is None else (axis.percent(ends[0]), axis.percent(ends[1])),

@@ -2,12 +2,13 @@
 
 import csv
 import io
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.config.findings import FindingConfig, FindingsConfig
-from pipeline.report.measured import changes, difference, difference_interval, measure
+from pipeline.report.measured import changes, difference_interval, measure, paired_seeds
 from pipeline.report.results import RunResult
 from pipeline.report.tables.formats import format_difference, pipe_row
 
@@ -25,7 +26,7 @@ class Finding:
         name: its key in ``configs/findings.yaml``.
         claim: one sentence.
         source: the paper's table or section.
-        estimate: the difference that the claim is about, in points, of medians over seeds.
+        estimate: the difference that the claim is about, in points: the median over seeds.
         low, high: its 95% interval over images and seeds; None where there are no resamples.
         threshold: x of "more than x" and of "within x".
         kind: whether the claim is that the difference is more than the threshold, or within it either way.
@@ -62,12 +63,16 @@ def decide(
 
 def _decide(name: str, finding: FindingConfig, results: Sequence[RunResult], missing: Mapping[str, str]) -> Finding:
     plus, minus = ([measure(cell, results, missing) for cell in cells] for cells in (finding.plus, finding.minus))
+    seeds = paired_seeds([*plus, *minus])
     estimate, found = None, None
     if reasons := dict.fromkeys(cell.missing for cell in [*plus, *minus] if cell.missing):
         verdict, reason = NOT_MEASURED, "; ".join(reasons)
-    elif (estimate := difference(plus, minus)) is None:
-        verdict, reason = NOT_MEASURED, f"no seed has all numbers of {' or '.join(sorted(finding.experiments))}"
+    elif not seeds:
+        verdict, reason = NOT_MEASURED, f"no seed has a run of each of {', '.join(sorted(finding.experiments))}"
     else:
+        estimate = statistics.median(
+            sum(cell.by_seed[seed] for cell in plus) - sum(cell.by_seed[seed] for cell in minus) for seed in seeds
+        )
         found = difference_interval(plus, minus)
         verdict = CANNOT_BE_TOLD if found is None else verdict_of(finding, *found)
         changed = dict.fromkeys(changes(experiment, results) for experiment in sorted(finding.experiments))

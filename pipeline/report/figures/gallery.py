@@ -118,7 +118,10 @@ def _compare_masks(
         width = save_picture(object_panels(scenes, objects, OBJECTS).render(), folder / file)
         figures.append(Figure(f"The same objects from every head: {dataset}", caption, file, width))
     if (panels := scene_panels(scenes, scenes.choose(SCENES))).rows:
-        caption = "Predictions with a score of 0.5 or more. An object has the same colour in every column."
+        caption = (
+            "Predictions with a score of 0.5 or more. Colours are the objects': one that is "
+            "found with its category has its colour in every column; other predictions have others."
+        )
         file = f"scenes_{dataset}.webp"
         width = save_picture(panels.render(), folder / file)
         figures.append(Figure(f"Whole images: {dataset}", caption, file, width))

@@ -3,8 +3,9 @@ for (const table of document.querySelectorAll("table.long")) {
   const body = table.tBodies[0], rows = [...body.rows];
   const value = (row, column) => {
     const cell = row.cells[column], text = cell.dataset.sort ?? cell.textContent.trim();
-    const number = parseFloat(text.replace(/,/g, ""));
-    return Number.isNaN(number) ? text.toLowerCase() : number;
+    // A number, perhaps with a unit or a range after it, but no hash that begins with digits.
+    const number = text.replace(/,/g, "").match(/^[+-]?\d*\.?\d+(?![\w.-])/);
+    return number ? parseFloat(number[0]) : text.toLowerCase();
   };
   [...table.tHead.rows[0].cells].forEach((head, column) => {
     const button = document.createElement("button");

@@ -69,7 +69,7 @@ def test_gains_share_an_axis() -> None:
     assert chart is not None
     assert chart.zero == pytest.approx(100 * 2.8 / 11.6, abs=0.01)
     (panel,) = chart.panels
-    assert [bar.label for bar in panel.bars] == ["row 1", "row 2"]
+    assert [bar.label for bar in panel.bars] == ["row, 1", "row, 2"]
     first, second = panel.bars
     assert first.gain == pytest.approx(100 * 5.8 / 11.6)
     assert first.paper == pytest.approx(100 * 3.8 / 11.6, abs=0.01)

@@ -736,10 +736,10 @@ def test_columns_that_the_paper_has_not_are_ours_alone(repository: Path, made_up
     table = build_table("table_4_2", config, results_of(config, made_up, 1))
     assert table.published == set()
     header, _, *rows = [cells(line) for line in to_markdown(table).splitlines() if line.startswith("|")]
-    assert header == ["change", "the paper", "COCO AP", "COCO AP*"]
+    assert header == ["change", "what the paper says", "COCO AP", "COCO AP*"]
     assert rows[0][2:] == ["20.0", "20.0"]
-    assert rows[1] == ["N=49", "maintains AP, with a larger variance", "20.0 (+0.0)", "20.0 (+0.0)"]
-    assert latex_rows(to_latex(table))[1] == r"change & the paper & ours & ours \\"
+    assert rows[1] == ["N=49", "paper: maintains AP, with a larger variance", "20.0 (+0.0)", "20.0 (+0.0)"]
+    assert latex_rows(to_latex(table))[1] == r"change & what the paper says & ours & ours \\"
 
 
 # The file of all
