@@ -164,6 +164,7 @@ def make_project(root: Path) -> MiniProject:
     for name in EXPERIMENTS:
         experiment = Project(REPOSITORY).experiment("demo", name).model_dump(exclude_none=True)
         del experiment["starts_from"], experiment["train"]
+        experiment["schedule"] = "demo"
         for setting in experiment["evaluations"].keys() - {"28x28", "224x224"}:
             del experiment["evaluations"][setting]
         text = yaml.safe_dump(experiment, sort_keys=False, default_flow_style=None, width=200)

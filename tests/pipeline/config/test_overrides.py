@@ -108,7 +108,7 @@ def test_a_grid_that_is_biased_now_shows_its_ratios(project: Project, set_: Set)
 
 
 def test_what_is_as_before_is_no_change(project: Project, set_: Set) -> None:
-    params = set_(f"experiments.{POINTREND}.sampling.oversample_ratio=3", f"experiments.{CONV}.schedule=demo")
+    params = set_(f"experiments.{POINTREND}.sampling.oversample_ratio=3", f"experiments.{CONV}.schedule=demo_4xconv")
     assert changes(project, params, POINTREND, CONV) == [{}, {}]
 
 

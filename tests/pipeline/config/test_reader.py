@@ -155,7 +155,7 @@ def test_a_missing_file_names_the_others(repository: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         Project(repository).schedule("coco_2x")
     assert str(repository / "configs" / "schedules" / "coco_2x.yaml") in str(caught.value)
-    assert "coco8, coco_1x, coco_3x, coco_sweep, demo, demo_3x, demo_streets" in str(caught.value)
+    assert "coco8, coco_1x, coco_3x, coco_sweep, demo, demo_3x, demo_4xconv, demo_streets" in str(caught.value)
 
 
 def test_a_missing_file_among_none(tmp_path: Path) -> None:

@@ -119,7 +119,7 @@ DEEPLAB = "experiments/camvid/cityscapes_deeplabv3_r103.yaml"
         (DEEPLAB, "{output_stride: 8}", "{}", "evaluations.os8: .* needs an output_stride"),
         (DEEPLAB, "{output_stride: 8}", "{output_stride: 8, num_points: 9}", "evaluations.os8: .* no point head"),
         ("experiments/demo/coco_4xconv_r50.yaml", "{resolution: 28}", "{}", "evaluations.28x28: .* needs a resolution"),
-        ("experiments/demo/coco_4xconv_r50.yaml", "schedule: demo", "schedule: cityscapes_deeplabv3",
+        ("experiments/demo/coco_4xconv_r50.yaml", "schedule: demo_4xconv", "schedule: cityscapes_deeplabv3",
          "schedule: .* head_multiplier"),
     ],
 )  # fmt: skip
