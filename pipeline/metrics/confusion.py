@@ -113,7 +113,8 @@ class _Predictions(NamedTuple):
 def instance_confusion(manifest: pa.Table, categories: Sequence[Category], predictions: Path) -> Confusion:
     """The confusion matrix of a COCO results file, at the score with the best F1 over all classes together.
 
-    The score is a multiple of 0.01, the highest of equally good ones; :data:`USUAL_SCORE` if no prediction is right.
+    The score is a multiple of 0.01 from 0.01 to 1, the highest of equally good ones; :data:`USUAL_SCORE` if no
+    prediction above 0.01 is right.
 
     Args:
         manifest: the manifest of the val split.

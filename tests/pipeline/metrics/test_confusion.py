@@ -133,7 +133,8 @@ def test_matching_ignores_classes_except_for_crowds_and_ties() -> None:
 
 def test_without_a_right_prediction_the_score_is_the_usual_one(tmp_path: Path) -> None:
     truth = manifest([[(CAT, LEFT, False)]])
-    for name, predictions in (("none", []), ("wrong", [(DOG, LEFT, 0.9), (CAT, RIGHT, 0.2)])):
+    cases = {"none": [], "wrong": [(DOG, LEFT, 0.9), (CAT, RIGHT, 0.2)], "below 0.01": [(CAT, LEFT, 0.009)]}
+    for name, predictions in cases.items():
         confusion = instance_confusion(truth, CATEGORIES, results(tmp_path / name, [predictions]))
         assert (confusion.score, confusion.right, confusion.f1) == (USUAL_SCORE, 0, 0.0)
         assert confusion.truth.tolist() == [1, 0, 0]
@@ -148,7 +149,8 @@ start, length = st.integers(0, 6), st.integers(2, 6)
 boxes = st.tuples(start, start, length, length)
 kinds = st.integers(0, len(CATEGORIES) - 1)
 objects = st.lists(st.tuples(kinds, boxes, st.booleans()), max_size=4)
-predictions = st.lists(st.tuples(kinds, boxes, st.integers(0, 20).map(lambda n: n / 20)), max_size=6)
+# Scores from 0.05: those below 0.01, the least threshold, never count.
+predictions = st.lists(st.tuples(kinds, boxes, st.integers(1, 20).map(lambda n: n / 20)), max_size=6)
 
 
 @settings(max_examples=25, deadline=None)
