@@ -16,6 +16,7 @@ from pipeline.data.annotation_files import format_problems, parse_json
 from pipeline.data.pictures import KnownPictures, check_pictures
 from pipeline.data.storage import Storage
 from pipeline.errors import UserError
+from pointrend.wording import counted
 
 MAX_LISTED = 20
 MAX_COORDINATE = 1e6  # pixels
@@ -284,7 +285,7 @@ def read_coco(
     problems: list[str] = []
     dropped: list[str] = []
     if num_images is not None and len(data["images"]) != num_images:
-        problems.append(f"{len(data['images'])} images, expected {num_images}")
+        problems.append(f"{counted(len(data['images']), 'image')}, expected {num_images}")
     if empty := [problem for key, problem in EMPTY.items() if not data[key]]:
         raise DatasetError(annotations, empty)  # all that refers to them would be a problem too
     if classes:

@@ -17,6 +17,7 @@ from pipeline.data.coco import DatasetError
 from pipeline.data.labels import read_ids
 from pipeline.data.pictures import KnownPictures, check_picture, in_parallel
 from pipeline.data.storage import Storage, UnreadableFileError
+from pointrend.wording import counted
 
 CITYSCAPES_IMAGE = "_leftImg8bit.png"
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
@@ -98,7 +99,7 @@ def _pairs(
     unused = {name for name in storage.files(split.labels) if is_label(name)}
     problems = []
     if split.num_images is not None and len(images) != split.num_images:
-        problems.append(f"{len(images)} images, expected {split.num_images}")
+        problems.append(f"{counted(len(images), 'image')}, expected {split.num_images}")
     elif not images:
         problems.append("no image there")
     pairs: dict[str, Pair] = {}

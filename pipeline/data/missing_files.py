@@ -4,6 +4,8 @@ import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import PurePosixPath
 
+from pointrend.wording import counted
+
 EXAMPLES = 2
 
 
@@ -44,14 +46,14 @@ def explain_missing(names: Sequence[str], present: Sequence[str]) -> str:
     """
     there = set(present)
     missing = [name for name in names if name not in there]
-    counted = f"{len(missing)} of {len(names)} file names are not in the images' folder, "
+    start = f"{len(missing)} of {len(names)} file names are not in the images' folder, "
     if not present:
-        return f"{counted}which has no image"
+        return f"{start}which has no image"
     for how, alike in DIFFERENCES:
         known = {alike(name): name for name in present}
         close = [(name, known[alike(name)]) for name in missing if alike(name) in known]
         if close:
             name, other = close[0]
             of = "" if len(close) == len(missing) else f"{len(close)} of them "
-            return f"{counted}{of}differing {how}: {name} is {other}; {REMEDIES[how]}"
-    return f"{counted}e.g. {examples(missing)}; it has {len(present)} images, e.g. {examples(sorted(present))}"
+            return f"{start}{of}differing {how}: {name} is {other}; {REMEDIES[how]}"
+    return f"{start}e.g. {examples(missing)}; it has {counted(len(present), 'image')}, e.g. {examples(sorted(present))}"
