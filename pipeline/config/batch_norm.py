@@ -23,8 +23,10 @@ def batch_norm_problem(cluster: ClusterConfig, batch_size: int) -> str | None:
     images = cluster.images_per_worker
     if images is not None and workers * images < batch_size:
         who = "one worker takes" if workers == 1 else f"{workers} workers take"
+        fewest = f" and min_workers {cluster.min_workers}" if cluster.min_workers else ""
         return (
-            f"{who} {workers * images} of the {batch_size} images of a batch in one pass: images_per_worker is {images}"
+            f"{who} {workers * images} of the {batch_size} images of a batch in one pass: images_per_worker is "
+            f"{images}{fewest}"
         )
     return None
 
