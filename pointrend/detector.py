@@ -82,11 +82,11 @@ def nms_per_group(groups: Tensor, boxes: Tensor, scores: Tensor, threshold: floa
     return kept[kept < boxes.shape[0]]
 
 
-class Float32BoxCoder(BoxCoder):
-    """Decodes boxes in float32 whatever the type of the deltas: above 256 pixels, bfloat16 has not even every pixel."""
+class PreciseBoxCoder(BoxCoder):
+    """Decodes boxes in their own type or a wider one: above 256 pixels, bfloat16 has not even every pixel."""
 
     def decode_single(self, rel_codes: Tensor, boxes: Tensor) -> Tensor:
-        return super().decode_single(rel_codes.float(), boxes)
+        return super().decode_single(rel_codes.to(torch.promote_types(rel_codes.dtype, boxes.dtype)), boxes)
 
 
 class ProposalNetwork(RegionProposalNetwork):
@@ -128,7 +128,7 @@ class ProposalNetwork(RegionProposalNetwork):
         for image_proposals, image_scores, image_indices, size in zip(
             proposals, scores, indices, image_shapes, strict=True
         ):
-            boxes, logits = image_proposals[image_indices], image_scores[image_indices]
+            boxes, logits = image_proposals[image_indices], image_scores[image_indices].to(image_proposals.dtype)
             finite = boxes.isfinite().all(dim=1) & logits.isfinite()
             boxes = clip_boxes_to_image(boxes, size)
             usable = finite & (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
@@ -153,7 +153,7 @@ class ProposalNetwork(RegionProposalNetwork):
 
 
 def pool_regions(features: Features, boxes: list[Tensor], output_size: int, sampling_ratio: int = 0) -> Tensor:
-    """RoIAlign from the pyramid level that fits each box's size, computed in float32 whatever the features' type.
+    """RoIAlign from the pyramid level that fits each box's size, in float32 where features are in a narrower type.
 
     Args:
         features: "p2" to "p5", each (N, C, H, W).
@@ -171,10 +171,13 @@ def pool_regions(features: Features, boxes: list[Tensor], output_size: int, samp
     areas = (flat[:, 2] - flat[:, 0]) * (flat[:, 3] - flat[:, 1])
     # A box of 224 x 224 pixels is read from P4.
     level = (4 + torch.log2(areas.clamp(min=0).sqrt() / 224 + 1e-8)).floor().clamp(2, 5).long() - 2
+    precise = torch.promote_types(levels[0].dtype, torch.float32)
     pooled = levels[0].new_zeros(rois.shape[0], levels[0].shape[1], output_size, output_size)
     for index, (feature, stride) in enumerate(zip(levels, STRIDES.values(), strict=False)):
         chosen = torch.where(level == index)[0]
-        crops = roi_align(feature.float(), rois[chosen].float(), output_size, 1 / stride, sampling_ratio, aligned=True)
+        crops = roi_align(
+            feature.to(precise), rois[chosen].to(precise), output_size, 1 / stride, sampling_ratio, aligned=True
+        )
         pooled = pooled.index_copy(0, chosen, crops.to(pooled.dtype))
     return pooled
 
@@ -268,7 +271,7 @@ def proposal_network(
         post_nms_top_n={"training": per_image, "testing": per_image},
         nms_thresh=0.7,
     )
-    network.box_coder = Float32BoxCoder(network.box_coder.weights)
+    network.box_coder = PreciseBoxCoder(network.box_coder.weights)
     return network
 
 

@@ -130,16 +130,19 @@ class TestPoolRegions:
         assert not maps["p2"].grad.any()
 
 
-@pytest.mark.parametrize("training", [False, True])
-def test_proposals_are_float32_under_autocast(training: bool) -> None:
+@pytest.mark.parametrize(("autocast", "training"), [(True, False), (True, True), (False, False)])
+def test_proposals_of_bfloat16_features_are_float32(autocast: bool, training: bool) -> None:
+    """Under autocast, or where the network itself is bfloat16."""
     sizes = (32, 64, 128, 256, 512)
     network = proposal_network(8, sizes, (100, 100), 100).train(training)
     for parameter in network.head.bbox_pred.parameters():
         torch.nn.init.zeros_(parameter)
-    maps = {name: torch.randn(1, 8, *feature.shape[-2:]) for name, feature in pyramid(512, 1024).items()}
+    maps = {name: torch.randn(1, 8, *feature.shape[-2:]).bfloat16() for name, feature in pyramid(512, 1024).items()}
+    if not autocast:
+        network = network.bfloat16()
     batch = ImageList(torch.zeros(1, 3, 512, 1024), [(512, 1024)])
     targets = [{"boxes": torch.tensor([[700.3, 20.9, 901.7, 333.1]]), "labels": torch.tensor([1])}]
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
         (proposals,), losses = network(batch, maps, targets if training else None)
     anchors = clip_boxes_to_image(anchors_of(maps)[0], (512, 1024))
     assert proposals.dtype == torch.float32
