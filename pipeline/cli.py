@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.config.batch_norm import check_batch_norm
 from pipeline.config.project import Project
 from pipeline.config.reader import ConfigError
 from pipeline.config.selection import Selection
@@ -54,13 +55,14 @@ def write_selection(
 
     Raises:
         GraphError: while DVC runs stages of the project.
-        ConfigError: if a configuration is wrong.
+        ConfigError: if a configuration is wrong, or the cluster cannot train a selected network.
     """
     refuse_while_running(project.root)
     if cluster is None:
         cluster = scale if (project.configs / "clusters" / f"{scale}.yaml").is_file() else "laptop"
     selection = project.select(scale, data_root, seeds)
     params = project.initial_params(scale, data_root, cluster)
+    check_batch_norm(project, scale, selection, cluster)
     reset = _reset(project, scale, selection)
     with atomic_file(project.selection_file) as stream:
         stream.write(selection_text(scale, selection))

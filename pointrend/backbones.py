@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torchvision.ops
 from torch import Tensor, nn
 from torchvision.models import (
     ResNet50_Weights,
@@ -18,10 +19,23 @@ from torchvision.models import (
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
-from torchvision.ops import FrozenBatchNorm2d
-from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
 
 from pointrend.specs import Norm
+
+
+class FrozenBatchNorm2d(torchvision.ops.FrozenBatchNorm2d):
+    """Batch norm whose statistics, scale and shift never change, computed in the features' type as Detectron2's is.
+
+    torchvision's multiplies by float32 numbers, which turns bfloat16 features into float32 ones, twice as large.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to the same shape and type."""
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        shift = self.bias - self.running_mean * scale
+        return x * scale.to(x.dtype).view(1, -1, 1, 1) + shift.to(x.dtype).view(1, -1, 1, 1)
+
 
 NormLayer = Callable[..., nn.Module]
 #: "frozen_batch" keeps the statistics of an ImageNet model (Appendix A, and SemanticFPN in Appendix B). "batch" learns
@@ -40,6 +54,50 @@ STRIDES = {"p2": 4, "p3": 8, "p4": 16, "p5": 32, "pool": 64}
 
 #: DeepLabV3's dilations of the three blocks of res5, as multiples of a base rate.
 MULTI_GRID = (1, 2, 4)
+
+
+class PyramidFromP3(FeaturePyramidNetwork):
+    """A feature pyramid of res3, res4 and res5, for a head that reads no P2.
+
+    Convolutions of P2 would get no gradient from any loss, and DistributedDataParallel refuses such parameters. The
+    others keep the names that they have in a whole pyramid, so that the weights of one fit the other.
+    """
+
+    def __init__(self, **pyramid: Any) -> None:
+        super().__init__(**pyramid)
+        blocks = {name: getattr(self, name) for name in ("inner_blocks", "layer_blocks")}
+        for name, levels in blocks.items():
+            setattr(self, name, nn.ModuleDict({str(number): block for number, block in enumerate(levels, 1)}))
+
+    def get_result_from_inner_blocks(self, x: Tensor, idx: int) -> Tensor:
+        return list(self.inner_blocks.values())[idx](x)
+
+    def get_result_from_layer_blocks(self, x: Tensor, idx: int) -> Tensor:
+        return list(self.layer_blocks.values())[idx](x)
+
+
+#: Prefixes of P2's convolutions, in the names of this library and of Detectron2.
+_P2 = (
+    "backbone.fpn.inner_blocks.0.",
+    "backbone.fpn.layer_blocks.0.",
+    "backbone.fpn_lateral2.",
+    "backbone.fpn_output2.",
+)
+
+
+def unused_p2(state: Iterable[str], own: Iterable[str]) -> list[str]:
+    """The names in a file that are P2's convolutions, if the model's pyramid starts at P3 and has none.
+
+    Detectron2 builds them for every pyramid, and so did earlier versions of this library.
+
+    Args:
+        state: the names in the file, of this library or of Detectron2.
+        own: the names of the model's state dict.
+    """
+    pyramid = [name for name in own if name.startswith("backbone.fpn.")]
+    if not pyramid or any(name.startswith(_P2) for name in pyramid):
+        return []
+    return sorted(name for name in state if name.startswith(_P2))
 
 
 class TinyResNet(ResNet):
@@ -161,6 +219,7 @@ def resnet_fpn(
     *,
     stride_in_1x1: bool = False,
     freeze_early: bool = True,
+    with_p2: bool = True,
 ) -> BackboneWithFPN:
     """A ResNet with a feature pyramid.
 
@@ -173,9 +232,10 @@ def resnet_fpn(
             ResNets do (He et al., 2016) and the weights trained from them expect, rather than in the 3x3 one.
         freeze_early: freeze a pretrained stem and res2, as the paper does for instance segmentation (Appendix A).
             Without pretrained weights nothing is frozen.
+        with_p2: whether P2 is part of the pyramid.
 
     Returns:
-        a module that maps (N, 3, H, W) to {"p2": (N, C, H/4, W/4), "p3", "p4", "p5", "pool"}.
+        a module that maps (N, 3, H, W) to {"p2": (N, C, H/4, W/4), "p3", "p4", "p5", "pool"}, or to those from P3 on.
 
     Raises:
         ValueError: for an unknown name or norm, ``pretrained`` where no such weights exist, or ``stride_in_1x1``
@@ -186,14 +246,18 @@ def resnet_fpn(
         set_stride_in_1x1(body, True)
     if pretrained and freeze_early:
         freeze_stem_and_res2(body)
-    return BackboneWithFPN(
-        body,
-        return_layers={"layer1": "p2", "layer2": "p3", "layer3": "p4", "layer4": "p5"},
-        in_channels_list=list(_BACKBONES[name].stage_channels),
-        out_channels=fpn_channels,
-        extra_blocks=LastLevelMaxPool(),
-        norm_layer=NORM_LAYERS[norm] if norm == "group" else None,
-    )
+    first = 0 if with_p2 else 1
+    stages = {"layer1": "p2", "layer2": "p3", "layer3": "p4", "layer4": "p5"}
+    pyramid: dict[str, Any] = {
+        "in_channels_list": list(_BACKBONES[name].stage_channels)[first:],
+        "out_channels": fpn_channels,
+        "extra_blocks": LastLevelMaxPool(),
+        "norm_layer": NORM_LAYERS[norm] if norm == "group" else None,
+    }
+    backbone = BackboneWithFPN(body, dict(list(stages.items())[first:]), **pyramid)
+    if not with_p2:
+        backbone.fpn = PyramidFromP3(**pyramid)
+    return backbone
 
 
 def _set_stage(stage: nn.Sequential, stride: int, entry: int, dilations: Iterable[int]) -> None:

@@ -82,6 +82,13 @@ def nms_per_group(groups: Tensor, boxes: Tensor, scores: Tensor, threshold: floa
     return kept[kept < boxes.shape[0]]
 
 
+class PreciseBoxCoder(BoxCoder):
+    """Decodes boxes in their own type or a wider one: above 256 pixels, bfloat16 has not even every pixel."""
+
+    def decode_single(self, rel_codes: Tensor, boxes: Tensor) -> Tensor:
+        return super().decode_single(rel_codes.to(torch.promote_types(rel_codes.dtype, boxes.dtype)), boxes)
+
+
 class ProposalNetwork(RegionProposalNetwork):
     """torchvision's RPN with an L1 box loss, and proposals ranked by their logits instead of probabilities."""
 
@@ -121,7 +128,7 @@ class ProposalNetwork(RegionProposalNetwork):
         for image_proposals, image_scores, image_indices, size in zip(
             proposals, scores, indices, image_shapes, strict=True
         ):
-            boxes, logits = image_proposals[image_indices], image_scores[image_indices]
+            boxes, logits = image_proposals[image_indices], image_scores[image_indices].to(image_proposals.dtype)
             finite = boxes.isfinite().all(dim=1) & logits.isfinite()
             boxes = clip_boxes_to_image(boxes, size)
             usable = finite & (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
@@ -146,16 +153,16 @@ class ProposalNetwork(RegionProposalNetwork):
 
 
 def pool_regions(features: Features, boxes: list[Tensor], output_size: int, sampling_ratio: int = 0) -> Tensor:
-    """RoIAlign from the pyramid level that fits each box's size.
+    """RoIAlign from the pyramid level that fits each box's size, in float32 where features are in a narrower type.
 
     Args:
         features: "p2" to "p5", each (N, C, H, W).
-        boxes: N tensors (R, 4), xyxy in pixels of the network's input.
+        boxes: N tensors (R, 4), xyxy in pixels of the network's input; float32, also where features are bfloat16.
         output_size: S.
         sampling_ratio: samples per cell and axis; 0 for one per pixel of the level.
 
     Returns:
-        (R summed over images, C, S, S).
+        (R summed over images, C, S, S) in the features' type.
     """
     levels = [features[name] for name in ("p2", "p3", "p4", "p5")]
     image = torch.cat([torch.full_like(b[:, :1], index) for index, b in enumerate(boxes)])
@@ -164,11 +171,12 @@ def pool_regions(features: Features, boxes: list[Tensor], output_size: int, samp
     areas = (flat[:, 2] - flat[:, 0]) * (flat[:, 3] - flat[:, 1])
     # A box of 224 x 224 pixels is read from P4.
     level = (4 + torch.log2(areas.clamp(min=0).sqrt() / 224 + 1e-8)).floor().clamp(2, 5).long() - 2
+    precise = torch.promote_types(levels[0].dtype, torch.float32)
     pooled = levels[0].new_zeros(rois.shape[0], levels[0].shape[1], output_size, output_size)
     for index, (feature, stride) in enumerate(zip(levels, STRIDES.values(), strict=False)):
         chosen = torch.where(level == index)[0]
         crops = roi_align(
-            feature, rois[chosen].to(feature.dtype), output_size, 1 / stride, sampling_ratio, aligned=True
+            feature.to(precise), rois[chosen].to(precise), output_size, 1 / stride, sampling_ratio, aligned=True
         )
         pooled = pooled.index_copy(0, chosen, crops.to(pooled.dtype))
     return pooled
@@ -252,7 +260,7 @@ def proposal_network(
         per_level: proposals of each level before NMS, in training and at inference.
         per_image: proposals of each image after NMS.
     """
-    return ProposalNetwork(
+    network = ProposalNetwork(
         Anchors(anchor_sizes),
         RPNHead(channels, len(ASPECT_RATIOS)),
         fg_iou_thresh=0.7,
@@ -263,6 +271,8 @@ def proposal_network(
         post_nms_top_n={"training": per_image, "testing": per_image},
         nms_thresh=0.7,
     )
+    network.box_coder = PreciseBoxCoder(network.box_coder.weights)
+    return network
 
 
 def box_heads(

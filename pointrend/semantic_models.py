@@ -35,6 +35,7 @@ def build_semantic_model(spec: SemanticSpec, pretrained: bool) -> SemanticSegmen
                 pretrained,
                 stride_in_1x1=spec.stride_in_1x1,
                 freeze_early=False,
+                with_p2="p2" in spec.levels or spec.has_pointrend,
             )
             head = SemanticFPNHead(spec.fpn_channels, spec.num_classes, spec.levels, spec.head_channels)
             fine_level, fine_channels, size_divisible = "p2", spec.fpn_channels, 32

@@ -6,6 +6,7 @@ files by :mod:`pointrend.unpickle`.
 
 import json
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pointrend.backbones import freeze_stem_and_res2, set_stride_in_1x1, stride_in_1x1
+from pointrend.backbones import freeze_stem_and_res2, set_stride_in_1x1, stride_in_1x1, unused_p2
 from pointrend.classes import CITYSCAPES_INSTANCES, CITYSCAPES_LABELS, COCO
 from pointrend.detectron2 import (
     convention,
@@ -188,7 +189,9 @@ def _read(source: str | os.PathLike[str]) -> _Checkpoint:
 def _load(model: nn.Module, checkpoint: _Checkpoint, given: Mapping[str, Any] | None = None) -> None:
     """Loads a checkpoint into a model; options that the caller gave override the structure that it assumes."""
     own = model.state_dict()
-    state, structure = checkpoint.state, checkpoint.structure()
+    unused = unused_p2(checkpoint.state, own)
+    state: Mapping[str, Tensor] = {name: value for name, value in checkpoint.state.items() if name not in unused}
+    structure = checkpoint.structure()
     if is_detectron2(state) and "backbone.body.layer1.0.conv3.weight" in own:
         state, problems = from_detectron2(state, own)
         structure = detectron2_structure(own)
@@ -201,6 +204,11 @@ def _load(model: nn.Module, checkpoint: _Checkpoint, given: Mapping[str, Any] | 
         problems = _problems(state, own)
     if problems:
         raise ValueError(f"{checkpoint.path}: not a checkpoint of this model:\n  " + "\n  ".join(problems))
+    if unused:
+        warnings.warn(
+            f"{checkpoint.path}: left out {', '.join(unused)}: this SemanticFPN merges P3 to P5 and has no P2",
+            stacklevel=3,
+        )
     model.load_state_dict(state, strict=False)
     overrides = {name: value for name, value in (given or {}).items() if name in structure and value is not None}
     _set_structure(model, structure | overrides)
@@ -232,6 +240,9 @@ def load_weights(model: nn.Module, source: str | os.PathLike[str]) -> None:
         OSError: if a download fails.
         ValueError: if the file is damaged, or is not for this model; then the model is unchanged and the message
             lists every name that is missing, left over or of another shape.
+
+    Warns:
+        UserWarning: if the file has a whole pyramid and the model, a SemanticFPN from P3 on, has no use for its P2.
     """
     checkpoint = _read(source)
     _load(model, checkpoint)

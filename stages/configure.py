@@ -1,5 +1,6 @@
 """Writes the resolved configuration, a file per dataset, run, evaluation and sweep, and the code of each stage."""
 
+from pipeline.config.batch_norm import check_batch_norm
 from pipeline.config.code import KINDS, code_of
 from pipeline.config.sweep_tasks import resolve_selected, sweep_file
 from pipeline.config.sweeps import ShownSweep, load_sweep
@@ -11,6 +12,7 @@ def main() -> None:
     stage = Stage()
     project, params, selection = stage.project, stage.params, stage.selection
     project.check(params, selection)
+    check_batch_norm(project, params.scale, selection, params.cluster, params)
     with atomic_folder(stage.outputs.root / "config", replace=True) as folder:
         for kind in ("synthetic", "datasets", "train", "evaluate", "sweep", "code"):
             (folder / kind).mkdir()

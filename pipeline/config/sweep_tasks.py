@@ -202,8 +202,14 @@ class _Resolver:
             start = self._run("starts_from", sweep.starts_from)
             if (start.dataset, start.model) != (experiment.dataset, model):
                 raise _DisagreementError(f"starts_from: {sweep.starts_from!r} has another dataset or model")
-        elif experiment.train == "mask_head":
-            raise _DisagreementError(f"starts_from: missing; {sweep.experiment!r} trains no detector of its own")
+            if start.train != experiment.train:
+                raise _DisagreementError(
+                    f"starts_from: {sweep.starts_from!r} trains {start.train!r}, but {sweep.experiment!r} "
+                    f"{experiment.train!r}; trials train what the run that they start from trained"
+                )
+        elif experiment.train != "all":
+            untrained = "detector" if experiment.train == "mask_head" else "backbone"
+            raise _DisagreementError(f"starts_from: missing; {sweep.experiment!r} trains no {untrained} of its own")
         schedule = project.schedule(sweep.schedule or experiment.schedule)
         if sweep.early_stopping is not None and sweep.early_stopping.grace >= schedule.updates:
             raise _DisagreementError(

@@ -1,5 +1,6 @@
 """Makes the plan of a scale: from its configuration, the throughput figures and what DVC has."""
 
+from pipeline.config.batch_norm import check_batch_norm
 from pipeline.config.project import Project
 from pipeline.config.reader import load
 from pipeline.plan.cached import cached_stages
@@ -18,8 +19,8 @@ def make_plan(project: Project, scale: str | None, cluster: str | None, nodes: i
         nodes: the number of nodes, each with as many GPUs as one run asks for.
 
     Raises:
-        UserError: if a configuration is wrong or missing, or ``configs/throughput.yaml`` has no image size for a
-            dataset.
+        UserError: if a configuration is wrong or missing, the cluster cannot train a selected network, or
+            ``configs/throughput.yaml`` has no image size for a dataset.
     """
     params = project.params() if project.params_file.is_file() else None
     name = cluster or (params or project.params()).cluster
@@ -31,6 +32,7 @@ def make_plan(project: Project, scale: str | None, cluster: str | None, nodes: i
         selection = project.select(scale, params.data_root if params else "")
     if params is not None and params.scale != scale:
         params = None
+    check_batch_norm(project, scale, selection, name, params)
     if params is not None and project.selection_file.is_file():
         cached, unknown = cached_stages(project, params, selection)
     else:

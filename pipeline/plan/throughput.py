@@ -20,7 +20,6 @@ from pipeline.config.reader import Name, Strict
 from pipeline.config.schedules import Precision
 from pipeline.errors import UserError
 from pipeline.training.model import build_run_model, freeze
-from pointrend.backbones import freeze_stem_and_res2
 from pointrend.instance import FourConvMaskHead, MaskRCNN
 from pointrend.points import Size
 from pointrend.semantic import SemanticSegmenter
@@ -135,10 +134,8 @@ class Counter:
             model = build_run_model(config, MODELS[network.name].num_classes, pretrained=False)
             # In training mode batch norm raises an error for a single image.
             model.eval()
-            frozen = isinstance(network, InstanceModelConfig) and network.pretrained_backbone
-            if frozen:
-                freeze_stem_and_res2(model.backbone.body)  # type: ignore[arg-type]
             freeze(model, config)
+            frozen = not all(parameter.requires_grad for parameter in model.backbone.parameters())
             trained = config.train == "all"
             shapes = self._feature_shapes(model.backbone, size)
             features = {name: torch.empty(shape, requires_grad=trained) for name, shape in shapes.items()}

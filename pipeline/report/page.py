@@ -39,6 +39,7 @@ from pipeline.report.tables.formats import (
     to_latex,
     to_markdown,
 )
+from pipeline.report.tables.seeds import row_seeds, seeds_note
 from pipeline.report.tables.table import Table, build_table, notes
 from pipeline.report.templates import page_loader
 
@@ -134,6 +135,7 @@ def render_page(
     )
     environment.globals.update(number=format_number, signed=format_difference, spread=format_spread, duration=duration)
     environment.globals.update(bar=interval_bar, symbols=SYMBOLS, matching_iou=MATCHING_IOU)
+    environment.globals.update(fewer_seeds=row_seeds, seeds_note=seeds_note)
     # A server's address may hold a password, which is not shown.
     shown_uri = re.sub(r"(?<=://)[^/@]*@", "", report.tracking_uri)
     values = [value for table in tables for _, row in table.rows for value in row.values()]

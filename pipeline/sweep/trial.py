@@ -31,7 +31,7 @@ from pipeline.training.loading import load_batches
 from pipeline.training.loop import DivergedTrainingError, Update, apply_layout, build_optimizer, train
 from pipeline.training.metrics_file import MetricEntry, now
 from pipeline.training.model import build_run_model, class_infos, freeze
-from pipeline.training.run import training_images
+from pipeline.training.run import check_whole_batches, training_images
 from pointrend.weights import read_state_dict, save_weights
 
 SETTING = "sweep"  # the name of a trial's only evaluation setting
@@ -158,6 +158,7 @@ class _Training:
             self._score_rung(self.start)
         dataset = training_images(config, read_prepared(trials.prepared), trials.images)
         share = Share.of_batch(schedule.batch_size, trials.cluster.images_per_worker)
+        check_whole_batches(config, share)
         batches = TrainingBatches(
             dataset.groups,
             batch_size=schedule.batch_size,

@@ -96,8 +96,6 @@ def build_initial_model(
             loaded = start.kept
             if say is not None:
                 say(f"{config.run} starts from {weights}: {start.summary}")
-            if isinstance(config.model, InstanceModelConfig) and config.model.pretrained_backbone:
-                freeze_stem_and_res2(model.get_submodule("backbone.body"))
         else:
             loaded = load_shared_weights(model, weights)
         missing = [name for name in model.state_dict() if not name.startswith(RETRAINED_HEADS) and name not in loaded]
@@ -112,7 +110,13 @@ def build_initial_model(
 
 
 def freeze(model: "MaskRCNN | SemanticSegmenter", config: RunConfig) -> None:
-    """Freezes what a run does not train."""
+    """Freezes what a run does not train.
+
+    An instance model with an ImageNet backbone keeps its stem and res2 (Appendix A), also where they come with the
+    weights of another run or a file.
+    """
+    if isinstance(config.model, InstanceModelConfig) and config.model.pretrained_backbone:
+        freeze_stem_and_res2(model.get_submodule("backbone.body"))
     if config.train == "mask_head":
         from pointrend.instance import MaskRCNN
 

@@ -12,8 +12,9 @@ bfloat16  autocast: convolutions and matrix products in autocast to bfloat16 as 
           strict float32
 ========= ============================================= =====================================
 
-Weights, their gradients and the optimizer's state are float32 in all three. Evaluation never uses autocast: a run in
-bfloat16 is evaluated in strict float32, a run in tf32 in TF32.
+Weights, their gradients, the optimizer's state, boxes and RoIAlign are float32 in all three. Frozen batch norm computes
+in the type of its features. Evaluation never uses autocast: a run in bfloat16 is evaluated in strict float32, a run in
+tf32 in TF32.
 """
 
 from collections.abc import Iterator

@@ -103,11 +103,7 @@ def train_run(
     if (config.validation is None) != (measure is None):
         raise ValueError(f"run {config.run}: measure is for a run whose schedule validates, and needed there")
 
-    if config.model.norm == "batch" and share.micro_batches > world_size:
-        raise UserError(
-            f"run {config.run}: norm 'batch' needs statistics of the whole batch in one pass; set workers to "
-            f"{share.micro_batches}, or images_per_worker to more, in the cluster configuration"
-        )
+    check_whole_batches(config, share)
 
     # All workers draw the same initial weights, and DistributedDataParallel sends those of worker 0 to the others.
     torch.manual_seed(draw_seed(config.seed))
@@ -199,6 +195,15 @@ def train_run(
                 save(storage / BEST)
                 summary |= validator.summary()
             write_json(storage / SUMMARY, summary)
+
+
+def check_whole_batches(config: RunConfig, share: Share) -> None:
+    """Raises UserError if batch norm learns, and would not see a whole batch in one pass."""
+    if config.model.norm == "batch" and share.micro_batches > share.world_size:
+        raise UserError(
+            f"run {config.run}: norm 'batch' needs statistics of the whole batch in one pass; set workers to "
+            f"{share.micro_batches}, or images_per_worker to more, in the cluster configuration"
+        )
 
 
 def training_images(

@@ -86,9 +86,14 @@ def test_selecting_again_says_what_it_resets(run, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "word"), [(["nowhere"], "nowhere"), (["demo", "--cluster", "moon"], "moon.yaml")]
+    ("arguments", "word"),
+    [
+        (["nowhere"], "nowhere"),
+        (["demo", "--cluster", "moon"], "moon.yaml"),
+        (["paper", "--cluster", "spot_gpus"], "these clusters can train it: eight_gpus"),
+    ],
 )
-def test_what_does_not_exist_is_named_and_nothing_is_written(
+def test_what_cannot_be_selected_is_named_and_nothing_is_written(
     run, tmp_path: Path, arguments: list[str], word: str
 ) -> None:
     for name in ("params.yaml", "selection.yaml"):

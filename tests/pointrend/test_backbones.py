@@ -2,12 +2,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from torch import Tensor, nn
 from torchvision.models import ResNet50_Weights, resnet50
 from torchvision.ops import FrozenBatchNorm2d
 
 from pointrend import build_model
-from pointrend.backbones import dilated_resnet, resnet_fpn
+from pointrend.backbones import NORM_LAYERS, dilated_resnet, resnet_fpn
 
 
 @pytest.mark.parametrize("norm", ["group", "frozen_batch"])
@@ -20,6 +21,17 @@ def test_pyramid_of_an_odd_image(norm: str) -> None:
         "p5": (2, 32, 3, 5),
         "pool": (2, 32, 2, 3),
     }
+
+
+@pytest.mark.parametrize("norm", ["group", "frozen_batch"])
+def test_pyramid_from_p3_is_that_of_a_whole_pyramid(norm: str) -> None:
+    whole, upper = (resnet_fpn("tiny", norm, 32, with_p2=with_p2) for with_p2 in (True, False))  # type: ignore[arg-type]
+    assert upper.load_state_dict(whole.state_dict(), strict=False).missing_keys == []
+    images = torch.randn(2, 3, 96, 160)
+    with torch.no_grad():
+        expected, found = whole(images), upper(images)
+    assert list(found) == ["p3", "p4", "p5", "pool"]
+    assert all(torch.equal(feature, expected[name]) for name, feature in found.items())
 
 
 def test_from_scratch_everything_learns() -> None:
@@ -59,6 +71,22 @@ class TestNorm:
         frozen = [module for module in backbone.modules() if isinstance(module, FrozenBatchNorm2d)]
         assert len(frozen) == 12  # the stem, four blocks of two and three shortcuts
         assert not any(list(module.parameters()) for module in frozen)
+
+    def test_frozen_norm_is_torchvisions(self) -> None:
+        torch.manual_seed(0)
+        theirs, ours = torchvision.ops.FrozenBatchNorm2d(8), NORM_LAYERS["frozen_batch"](8)
+        state = {name: value + torch.rand_like(value) for name, value in theirs.state_dict().items()}
+        for module in (theirs, ours):
+            module.load_state_dict(state)
+        features = torch.randn(2, 8, 5, 7)
+        assert torch.equal(ours(features), theirs(features))
+
+    def test_frozen_norm_computes_in_the_features_type(self) -> None:
+        norm, features = NORM_LAYERS["frozen_batch"](8), torch.randn(2, 8, 5, 7)
+        assert norm(features.bfloat16()).dtype == torch.bfloat16
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = resnet_fpn("tiny", "frozen_batch").body(torch.randn(2, 3, 64, 64))
+        assert {feature.dtype for feature in found.values()} == {torch.bfloat16}
 
 
 @pytest.mark.parametrize(

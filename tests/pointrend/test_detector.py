@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 from torchvision.models.detection.image_list import ImageList
-from torchvision.ops import box_iou
+from torchvision.ops import box_iou, clip_boxes_to_image
 
 from pointrend.backbones import STRIDES
 from pointrend.detector import Anchors, BoxHeads, box_heads, pool_regions, proposal_network
@@ -108,6 +108,17 @@ class TestPoolRegions:
         expected = 100 + (torch.arange(7) + 0.5) * side / 7
         torch.testing.assert_close(pooled[0, 0], expected.expand(7, 7))
 
+    @pytest.mark.parametrize("autocast", [False, True])
+    def test_boxes_are_not_rounded_to_the_features_type(self, autocast: bool) -> None:
+        """At 1,900 pixels, neighbouring bfloat16 numbers are 8 apart."""
+        torch.manual_seed(0)
+        maps = {name: torch.randn(1, 2, *f.shape[-2:]).bfloat16() for name, f in pyramid(256, 2048).items()}
+        boxes = [torch.tensor([[1901.3, 13.7, 1943.9, 60.1], [1500.2, 3.3, 1811.7, 240.6]])]
+        exact = pool_regions({name: feature.float() for name, feature in maps.items()}, boxes, 7)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            pooled = pool_regions(maps, boxes, 7)
+        assert torch.equal(pooled, exact.bfloat16())
+
     def test_no_regions(self) -> None:
         pooled = pool_regions(pyramid(64, 64, channels=5, images=2), [torch.zeros(0, 4)] * 2, 7)
         assert pooled.shape == (0, 5, 7, 7)
@@ -117,6 +128,27 @@ class TestPoolRegions:
         pool_regions(maps, [torch.tensor([[0.0, 0.0, 224.0, 224.0]])], 7).sum().backward()
         assert maps["p4"].grad.any()
         assert not maps["p2"].grad.any()
+
+
+@pytest.mark.parametrize(("autocast", "training"), [(True, False), (True, True), (False, False)])
+def test_proposals_of_bfloat16_features_are_float32(autocast: bool, training: bool) -> None:
+    """Under autocast, or where the network itself is bfloat16."""
+    sizes = (32, 64, 128, 256, 512)
+    network = proposal_network(8, sizes, (100, 100), 100).train(training)
+    for parameter in network.head.bbox_pred.parameters():
+        torch.nn.init.zeros_(parameter)
+    maps = {name: torch.randn(1, 8, *feature.shape[-2:]).bfloat16() for name, feature in pyramid(512, 1024).items()}
+    if not autocast:
+        network = network.bfloat16()
+    batch = ImageList(torch.zeros(1, 3, 512, 1024), [(512, 1024)])
+    targets = [{"boxes": torch.tensor([[700.3, 20.9, 901.7, 333.1]]), "labels": torch.tensor([1])}]
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        (proposals,), losses = network(batch, maps, targets if training else None)
+    anchors = clip_boxes_to_image(anchors_of(maps)[0], (512, 1024))
+    assert proposals.dtype == torch.float32
+    assert len(proposals) == 100
+    assert ((proposals[:, None] - anchors).abs().amax(dim=2).min(dim=1).values < 1e-3).all()
+    assert {loss.dtype for loss in losses.values()} <= {torch.float32}
 
 
 def test_proposal_losses_by_hand() -> None:

@@ -162,6 +162,24 @@ class TestNames:
         assert problems == []
         assert equal(values, from_detectron2(state, own)[0])
 
+    def test_pyramid_of_a_semantic_fpn_from_p3(self, tmp_path: Path) -> None:
+        """Detectron2 builds P2 there, too. At stride 8, P4 and P5 have a convolution less."""
+        state = {
+            name.replace(".coarse_sem_seg_head.", "."): value
+            for name, value in random_detectron2(SEMANTIC, 0).items()
+            if not any(part in name for part in (".p2.", ".p4.2.", ".p5.4.", ".point_head."))
+        }
+        with pytest.warns(
+            UserWarning, match=r"left out backbone\.fpn_lateral2\.bias, .*backbone\.fpn_output2\.weight: "
+        ):
+            model = load_detectron2(
+                "semantic_fpn_r101_cityscapes", write_pth(state, tmp_path), levels=("p3", "p4", "p5")
+            )
+        found = model.state_dict()
+        for number in (3, 4, 5):
+            ours, theirs = f"backbone.fpn.layer_blocks.{number - 2}.0.weight", f"backbone.fpn_output{number}.weight"
+            assert torch.equal(found[ours], state[theirs])
+
     def test_pkl_and_pth_are_the_same(self, mask_rcnn: Any, mask_rcnn_state: State, tmp_path: Path) -> None:
         first = {name: value.clone() for name, value in mask_rcnn.state_dict().items()}
         nn.init.zeros_(mask_rcnn.roi_heads.box_head.fc6.weight)

@@ -2,6 +2,7 @@ import contextlib
 import os
 import resource
 import signal
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,9 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.models.detection import MaskRCNN, maskrcnn_resnet50_fpn
 
-from pointrend import build_model, load_weights, save_weights
+from pointrend import build_model, load_model, load_weights, save_weights
 from pointrend.torchvision import COCO_CATEGORY_IDS
-from pointrend.weights import read_state_dict
+from pointrend.weights import read_state_dict, stored_metadata
 
 
 def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
@@ -368,6 +369,60 @@ class TestTorchvision:
         torch.save(tiny_theirs[1], tmp_path / "theirs.pth")
         with pytest.raises(ValueError, match=r"theirs\.pth"):
             load_weights(nn.Linear(2, 3), tmp_path / "theirs.pth")
+
+
+class TestPyramidFromP3:
+    """SemanticFPN from P3 on has no P2; files of earlier versions have one."""
+
+    LEVELS = ("p3", "p4", "p5")
+    P2 = frozenset(
+        f"backbone.fpn.{kind}_blocks.0.{part}"
+        for kind in ("inner", "layer")
+        for part in ("0.weight", "1.weight", "1.bias")
+    )
+
+    @pytest.fixture
+    def whole(self) -> Any:
+        """The same network with P2, which PointRend needs."""
+        torch.manual_seed(0)
+        return build_model("pointrend_semantic_fpn_tiny", num_classes=3, levels=self.LEVELS).eval()
+
+    @pytest.fixture
+    def earlier(self, whole: Any, tmp_path: Path) -> Path:
+        """A file of an earlier version."""
+        save_weights(build_model("semantic_fpn_tiny", num_classes=3, levels=self.LEVELS), tmp_path / "new.safetensors")
+        state = {name: value for name, value in whole.state_dict().items() if not name.startswith("pointrend.")}
+        save_file(state, tmp_path / "old.safetensors", stored_metadata(tmp_path / "new.safetensors"))
+        return tmp_path / "old.safetensors"
+
+    def test_has_all_other_convolutions_by_their_names(self, whole: Any) -> None:
+        own = build_model("semantic_fpn_tiny", num_classes=3, levels=self.LEVELS).state_dict().keys()
+        assert own == {name for name in whole.state_dict() if not name.startswith("pointrend.")} - self.P2
+
+    def test_an_earlier_file_loads_without_its_p2(self, whole: Any, earlier: Path) -> None:
+        with pytest.warns(
+            UserWarning, match=r"old\.safetensors: left out backbone\.fpn\.inner_blocks\.0\.0\.weight, .*P3 to P5"
+        ):
+            model: Any = load_model(earlier)
+        batch = whole.transform([torch.rand(3, 64, 96)])
+        with torch.no_grad():
+            assert torch.equal(model.coarse_logits(batch)[1], whole.coarse_logits(batch)[1])
+
+    def test_what_is_saved_again_needs_no_warning(self, earlier: Path, tmp_path: Path) -> None:
+        with pytest.warns(UserWarning, match="left out"):
+            save_weights(load_model(earlier), tmp_path / "again.safetensors")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            load_model(tmp_path / "again.safetensors")
+
+    def test_a_model_with_p2_does_not_take_weights_without(self, earlier: Path, tmp_path: Path) -> None:
+        save_file(without(read_state_dict(earlier), self.P2), tmp_path / "bare.safetensors")
+        with pytest.raises(ValueError, match=r"missing: backbone\.fpn\.inner_blocks\.0\.0\.weight"):
+            load_model(tmp_path / "bare.safetensors", "semantic_fpn_tiny", num_classes=3)
+
+
+def without(state: dict[str, Tensor], names: frozenset[str]) -> dict[str, Tensor]:
+    return {name: value for name, value in state.items() if name not in names}
 
 
 def test_coco_has_80_categories_between_1_and_90() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
+from pipeline.report.tables.seeds import row_seeds, seeds_note
 from pipeline.report.tables.table import Table, Value, notes
 
 
@@ -35,6 +36,12 @@ def _paper(value: Value | None) -> str:
     return format_number(value.paper, value.paper_gain) if value else "–"
 
 
+def _labels(table: Table, labels: Sequence[str], values: Mapping[str, Value]) -> list[str]:
+    """A row's labels. Where its medians are over fewer seeds than the table's, the last one says so."""
+    fewer = row_seeds(table, values)
+    return [*labels[:-1], f"{labels[-1]} ({fewer})"] if fewer else [*labels]
+
+
 def _texts(table: Table, values: Mapping[str, Value]) -> list[str]:
     """The texts of a row: our number, and in published columns the paper's and the difference, if it says something."""
     texts = []
@@ -54,9 +61,9 @@ def to_markdown(table: Table) -> str:
     for key, label in table.columns:
         header += [label, "paper", *(["Δ"] if table.reproduces else [])] if key in table.published else [label]
     lines = [f"**{table.heading}. {table.title}**", "", pipe_row(header), pipe_row(["---"] * len(header))]
-    lines += [pipe_row([*labels, *_texts(table, values)]) for labels, values in table.rows]
-    if notes(table):
-        lines += ["", *(f"- {note}" for note in notes(table))]
+    lines += [pipe_row([*_labels(table, labels, values), *_texts(table, values)]) for labels, values in table.rows]
+    if below := [note for note in (seeds_note(table), *notes(table)) if note]:
+        lines += ["", *(f"- {note}" for note in below)]
     return "\n".join(lines) + "\n"
 
 
@@ -70,13 +77,15 @@ def to_csv(table: Table) -> str:
     """A line for each row, with plain numbers.
 
     A column becomes six: our number, its spread over seeds, the number of seeds, the paper's number, ours minus the
-    paper's, and why the cell is empty; without the difference where data and networks are stand-ins. The last column
-    has the table's caveat.
+    paper's, and why the cell is empty; without the difference where data and networks are stand-ins. The last two
+    columns say which medians are over fewer seeds than the table's, and have the table's caveat.
     """
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     fields = ["", "_spread", "_seeds", "_paper", *(["_difference"] if table.reproduces else []), "_missing"]
-    writer.writerow([*table.row_labels, *(key + field for key, _ in table.columns for field in fields), "caveat"])
+    writer.writerow(
+        [*table.row_labels, *(key + field for key, _ in table.columns for field in fields), "seeds", "caveat"]
+    )
     for labels, values in table.rows:
         line: list[str | float | int | None] = [*labels]
         for key, _ in table.columns:
@@ -87,7 +96,7 @@ def to_csv(table: Table) -> str:
                 ours, difference = (None if x is None else round(x, 4) for x in (value.ours, value.difference))
                 line += [ours, round(value.spread, 4), value.seeds, value.paper]
                 line += [difference, value.missing] if table.reproduces else [value.missing]
-        writer.writerow([*line, table.caveat])
+        writer.writerow([*line, row_seeds(table, values), table.caveat])
     return stream.getvalue()
 
 
@@ -166,12 +175,13 @@ def to_latex(table: Table) -> str:
         header += ["ours", "paper"][:span]
     body = []
     for labels, values in table.rows:
-        cells = [*map(_latex, labels)]
+        cells = [*map(_latex, _labels(table, labels, values))]
         for key, _ in table.columns:
             both = (_ours(values.get(key)), _paper(values.get(key)))
             cells += map(_latex, both if key in table.published else both[:1])
         body.append(cells)
-    caption = f"{table.title}. {table.caveat}" if table.caveat else table.title
+    sentences = [text for text in (seeds_note(table), table.caveat) if text]
+    caption = " ".join([f"{table.title}.", *sentences]) if sentences else table.title
     lines = [
         r"\begin{table}",
         r"\centering",

@@ -1,6 +1,7 @@
 """Fills a table of the paper: our numbers beside the published ones, gains and differences, why cells are empty."""
 
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -28,6 +29,7 @@ class Value:
         missing: why there is no number of ours.
         changes: the settings that were overridden for the cell's runs, as text.
         gain_interval: the gain's 95% interval over images and seeds; None where there is no gain or no resamples.
+        selected: the number of selected runs of its experiment, each of which should have a number; 0 for a cost.
     """
 
     numbers: dict[str, float]
@@ -38,6 +40,7 @@ class Value:
     missing: str = ""
     changes: str = ""
     gain_interval: tuple[float, float] | None = None
+    selected: int = 0
 
     @property
     def seeds(self) -> int:
@@ -114,7 +117,13 @@ def _changes(cell: Cell | CostCell, results: Sequence[RunResult]) -> str:
     return "" if isinstance(cell, CostCell) else changes(cell.experiment, results)
 
 
-def _fill(cell: Cell | CostCell, unit: float, results: Sequence[RunResult], measured: Measured | None) -> Value:
+def _fill(
+    cell: Cell | CostCell,
+    unit: float,
+    results: Sequence[RunResult],
+    measured: Measured | None,
+    selected: Mapping[str, int],
+) -> Value:
     """A cell without its gains, which need the baseline row; ``measured`` unless its cost is counted."""
     counted = _count(cell) if isinstance(cell, CostCell) else {}
     numbers = {run: number / unit for run, number in (measured.numbers if measured else counted).items()}
@@ -127,6 +136,7 @@ def _fill(cell: Cell | CostCell, unit: float, results: Sequence[RunResult], meas
         paper_gain=None,
         missing=measured.missing if measured else "",
         changes=changed,
+        selected=0 if isinstance(cell, CostCell) else selected.get(cell.experiment, 0),
     )
 
 
@@ -173,11 +183,13 @@ def build_table(
         stand_ins: whether the runs' data and networks stand in for the paper's.
     """
     units = {column.key: column.unit for column in config.columns}
+    selected = Counter(result.experiment for result in results)
+    selected.update(run.rpartition("-")[0] for run in missing or {})
     measured = [
         {key: measure(cell, results, missing or {}) for key, cell in row.measured.items()} for row in config.rows
     ]
     filled = [
-        {key: _fill(cell, units[key], results, found.get(key)) for key, cell in row.cells.items()}
+        {key: _fill(cell, units[key], results, found.get(key), selected) for key, cell in row.cells.items()}
         for row, found in zip(config.rows, measured, strict=True)
     ]
     rows: list[tuple[list[str], dict[str, Value]]] = []

@@ -159,6 +159,17 @@ def test_trials_that_train_no_detector_need_one(project: Project) -> None:
         resolve_sweep(project, "demo", write(project, TRAINING), RUNS)
 
 
+def test_trials_train_what_the_run_that_they_start_from_trained(chain: Project) -> None:
+    other = chain.configs / "experiments" / "demo" / "coco_pointrend_r50_k2.yaml"
+    other.write_text(other.read_text() + "train: mask_head\n")
+    started = RUNS["coco_pointrend_r50-0"].model_copy(update={"experiment": "coco_pointrend_r50_k2"})
+    text = TRAINING + "starts_from: coco_pointrend_r50_k2-0\n"
+    with pytest.raises(
+        ConfigError, match=r"'coco_pointrend_r50_k2-0' trains 'mask_head', but 'coco_pointrend_r50' 'all'"
+    ):
+        resolve_sweep(chain, "demo", write(chain, text), RUNS | {"coco_pointrend_r50_k2-0": started})
+
+
 def test_a_limit_of_val_images_is_for_coco_datasets(chain: Project) -> None:
     text = TRAINING.replace("coco_pointrend_r50", "cityscapes_pointrend_r50") + "val_images: 4\n"
     with pytest.raises(ConfigError, match="val_images: 'streets_instance' is no COCO dataset"):

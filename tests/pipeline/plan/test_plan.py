@@ -18,6 +18,7 @@ from pipeline.cluster.ray_train import for_batch
 from pipeline.config.clusters import ClusterConfig
 from pipeline.config.labels import ranges_text
 from pipeline.config.project import Project
+from pipeline.config.reader import ConfigError
 from pipeline.config.selection_files import params_text, selection_text
 from pipeline.data.samplers import BatchShareError
 from pipeline.plan.estimates import runs_at_a_time, workers_of
@@ -161,6 +162,11 @@ def test_every_scale_can_be_planned(scale: str, tmp_path: Path) -> None:
     for run in found.runs:
         assert 0 < run.gpu_hours < 10
     assert {path.name for path in tmp_path.iterdir()} == {"configs", "pipeline"}, "nothing is written"
+
+
+def test_a_cluster_whose_batch_norm_would_not_see_whole_batches(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"spot_gpus\.yaml:\n  experiment cityscapes_deeplabv3_.*: eight_gpus, "):
+        make_plan(linked_project(tmp_path), "paper", "spot_gpus", 1)
 
 
 def test_a_missing_figure_leaves_hours_unknown_and_all_else_planned(tmp_path: Path) -> None:

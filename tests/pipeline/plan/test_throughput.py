@@ -94,13 +94,13 @@ class TestCost:
         of_one = 4 * 9 * 256 * 256 * 14 * 14 + 4 * 256 * 256 * 14 * 14 + 256 * 28 * 28
         assert more.flops - fewer.flops == 3 * 2 * 64 * of_one
 
-    def test_levels_that_a_head_does_not_read_send_nothing_back(self) -> None:
-        """P3 to P5 without points: P2's 3x3 output convolution is not trained."""
+    def test_a_level_that_a_head_does_not_read_costs_nothing(self) -> None:
+        """P3 to P5 without points: there is no P2."""
         seldom, always = cost("cityscapes_semantic_fpn_p3_r101"), cost("cityscapes_semantic_fpn_p3_pointrend_r101")
         points = 3 * 2 * 2048 * 275 * (3 * 256 + 19)
-        output = 2 * 2 * 9 * 256 * 256 * 128 * 256  # both gradients
-        # P2 = what res2 gives, 1x1, and P3: its lateral convolution has both gradients too.
-        lateral = 2 * 2 * 256 * 256 * 128 * 256
+        # P2 = what res2 gives, 1x1, and P3; then 3x3. Forward, and both gradients.
+        lateral = 3 * 2 * 256 * 256 * 128 * 256
+        output = 9 * lateral
         assert always.flops - seldom.flops == points + output + lateral
 
     def test_frozen_layers_have_no_momentum(self) -> None:

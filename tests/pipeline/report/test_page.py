@@ -117,6 +117,17 @@ def table_rows(text: str) -> list[list[str]]:
 # What stands in the page
 
 
+def test_a_table_says_how_many_seeds_its_medians_are_of(render: Render, results: list[RunResult]) -> None:
+    text = render()
+    assert text.count("Numbers are medians over 3 seeds.") == 1
+    assert "of 3 seeds)" not in text
+    first = results[0].experiment
+    text = render(runs=[run for run in results if (run.experiment, run.seed) != (first, 2)])
+    assert "Numbers are medians over 3 seeds. Rows with fewer say so." in text
+    marked = [row for row in table_rows(text) if any("of 3 seeds)" in cell for cell in row)]
+    assert len(marked) == 1
+
+
 def test_the_page_is_well_formed(render: Render) -> None:
     text = render()
     page = Page(text)

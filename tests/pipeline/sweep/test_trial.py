@@ -198,3 +198,25 @@ def test_a_trial_starts_from_weights_with_a_point_head_of_its_own(
     save_weights(torch.nn.Linear(2, 2), tmp_path / "other.safetensors")
     with pytest.raises(SweepError, match="not this model's weights"):
         run_trial(replace(trials, weights=tmp_path / "other.safetensors"), POINT, lambda metrics: None)
+
+
+def test_a_trial_keeps_frozen_what_the_run_that_it_starts_from_had_frozen(
+    trials: Trials, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = tmp_path / "model.safetensors"
+    base = trials.task.base
+    save_weights(build_run_model(base, 5, pretrained=False), weights)
+    of_imagenet = base.model.model_copy(update={"pretrained_backbone": True})
+    task = trials.task.model_copy(update={"base": base.model_copy(update={"model": of_imagenet, "train": "all"})})
+    trained: dict[str, bool] = {}
+
+    class Spy(trial_module._Training):
+        def run(self) -> None:
+            trained.update({name: value.requires_grad for name, value in self.model.named_parameters()})
+
+    monkeypatch.setattr(trial_module, "_Training", Spy)
+    run_trial(replace(trials, weights=weights, task=task), POINT, lambda metrics: None)
+    early = ("backbone.body.conv1.", "backbone.body.bn1.", "backbone.body.layer1.")
+    frozen = {name for name, is_trained in trained.items() if not is_trained}
+    assert frozen == {name for name in trained if name.startswith(early)}
+    assert frozen
