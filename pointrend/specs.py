@@ -6,6 +6,14 @@ from typing import Any, Literal
 
 Norm = Literal["frozen_batch", "batch", "group"]
 Task = Literal["instance", "semantic"]
+BackboneSource = Literal["torchvision", "detectron2"]
+
+#: The backbones that have ImageNet weights, by who published them: torchvision's models, and the names of Detectron2's
+#: files in :data:`pointrend.zoo.ZOO`.
+IMAGENET_WEIGHTS: dict[BackboneSource, dict[str, str]] = {
+    "torchvision": {"r50": "resnet50", "r101": "resnet101", "x101": "resnext101_32x8d"},
+    "detectron2": {"r50": "R-50", "r101": "R-101", "x101": "X-101-32x8d", "r103": "R-103"},
+}
 
 #: Side of the masks of Mask R-CNN's default head.
 FOUR_CONV_SIDE = 28

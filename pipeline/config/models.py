@@ -20,6 +20,7 @@ from pipeline.config.reader import Strict, load_derived
 from pointrend.specs import (
     FOUR_CONV_SIDE,
     MODELS,
+    BackboneSource,
     DeepLabV3Spec,
     PointSampling,
     SemanticFPNSpec,
@@ -57,9 +58,14 @@ class PointHeadConfig(Strict):
 
 
 class _Network(Strict):
-    """One of :func:`pointrend.list_models`."""
+    """One of :func:`pointrend.list_models`, and the ImageNet weights of its backbone."""
 
     name: str
+    pretrained_backbone: BackboneSource | None = Field(
+        description="whose ImageNet weights the backbone starts from; detectron2: those of its model zoo, which the "
+        "paper's models start from (MSRA's R-50 and R-101, with their strides in the 1x1 convolutions, FAIR's "
+        "X-101-32x8d, and R-103); null to train from scratch"
+    )
 
     @field_validator("name")
     @classmethod
@@ -73,6 +79,10 @@ class _Network(Strict):
         return task_of(MODELS[self.name])
 
     @property
+    def backbone(self) -> str:
+        return MODELS[self.name].backbone
+
+    @property
     def has_point_head(self) -> bool:
         return MODELS[self.name].has_pointrend
 
@@ -80,7 +90,6 @@ class _Network(Strict):
 class InstanceModelConfig(_Network):
     """An instance model and the sizes that its images are resized to."""
 
-    pretrained_backbone: bool
     norm: Literal["frozen_batch", "group"]
     train_min_sizes: Annotated[list[PositiveInt], Field(min_length=1)] = Field(
         description="shorter edges in pixels, one of which is drawn for each training image"
@@ -92,9 +101,9 @@ class InstanceModelConfig(_Network):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.pretrained_backbone != (self.norm == "frozen_batch"):
+        if (self.pretrained_backbone is not None) != (self.norm == "frozen_batch"):
             raise ValueError(
-                f"pretrained_backbone is {self.pretrained_backbone} and norm {self.norm!r}; ImageNet weights go with "
+                f"pretrained_backbone is {self.pretrained_backbone!r} and norm {self.norm!r}; ImageNet weights go with "
                 "'frozen_batch', training from scratch with 'group'"
             )
         return self
@@ -117,9 +126,6 @@ class Scales(Strict):
 class SemanticModelConfig(_Network):
     """A semantic model and the crops that it trains on (Appendix B). At inference, images keep their size."""
 
-    pretrained_backbone: Literal["torchvision", "R-103"] | None = Field(
-        description="ImageNet weights of torchvision or of Detectron2's ResNet-103; null to train from scratch"
-    )
     norm: Literal["frozen_batch", "batch", "group"]
     levels: list[str] | None = Field(None, description="pyramid levels of SemanticFPN; null for P2 to P5")
     crop_size: Annotated[list[PositiveInt], Field(min_length=2, max_length=2)] = Field(description="[H, W] in pixels")

@@ -135,7 +135,7 @@ class Counter:
             model = build_run_model(config, MODELS[network.name].num_classes, pretrained=False)
             # In training mode batch norm raises an error for a single image.
             model.eval()
-            frozen = isinstance(network, InstanceModelConfig) and network.pretrained_backbone
+            frozen = isinstance(network, InstanceModelConfig) and network.pretrained_backbone is not None
             if frozen:
                 freeze_stem_and_res2(model.backbone.body)  # type: ignore[arg-type]
             freeze(model, config)

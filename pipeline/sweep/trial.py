@@ -32,6 +32,7 @@ from pipeline.training.loop import DivergedTrainingError, Update, apply_layout, 
 from pipeline.training.metrics_file import MetricEntry, now
 from pipeline.training.model import build_run_model, class_infos, freeze
 from pipeline.training.run import training_images
+from pipeline.training.starting_weights import restore_strides
 from pointrend.weights import read_state_dict, save_weights
 
 SETTING = "sweep"  # the name of a trial's only evaluation setting
@@ -232,7 +233,7 @@ class _Training:
 
 
 def _load_all_but_point_head(model: nn.Module, weights: Path) -> None:
-    """Loads a run's weights, in place. The point head, whose size may differ, keeps its random initial weights.
+    """Loads a run's weights, in place, with their strides. The point head, whose size may differ, stays random.
 
     Raises:
         SweepError: if the weights are those of another model.
@@ -244,3 +245,4 @@ def _load_all_but_point_head(model: nn.Module, weights: Path) -> None:
         raise SweepError(f"{weights}: not this model's weights; train the run again ({error})") from error
     if others := unexpected + [name for name in missing if not name.startswith(POINT_HEADS)]:
         raise SweepError(f"{weights}: not this model's weights; train the run again ({', '.join(others[:5])})")
+    restore_strides(model, weights)

@@ -20,11 +20,13 @@ def test_an_unknown_model_lists_the_models(written: Callable[[str], Path]) -> No
         assert name in message
 
 
-@pytest.mark.parametrize(("pretrained", "norm"), [("true", "group"), ("false", "frozen_batch")])
+@pytest.mark.parametrize(
+    ("pretrained", "norm"), [("detectron2", "group"), ("torchvision", "group"), ("null", "frozen_batch")]
+)
 def test_imagenet_weights_and_frozen_normalisation_go_together(
     written: Callable[[str], Path], pretrained: str, norm: str
 ) -> None:
-    text = edited(edited(MODEL, "backbone: false", f"backbone: {pretrained}"), "norm: group", f"norm: {norm}")
+    text = edited(edited(MODEL, "backbone: null", f"backbone: {pretrained}"), "norm: group", f"norm: {norm}")
     message = refusal(ModelConfig, written(text))
     assert "pretrained_backbone" in message
     assert norm in message

@@ -166,7 +166,7 @@ def test_images_of_instance_models(project: Project, experiments: dict[str, Expe
             first, last = edges[experiment.dataset]
             assert model.train_min_sizes == list(range(first, last + 1, 32))
             assert model.test_min_size == last
-            assert model.pretrained_backbone
+            assert model.pretrained_backbone == "detectron2"
             assert model.norm == "frozen_batch"
 
 
