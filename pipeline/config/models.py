@@ -98,9 +98,26 @@ class InstanceModelConfig(_Network):
     max_size: PositiveInt
     rois_per_image: PositiveInt | None = None
     detections_per_image: PositiveInt | None = Field(None, description="kept at inference, by score; null for 100")
+    mask_side: PositiveInt | None = Field(
+        None, exclude_if=lambda value: value is None, description="of the 4xconv head's masks; null for 28"
+    )
+    cascade: bool | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="whether PointRend's mask branch trains on predicted boxes, null for yes, or on proposals",
+    )
+
+    @property
+    def resolution(self) -> int:
+        """The side of the 4xconv head's masks."""
+        return self.mask_side or FOUR_CONV_SIDE
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.cascade is not None and not self.has_point_head:
+            raise ValueError(f"cascade is for PointRend; model {self.name!r} trains its mask head on proposals")
+        if self.mask_side is not None:
+            replace(MODELS[self.name], mask_side=self.mask_side)
         if (self.pretrained_backbone is not None) != (self.norm == "frozen_batch"):
             raise ValueError(
                 f"pretrained_backbone is {self.pretrained_backbone!r} and norm {self.norm!r}; ImageNet weights go with "
@@ -180,8 +197,8 @@ def setting_problem(
     if isinstance(model, InstanceModelConfig):
         if not isinstance(setting, RenderingConfig):
             return "needs a resolution"
-        if not model.has_point_head and (setting.resolution, setting.num_points) != (FOUR_CONV_SIDE, None):
-            return f"renders at resolution {FOUR_CONV_SIDE}, without points"
+        if not model.has_point_head and (setting.resolution, setting.num_points) != (model.resolution, None):
+            return f"renders at resolution {model.resolution}, without points"
         return "has a point head and needs num_points" if model.has_point_head and setting.num_points is None else None
     if not isinstance(setting, SemanticRenderingConfig):
         return "is a semantic model, which predicts at the image's resolution; leave out the resolution"

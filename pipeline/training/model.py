@@ -52,6 +52,8 @@ def build_run_model(config: RunConfig, num_classes: int, *, pretrained: bool) ->
             sampling=sampling,
             rois_per_image=network.rois_per_image,
             detections_per_image=network.detections_per_image,
+            mask_side=network.mask_side,
+            cascade=network.cascade,
             point_layers=head.layers if head else None,
             point_channels=head.channels if head else None,
         )
