@@ -1,13 +1,14 @@
 """Whose ImageNet weights a run's backbone starts from, and what is loaded from such a run later."""
 
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from detectron2_weights import detectron2_shapes
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.config.experiments import RunConfig
 from pipeline.config.project import Project
@@ -33,6 +34,15 @@ def run_of(repository: Path, experiment: str, **model: Any) -> RunConfig:
     selected = project.select("paper", "data").runs[f"{experiment}-0"]
     run, _ = project.run("paper", f"{experiment}-0", selected)
     return run.model_copy(update={"model": run.model.model_copy(update=model)})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _fast_building() -> Iterator[None]:
+    """Backbones whose every weight is loaded need no random ones first: zeros are quicker."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("kaiming_normal_", "kaiming_uniform_", "normal_", "uniform_"):
+            patch.setattr(nn.init, name, lambda tensor, *_, **__: nn.init.zeros_(tensor))
+        yield
 
 
 @pytest.fixture(scope="module")
