@@ -22,6 +22,7 @@ from pointrend.specs import (
     MODELS,
     BackboneSource,
     DeepLabV3Spec,
+    InstanceSpec,
     PointSampling,
     SemanticFPNSpec,
     Task,
@@ -116,8 +117,9 @@ class InstanceModelConfig(_Network):
     def _check(self) -> Self:
         if self.cascade is not None and not self.has_point_head:
             raise ValueError(f"cascade is for PointRend; model {self.name!r} trains its mask head on proposals")
-        if self.mask_side is not None:
-            replace(MODELS[self.name], mask_side=self.mask_side)
+        spec = MODELS[self.name]
+        if self.mask_side is not None and isinstance(spec, InstanceSpec):
+            replace(spec, mask_side=self.mask_side)
         if (self.pretrained_backbone is not None) != (self.norm == "frozen_batch"):
             raise ValueError(
                 f"pretrained_backbone is {self.pretrained_backbone!r} and norm {self.norm!r}; ImageNet weights go with "

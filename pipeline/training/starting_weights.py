@@ -78,7 +78,7 @@ def restore_strides(model: "MaskRCNN | SemanticSegmenter", weights: Path) -> Non
     Raises:
         UserError: if the file's metadata cannot be read.
     """
-    _set_strides(model, _stored(weights)[1])
+    _set_strides(model, stored_strides(weights))
 
 
 def _set_strides(model: "MaskRCNN | SemanticSegmenter", in_1x1: bool | None) -> None:
@@ -235,6 +235,15 @@ def _stored(weights: Path) -> tuple[tuple[str, ...] | None, bool | None]:
     return names, getattr(metadata.spec, "stride_in_1x1", None)
 
 
+def stored_strides(weights: Path) -> bool | None:
+    """Whether the weights of a file of this library expect the strides in the 1x1 convolutions; None if it is not said.
+
+    Raises:
+        UserError: if its metadata cannot be read.
+    """
+    return _stored(weights)[1]
+
+
 def backbone_source(weights: Path) -> BackboneSource:
     """Whose ImageNet weights those of a file go back to, as far as its names and strides tell.
 
@@ -242,7 +251,7 @@ def backbone_source(weights: Path) -> BackboneSource:
         FileNotFoundError, ValueError: if it cannot be read.
         UserError: if its metadata cannot be read.
     """
-    theirs = is_detectron2(read_state_dict(weights)) or _stored(weights)[1]
+    theirs = is_detectron2(read_state_dict(weights)) or stored_strides(weights)
     return "detectron2" if theirs else "torchvision"
 
 

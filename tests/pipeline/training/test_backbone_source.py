@@ -15,7 +15,7 @@ from pipeline.config.project import Project
 from pipeline.errors import UserError
 from pipeline.sweep.trial import _load_all_but_point_head
 from pipeline.training.model import build_initial_model, build_run_model
-from pipeline.training.starting_weights import fine_tune, load_shared_weights
+from pipeline.training.starting_weights import backbone_source, fine_tune, load_shared_weights
 from pointrend import build_model, load_model, save_weights, zoo
 from pointrend.backbones import stride_in_1x1
 from pointrend.transform import IMAGENET_STD
@@ -117,6 +117,7 @@ def test_a_run_or_sweep_that_starts_from_one_has_its_strides(r50: RunConfig, rep
     weights = tmp_path / "model.safetensors"
     save_weights(build_run_model(r50, 2, pretrained=True), weights)
     assert stride_in_1x1(load_model(weights)) is True
+    assert backbone_source(weights) == "detectron2"
     other = run_of(repository, "coco_pointrend_r50", pretrained_backbone="torchvision")
     model = build_run_model(other, 2, pretrained=False)
     load_shared_weights(model, weights)
@@ -127,6 +128,7 @@ def test_a_run_or_sweep_that_starts_from_one_has_its_strides(r50: RunConfig, rep
     model = build_run_model(other.model_copy(update={"model": r50.model, "sampling": None}), 2, pretrained=False)
     weights_of_torchvision = tmp_path / "torchvision.safetensors"
     save_weights(build_model(r50.model.name, num_classes=2), weights_of_torchvision)
+    assert backbone_source(weights_of_torchvision) == "torchvision"
     assert stride_in_1x1(model) is True
     _load_all_but_point_head(model, weights_of_torchvision)
     assert stride_in_1x1(model) is False
