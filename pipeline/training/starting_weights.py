@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.errors import UserError
 from pointrend.backbones import set_stride_in_1x1, stride_in_1x1
@@ -70,7 +70,7 @@ def load_shared_weights(model: "MaskRCNN | SemanticSegmenter", weights: Path) ->
     return set(shared)
 
 
-def restore_strides(model: "MaskRCNN | SemanticSegmenter", weights: Path) -> None:
+def restore_strides(model: nn.Module, weights: Path) -> None:
     """Puts the strides of a model's ResNet where the weights that it has from a file expect them, if the file says so.
 
     Weights that start from Detectron2's have them in other layers than torchvision's, with the same names and shapes.
@@ -81,7 +81,7 @@ def restore_strides(model: "MaskRCNN | SemanticSegmenter", weights: Path) -> Non
     _set_strides(model, stored_strides(weights))
 
 
-def _set_strides(model: "MaskRCNN | SemanticSegmenter", in_1x1: bool | None) -> None:
+def _set_strides(model: nn.Module, in_1x1: bool | None) -> None:
     if in_1x1 is not None and stride_in_1x1(model) is not None:
         set_stride_in_1x1(model, in_1x1)
 
