@@ -121,7 +121,8 @@ def main() -> None:
     head, features, boxes, labels = scene(arguments)
     four_conv = FourConvMaskHead(CHANNELS, arguments.classes).eval()
     theirs = detectron2_heads(arguments, head, four_conv) if has_detectron2() else None
-    pooled = torch.randn(arguments.regions, CHANNELS, 14, 14, device=device)
+    # The same weights at twice the resolution, which Section 4.1 compares in speed with PointRend at 224x224.
+    pooled, larger = (torch.randn(arguments.regions, CHANNELS, side, side, device=device) for side in (14, 28))
     classes = class_indices(labels[0], arguments.classes).to(device)
     head, four_conv = head.to(device), four_conv.to(device)
     features = {name: feature.to(device) for name, feature in features.items()}
@@ -135,18 +136,20 @@ def main() -> None:
         with torch.autocast(device.type, torch.bfloat16):
             masks["bfloat16"] = head.logits(features, boxes, labels, None).float().sigmoid()
 
-    def own_four_conv() -> None:
-        four_conv.head.forward_class(pooled, classes).sigmoid()
+    def own_four_conv(features: Tensor) -> None:
+        four_conv.head.forward_class(features, classes).sigmoid()
 
-    def own_four_conv_half() -> None:
+    def own_four_conv_half(features: Tensor) -> None:
         with torch.autocast(device.type, torch.bfloat16):
-            four_conv.head.forward_class(pooled, classes).sigmoid()
+            own_four_conv(features)
 
     candidates = {
         "float32": own,
         "bfloat16": own_half,
-        "4xconv 28x28, float32": own_four_conv,
-        "4xconv 28x28, bfloat16": own_four_conv_half,
+        "4xconv 28x28, float32": lambda: own_four_conv(pooled),
+        "4xconv 28x28, bfloat16": lambda: own_four_conv_half(pooled),
+        "4xconv 56x56, float32": lambda: own_four_conv(larger),
+        "4xconv 56x56, bfloat16": lambda: own_four_conv_half(larger),
     }
     if theirs is not None:
         from detectron2.modeling.roi_heads.mask_head import mask_rcnn_inference

@@ -249,13 +249,16 @@ def find_weights(project: Project, source: str, task: Task, backbone: str) -> We
         )
     elif not file.resolve().is_relative_to(project.root.resolve()):
         file = file.resolve()
-    from pointrend.weights import read_state_dict  # imports torch
+    from pipeline.training.starting_weights import backbone_source  # imports torch
+    from pointrend.weights import read_state_dict
 
     try:
         state = read_state_dict(project.root / file)
+        source = backbone_source(project.root / file)
     except (OSError, ValueError) as error:
         raise UserError(str(error)) from error
-    return Weights(str(file), "frozen_batch" if any(name.endswith("running_mean") for name in state) else "group")
+    norm = "frozen_batch" if any(name.endswith("running_mean") for name in state) else "group"
+    return Weights(str(file), norm, source=source)
 
 
 def check_start(project: Project, weights: Weights, network: str, names: list[str]) -> str:

@@ -79,13 +79,21 @@ def crop_all_masks(targets: list[Target], regions: Regions, boxes: list[Tensor],
 
 
 class FourConvMaskHead(nn.Module):
-    """Mask R-CNN's default mask branch: RoIAlign 14x14 from the pyramid level of a box's size, 28x28 masks out."""
+    """Mask R-CNN's default mask branch: RoIAlign 14x14 from the pyramid level of a box's size, 28x28 masks out.
 
-    pooled_size = FOUR_CONV_SIDE // 2
+    With another ``side`` of its masks, which is even, it pools features half as wide (Section 4.1 compares 56x56).
+    """
 
-    def __init__(self, in_channels: int, num_classes: int, channels: int = 256, sampling_ratio: int = 0) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        channels: int = 256,
+        sampling_ratio: int = 0,
+        side: int = FOUR_CONV_SIDE,
+    ) -> None:
         super().__init__()
-        self.sampling_ratio = sampling_ratio
+        self.sampling_ratio, self.side, self.pooled_size = sampling_ratio, side, side // 2
         self.head = FourConvHead(in_channels, num_classes, channels)
 
     def losses(self, features: Features, regions: Regions, targets: list[Target]) -> dict[str, Tensor]:
@@ -97,14 +105,13 @@ class FourConvMaskHead(nn.Module):
     def logits(
         self, features: Features, boxes: list[Tensor], labels: list[Tensor], rendering: Rendering | None
     ) -> Tensor:
-        """Mask logits of each region's class: (R summed over images, 1, 28, 28).
+        """Mask logits of each region's class: (R summed over images, 1, 28, 28), or of another side.
 
         Raises:
             ValueError: if ``rendering`` asks for another resolution than the head's own.
         """
-        side = FOUR_CONV_SIDE
-        if rendering is not None and rendering.resolution != side:
-            raise ValueError(f"the 4xconv head predicts {side}x{side} masks, not {rendering.resolution}")
+        if rendering is not None and rendering.resolution != self.side:
+            raise ValueError(f"the 4xconv head predicts {self.side}x{self.side} masks, not {rendering.resolution}")
         pooled = pool_regions(features, boxes, self.pooled_size, self.sampling_ratio)
         return self.head.forward_class(pooled, class_indices(torch.cat(labels), self.head.num_classes))
 
@@ -113,7 +120,7 @@ class PointRendMaskHead(nn.Module):
     """PointRend's mask branch: a coarse 7x7 mask from P2, refined point by point with features of P2.
 
     It trains on *predicted* boxes, as a cascade, where the 4xconv head trains on proposals (Section 4,
-    "Training").
+    "Training"); with ``cascade=False``, on proposals too.
     """
 
     pooled_size = 2 * COARSE_SIDE
@@ -126,13 +133,14 @@ class PointRendMaskHead(nn.Module):
         *,
         sampling: PointSampling,
         rendering: Rendering,
+        cascade: bool = True,
         coarse_channels: int = 256,
         coarse_hidden: int = 1024,
         point_channels: int = 256,
         point_layers: int = 3,
     ) -> None:
         super().__init__()
-        self.sampling, self.rendering = sampling, rendering
+        self.sampling, self.rendering, self.cascade = sampling, rendering, cascade
         self.coarse_head = CoarseMaskHead(
             in_channels, num_classes, self.pooled_size // 2, coarse_channels, coarse_hidden
         )
@@ -164,7 +172,7 @@ class PointRendMaskHead(nn.Module):
 
     def losses(self, features: Features, regions: Regions, targets: list[Target]) -> dict[str, Tensor]:
         """{"loss_mask", "loss_mask_point"}: mean cross-entropy of the coarse mask and of the points, unweighted."""
-        boxes, labels = regions.predicted, torch.cat(regions.labels)
+        boxes, labels = regions.predicted if self.cascade else regions.proposals, torch.cat(regions.labels)
         coarse = self.coarse_logits(features, boxes)
         target_masks = crop_all_masks(targets, regions, boxes, coarse.shape[-1])
         points = select_training_points(

@@ -19,18 +19,22 @@ def build_instance_model(spec: InstanceSpec, pretrained: bool) -> MaskRCNN:
     if spec.has_pointrend:
         assert spec.sampling is not None
         assert spec.rendering is not None
+        assert spec.cascade is not None
         mask_head = PointRendMaskHead(
             spec.fpn_channels,
             mask_classes,
             sampling=spec.sampling,
             rendering=spec.rendering,
+            cascade=spec.cascade,
             coarse_channels=spec.mask_channels,
             coarse_hidden=spec.coarse_hidden,
             point_channels=spec.point_channels or spec.mask_channels,
             point_layers=spec.point_layers,
         )
     else:
-        mask_head = FourConvMaskHead(spec.fpn_channels, mask_classes, spec.mask_channels, spec.roi_sampling_ratio)
+        mask_head = FourConvMaskHead(
+            spec.fpn_channels, mask_classes, spec.mask_channels, spec.roi_sampling_ratio, spec.mask_side
+        )
     return MaskRCNN(
         ImageTransform(spec.min_size, spec.max_size),
         resnet_fpn(spec.backbone, spec.norm, spec.fpn_channels, pretrained, stride_in_1x1=spec.stride_in_1x1),

@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from operator import attrgetter
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from pointrend.specs import DeepLabV3Spec, InstanceSpec, SemanticFPNSpec, SemanticSpec
+from pointrend.specs import FOUR_CONV_SIDE, DeepLabV3Spec, InstanceSpec, SemanticFPNSpec, SemanticSpec
 
 #: The key in a safetensors file's metadata.
 KEY = "pointrend"
@@ -129,6 +129,8 @@ def parse_metadata(text: str) -> ModelMetadata:
     if not isinstance(kind, str) or kind not in _KINDS:
         raise MetadataError(f"spec.kind in its metadata is {kind!r}, expected one of {', '.join(_KINDS)}")
     assert isinstance(spec, dict)
+    if kind == "instance":  # files from before these fields have what all models had then
+        spec = {"mask_side": FOUR_CONV_SIDE, "cascade": True if spec.get("mask_head") == "pointrend" else None, **spec}
     try:
         return ModelMetadata(
             model=_value(str, content.get("model"), "model"),

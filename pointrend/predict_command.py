@@ -122,7 +122,8 @@ def run_predict(request: Request) -> bool:
             raise ValueError("--tile is for semantic models; instance models make every image smaller")
         own = spec.rendering
         if (request.points is not None or request.resolution is not None) and own is None:
-            raise ValueError(f"{spec.mask_head} masks are 28x28: --resolution and --points are for PointRend's")
+            size = f"{spec.mask_side}x{spec.mask_side}"
+            raise ValueError(f"{spec.mask_head} masks are {size}: --resolution and --points are for PointRend's")
         if own is not None:
             resolution, points = request.resolution, request.points
             sides = [COARSE_SIDE * 2**step for step in range(8)]

@@ -28,6 +28,7 @@ POINTREND_OPTIONS = (
     "coarse_each_layer",
     "point_layers",
     "point_channels",
+    "cascade",
 )
 
 
@@ -45,6 +46,8 @@ def build_model(
     rois_per_image: int | None = None,
     detections_per_image: int | None = None,
     class_agnostic: bool | None = None,
+    mask_side: int | None = None,
+    cascade: bool | None = None,
     point_layers: int | None = None,
     point_channels: int | None = None,
     levels: tuple[str, ...] | None = None,
@@ -68,13 +71,16 @@ def build_model(
         stride_in_1x1: put the strides of res3 to res5 into the 1x1 convolutions; models with a pyramid only, see
             :func:`pointrend.backbones.resnet_fpn`.
 
-        min_size: shorter edge in pixels that images are resized to at inference. This and the next five are for
+        min_size: shorter edge in pixels that images are resized to at inference. This and the next seven are for
             instance models.
         max_size: upper limit of the longer edge in pixels, at inference.
         rendering: PointRend's output resolution and points per step (Table 3); can also be given per call.
         rois_per_image: proposals sampled per training image for the box loss, at most a quarter of them positive.
         detections_per_image: how many detections are kept per image, by score.
         class_agnostic: predict one mask per region instead of one per class.
+        mask_side: of the 4xconv head's masks, 28 by default (Section 4.1 has 56 too).
+        cascade: train PointRend's mask branch on the boxes that the box head predicts, as is the default, or on
+            proposals as the 4xconv head (Section 4, "Training").
 
         levels: the pyramid levels that SemanticFPN merges, ("p2", ..., "p5") or ("p3", "p4", "p5") (Table 7).
         output_stride: of DeepLabV3, 16 or 8 (Table 6); can be changed later with ``model.set_output_stride``.
@@ -97,6 +103,8 @@ def build_model(
         "rois_per_image": rois_per_image,
         "detections_per_image": detections_per_image,
         "class_agnostic": class_agnostic,
+        "mask_side": mask_side,
+        "cascade": cascade,
         "point_layers": point_layers,
         "point_channels": point_channels,
         "levels": levels,

@@ -6,8 +6,16 @@ from typing import Any, Literal
 
 Norm = Literal["frozen_batch", "batch", "group"]
 Task = Literal["instance", "semantic"]
+BackboneSource = Literal["torchvision", "detectron2"]
 
-#: Side of the masks of Mask R-CNN's default head.
+#: The backbones that have ImageNet weights, by who published them: torchvision's models, and the names of Detectron2's
+#: files in :data:`pointrend.zoo.ZOO`.
+IMAGENET_WEIGHTS: dict[BackboneSource, dict[str, str]] = {
+    "torchvision": {"r50": "resnet50", "r101": "resnet101", "x101": "resnext101_32x8d"},
+    "detectron2": {"r50": "R-50", "r101": "R-101", "x101": "X-101-32x8d", "r103": "R-103"},
+}
+
+#: Side of the masks of Mask R-CNN's default head, unless a model says otherwise.
 FOUR_CONV_SIDE = 28
 
 #: Side of PointRend's coarse masks, which each subdivision step doubles.
@@ -80,7 +88,11 @@ class Rendering:
 
 @dataclass(frozen=True)
 class InstanceSpec:
-    """The numbers that define a Mask R-CNN. ``sampling`` and ``rendering`` belong to the PointRend head alone."""
+    """The numbers that define a Mask R-CNN.
+
+    ``mask_side`` belongs to the 4xconv head alone; ``sampling``, ``rendering`` and ``cascade`` belong to the PointRend
+    head.
+    """
 
     mask_head: Literal["4xconv", "pointrend"]
     backbone: str
@@ -104,8 +116,14 @@ class InstanceSpec:
     stride_in_1x1: bool = False  # True as in the original ResNets, False as in torchvision's
     sampling: PointSampling | None = None
     rendering: Rendering | None = None
+    mask_side: int = FOUR_CONV_SIDE  # of the 4xconv head's masks, twice that of its pooled features
+    cascade: bool | None = None  # whether PointRend trains on the boxes that the box head predicts
 
     def __post_init__(self) -> None:
+        if self.mask_side < 2 or self.mask_side % 2:
+            raise ValueError(f"mask_side is {self.mask_side}, expected an even number")
+        if self.has_pointrend and self.mask_side != FOUR_CONV_SIDE:
+            raise ValueError("mask_side is for the 4xconv head; PointRend renders at any resolution, see rendering")
         _check_at_least_one(
             self,
             "num_classes",
@@ -190,7 +208,7 @@ def _instance_pair(suffix: str, backbone: str, numbers: dict[str, Any]) -> dict[
     return {
         f"maskrcnn_{suffix}": InstanceSpec("4xconv", backbone, **numbers),
         f"pointrend_rcnn_{suffix}": InstanceSpec(
-            "pointrend", backbone, **numbers, sampling=PAPER_SAMPLING, rendering=PAPER_RENDERING
+            "pointrend", backbone, **numbers, sampling=PAPER_SAMPLING, rendering=PAPER_RENDERING, cascade=True
         ),
     }
 

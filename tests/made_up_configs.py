@@ -22,7 +22,7 @@ phases:
 """
 MODEL = """\
 name: pointrend_rcnn_tiny_fpn
-pretrained_backbone: false
+pretrained_backbone: null
 norm: group
 train_min_sizes: [144, 160]
 test_min_size: 176

@@ -5,7 +5,31 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pytest
+import torch
+
 ROOT = Path(__file__).parents[1]
+
+
+def test_mask_targets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where outlines run along cells, both kinds of targets are the same; elsewhere some cells differ."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import mask_targets
+
+    square = [np.array([30.0, 30, 86, 30, 86, 86, 30, 86])]
+    box = torch.tensor([14.0, 14, 126, 126])  # cells of 4 pixels
+    mask = mask_targets.rasterised(square, (140, 140))
+    expected = torch.zeros(28, 28)
+    expected[4:18, 4:18] = 1
+    index = torch.zeros(1, dtype=torch.int64)
+    assert torch.equal(mask_targets.rasterised_in_box(square, box, 28).float(), expected)
+    index = torch.zeros(1, dtype=torch.int64)
+    assert torch.equal(mask_targets.crop_masks(mask[None], index, box[None], (140, 140), 28)[0], expected)
+    triangle = {"segmentation": [[10.0, 10, 70, 22, 31, 60]], "bbox": [10.0, 10, 60, 50]}
+    found = mask_targets.compare(triangle, (80, 96), 4)
+    assert 0 < found["4xconv 28x28, %"] < 5
+    assert 0.9 < found["IoU Detectron2"] <= found["IoU here"] <= 1
 
 
 def test_predict_folder() -> None:

@@ -52,10 +52,10 @@ def check_batch_norm(
 
     def problem_of(name: str) -> tuple[str, str] | None:
         for what, (batch_size, is_trial) in trained.items():
-            # A trial of a sweep has one worker.
-            alone = {"workers": min(clusters[name].workers, 1), "min_workers": None}
-            used = clusters[name].model_copy(update=alone) if is_trial else clusters[name]
-            if problem := batch_norm_problem(used, batch_size):
+            workers = clusters[name].workers
+            if is_trial and workers > 1:
+                return what, f"the one worker of a trial takes the shares of {workers} workers one after the other"
+            if problem := batch_norm_problem(clusters[name], batch_size):
                 return what, problem
         return None
 

@@ -8,14 +8,20 @@ from pipeline.config.reader import Strict
 
 
 class ClusterConfig(Strict):
-    """What a run asks a Ray cluster for. It does not change the training itself: the workers share each batch."""
+    """What a run asks a Ray cluster for.
+
+    The workers share each batch, in micro-batches, whose losses and gradients are averaged. A training depends on how
+    many images a micro-batch has, not on how many workers there are for them (``docs/fidelity.md``).
+    """
 
     workers: NonNegativeInt = Field(description="Ray Train workers of a run; 0 trains in the driver's own process")
     min_workers: PositiveInt | None = Field(
         None, description="train with this many if no more fit, and with more as soon as they do"
     )
     images_per_worker: PositiveInt | None = Field(
-        None, description="images per forward pass of a worker; a larger share of the batch takes several passes"
+        None,
+        description="images per forward pass of a worker, as GPU memory allows; a larger share of the batch takes "
+        "several passes. null for the whole share at once",
     )
     cpus_per_worker: PositiveInt = 1
     gpus_per_worker: NonNegativeFloat = 0

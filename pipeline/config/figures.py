@@ -33,7 +33,7 @@ class HeadlineConfig(Strict):
 
 
 class SubdivisionFigure(Strict):
-    """The subdivision steps whose cells are shown one by one (Figure 4)."""
+    """The subdivision steps that a figure shows one by one (Figures 1 and 4)."""
 
     steps: PositiveInt
     num_points: PositiveInt = Field(description="N, the most points per step")
@@ -43,7 +43,8 @@ class FiguresConfig(Strict):
     """What the head of the page and the figures of PointRend's masks show."""
 
     headline: HeadlineConfig
-    subdivision: SubdivisionFigure
+    subdivision: SubdivisionFigure = Field(description="cell by cell (Figure 4)")
+    rendering: SubdivisionFigure = Field(description="over the picture, up to the finest mask (Figure 1)")
     training_points: Annotated[dict[str, SamplingConfig], Field(min_length=1)] = Field(
         description="training points by caption (Figure 5)"
     )

@@ -20,7 +20,9 @@ from pipeline.config.reader import Strict, load_derived
 from pointrend.specs import (
     FOUR_CONV_SIDE,
     MODELS,
+    BackboneSource,
     DeepLabV3Spec,
+    InstanceSpec,
     PointSampling,
     SemanticFPNSpec,
     Task,
@@ -57,9 +59,14 @@ class PointHeadConfig(Strict):
 
 
 class _Network(Strict):
-    """One of :func:`pointrend.list_models`."""
+    """One of :func:`pointrend.list_models`, and the ImageNet weights of its backbone."""
 
     name: str
+    pretrained_backbone: BackboneSource | None = Field(
+        description="whose ImageNet weights the backbone starts from; detectron2: those of its model zoo, which the "
+        "paper's models start from (MSRA's R-50 and R-101, with their strides in the 1x1 convolutions, FAIR's "
+        "X-101-32x8d, and R-103); null to train from scratch"
+    )
 
     @field_validator("name")
     @classmethod
@@ -73,6 +80,10 @@ class _Network(Strict):
         return task_of(MODELS[self.name])
 
     @property
+    def backbone(self) -> str:
+        return MODELS[self.name].backbone
+
+    @property
     def has_point_head(self) -> bool:
         return MODELS[self.name].has_pointrend
 
@@ -80,7 +91,6 @@ class _Network(Strict):
 class InstanceModelConfig(_Network):
     """An instance model and the sizes that its images are resized to."""
 
-    pretrained_backbone: bool
     norm: Literal["frozen_batch", "group"]
     train_min_sizes: Annotated[list[PositiveInt], Field(min_length=1)] = Field(
         description="shorter edges in pixels, one of which is drawn for each training image"
@@ -89,12 +99,30 @@ class InstanceModelConfig(_Network):
     max_size: PositiveInt
     rois_per_image: PositiveInt | None = None
     detections_per_image: PositiveInt | None = Field(None, description="kept at inference, by score; null for 100")
+    mask_side: PositiveInt | None = Field(
+        None, exclude_if=lambda value: value is None, description="of the 4xconv head's masks; null for 28"
+    )
+    cascade: bool | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="whether PointRend's mask branch trains on predicted boxes, null for yes, or on proposals",
+    )
+
+    @property
+    def resolution(self) -> int:
+        """The side of the 4xconv head's masks."""
+        return self.mask_side or FOUR_CONV_SIDE
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.pretrained_backbone != (self.norm == "frozen_batch"):
+        if self.cascade is not None and not self.has_point_head:
+            raise ValueError(f"cascade is for PointRend; model {self.name!r} trains its mask head on proposals")
+        spec = MODELS[self.name]
+        if self.mask_side is not None and isinstance(spec, InstanceSpec):
+            replace(spec, mask_side=self.mask_side)
+        if (self.pretrained_backbone is not None) != (self.norm == "frozen_batch"):
             raise ValueError(
-                f"pretrained_backbone is {self.pretrained_backbone} and norm {self.norm!r}; ImageNet weights go with "
+                f"pretrained_backbone is {self.pretrained_backbone!r} and norm {self.norm!r}; ImageNet weights go with "
                 "'frozen_batch', training from scratch with 'group'"
             )
         return self
@@ -117,9 +145,6 @@ class Scales(Strict):
 class SemanticModelConfig(_Network):
     """A semantic model and the crops that it trains on (Appendix B). At inference, images keep their size."""
 
-    pretrained_backbone: Literal["torchvision", "R-103"] | None = Field(
-        description="ImageNet weights of torchvision or of Detectron2's ResNet-103; null to train from scratch"
-    )
     norm: Literal["frozen_batch", "batch", "group"]
     levels: list[str] | None = Field(None, description="pyramid levels of SemanticFPN; null for P2 to P5")
     crop_size: Annotated[list[PositiveInt], Field(min_length=2, max_length=2)] = Field(description="[H, W] in pixels")
@@ -174,8 +199,8 @@ def setting_problem(
     if isinstance(model, InstanceModelConfig):
         if not isinstance(setting, RenderingConfig):
             return "needs a resolution"
-        if not model.has_point_head and (setting.resolution, setting.num_points) != (FOUR_CONV_SIDE, None):
-            return f"renders at resolution {FOUR_CONV_SIDE}, without points"
+        if not model.has_point_head and (setting.resolution, setting.num_points) != (model.resolution, None):
+            return f"renders at resolution {model.resolution}, without points"
         return "has a point head and needs num_points" if model.has_point_head and setting.num_points is None else None
     if not isinstance(setting, SemanticRenderingConfig):
         return "is a semantic model, which predicts at the image's resolution; leave out the resolution"

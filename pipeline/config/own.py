@@ -12,7 +12,16 @@ from pipeline.config.datasets import DatasetConfig
 from pipeline.config.project import Project
 from pipeline.config.reader import ConfigError
 from pipeline.files import atomic_file
-from pointrend.specs import MODELS, PAPER_RENDERING, PAPER_SAMPLING, DeepLabV3Spec, Task, task_of
+from pointrend.specs import (
+    IMAGENET_WEIGHTS,
+    MODELS,
+    PAPER_RENDERING,
+    PAPER_SAMPLING,
+    BackboneSource,
+    DeepLabV3Spec,
+    Task,
+    task_of,
+)
 from pointrend.wording import counted
 
 Head = Literal["pointrend", "4xconv", "dense"]
@@ -79,17 +88,25 @@ class Device:
 
 @dataclass(frozen=True)
 class Weights:
-    """What a training starts from: a file, ImageNet's weights of torchvision, or nothing.
+    """What a training starts from: a file, ImageNet's weights, or nothing.
 
     Attributes:
         file: the path of a file, relative to the project or absolute.
         norm: of the network that the file is of.
-        imagenet: start from ImageNet's weights.
+        imagenet: start from ImageNet's weights: torchvision's, or Detectron2's if torchvision has none.
+        source: whose ImageNet weights those of a file with batch norm go back to.
     """
 
     file: str | None = None
     norm: str = "group"
     imagenet: bool = False
+    source: BackboneSource = "torchvision"
+
+    def pretrained_backbone(self, backbone: str) -> BackboneSource | None:
+        """The setting of this name in a model's file."""
+        if self.imagenet:
+            return next(source for source, known in IMAGENET_WEIGHTS.items() if backbone in known)
+        return self.source if self.norm == "frozen_batch" else None
 
 
 @dataclass(frozen=True)
@@ -206,12 +223,12 @@ def settings(name: str, data: Data, device: Device, weights: Weights, wishes: Wi
 def _instance_model(network: str, data: Data, weights: Weights, size: int) -> dict[str, Any]:
     # Sizes around the one of inference are cheap augmentation.
     sizes = sorted({max(STEP, STEP * round(size * factor / STEP)) for factor in (0.8, 1.0, 1.2)})
-    frozen = weights.imagenet or weights.norm == "frozen_batch"
+    pretrained = weights.pretrained_backbone(MODELS[network].backbone)
     longer = STEP * math.ceil(max(2.0, data.width / data.height) * size * 1.2 / STEP)
     model = {
         "name": network,
-        "pretrained_backbone": frozen,
-        "norm": "frozen_batch" if frozen else "group",
+        "pretrained_backbone": pretrained,
+        "norm": "frozen_batch" if pretrained else "group",
         "train_min_sizes": sizes,
         "test_min_size": size,
         "max_size": longer,
@@ -225,11 +242,11 @@ def _instance_model(network: str, data: Data, weights: Weights, size: int) -> di
 
 def _semantic_model(network: str, data: Data, weights: Weights, size: int) -> dict[str, Any]:
     width = min(2 * size, max(size, STEP * round(size * data.width / data.height / STEP)))
-    pretrained = weights.imagenet or weights.norm == "frozen_batch"
+    pretrained = weights.pretrained_backbone(MODELS[network].backbone)
     norm = MODELS[network].norm if pretrained else "group"
     return {
         "name": network,
-        "pretrained_backbone": "torchvision" if pretrained else None,
+        "pretrained_backbone": pretrained,
         "norm": norm,
         "crop_size": [size, width],
         # Inference is at the image's own size, so training is about there.

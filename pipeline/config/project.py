@@ -28,6 +28,7 @@ from pipeline.config.selection import SelectedDataset, SelectedRun, Selection
 from pipeline.config.sweep_tasks import select_sweeps, swept_experiments
 from pipeline.config.synthetic import SyntheticConfig, load_synthetic
 from pipeline.config.tables import TableConfig
+from pointrend.specs import IMAGENET_WEIGHTS
 
 
 class Project:
@@ -154,6 +155,13 @@ class Project:
             return f"train: 'head' leaves the backbone as it is, but the batch norm of {network} would go on learning"
         if experiment.fine_tune and not is_weights_file(experiment.starts_from):
             return "fine_tune: needs a file of weights, see starts_from"
+        source = model.pretrained_backbone
+        if source is not None and not experiment.fine_tune and model.backbone not in IMAGENET_WEIGHTS[source]:
+            others = [name for name, weights in IMAGENET_WEIGHTS.items() if model.backbone in weights]
+            return (
+                f"model: {source} has no ImageNet weights for the backbone of {network}; expected pretrained_backbone "
+                f"{' or '.join([*others, 'null'])}"
+            )
         if experiment.negatives and model.task != "instance":
             return f"negatives: {network} trains on every image"
         if is_weights_file(experiment.starts_from) and not (self.root / str(experiment.starts_from)).is_file():
@@ -292,15 +300,23 @@ class Project:
         )
 
     def _check_starts(self, scale: str, experiments: dict[str, ExperimentConfig]) -> None:
-        """Checks that experiments start from runs that start from no other run themselves."""
+        """Checks that experiments start from runs that start from no other run themselves, and have the same norm."""
         first = {
-            f"{name}-{seed}"
+            f"{name}-{seed}": self.model(experiment.model).norm
             for name, experiment in experiments.items()
             if start_of(experiment.starts_from, experiment.dataset) == f"data/{experiment.dataset}"
             for seed in experiment.seeds
         }
         for name, experiment in experiments.items():
-            if not is_weights_file(experiment.starts_from) and experiment.starts_from not in (None, *first):
+            if experiment.starts_from is None or is_weights_file(experiment.starts_from):
+                continue
+            norm = self.model(experiment.model).norm
+            if experiment.starts_from in first and norm != first[experiment.starts_from]:
+                raise ConfigError(
+                    f"{self._experiment_file(scale, name)}:\n  starts_from: {experiment.starts_from!r} has norm "
+                    f"{first[experiment.starts_from]!r}, model {experiment.model!r} has {norm!r}; expected the same"
+                )
+            if experiment.starts_from not in first:
                 raise ConfigError(
                     f"{self._experiment_file(scale, name)}:\n  starts_from: {experiment.starts_from!r} is not a run of "
                     f"this scale that starts from no other run; those are {', '.join(sorted(first))}"

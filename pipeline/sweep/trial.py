@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from pipeline.cluster.needs import workers_for_batch
 from pipeline.cluster.sweep_place import SweepError
 from pipeline.config.clusters import ClusterConfig
 from pipeline.config.evaluations import EvaluationConfig
@@ -31,7 +32,8 @@ from pipeline.training.loading import load_batches
 from pipeline.training.loop import DivergedTrainingError, Update, apply_layout, build_optimizer, train
 from pipeline.training.metrics_file import MetricEntry, now
 from pipeline.training.model import build_run_model, class_infos, freeze
-from pipeline.training.run import check_whole_batches, training_images
+from pipeline.training.run import training_images
+from pipeline.training.starting_weights import restore_strides
 from pointrend.weights import read_state_dict, save_weights
 
 SETTING = "sweep"  # the name of a trial's only evaluation setting
@@ -157,8 +159,7 @@ class _Training:
         if self.start in trials.task.rungs and self.record.at(self.start) is None:
             self._score_rung(self.start)
         dataset = training_images(config, read_prepared(trials.prepared), trials.images)
-        share = Share.of_batch(schedule.batch_size, trials.cluster.images_per_worker)
-        check_whole_batches(config, share)
+        share = _trial_share(config, trials.cluster)
         batches = TrainingBatches(
             dataset.groups,
             batch_size=schedule.batch_size,
@@ -232,8 +233,28 @@ class _Training:
         self.tracker.send_metrics(run_id, [MetricEntry(name, value, time, update) for name, value in values.items()])
 
 
+def _trial_share(config: RunConfig, cluster: ClusterConfig) -> Share:
+    """The micro-batches of a run on all workers of the cluster, one after the other on the only worker of a trial.
+
+    A trial then computes what a run with its settings does, in the memory that a worker of such a run needs.
+
+    Raises:
+        SweepError: if the model has batch norm that is trained, and a batch has several micro-batches.
+        BatchShareError: if the batch does not divide.
+    """
+    batch = config.schedule.batch_size
+    workers = max(workers_for_batch(cluster, batch), 1)
+    micro_batches = Share.of_batch(batch, cluster.images_per_worker, world_size=workers).micro_batches
+    if config.model.norm == "batch" and micro_batches > 1:
+        raise SweepError(
+            f"run {config.run}: norm 'batch' needs statistics of the whole batch in one pass, which a trial has on one "
+            f"worker; take a cluster configuration with at most one worker, and with images_per_worker {batch} or none"
+        )
+    return Share(micro_batches=micro_batches)
+
+
 def _load_all_but_point_head(model: nn.Module, weights: Path) -> None:
-    """Loads a run's weights, in place. The point head, whose size may differ, keeps its random initial weights.
+    """Loads a run's weights, in place, with their strides. The point head, whose size may differ, stays random.
 
     Raises:
         SweepError: if the weights are those of another model.
@@ -245,3 +266,4 @@ def _load_all_but_point_head(model: nn.Module, weights: Path) -> None:
         raise SweepError(f"{weights}: not this model's weights; train the run again ({error})") from error
     if others := unexpected + [name for name in missing if not name.startswith(POINT_HEADS)]:
         raise SweepError(f"{weights}: not this model's weights; train the run again ({', '.join(others[:5])})")
+    restore_strides(model, weights)

@@ -10,8 +10,10 @@ from pipeline.data.manifest import PreparedDataset
 from pipeline.errors import UserError
 from pipeline.training.starting_weights import RETRAINED_HEADS, fine_tune, load_shared_weights
 from pointrend.backbones import freeze_stem_and_res2
+from pointrend.detectron2 import detectron2_options
 from pointrend.metadata import ClassInfo
 from pointrend.registry import build_model
+from pointrend.specs import IMAGENET_WEIGHTS
 from pointrend.weights import load_backbone
 
 if TYPE_CHECKING:
@@ -22,41 +24,56 @@ if TYPE_CHECKING:
 def build_run_model(config: RunConfig, num_classes: int, *, pretrained: bool) -> "MaskRCNN | SemanticSegmenter":
     """Builds the network of a run.
 
+    Its strides are where the backbone's ImageNet weights expect them, whether or not these are loaded.
+
     Args:
         config: the run.
         num_classes: the number of classes of its dataset.
         pretrained: whether to load the backbone weights that the configuration names, as a training does. Evaluation
             loads a run's own weights instead.
+
+    Raises:
+        UserError: if Detectron2's weights cannot be downloaded, or do not fit.
     """
     network = config.model
+    source = network.pretrained_backbone
+    stride_in_1x1 = detectron2_options(network.name).get("stride_in_1x1") if source == "detectron2" else None
     sampling = config.sampling.build() if config.sampling else None
     head = config.point_head
     if isinstance(network, InstanceModelConfig):
-        return build_model(
+        model = build_model(
             network.name,
             num_classes=num_classes,
             min_size=network.test_min_size,
             max_size=network.max_size,
-            pretrained_backbone=pretrained and network.pretrained_backbone,
+            pretrained_backbone=pretrained and source == "torchvision",
             norm=network.norm,
+            stride_in_1x1=stride_in_1x1,
             sampling=sampling,
             rois_per_image=network.rois_per_image,
             detections_per_image=network.detections_per_image,
+            mask_side=network.mask_side,
+            cascade=network.cascade,
             point_layers=head.layers if head else None,
             point_channels=head.channels if head else None,
         )
-    model = build_model(
-        network.name,
-        num_classes=num_classes,
-        pretrained_backbone=pretrained and network.pretrained_backbone == "torchvision",
-        norm=network.norm,
-        sampling=sampling,
-        levels=tuple(network.levels) if network.levels else None,
-        point_layers=head.layers if head else None,
-        point_channels=head.channels if head else None,
-    )
-    if pretrained and network.pretrained_backbone not in (None, "torchvision"):
-        load_backbone(model, network.pretrained_backbone)
+    else:
+        model = build_model(
+            network.name,
+            num_classes=num_classes,
+            pretrained_backbone=pretrained and source == "torchvision",
+            norm=network.norm,
+            stride_in_1x1=stride_in_1x1,
+            sampling=sampling,
+            levels=tuple(network.levels) if network.levels else None,
+            point_layers=head.layers if head else None,
+            point_channels=head.channels if head else None,
+        )
+    if pretrained and source == "detectron2":
+        try:
+            load_backbone(model, IMAGENET_WEIGHTS[source][network.backbone])
+        except (OSError, ValueError) as error:
+            raise UserError(f"run {config.run}: the weights of pretrained_backbone 'detectron2': {error}") from error
     return model
 
 

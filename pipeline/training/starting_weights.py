@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.errors import UserError
 from pointrend.backbones import set_stride_in_1x1, stride_in_1x1
 from pointrend.detectron2 import convention, from_detectron2, is_detectron2
 from pointrend.metadata import KEY, MetadataError, parse_metadata
 from pointrend.registry import build_model
+from pointrend.specs import BackboneSource
 from pointrend.weights import read_state_dict, stored_metadata
 
 if TYPE_CHECKING:
@@ -63,12 +64,31 @@ def load_shared_weights(model: "MaskRCNN | SemanticSegmenter", weights: Path) ->
         for name, tensor in state.items()
         if not name.startswith(RETRAINED_HEADS) and name in own and own[name].shape == tensor.shape
     }
-    _check_backbone(weights, state, shared)
+    _check_backbone(weights, own, state, shared)
     model.load_state_dict(shared, strict=False)
+    restore_strides(model, weights)
     return set(shared)
 
 
-def _check_backbone(weights: Path, state: Mapping[str, Tensor], loaded: Mapping[str, Tensor]) -> None:
+def restore_strides(model: nn.Module, weights: Path) -> None:
+    """Puts the strides of a model's ResNet where the weights that it has from a file expect them, if the file says so.
+
+    Weights that start from Detectron2's have them in other layers than torchvision's, with the same names and shapes.
+
+    Raises:
+        UserError: if the file's metadata cannot be read.
+    """
+    _set_strides(model, stored_strides(weights))
+
+
+def _set_strides(model: nn.Module, in_1x1: bool | None) -> None:
+    if in_1x1 is not None and stride_in_1x1(model) is not None:
+        set_stride_in_1x1(model, in_1x1)
+
+
+def _check_backbone(
+    weights: Path, own: Mapping[str, Tensor], state: Mapping[str, Tensor], loaded: Mapping[str, Tensor]
+) -> None:
     # A check for any shared tensor would not do: two different ResNets share the stem and many 3x3 convolutions.
     body = [name for name in state if name.startswith("backbone.body.") and not name.endswith("num_batches_tracked")]
     wrong = next((f"{name} does not fit" for name in body if name not in loaded), "" if body else "it has no ResNet")
@@ -76,6 +96,14 @@ def _check_backbone(weights: Path, state: Mapping[str, Tensor], loaded: Mapping[
         raise UserError(
             f"{weights}: of another backbone than the network of the run that starts from it: {wrong}; set starts_from "
             "to a run with the same backbone"
+        )
+    # Group norm's weights have the names and shapes of batch norm's, but no statistics.
+    statistics = (name for name in own if name.startswith("backbone.body.") and name.endswith("running_mean"))
+    absent = (name for name in statistics if name not in loaded and name.replace("running_mean", "weight") in loaded)
+    if name := next(absent, None):
+        raise UserError(
+            f"{weights}: of another norm than the network of the run that starts from it: it has no {name}; set norm "
+            "of the model to that of the weights, such as 'group'"
         )
 
 
@@ -162,10 +190,9 @@ def fine_tune(model: "MaskRCNN | SemanticSegmenter", weights: Path, name: str, c
             found.kept.add(key)
         else:
             found.absent.append(key)
-    _check_backbone(weights, source.state, loaded)
+    _check_backbone(weights, own, source.state, loaded)
     model.load_state_dict(loaded, strict=False)
-    if source.stride_in_1x1 is not None and stride_in_1x1(model) is not None:
-        set_stride_in_1x1(model, source.stride_in_1x1)
+    _set_strides(model, source.stride_in_1x1)
     return found
 
 
@@ -188,15 +215,44 @@ def _read(weights: Path, name: str) -> _Source:
             raise UserError(f"{weights}: a checkpoint of Detectron2, which has no model with the backbone of {name}")
         converted, _ = from_detectron2(state, own)
         return _Source(converted, None, convention(own).stride_in_1x1)
+    return _Source(state, *_stored(weights))
+
+
+def _stored(weights: Path) -> tuple[tuple[str, ...] | None, bool | None]:
+    """What a file of this library says: the names of its classes, and whether its strides are in the 1x1 convolutions.
+
+    Raises:
+        UserError: if its metadata cannot be read.
+    """
     stored = stored_metadata(weights)
     if KEY not in stored:
-        return _Source(state, None, json.loads(stored.get("structure", "{}")).get("stride_in_1x1"))
+        return None, json.loads(stored.get("structure", "{}")).get("stride_in_1x1")
     try:
         metadata = parse_metadata(stored[KEY])
     except MetadataError as error:
         raise UserError(f"{weights}: {error}") from error
     names = None if metadata.classes is None else tuple(known.name for known in metadata.classes)
-    return _Source(state, names, getattr(metadata.spec, "stride_in_1x1", None))
+    return names, getattr(metadata.spec, "stride_in_1x1", None)
+
+
+def stored_strides(weights: Path) -> bool | None:
+    """Whether the weights of a file of this library expect the strides in the 1x1 convolutions; None if it is not said.
+
+    Raises:
+        UserError: if its metadata cannot be read.
+    """
+    return _stored(weights)[1]
+
+
+def backbone_source(weights: Path) -> BackboneSource:
+    """Whose ImageNet weights those of a file go back to, as far as its names and strides tell.
+
+    Raises:
+        FileNotFoundError, ValueError: if it cannot be read.
+        UserError: if its metadata cannot be read.
+    """
+    theirs = is_detectron2(read_state_dict(weights)) or stored_strides(weights)
+    return "detectron2" if theirs else "torchvision"
 
 
 def _detectron2_classes(state: Mapping[str, Tensor]) -> int:

@@ -13,7 +13,7 @@ from pointrend.instance import MaskRCNN
 from pointrend.metadata import KEY, MetadataError, ModelMetadata, parse_metadata
 from pointrend.runs import all_runs, drawn_images, run_scores
 from pointrend.semantic import SemanticSegmenter
-from pointrend.specs import COARSE_SIDE, FOUR_CONV_SIDE, InstanceSpec
+from pointrend.specs import COARSE_SIDE, InstanceSpec
 from pointrend.ui.instance_view import InstanceView
 from pointrend.ui.pictures import Picture, open_picture
 from pointrend.ui.semantic_view import SemanticView
@@ -72,9 +72,10 @@ class Weights:
                 "resolutions": [], "points": points, "resolution": 0, "num_points": spec.points_per_step, "note": note
             }  # fmt: skip
         if spec.rendering is None:
-            note = f"This model has Mask R-CNN's usual head: masks are always {FOUR_CONV_SIDE} × {FOUR_CONV_SIDE}, and "
+            side = spec.mask_side
+            note = f"This model has Mask R-CNN's usual head: masks are always {side} × {side}, and "
             note += "there are no points."
-            return {"resolutions": [], "points": [], "resolution": FOUR_CONV_SIDE, "num_points": 0, "note": note}
+            return {"resolutions": [], "points": [], "resolution": side, "num_points": 0, "note": note}
         resolution, num_points = spec.rendering.resolution, spec.rendering.num_points
         return {
             "resolutions": sorted({*RESOLUTIONS, resolution}),

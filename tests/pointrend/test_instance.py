@@ -165,6 +165,24 @@ class TestMaskLosses:
         moved = self.losses(head, self.regions(self.ONE, self.OTHER), target)
         assert all(moved[name] != losses[name] for name in losses)
 
+    def test_pointrend_without_the_cascade_trains_on_proposals(self) -> None:
+        head, target = pointrend_head(), self.target()
+        head.cascade = False
+        losses = self.losses(head, self.regions(self.ONE, self.ONE), target)
+        assert self.losses(head, self.regions(self.ONE, self.OTHER), target) == losses
+        moved = self.losses(head, self.regions(self.OTHER, self.ONE), target)
+        assert all(moved[name] != losses[name] for name in losses)
+
+    def test_a_four_conv_head_of_twice_the_side(self) -> None:
+        """Section 4.1: RoIAlign of twice the size, the same layers."""
+        head, target = FourConvMaskHead(4, 3, 8, 2, side=56), self.target()
+        regions = self.regions(self.ONE, self.ONE)
+        assert head.pooled_size == 28
+        assert head.logits(pyramid(), [self.ONE], regions.labels, Rendering(56)).shape == (2, 1, 56, 56)
+        assert self.losses(head, regions, target).keys() == MASK_LOSSES["4xconv"]
+        with pytest.raises(ValueError, match="predicts 56x56 masks, not 28"):
+            head.logits(pyramid(), [self.ONE], regions.labels, Rendering(28))
+
     def test_four_conv_trains_on_proposals(self) -> None:
         torch.manual_seed(0)
         head, target = FourConvMaskHead(4, 3, 8, 2), self.target()

@@ -69,6 +69,20 @@ class TestRoundTrip:
         metadata = ModelMetadata(name, MODELS[name])
         assert parse_metadata(metadata.to_json()) == metadata
 
+    @pytest.mark.parametrize("name", ["pointrend_rcnn_tiny_fpn", "maskrcnn_tiny_fpn"])
+    def test_a_file_from_before_a_field_has_what_all_models_had_then(self, name: str) -> None:
+        content = json.loads(ModelMetadata(name, MODELS[name]).to_json())
+        del content["spec"]["mask_side"], content["spec"]["cascade"]
+        assert parse_metadata(json.dumps(content)).spec == MODELS[name]
+
+    def test_a_model_with_another_mask_branch(self, tmp_path: Path) -> None:
+        model = build_model("maskrcnn_tiny_fpn", num_classes=2, mask_side=56)
+        save_weights(model, tmp_path / "a.safetensors")
+        assert load_model(tmp_path / "a.safetensors").mask_head.side == 56
+        model = build_model("pointrend_rcnn_tiny_fpn", num_classes=2, cascade=False)
+        save_weights(model, tmp_path / "b.safetensors")
+        assert load_model(tmp_path / "b.safetensors").mask_head.cascade is False
+
     def test_the_same_model_gives_the_same_bytes(self, tmp_path: Path) -> None:
         for file, origin in (("a", {"run": "r", "data": "d"}), ("b", {"data": "d", "run": "r"})):
             save_weights(built("deeplabv3_tiny"), tmp_path / f"{file}.safetensors", classes=CLASSES, origin=origin)

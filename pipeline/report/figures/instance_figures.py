@@ -1,4 +1,4 @@
-"""The paper's figures of PointRend's masks (Figures 4, 5, 6 and 7), drawn by a run's own model.
+"""The paper's figures of PointRend's masks (Figures 1, 4, 5, 6 and 7), drawn by a run's own model.
 
 Shape letters: K classes, P points, M the side of a region mask, H W rows and columns.
 """
@@ -35,7 +35,7 @@ MARGIN = 0.1  # around a box, as a fraction of the box's longer edge
 
 
 def draw_instance_figures(run: TrainedRun, shown: FiguresConfig, folder: Path) -> list[Figure]:
-    """Draws one subdivision step, training points and masks of several resolutions into a folder.
+    """Draws subdivision steps, training points and masks of several resolutions into a folder.
 
     Args:
         run: a run with PointRend.
@@ -43,7 +43,7 @@ def draw_instance_figures(run: TrainedRun, shown: FiguresConfig, folder: Path) -
         folder: the folder of the files.
 
     Returns:
-        Figures 4, 5 and 6; an empty list if the model has no PointRend or locates no object in the val images.
+        Figures 1, 4, 5 and 6; an empty list if the model has no PointRend or locates no object in the val images.
     """
     model = run.model(torch.device("cpu"))
     if not isinstance(model, MaskRCNN) or not isinstance(model.mask_head, PointRendMaskHead):
@@ -57,8 +57,17 @@ def draw_instance_figures(run: TrainedRun, shown: FiguresConfig, folder: Path) -
     coarse = coarse_mask(model.mask_head, chosen)
     steps = mask_steps(model.mask_head, chosen, shown.subdivision.steps, shown.subdivision.num_points)
     numbers = ", ".join(dict.fromkeys(str(sampling.num_points) for sampling in shown.training_points.values()))
+    every = mask_steps(model.mask_head, chosen, shown.rendering.steps, shown.rendering.num_points)
     figures = []
     for panels, title, caption, file in (
+        (
+            rendering_panels(chosen, coarse, every),
+            f"From coarse to fine: {name}",
+            f"Every subdivision step of a mask up to {every[-1].refined.shape[-1]}×{every[-1].refined.shape[-1]} (the "
+            "bottom of the paper's Figure 1): the mask as it is then, without smoothing, and the cells that the point "
+            f"head predicts in the step (black), at most N = {shown.rendering.num_points}.",
+            f"rendering_{name}.webp",
+        ),
         (
             step_panels(chosen, coarse, steps),
             f"Adaptive subdivision: {name}",
@@ -137,6 +146,22 @@ def step_panels(shown: ShownObject, coarse: Tensor, steps: Sequence[Step]) -> Pa
         before = step.refined
     captions = ["prediction", "2× bilinear upsampling", "most uncertain points", "refined prediction", "refined mask"]
     return Panels(captions, rows)
+
+
+def rendering_panels(shown: ShownObject, coarse: Tensor, steps: Sequence[Step]) -> Panels:
+    """One row: the coarse mask over the object's part of the image, and the mask and points of each step."""
+    crop, box = _crop(shown)
+    extent = torch.tensor([crop.shape[-1], crop.shape[-2]])
+    row = [mask_over_image(shown, coarse[0, 0] >= 0)]
+    captions = [f"{coarse.shape[-1]}×{coarse.shape[-1]}"]
+    for step in steps:
+        side = step.refined.shape[-1]
+        points = (box[:2] + step.points[0] * (box[2:] - box[:2])) / extent
+        cell = float(((box[2:] - box[:2]) / extent).min()) * PANEL / side  # its shorter edge in pixels, about
+        dots = max(PIXEL_RATIO / 2, min(2 * PIXEL_RATIO, cell / 3))
+        row.append(draw_points(mask_over_image(shown, step.refined[0, 0] >= 0), points, dots))
+        captions.append(f"{side}×{side}")
+    return Panels(captions, [[with_note(panel, "") for panel in row]])
 
 
 def _enlarged(mask: Tensor, side: int) -> Tensor:

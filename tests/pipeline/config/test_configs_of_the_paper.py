@@ -70,7 +70,7 @@ def test_the_networks(runs: dict[str, RunConfig]) -> None:
         "coco_pointrend_r50": "pointrend_rcnn_r50_fpn_coco",
     }
     for run in runs.values():
-        assert run.model.pretrained_backbone
+        assert run.model.pretrained_backbone == "detectron2"
         assert run.model.norm == "frozen_batch"
 
 

@@ -46,6 +46,23 @@ def test_semantic_models_train_on_crops_of_images_at_their_size() -> None:
     assert model["scales"] == {"smallest": 0.75, "largest": 1.25, "step": 16}
 
 
+@pytest.mark.parametrize(
+    ("data", "backbone", "weights", "expected"),
+    [
+        (NUCLEI, "r50", Weights(), None),
+        (NUCLEI, "r50", Weights("model.safetensors", "group"), None),
+        (NUCLEI, "r50", Weights(imagenet=True, norm="frozen_batch"), "torchvision"),
+        (NUCLEI, "r50", Weights("model.pkl", "frozen_batch", source="detectron2"), "detectron2"),
+        (STREETS, "r101", Weights(imagenet=True, norm="frozen_batch"), "torchvision"),
+        (STREETS, "r103", Weights(imagenet=True, norm="frozen_batch"), "detectron2"),  # torchvision has none
+    ],
+)
+def test_whose_imagenet_weights_a_backbone_goes_back_to(
+    data: Data, backbone: str, weights: Weights, expected: str | None
+) -> None:
+    assert of(data, GPU, weights, backbone=backbone)["models"]["pretrained_backbone"] == expected
+
+
 def test_what_is_given_goes_first() -> None:
     found = of(updates=7, image_size=128, batch=3, head="4xconv", negatives=True)
     assert sum(phase["updates"] for phase in found["schedules"]["phases"]) == 7

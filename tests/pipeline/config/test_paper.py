@@ -166,7 +166,7 @@ def test_images_of_instance_models(project: Project, experiments: dict[str, Expe
             first, last = edges[experiment.dataset]
             assert model.train_min_sizes == list(range(first, last + 1, 32))
             assert model.test_min_size == last
-            assert model.pretrained_backbone
+            assert model.pretrained_backbone == "detectron2"
             assert model.norm == "frozen_batch"
 
 
@@ -195,6 +195,7 @@ def test_training_points(experiments: dict[str, ExperimentConfig]) -> None:
         "uniform": ("biased", 196, 1.0, 0.0),
         "heavy": ("biased", 196, 10.0, 1.0),
         "49_points": ("biased", 49, 3.0, 0.75),
+        "784_points": ("biased", 784, 3.0, 0.75),
         "k2": ("biased", 196, 2.0, 0.75),
         "k5": ("biased", 196, 5.0, 0.75),
         "beta_0_9": ("biased", 196, 3.0, 0.9),

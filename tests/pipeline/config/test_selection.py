@@ -1,5 +1,6 @@
 """What `pointrend select` chooses, and what DVC watches of it."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -117,6 +118,32 @@ def test_a_run_begins_with_a_seed_that_there_is(chain: Project) -> None:
         ConfigError, match=r"'shapes_detector-0' is not a run .* shapes_detector-1, shapes_detector-2, streets"
     ):
         chain.select("demo", "data")
+
+
+def test_a_run_begins_with_one_of_the_same_norm(chain: Project) -> None:
+    path = chain.configs / "models/mask_rcnn_r50_coco8.yaml"
+    text = edited(path.read_text(), "pretrained_backbone: null", "pretrained_backbone: detectron2")
+    (chain.configs / "models/frozen.yaml").write_text(edited(text, "norm: group", "norm: frozen_batch"))
+    path = chain.configs / "experiments/demo/coco_4xconv_r50.yaml"
+    path.write_text(edited(path.read_text(), "model: mask_rcnn_tiny_shapes", "model: frozen"))
+    with pytest.raises(ConfigError, match=r"starts_from: 'shapes_detector-0' has norm 'group', model 'frozen' has"):
+        chain.select("demo", "data")
+
+
+@pytest.mark.parametrize(
+    ("model", "source", "others"),
+    [
+        ("mask_rcnn_tiny_detector", "torchvision", "null"),
+        ("deeplabv3_r103_cityscapes", "torchvision", "detectron2 or null"),
+    ],
+)
+def test_a_backbone_that_its_source_has_no_weights_of(chain: Project, model: str, source: str, others: str) -> None:
+    path = chain.configs / f"models/{model}.yaml"
+    text = re.sub("pretrained_backbone: .*", f"pretrained_backbone: {source}", path.read_text())
+    path.write_text(text.replace("norm: group", "norm: frozen_batch"))
+    message = f"model: {source} has no ImageNet weights for the backbone of .*; expected pretrained_backbone {others}"
+    with pytest.raises(ConfigError, match=message):
+        chain.select("paper" if "r103" in model else "demo", "data")
 
 
 def test_a_selection_loads_as_it_was_written(project: Project) -> None:

@@ -62,7 +62,7 @@ def test_the_name_says_what_the_rest_must_be(model: Callable[..., SemanticModelC
         ("max_class_share: 0.75", "max_class_share: 1.5", "  max_class_share: .*less than 1"),
         ("max_class_share: 0.75\n", "", "  max_class_share: missing"),
         ("max_class_share", "test_min_size: 8\nmax_class_share", "  test_min_size: unknown key"),
-        ("null", "true", "  pretrained_backbone: .*'torchvision' or 'R-103'"),
+        ("null", "true", "  pretrained_backbone: .*'torchvision' or 'detectron2'"),
         ("null", "torchvision", "  file: .*norm 'group'"),
         ("norm: group", "norm: frozen_batch", "  file: pretrained_backbone is None and norm 'frozen_batch'"),
         ("[p3, p4, p5]", "[p4, p5]", "  file: levels is"),

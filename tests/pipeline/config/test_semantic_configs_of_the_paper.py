@@ -96,7 +96,7 @@ def test_deeplab_s_crops(runs: dict[str, RunConfig]) -> None:
         assert model.crop_size == [768, 768]
         assert model.scales.model_dump() == {"smallest": 0.5, "largest": 2.0, "step": 32}
         assert (model.color_augmentation, model.max_class_share) == (False, None)
-        assert (model.norm, model.pretrained_backbone) == ("batch", "R-103")
+        assert (model.norm, model.pretrained_backbone) == ("batch", "detectron2")
 
 
 def test_semantic_fpn_s_crops(runs: dict[str, RunConfig]) -> None:

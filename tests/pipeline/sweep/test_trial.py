@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -206,7 +207,7 @@ def test_a_trial_keeps_frozen_what_the_run_that_it_starts_from_had_frozen(
     weights = tmp_path / "model.safetensors"
     base = trials.task.base
     save_weights(build_run_model(base, 5, pretrained=False), weights)
-    of_imagenet = base.model.model_copy(update={"pretrained_backbone": True})
+    of_imagenet = base.model.model_copy(update={"pretrained_backbone": "torchvision"})
     task = trials.task.model_copy(update={"base": base.model_copy(update={"model": of_imagenet, "train": "all"})})
     trained: dict[str, bool] = {}
 
@@ -220,3 +221,39 @@ def test_a_trial_keeps_frozen_what_the_run_that_it_starts_from_had_frozen(
     frozen = {name for name, is_trained in trained.items() if not is_trained}
     assert frozen == {name for name in trained if name.startswith(early)}
     assert frozen
+
+
+@pytest.mark.parametrize(
+    ("cluster", "passes"),
+    [
+        (ClusterConfig(workers=0), 1),
+        (ClusterConfig(workers=0, images_per_worker=2), 8),
+        (ClusterConfig(workers=8), 8),
+        (ClusterConfig(workers=8, min_workers=1, images_per_worker=1), 16),
+        (ClusterConfig(workers=8, min_workers=1, images_per_worker=4), 4),
+    ],
+)
+def test_a_trial_has_the_micro_batches_of_a_run(task: TrainingTask, cluster: ClusterConfig, passes: int) -> None:
+    """Of a batch of 16: in one pass it would not fit where a run on eight workers does."""
+    config = task.base.model_copy(update={"schedule": SCHEDULE.model_copy(update={"batch_size": 16})})
+    share = trial_module._trial_share(config, cluster)
+    assert (share.world_size, share.micro_batches, len(share.own)) == (1, passes, passes)
+
+
+def test_batch_norm_of_a_trial_sees_the_whole_batch_or_is_refused(task: TrainingTask, repository: Path) -> None:
+    model = Project(repository).model("deeplabv3_r103_cityscapes")
+    config = task.base.model_copy(update={"model": model})
+    assert trial_module._trial_share(config, ClusterConfig(workers=0)).micro_batches == 1
+    with pytest.raises(SweepError, match=r"norm 'batch' needs statistics of the whole batch .* images_per_worker 2"):
+        trial_module._trial_share(config, ClusterConfig(workers=2))
+
+
+def test_a_trial_trains_in_these_micro_batches(trials: Trials, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: set[int] = set()
+
+    def spy(model: Any, optimizer: Any, batches: Any, *arguments: Any, **options: Any) -> None:
+        sizes.update(len(examples) for examples in batches)
+
+    monkeypatch.setattr(trial_module, "train", spy)
+    run_trial(replace(trials, cluster=ClusterConfig(workers=2)), POINT, lambda metrics: None)
+    assert sizes == {1}

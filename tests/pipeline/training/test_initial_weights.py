@@ -16,7 +16,9 @@ from pipeline.stage import run_stage
 from pipeline.training.initial_weights import main, write_initial_weights
 from pipeline.training.model import build_initial_model, build_run_model
 from pipeline.training.record import WEIGHTS, TrainingRecord
-from pointrend import save_weights
+from pipeline.training.starting_weights import load_shared_weights
+from pointrend import build_model, save_weights
+from pointrend.backbones import stride_in_1x1
 from pointrend.weights import read_state_dict
 
 NAMES = ("shapes_detector", "streets_detector", "streets_segmenter")
@@ -72,6 +74,15 @@ def test_a_file_says_what_it_is(repository: Path, tmp_path: Path) -> None:
     assert RunConfig.model_validate_json(metadata.pop("config")) == config
     assert metadata == {"data": "0123456789abcdef", "code": "abcdef123456"}
     assert file.stat().st_mode & 0o777 == 0o644, "everybody may read it"
+
+
+def test_strides_of_detectron2_s_backbones_go_along(repository: Path, tmp_path: Path) -> None:
+    model = build_model("maskrcnn_r50_fpn_coco", num_classes=5, norm="group", stride_in_1x1=True)
+    trained(resolved(repository, "pretraining", "shapes_detector-0"), tmp_path / "trained", model)
+    write_initial_weights(tmp_path / "trained", tmp_path / "file.safetensors")
+    other = build_model("pointrend_rcnn_r50_fpn_coco", num_classes=5, norm="group")
+    load_shared_weights(other, tmp_path / "file.safetensors")
+    assert stride_in_1x1(other) is True
 
 
 def test_a_mask_head_learns_on_the_detector_of_a_file(repository: Path, tmp_path: Path) -> None:

@@ -18,9 +18,11 @@ from pipeline.data.manifest import SplitManifest, write_prepared
 from pipeline.data.storage import Storage
 from pipeline.evaluation.trained_run import TrainedRun
 from pipeline.report.figures.instance_figures import (
+    coarse_mask,
     draw_instance_figures,
     mask_over_image,
     mask_steps,
+    rendering_panels,
     sampling_panels,
 )
 from pipeline.report.figures.overlays import Scenes
@@ -146,8 +148,11 @@ def test_the_figures(trained: TrainedRun, tmp_path: Path, contents: Callable[[Pa
         torch.rand(1)  # whatever was drawn before does not matter
         figures = draw_instance_figures(trained, SHOWN, tmp_path / folder)
         assert [figure.file for figure in figures] == [
-            f"subdivision_{NAME}.png", f"training_points_{NAME}.png", f"resolutions_{NAME}.webp",
-        ]  # fmt: skip
+            f"rendering_{NAME}.webp",
+            f"subdivision_{NAME}.png",
+            f"training_points_{NAME}.png",
+            f"resolutions_{NAME}.webp",
+        ]
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     for figure in figures:
         with Image.open(tmp_path / "a" / figure.file) as picture:
@@ -155,8 +160,19 @@ def test_the_figures(trained: TrainedRun, tmp_path: Path, contents: Callable[[Pa
             assert figure.width == round(picture.width / 2)
             assert np.asarray(picture).std() > 0
         assert (tmp_path / "a" / figure.file).stat().st_size < 600_000
-    with Image.open(tmp_path / "a" / figures[2].file) as picture:
+    with Image.open(tmp_path / "a" / figures[3].file) as picture:
         assert picture.width <= (1 + len(SHOWN.resolutions)) * 492
+
+
+def test_every_step_is_shown_up_to_the_finest_mask(shown: tuple[MaskRCNN, list[ShownObject]]) -> None:
+    model, objects = shown
+    assert isinstance(model.mask_head, PointRendMaskHead)
+    coarse = coarse_mask(model.mask_head, objects[0])
+    steps = mask_steps(model.mask_head, objects[0], SHOWN.rendering.steps, SHOWN.rendering.num_points)
+    panels = rendering_panels(objects[0], coarse, steps)
+    assert panels.captions == ["7×7", "14×14", "28×28", "56×56", "112×112", "224×224"]
+    for before, step in zip(panels.rows[0], steps, strict=False):
+        assert before.tobytes() != mask_over_image(objects[0], step.refined[0, 0] >= 0).tobytes()
 
 
 def test_training_points_are_the_same_every_time_and_leave_other_random_numbers_alone() -> None:
