@@ -8,6 +8,7 @@ import multiprocessing
 import shutil
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -110,9 +111,8 @@ def check_shrunk(checked: CheckedScale, on_end: Callable[[Outcome], None]) -> Re
         checked: the scale.
         on_end: called when the check of a training has ended.
     """
-    folder = checked.stage.home.resolve() / ".pointrend" / "check" / f"{checked.stage.params.scale}-shrunk"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    parent = checked.stage.home.resolve() / ".pointrend" / "check"
+    parent.mkdir(parents=True, exist_ok=True)
     report = Report(checked.stage.params.scale, cluster=None)
     report.notes.append(
         f"shrunk: {WORKERS} workers on this machine's CPU, a batch of {WORKERS} drawn images of about {SHORT} pixels; "
@@ -122,21 +122,22 @@ def check_shrunk(checked: CheckedScale, on_end: Callable[[Outcome], None]) -> Re
     context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
     if sys.platform == "linux":
         context.set_forkserver_preload(LIBRARIES)
-    shrinking, random, regrouped = _Shrunk(checked, folder), list[str](), list[str]()
-    try:
+    random, regrouped = list[str](), list[str]()
+    with tempfile.TemporaryDirectory(dir=parent, prefix="shrunk-") as folder:
+        shrinking = _Shrunk(checked, Path(folder))
         for kind in checked.kinds:
             task = shrinking.task(kind)
-            if task.random or kind.first.model.norm != task.config.model.norm:
-                random.append(kind.first.experiment)
-            if kind.first.model.norm != task.config.model.norm:
+            if (norm := task.config.model.norm) != kind.first.model.norm:
                 regrouped.append(kind.first.experiment)
-            found = _check(task, context)
-            failed = explain(found, task, "two_cpu_workers") if isinstance(found, Failure) else None
-            outcome = Outcome(kind, None if isinstance(found, Failure) else found, failed)
+            if task.random or norm != kind.first.model.norm:
+                random.append(kind.first.experiment)
+            ended = _check(task, context)
+            if isinstance(ended, Failure):
+                outcome = Outcome(kind, failure=explain(ended, task, "two_cpu_workers"))
+            else:
+                outcome = Outcome(kind, ended)
             report.outcomes.append(outcome)
             on_end(outcome)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     if random:
         whose = "all networks" if len(random) == len(checked.kinds) else ", ".join(random)
         report.notes.append(f"started at random, without pretrained weights: {whose}")

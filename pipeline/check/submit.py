@@ -63,7 +63,11 @@ def check_on_cluster(checked: CheckedScale, on_end: Callable[[Outcome], None]) -
         shutil.rmtree(known[request.name][1].path, ignore_errors=True)
         known[request.name][1].path.mkdir(parents=True)
 
-    report.runs_at_a_time = run_all(requests, place_of(stage), begin, ended)
+    try:
+        report.runs_at_a_time = run_all(requests, place_of(stage), begin, ended)
+    except KeyboardInterrupt:
+        print("\nThe jobs go on: `pointrend jobs list` shows them, `pointrend jobs stop` stops them.", flush=True)
+        raise
     order = {kind.key: number for number, kind in enumerate(checked.kinds)}
     report.outcomes.sort(key=lambda outcome: order[outcome.kind.key])
     found = [(outcome.kind, outcome.found) for outcome in report.outcomes if outcome.found is not None]

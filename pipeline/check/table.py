@@ -7,6 +7,8 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from pipeline.check.scale import Outcome, Report
+from pipeline.check.task import Found
+from pipeline.config.experiments import RunConfig
 from pipeline.config.labels import ranges_text
 from pipeline.plan.plan import makespan
 from pipeline.plan.text import bytes_text, hours_text
@@ -27,8 +29,7 @@ def show(report: Report, console: Console) -> None:
             cells = _cells(outcome) if number == 0 else ['"', "", "", "", ""]
             found = outcome.found
             if not shrunk:
-                hours = found and found.seconds_per_update * configs[0].schedule.updates / SECONDS_PER_HOUR
-                cells.append(hours_text(hours) if hours is not None else "")
+                cells.append("" if found is None else hours_text(_hours(found, configs[0])))
             table.add_row(experiment, seeds, *cells)
     console.print(table)
     console.print()
@@ -38,6 +39,10 @@ def show(report: Report, console: Console) -> None:
         if outcome.failure is not None:
             runs = ", ".join(outcome.kind.experiments)
             console.print(f"[bold red]failed:[/] {escape(f'{runs}: {outcome.failure}')}", soft_wrap=True)
+
+
+def _hours(found: Found, config: RunConfig) -> float:
+    return found.seconds_per_update * config.schedule.updates / SECONDS_PER_HOUR
 
 
 def _cells(outcome: Outcome) -> list[str]:
@@ -61,16 +66,11 @@ def _summary(report: Report) -> Iterator[str]:
     runs = sum(len(outcome.kind.configs) for outcome in report.outcomes)
     yield f"{report.scale}: {passed} of {len(report.outcomes)} distinct trainings passed, which stand for {runs} runs"
     yield from report.notes
-    known = [outcome for outcome in report.outcomes if outcome.found is not None]
+    known = [(outcome.kind, outcome.found) for outcome in report.outcomes if outcome.found is not None]
     if report.runs_at_a_time is None or not known:
         return
-    hours = [
-        outcome.found.seconds_per_update * config.schedule.updates / SECONDS_PER_HOUR
-        for outcome in known
-        for config in outcome.kind.configs
-        if outcome.found is not None
-    ]
-    devices = sorted({f"{outcome.found.workers} × {outcome.found.device}" for outcome in known if outcome.found})
+    hours = [_hours(found, config) for kind, found in known for config in kind.configs]
+    devices = sorted({f"{found.workers} × {found.device}" for _, found in known})
     at_least = "" if report.passed else "at least "
     yield (
         f"time on {report.cluster} ({'; '.join(devices)}): trainings {at_least}{hours_text(sum(hours))} h one after "
