@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from toy_training import CPU, batches, learn, schedule, toy, weights
 from torch import Tensor
+from toy_training import CPU, batches, learn, schedule, toy, weights
 
 from pipeline.check.result import ResumeError, compare
 from pipeline.training.checkpoint import CheckpointStore
