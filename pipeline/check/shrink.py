@@ -22,6 +22,8 @@ from pipeline.config.datasets import CocoDataset, LabelDataset
 from pipeline.config.experiments import RunConfig, is_weights_file
 from pipeline.config.models import InstanceModelConfig
 from pipeline.config.reader import load
+from pipeline.data.manifest import read_prepared
+from pipeline.synthetic.shapes import CATEGORIES
 from pointrend.specs import MODELS
 
 WORKERS = 2
@@ -94,10 +96,17 @@ class _Shrunk:
         )
 
     def _data(self, config: RunConfig) -> tuple[Path, Path]:
-        dataset = self._checked.stage.project.dataset(config.dataset)
-        classes = MODELS[config.model.name].num_classes
-        if isinstance(dataset, CocoDataset | LabelDataset) and dataset.classes:
+        """The prepared dataset that stands in for a run's, and its images."""
+        stage = self._checked.stage
+        dataset, prepared = stage.project.dataset(config.dataset), stage.outputs.prepared(config.dataset)
+        if (prepared / "dataset.json").is_file():
+            classes = read_prepared(prepared).num_classes
+        elif isinstance(dataset, CocoDataset | LabelDataset) and dataset.classes:
             classes = len(dataset.classes)
+        elif isinstance(dataset, CocoDataset) and dataset.synthetic:
+            classes = len(CATEGORIES)
+        else:
+            classes = MODELS[config.model.name].num_classes
         key = config.dataset, classes
         if key not in self._drawn:
             self._drawn[key] = draw_dataset(config.dataset, dataset, classes, self._folder / "data")

@@ -26,7 +26,7 @@ def show(report: Report, console: Console) -> None:
     for outcome in report.outcomes:
         for number, (experiment, configs) in enumerate(outcome.kind.experiments.items()):
             seeds = ranges_text(config.seed for config in configs)
-            cells = _cells(outcome) if number == 0 else ['"', "", "", "", ""]
+            cells = _cells(outcome) if number == 0 else ["as above", "", "", "", ""]
             found = outcome.found
             if not shrunk:
                 cells.append("" if found is None else hours_text(_hours(found, configs[0])))
@@ -57,7 +57,7 @@ def _cells(outcome: Outcome) -> list[str]:
         memory,
         f"{found.losses[-1]:.3g}",
         found.resume,
-        f"{found.masks} masks",
+        f"{found.masks} {'masks' if outcome.kind.first.model.task == 'instance' else 'label maps'}",
     ]
 
 

@@ -109,7 +109,7 @@ class Found(Strict):
     passes: int = Field(description="forward passes of a worker in an update")
     losses: list[float] = Field(description="the total loss of each update")
     resume: str = Field(description="equal bits, or how far the resumed weights are from the others")
-    masks: int = Field(description="objects or label images predicted in the evaluated images, over all settings")
+    masks: int = Field(description="masks or label maps predicted for the evaluated images, over all settings")
 
 
 class Failure(Strict):
