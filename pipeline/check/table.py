@@ -10,6 +10,7 @@ from pipeline.check.scale import Outcome, Report
 from pipeline.check.task import Found
 from pipeline.config.experiments import RunConfig
 from pipeline.config.labels import ranges_text
+from pipeline.plan.measured import devices_text
 from pipeline.plan.plan import makespan
 from pipeline.plan.text import bytes_text, hours_text
 
@@ -70,7 +71,7 @@ def _summary(report: Report) -> Iterator[str]:
     if report.runs_at_a_time is None or not known:
         return
     hours = [_hours(found, config) for kind, found in known for config in kind.configs]
-    devices = sorted({f"{found.workers} × {found.device}" for _, found in known})
+    devices = sorted({devices_text(found.workers, found.device) for _, found in known})
     at_least = "" if report.passed else "at least "
     yield (
         f"time on {report.cluster} ({'; '.join(devices)}): trainings {at_least}{hours_text(sum(hours))} h one after "

@@ -55,7 +55,12 @@ class Measurement(Strict):
     @property
     def where(self) -> str:
         """Device and date, for people."""
-        return f"{self.workers} × {self.device} ({self.cluster}) on {self.date}"
+        return f"{devices_text(self.workers, self.device)} ({self.cluster}) on {self.date}"
+
+
+def devices_text(workers: int, device: str) -> str:
+    """The devices of all workers, for people."""
+    return f"{workers} × {device}" if workers > 1 else device
 
 
 def speed_of(cluster: ClusterConfig) -> str:

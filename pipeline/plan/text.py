@@ -46,9 +46,12 @@ def _source(plan: Plan) -> str:
 
 
 def _runs(plan: Plan) -> Table:
-    """A line for all runs that differ only in their seeds, with the hours of one of them."""
-    measured = ["hours\neach"] if plan.measured else []
-    names = ["experiment", "seeds", "updates\n× batch", "GPU-h\neach", *measured, "in DVC"]
+    """A line for all runs that differ only in their seeds, with the GPU-hours of one of them.
+
+    Where the cluster has no GPUs, and hours were measured on it, these are shown instead.
+    """
+    on_cluster = bool(plan.measured) and not plan.has_gpus
+    names = ["experiment", "seeds", "updates\n× batch", "hours\neach" if on_cluster else "GPU-h\neach", "in DVC"]
     table = _table(*names, text=("experiment", "in DVC"))
 
     def key(run: PlannedRun) -> tuple[str, str, str]:
@@ -61,8 +64,7 @@ def _runs(plan: Plan) -> Table:
             experiment,
             ranges_text(each.seed for each in same),
             f"{run.updates:,} × {run.batch_size}",
-            hours_text(run.gpu_hours),
-            *([hours_text(run.hours)] if measured else []),
+            hours_text(run.hours if on_cluster else run.gpu_hours),
             state,
         )
     return table
