@@ -30,7 +30,7 @@ def explain(failure: Failure, task: CheckTask, cluster: str) -> str:
         return f"out of memory with {now} image{'s' if now > 1 else ''} in a pass; {advice} ({_first_line(message)})"
     if failure.fixable:
         return message
-    return f"{failure.kind}: {_first_line(message)}"
+    return f"{failure.kind}: {_first_line(message)}" + (f" ({failure.where})" if failure.where else "")
 
 
 def _names(message: str) -> str:

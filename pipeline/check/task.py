@@ -118,6 +118,7 @@ class Failure(Strict):
     kind: str = Field(description="the name of the exception's class")
     message: str
     fixable: bool = Field(description="whether the message says what to do")
+    where: str = Field("", description="the line that raised the exception")
 
 
 def read_failure(folder: Path) -> Failure | None:

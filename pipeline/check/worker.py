@@ -60,7 +60,9 @@ def write_failure(task: CheckTask, error: BaseException, rank: int | None = None
     name = "failed.json" if rank is None else f"failed-{rank}.json"
     fixable = isinstance(error, UserError | OSError)
     text = str(error) or "".join(traceback.format_exception_only(error)).strip()
-    failure = Failure(kind=type(error).__name__, message=text, fixable=fixable)
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+    failure = Failure(kind=type(error).__name__, message=text, fixable=fixable, where=where)
     write_json(task.path / name, failure.model_dump())
 
 

@@ -131,6 +131,8 @@ class TestRemedies:
         assert explain(Failure(kind="UserError", message="do this", fixable=True), task, "one_gpu") == "do this"
         other = Failure(kind="KeyError", message="'p9'\nmore", fixable=False)
         assert explain(other, task, "one_gpu") == "KeyError: 'p9'"
+        placed = other.model_copy(update={"where": "heads.py:7"})
+        assert explain(placed, task, "one_gpu") == "KeyError: 'p9' (heads.py:7)"
 
     def test_a_worker_that_lost_the_others_is_not_the_reason(self, tmp_path: Path) -> None:
         assert read_failure(tmp_path) is None
