@@ -10,7 +10,7 @@ export DO_NOT_TRACK := 1
 export RAY_USAGE_STATS_ENABLED := 0
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help install demo weights test test-faults lint clean
+.PHONY: help install demo weights test test-faults check-paper lint clean
 .DEFAULT_GOAL := help
 
 help:
@@ -19,6 +19,7 @@ help:
 	@echo "make weights      train what the demo starts from again, in pipeline/synthetic/weights (an hour on two cores)"
 	@echo "make test         run the tests"
 	@echo "make test-faults  kill workers, drivers and nodes of trainings under Ray (15 minutes on two cores)"
+	@echo "make check-paper  three updates of every distinct training of the paper, small, on two processes (minutes)"
 	@echo "make lint         check style, types and the direction of imports"
 	@echo "make clean        remove what these targets and dvc repro made: .venv, outputs, reports, tracked runs, DVC's"
 	@echo "                  cache, and dvc.lock unless git tracks it; no file of yours"
@@ -61,6 +62,10 @@ test: install
 # One after the other: each starts a Ray of its own, some with several nodes.
 test-faults: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m faults --durations=0
+
+# Drawn data and small images, but the paper's networks, losses and settings.
+check-paper: install
+	OMP_NUM_THREADS=1 $(BIN)/pointrend check paper --shrink
 
 lint: install
 	$(BIN)/ruff check .

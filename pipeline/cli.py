@@ -1,6 +1,7 @@
 """The commands of ``pointrend`` that need the pipeline. They are registered as entry points."""
 
 import json
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -120,6 +121,46 @@ def plan(
         typer.echo(json.dumps(found.as_json()))
     else:
         show(found, Console())
+
+
+@errors_as_messages()
+def check(
+    scale: Annotated[
+        str | None, typer.Argument(help="a folder of configs/experiments; by default the current selection")
+    ] = None,
+    cluster: Annotated[str | None, typer.Option(help="a file of configs/clusters; by default the selected one")] = None,
+    run: Annotated[list[str] | None, typer.Option(help="check this run or experiment alone; can be repeated")] = None,
+    shrink: Annotated[
+        bool, typer.Option("--shrink", help="small images, drawn data and two processes on this machine's CPU")
+    ] = False,
+) -> None:
+    """Take three updates of every distinct training, resume and evaluate: does it run, how fast, in how much memory?
+
+    The exit status is 1 if one fails. Nothing that is written is taken for a result.
+    """
+    from pipeline.check.scale import CheckedScale, Outcome
+    from pipeline.check.table import show
+
+    checked = CheckedScale(Stage(), scale, cluster, run or ())
+    done = 0
+
+    def on_end(outcome: Outcome) -> None:
+        nonlocal done
+        done += 1
+        state = "failed" if outcome.failure is not None else "passed"
+        typer.echo(f"{done}/{len(checked.kinds)} {', '.join(outcome.kind.experiments)}: {state}")
+
+    if shrink:
+        from pipeline.check.shrink import check_shrunk
+
+        report = check_shrunk(checked, on_end)
+    else:
+        from pipeline.check.submit import check_on_cluster  # Ray takes seconds to import
+
+        report = check_on_cluster(checked, on_end)
+    show(report, Console(width=None if sys.stdout.isatty() else 120))
+    if not report.passed:
+        raise typer.Exit(1)
 
 
 @errors_as_messages()

@@ -33,7 +33,7 @@ def run_request(stage: Stage, name: str, *, train: bool, evaluate: bool) -> Requ
     assert awaited is not None
     return Request(
         name=name,
-        job=_job(stage, name, needs, keys, ["run_job", "--run", name, *options]),
+        job=job_of(stage, name, needs, keys, ["run_job", "--run", name, *options]),
         work=schedule.updates * schedule.batch_size * (1.0 if train else 0.01),
         is_done=lambda: awaited.is_done,
         has_dependents=any(run.starts_from == f"train/{name}" for run in stage.selection.runs.values()),
@@ -54,7 +54,7 @@ def sweep_request(stage: Stage, task: TrainingTask | SubdivisionTask, place: Swe
     command = ["run_sweep", "--task", str(_task_file(stage, task)), "--key", key]
     return Request(
         name=task.name,
-        job=_job(stage, task.name, needs, {"sweep": key}, command),
+        job=job_of(stage, task.name, needs, {"sweep": key}, command),
         work=work,
         is_done=lambda: (result / "sweep.json").is_file(),
     )
@@ -71,7 +71,7 @@ def _task_file(stage: Stage, task: TrainingTask | SubdivisionTask) -> Path:
     return path
 
 
-def _job(stage: Stage, name: str, needs: Needs, keys: Mapping[str, str], command: Sequence[str]) -> Job:
+def job_of(stage: Stage, name: str, needs: Needs, keys: Mapping[str, str], command: Sequence[str]) -> Job:
     """A job of this project. A hash of its results and its needs is in its id, so a change of either makes a new job.
 
     Args:

@@ -17,6 +17,7 @@ from pipeline.config.sweeps import GridSearch
 from pipeline.config.synthetic import ShapesConfig
 from pipeline.data.cpus import usable_cpus
 from pipeline.data.manifest import read_prepared
+from pipeline.plan.measured import Measured
 from pipeline.plan.plan import PlannedRun, PlannedSweep, makespan
 from pipeline.plan.throughput import Cost, Counter, Throughput, ThroughputError, training_size
 from pipeline.stage import Outputs
@@ -66,9 +67,10 @@ class Estimates:
         throughput: Throughput,
         cluster: ClusterConfig,
         nodes: int,
+        measured: Measured,
     ) -> None:
         self._project, self._scale, self._selection, self._params = project, scale, selection, params
-        self._throughput, self._cluster = throughput, cluster
+        self._throughput, self._cluster, self._measured = throughput, cluster, measured
         self._counter, self._costs = Counter(), dict[tuple[Any, ...], Cost]()
         self.runs_at_a_time = runs_at_a_time(cluster, nodes, usable_cpus())
         self.missing_figures: list[str] = []
@@ -76,7 +78,14 @@ class Estimates:
     def run(self, name: str, cached: bool | None) -> PlannedRun:
         config, evaluation = self._project.run(self._scale, name, self._selection.runs[name], self._params)
         schedule, cost = config.schedule, self._cost(config)
-        gpu_hours = self._gpu_hours(config, cost)
+        measurement = self._measured.find(config, config.model.task)
+        if measurement is None:
+            gpu_hours = self._gpu_hours(config, cost)
+            hours = self._hours(gpu_hours, workers_of(self._cluster, schedule.batch_size))
+        else:
+            hours = schedule.updates * measurement.seconds_per_update / SECONDS_PER_HOUR
+            gpus = measurement.workers * self._cluster.gpus_per_worker
+            gpu_hours = hours * gpus if gpus else self._gpu_hours(config, cost)
         evaluations = len(evaluation.root)
         images = self._val_images(config.dataset)
         bytes_of_one = self._throughput.prediction_bytes[config.model.task]
@@ -89,7 +98,8 @@ class Estimates:
             batch_size=schedule.batch_size,
             cached=cached,
             gpu_hours=gpu_hours,
-            hours=self._hours(gpu_hours, workers_of(self._cluster, schedule.batch_size)),
+            hours=hours,
+            measured=measurement.where if measurement else None,
             evaluations=evaluations,
             weights=cost.weights,
             checkpoint=cost.checkpoint,

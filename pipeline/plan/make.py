@@ -1,12 +1,14 @@
-"""Makes the plan of a scale: from its configuration, the throughput figures and what DVC has."""
+"""Makes the plan of a scale: from its configuration, what was measured, the throughput figures and what DVC has."""
 
 from pipeline.config.batch_norm import check_batch_norm
 from pipeline.config.project import Project
 from pipeline.config.reader import load
 from pipeline.plan.cached import cached_stages
 from pipeline.plan.estimates import Estimates
+from pipeline.plan.measured import Measured
 from pipeline.plan.plan import Plan
 from pipeline.plan.throughput import Throughput
+from pipeline.stage import original_project
 
 
 def make_plan(project: Project, scale: str | None, cluster: str | None, nodes: int) -> Plan:
@@ -38,7 +40,9 @@ def make_plan(project: Project, scale: str | None, cluster: str | None, nodes: i
     else:
         cached, unknown = {}, f"scale {scale} is not the selected one, and DVC knows of no other"
     throughput = load(Throughput, project.configs / "throughput.yaml")
-    estimates = Estimates(project, scale, selection, params, throughput, project.cluster(name), nodes)
+    chosen = project.cluster(name)
+    measured = Measured(project.root, original_project(project.root), name, chosen)
+    estimates = Estimates(project, scale, selection, params, throughput, chosen, nodes, measured)
     runs = [estimates.run(run, cached.get(f"train@{run}")) for run in selection.runs]
     sweeps = [estimates.sweep(sweep, cached.get(f"sweep@{sweep}")) for sweep in selection.sweeps]
     experiments = {run.experiment for run in runs}
@@ -48,11 +52,12 @@ def make_plan(project: Project, scale: str | None, cluster: str | None, nodes: i
         cluster=name,
         nodes=nodes,
         gpu=throughput.gpu,
-        has_gpus=project.cluster(name).gpus_per_worker > 0,
+        has_gpus=chosen.gpus_per_worker > 0,
         runs_at_a_time=estimates.runs_at_a_time,
         runs=runs,
         sweeps=sweeps,
         tables={table: found for table, found in tables.items() if found},
         missing_figures=estimates.missing_figures,
+        unused_measurements=measured.unused,
         unknown=unknown if None in {run.cached for run in runs} | {sweep.cached for sweep in sweeps} else None,
     )

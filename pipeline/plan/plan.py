@@ -1,9 +1,11 @@
 """A plan of what `dvc repro` would run at a scale, and its totals. Nothing is run or written.
 
-Hours are estimated from ``configs/throughput.yaml``, for trainings alone: without preparation, evaluation and report.
+Hours are those that `pointrend check` has measured on the cluster, or else estimated from ``configs/throughput.yaml``.
+They are of trainings alone: without preparation, evaluation and report.
 """
 
 import heapq
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
@@ -17,8 +19,11 @@ class PlannedRun:
 
     Attributes:
         cached: whether DVC has the result of the training, so that nothing is trained; None if that is not known.
-        gpu_hours: hours of training on one GPU of ``configs/throughput.yaml``; None if a figure is missing there.
-        hours: hours of training on the cluster; None if gpu_hours is None, or if the cluster has no GPUs.
+        gpu_hours: hours of training on one GPU: of the cluster where they were measured, or else of
+            ``configs/throughput.yaml``; None if a figure is missing there.
+        hours: hours of training on the cluster; None if they were not measured, and gpu_hours is None or the cluster
+            has no GPUs.
+        measured: where and when they were measured; None if they are estimated.
         evaluations: the number of evaluation settings.
         weights: bytes of the weights.
         checkpoint: bytes of one checkpoint.
@@ -34,6 +39,7 @@ class PlannedRun:
     cached: bool | None
     gpu_hours: float | None
     hours: float | None
+    measured: str | None
     evaluations: int
     weights: int
     checkpoint: int
@@ -93,6 +99,7 @@ class Plan:
         tables: the experiments of each of the paper's tables that has any at this scale.
         unknown: why it is not known whether some runs and sweeps are cached; None if it is known for all.
         missing_figures: what ``configs/throughput.yaml`` lacks for the runs and sweeps whose hours are not known.
+        unused_measurements: why measured figures of these runs are not used.
     """
 
     scale: str
@@ -106,6 +113,7 @@ class Plan:
     tables: dict[str, set[str]]
     unknown: str | None
     missing_figures: list[str]
+    unused_measurements: list[str]
 
     @property
     def evaluations(self) -> int:
@@ -113,12 +121,18 @@ class Plan:
 
     @property
     def training_hours(self) -> float | None:
-        """Hours from the start of the first training to the end of the last; None if the cluster has no GPUs.
+        """Hours from the start of the first training to the end of the last; None if the cluster has no GPUs and
+        nothing was measured on it.
 
         Trainings whose hours are not known are left out.
         """
         hours = [run.hours for run in self.runs if not run.cached and run.hours is not None]
-        return makespan(hours, self.runs_at_a_time) if self.has_gpus else None
+        return makespan(hours, self.runs_at_a_time) if self.has_gpus or self.measured else None
+
+    @property
+    def measured(self) -> dict[str, int]:
+        """How many runs have measured hours, by where and when they were measured."""
+        return dict(Counter(run.measured for run in self.runs if run.measured is not None))
 
     @property
     def sweep_hours(self) -> float | None:
@@ -195,6 +209,8 @@ class Plan:
             },
             "unknown": self.unknown,
             "missing_figures": self.missing_figures,
+            "measured": self.measured,
+            "unused_measurements": self.unused_measurements,
         }
 
 

@@ -1,6 +1,6 @@
 """Renders a plan as console tables."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import groupby
 
 from rich.console import Console
@@ -9,6 +9,7 @@ from rich.table import Column, Table
 
 from pipeline.config.labels import ranges_text
 from pipeline.plan.plan import Plan, PlannedRun, Total
+from pointrend.wording import counted
 
 STATES = {True: "cached", False: "to run", None: "not known"}
 UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
@@ -19,10 +20,11 @@ def show(plan: Plan, console: Console) -> None:
     console.print(
         f"{plan.scale} on {plan.nodes} × {plan.cluster}: {plan.runs_at_a_time} "
         f"run{'s' if plan.runs_at_a_time > 1 else ''} at a time.\n"
-        f"GPU-hours are estimates for one {plan.gpu} by configs/throughput.yaml.\n",
+        f"{_source(plan)}\n",
         markup=False,
+        soft_wrap=True,
     )
-    console.print(_runs(plan.runs))
+    console.print(_runs(plan))
     console.print()
     console.print(_totals(plan))
     console.print()
@@ -33,21 +35,36 @@ def show(plan: Plan, console: Console) -> None:
         console.print(escape(line), soft_wrap=True)
 
 
-def _runs(runs: Iterable[PlannedRun]) -> Table:
-    """A line for all runs that differ only in their seeds, with the GPU-hours of one of them."""
-    table = _table("experiment", "seeds", "updates\n× batch", "GPU-h\neach", "in DVC", text=("experiment", "in DVC"))
+def _source(plan: Plan) -> str:
+    """Where the hours are from."""
+    estimated = f"estimates for one {plan.gpu} by configs/throughput.yaml."
+    if not plan.measured:
+        return f"GPU-hours are {estimated}"
+    lines = [f"Hours of {counted(number, 'run')}: measured on {where}." for where, number in plan.measured.items()]
+    lines.append(f"{'All other hours' if plan.has_gpus else 'GPU-hours'} are {estimated}")
+    return "\n".join(lines)
+
+
+def _runs(plan: Plan) -> Table:
+    """A line for all runs that differ only in their seeds, with the GPU-hours of one of them.
+
+    Where the cluster has no GPUs, and hours were measured on it, these are shown instead.
+    """
+    on_cluster = bool(plan.measured) and not plan.has_gpus
+    names = ["experiment", "seeds", "updates\n× batch", "hours\neach" if on_cluster else "GPU-h\neach", "in DVC"]
+    table = _table(*names, text=("experiment", "in DVC"))
 
     def key(run: PlannedRun) -> tuple[str, str, str]:
         return run.dataset, run.experiment, STATES[run.cached]
 
-    for (_, experiment, state), group in groupby(sorted(runs, key=key), key):
+    for (_, experiment, state), group in groupby(sorted(plan.runs, key=key), key):
         same = list(group)
         run = same[0]
         table.add_row(
             experiment,
             ranges_text(each.seed for each in same),
             f"{run.updates:,} × {run.batch_size}",
-            hours_text(run.gpu_hours),
+            hours_text(run.hours if on_cluster else run.gpu_hours),
             state,
         )
     return table
@@ -97,12 +114,13 @@ def _summary(plan: Plan) -> Iterator[str]:
     if plan.training_hours is None:
         yield f"time: not known: cluster {plan.cluster} has no GPUs"
     else:
-        unknown = plan.total(plan.runs).remaining_without_hours
+        unknown = sum(run.hours is None and not run.cached for run in plan.runs)
         yield f"time: trainings {at_least(plan.training_hours, unknown)} h, longest first"
         without = [sweep.sweep for sweep in plan.sweeps if sweep.gpu_hours is None and not sweep.cached]
         if plan.sweeps and plan.sweep_hours is not None:
             known = f", without {', '.join(without)}" if without else ""
             yield f"      sweeps {hours_text(plan.sweep_hours)} h at most{known}: a job each, a GPU for each trial"
+    yield from plan.unused_measurements
     for reason in plan.missing_figures:
         yield f"hours not known: {reason}"
     yield f"evaluations: {plan.evaluations}, inside the runs' jobs, not in the hours"

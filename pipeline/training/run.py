@@ -76,6 +76,7 @@ def train_run(
     loader_processes: int,
     notify: Callable[[], None],
     measure: Measure | None = None,
+    observe: Callable[[Update], None] | None = None,
 ) -> None:
     """Trains a run, or continues from its newest checkpoint, and writes weights, metrics and a summary to its storage.
 
@@ -86,6 +87,7 @@ def train_run(
         loader_processes: image-loading processes of each worker.
         notify: called in worker 0 when the metrics file has grown.
         measure: scores weights on the val images; for a run whose schedule validates.
+        observe: called after each update, before its validation and checkpoint.
 
     Raises:
         InterruptedTrainingError: after Ctrl-C or SIGTERM, once a checkpoint is written.
@@ -142,6 +144,8 @@ def train_run(
         with progress(f"train {config.run}", schedule.updates, start) as bar, stop_on_interrupt() as stop_requested:
 
             def on_update(update: Update) -> bool:
+                if observe is not None:
+                    observe(update)
                 if log is not None:
                     log.add(update)
                     bar.advance(note=log.note)
