@@ -33,6 +33,7 @@ def main() -> None:
         tracking_uri=tracker.uri,
         predictions=outputs.root / "predictions",
         experiments={run.experiment for run in stage.selection.runs.values()},
+        defined=set(stage.project.experiment_names(stage.params.scale)),
         results=results.runs,
         trained=trained,
         missing=results.missing,

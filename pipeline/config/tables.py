@@ -72,6 +72,11 @@ class Row(Strict):
         """The cells that runs measure."""
         return {key: cell for key, cell in self.cells.items() if isinstance(cell, Cell)}
 
+    @property
+    def experiments(self) -> set[str]:
+        """The names of the experiments of its cells."""
+        return {cell.experiment for cell in self.measured.values()}
+
 
 class TableConfig(Strict):
     """A table of the paper as data."""
@@ -86,7 +91,7 @@ class TableConfig(Strict):
     @property
     def experiments(self) -> set[str]:
         """The names of the experiments of all cells."""
-        return {cell.experiment for row in self.rows for cell in row.measured.values()}
+        return set[str]().union(*(row.experiments for row in self.rows))
 
     def baseline_of(self, index: int) -> int:
         """The index of a row's baseline: the row itself or the nearest above, else the first below, else row 0."""

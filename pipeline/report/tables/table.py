@@ -2,7 +2,7 @@
 
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
 from pipeline.config.tables import Cell, CostCell, Row, TableConfig
@@ -77,6 +77,7 @@ class Table:
         rows: the labels of each row, and its values by the key of their column.
         caveat: a warning about all of its numbers; empty where none is needed.
         published: the keys of the columns for which the paper has numbers.
+        left_out: the labels of the rows that the scale has no experiment for.
     """
 
     name: str
@@ -87,6 +88,7 @@ class Table:
     rows: list[tuple[list[str], dict[str, Value]]]
     caveat: str = ""
     published: set[str] = field(default_factory=set)
+    left_out: list[str] = field(default_factory=list)
 
     @property
     def reproduces(self) -> bool:
@@ -169,6 +171,7 @@ def build_table(
     missing: Mapping[str, str] | None = None,
     *,
     stand_ins: bool = False,
+    defined: Set[str] | None = None,
 ) -> Table:
     """Fills a table from the results. A cell without a number says why.
 
@@ -181,7 +184,10 @@ def build_table(
         results: the results of the runs.
         missing: why other selected runs have no results, by the run's name.
         stand_ins: whether the runs' data and networks stand in for the paper's.
+        defined: the experiments that the scale has; rows of none of them are left out. None for all rows.
     """
+    left_out = [row for row in config.rows if defined is not None and row.measured and not (row.experiments & defined)]
+    config = config.model_copy(update={"rows": [row for row in config.rows if row not in left_out]})
     units = {column.key: column.unit for column in config.columns}
     selected = Counter(result.experiment for result in results)
     selected.update(run.rpartition("-")[0] for run in missing or {})
@@ -217,14 +223,16 @@ def build_table(
         rows=rows,
         caveat=STAND_INS if stand_ins and config.experiments else "",
         published={key for row in config.rows for key, cell in row.cells.items() if cell.paper is not None},
+        left_out=[" ".join(row.labels) for row in left_out],
     )
 
 
 def notes(table: Table) -> list[str]:
-    """The table's caveat, why cells are empty, and where the paper's numbers are left out; each reason once."""
+    """The table's caveat, why cells are empty, where the paper's numbers are left out, and which rows; each once."""
     caveat = [table.caveat] if table.caveat else []
     reasons = [*_by_columns(table, lambda value: value.missing), *_by_columns(table, _left_out)]
-    return caveat + [f"{columns}: {'; '.join(texts)}" for columns, texts in reasons]
+    left_out = [f"This scale has no experiment for {'; '.join(table.left_out)}."] if table.left_out else []
+    return caveat + [f"{columns}: {'; '.join(texts)}" for columns, texts in reasons] + left_out
 
 
 def _left_out(value: Value) -> str:

@@ -770,3 +770,14 @@ def test_a_file_of_no_tables_has_its_columns() -> None:
     empty = to_arrow([])
     assert empty.num_rows == 0
     assert empty.column_names == to_arrow([build_table("t", small_table(), [])]).column_names
+
+
+def test_rows_that_the_scale_has_no_experiment_for_are_named_and_left_out(
+    made_up: Callable[..., RunResult],
+) -> None:
+    table = build_table("t", small_table(label="head"), [made_up("a", 0, {"s": {"AP": 20.0}})], defined={"a", "x"})
+    assert [values["ap"].ours for _, values in table.rows] == [20.0]
+    assert notes(table)[-1] == "This scale has no experiment for head; head."
+    whole = build_table("t", small_table(), [])
+    assert (len(whole.rows), whole.left_out) == (3, [])
+    assert not any("no experiment" in note for note in notes(whole))
