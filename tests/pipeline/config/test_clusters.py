@@ -58,9 +58,11 @@ class TestBatchNormThatLearns:
         message = str(raised.value)
         assert "clusters/spot_gpus.yaml" in message
         assert "experiment cityscapes_deeplabv3_" in message
-        assert "can train it: eight_gpus, nodes_of_8_gpus, one_gpu, laptop" in message
-        for name in ("eight_gpus", "nodes_of_8_gpus", "one_gpu", "laptop"):
+        assert "can train it: eight_gpus, nodes_of_8_gpus, laptop" in message
+        for name in ("eight_gpus", "nodes_of_8_gpus", "laptop"):
             check_batch_norm(project, "paper", selection, name)
+        with pytest.raises(ConfigError, match=r"(?s)one_gpu.* one worker takes 2 of the 16 images"):
+            check_batch_norm(project, "paper", selection, "one_gpu")
         with pytest.raises(ConfigError, match="without GPUs"):
             check_batch_norm(project, "paper", selection, "two_cpu_workers")
 
@@ -85,6 +87,9 @@ class TestBatchNormThatLearns:
         cluster = project.configs / "clusters" / "pairs.yaml"
         cluster.write_text("workers: 8\ngpus_per_worker: 1\nimages_per_worker: 2\n")
         selection = project.select("paper", "data")
-        with pytest.raises(ConfigError, match=r"sweep deeplab has norm 'batch'.* one worker takes 2 of the 16 images"):
+        with pytest.raises(
+            ConfigError,
+            match=r"sweep deeplab has norm 'batch'.* the one worker of a trial takes the shares of 8 workers",
+        ):
             check_batch_norm(project, "paper", selection, "pairs")
         check_batch_norm(project, "paper", selection.model_copy(update={"sweeps": {}}), "pairs")
