@@ -23,12 +23,12 @@ class ReportInputs:
         tracking_uri: the address of MLflow, which the page names.
         predictions: the folder of all runs' predictions.
         experiments: the selected experiments; tables without any of them are left out, unless they need no run.
-        defined: all experiments of the scale; tables leave out, and name, the rows of others. None for all rows.
         results: the results of the selected runs.
         trained: the network of each run in ``results``, by the run's name.
         missing: why the other selected runs have no results, by the run's name.
         sweeps: the results of the selected sweeps.
         findings: the paper's claims; those without any of the selected experiments are left out.
+        defined: all experiments of the scale; tables leave out, and name, the rows of others. None for all rows.
     """
 
     scale: str
@@ -37,12 +37,12 @@ class ReportInputs:
     tracking_uri: str
     predictions: Path
     experiments: Set[str] = frozenset()
-    defined: Set[str] | None = None
     results: Sequence[RunResult] = ()
     trained: Mapping[str, TrainedRun] = field(default_factory=dict)
     missing: Mapping[str, str] = field(default_factory=dict)
     sweeps: Sequence[SweepResult] = ()
     findings: FindingsConfig = field(default_factory=lambda: FindingsConfig({}))
+    defined: Set[str] | None = None
 
     @property
     def is_own(self) -> bool:

@@ -43,7 +43,7 @@ def test_select_says_what_it_chose_in_a_few_lines(run) -> None:
     lines = run("paper").stdout.splitlines()
     assert len(lines) < 10
     assert "scale paper on cluster laptop" in lines[0]
-    assert any(line.split() == ["coco2017", "19", "57"] for line in lines), lines
+    assert any(line.split() == ["coco2017", "22", "66"] for line in lines), lines
 
 
 def test_paper_scale_has_a_run_per_experiment_and_seed(run, tmp_path: Path) -> None:
