@@ -21,7 +21,7 @@ help:
 	@echo "make test-faults  kill workers, drivers and nodes of trainings under Ray (15 minutes on two cores)"
 	@echo "make lint         check style, types and the direction of imports"
 	@echo "make clean        remove what these targets and dvc repro made: .venv, outputs, reports, tracked runs, DVC's"
-	@echo "                  cache, and dvc.lock unless git tracks it; no file of yours"
+	@echo "                  cache, and dvc.lock unless git tracks it. The folders of a scale go as a whole"
 
 install: $(VENV)/.installed
 
