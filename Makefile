@@ -22,7 +22,7 @@ help:
 	@echo "make check-paper  three updates of every distinct training of the paper, small, on two processes (minutes)"
 	@echo "make lint         check style, types and the direction of imports"
 	@echo "make clean        remove what these targets and dvc repro made: .venv, outputs, reports, tracked runs, DVC's"
-	@echo "                  cache, and dvc.lock unless git tracks it; no file of yours"
+	@echo "                  cache, and dvc.lock unless git tracks it. The folders of a scale go as a whole"
 
 install: $(VENV)/.installed
 

@@ -239,6 +239,6 @@ def stop(
     jobs = _jobs()
     ids = [job_name(job) for job in jobs.live()] if stop_all else [_job_id(jobs, name) for name in names or ()]
     for job_id in ids:
-        typer.echo(f"{job_id}: {'stopped' if jobs.stop(job_id) else 'has ended already'}")
+        typer.echo(f"{job_id}: {'is being stopped' if jobs.stop(job_id) else 'has ended already'}")
     if not ids:
         typer.echo("no job is waiting or running")

@@ -136,7 +136,10 @@ def predict(
         int | None,
         typer.Option(help="side of semantic models' tiles in pixels; default: 2048, above 16 million pixels"),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="write into a folder that has files")] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="write into a folder that has files, in place of what was predicted there"),
+    ] = False,
     model: ModelOption = None,
     num_classes: ClassesOption = None,
     norm: NormOption = None,

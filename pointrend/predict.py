@@ -32,6 +32,8 @@ from pointrend.transform import resize_image, resized_size
 
 #: What can be written.
 KINDS = ("overlays", "json", "labels", "cutouts")
+#: The folders that are written below ``--out``.
+FOLDERS = ("overlays", "labels", "cutouts", "points")
 #: The largest images. Pixels, labels and pictures of a whole image are in memory; Pillow opens none above 179 million.
 MAX_PIXELS = {"instance": 100_000_000, "semantic": 178_000_000}
 #: Semantic models predict every pixel. Of larger images they do so tile by tile, in tiles with this many pixels a side.

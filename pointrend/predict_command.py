@@ -3,6 +3,7 @@
 import math
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pointrend.inputs import find_inputs
+from pointrend.inputs import Input, find_inputs
 from pointrend.predict import (
+    FOLDERS,
     KINDS,
     MAX_PIXELS_AT_ONCE,
     TILE,
@@ -89,6 +91,14 @@ def check_folder(folder: Path, overwrite: bool) -> None:
         raise ValueError(f"{folder}: has files already; name another folder with --out, or add --overwrite")
 
 
+def check_inputs(folder: Path, images: Sequence[Input]) -> None:
+    """Raises ValueError if an image to read lies in one of the folders that are written below ``folder``."""
+    written = [(folder / name).resolve() for name in FOLDERS]
+    for image in images:
+        if any(image.path.resolve().is_relative_to(each) for each in written):
+            raise ValueError(f"{image.path}: is in a folder that would be written; choose another one with --out")
+
+
 def empty_hint(best: list[float], done: int, score: float) -> str:
     """What to say of images without an object to show, with the best score seen in each; 0 for none at all."""
     where = f"in {len(best)} of {counted(done, 'image')}"
@@ -111,6 +121,7 @@ def run_predict(request: Request) -> bool:
     check_folder(request.out, request.overwrite)
     device = choose_device(request.device)
     inputs = find_inputs(request.images, sys.stdin)
+    check_inputs(request.out, inputs.images)
     source, scores = find_weights(request.weights)
     model: Any = load_model(source, request.model, **request.options)
     spec = model.metadata.spec

@@ -240,12 +240,17 @@ class Project:
             return hashlib.file_digest(stream, "sha256").hexdigest()
 
     def check(self, params: Params, selection: Selection) -> None:
-        """Checks that ``params.yaml`` and ``selection.yaml`` go together.
+        """Checks that ``params.yaml`` and ``selection.yaml`` go together, and what the report will be made from.
 
         Raises:
             ConfigError: if there is no such scale or cluster, if a changed setting applies to nothing that is selected,
-                or if DVC watches other raw files than those of the data root.
+                if DVC watches other raw files than those of the data root, or if a file of the report is wrong.
         """
+        # Now, and not after the last training.
+        self.figures()
+        self.findings()
+        for name in self.table_names():
+            self.table(name)
         known = {"scale": (params.scale, self.scales()), "cluster": (params.cluster, self.cluster_names())}
         for key, (value, there) in known.items():
             if value not in there:

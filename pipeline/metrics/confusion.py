@@ -114,7 +114,7 @@ def instance_confusion(manifest: pa.Table, categories: Sequence[Category], predi
     """The confusion matrix of a COCO results file, at the score with the best F1 over all classes together.
 
     The score is a multiple of 0.01 from 0.01 to 1, the highest of equally good ones; :data:`USUAL_SCORE` if no
-    prediction above 0.01 is right.
+    prediction of at least 0.01 is right.
 
     Args:
         manifest: the manifest of the val split.

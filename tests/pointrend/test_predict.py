@@ -493,6 +493,17 @@ class TestWhatIsTheUsers:
         assert predict(weights, "a.png", "--score", "0", "--overwrite").exit_code == 0
         assert Path("predictions/mine.txt").read_text() == "mine"
 
+    @pytest.mark.parametrize("folder", ["labels", "overlays", "cutouts", "points", "labels/inside"])
+    def test_an_image_to_read_is_not_written_over(self, folder: str, weights: Path) -> None:
+        Path("photos", folder).mkdir(parents=True)
+        image(f"photos/{folder}/a.png")
+        before = Path("photos", folder, "a.png").read_bytes()
+        result = predict(weights, f"photos/{folder}/a.png", "--out", "photos", "--overwrite")
+        assert result.exit_code == 1
+        assert f"photos/{folder}/a.png: is in a folder that would be written; choose another one" in result.stderr
+        assert Path("photos", folder, "a.png").read_bytes() == before
+        assert files("photos") == [f"{folder}/a.png"]
+
     @pytest.mark.parametrize(
         ("options", "message"),
         [

@@ -29,8 +29,10 @@ for (const table of document.querySelectorAll("table.long")) {
   box.placeholder = "Filter";
   box.setAttribute("aria-label", `Filter the rows of ${table.getAttribute("aria-label")}`);
   box.addEventListener("input", () => {
-    const words = box.value.toLowerCase().split(/\s+/);
-    for (const row of rows) row.hidden = !words.every((word) => row.textContent.toLowerCase().includes(word));
+    // "4xconv" finds "4×conv".
+    const plain = (text) => text.toLowerCase().replaceAll("×", "x");
+    const words = plain(box.value).split(/\s+/);
+    for (const row of rows) row.hidden = !words.every((word) => plain(row.textContent).includes(word));
   });
   table.closest(".scroll").before(box);
 }

@@ -161,6 +161,18 @@ def test_the_selected_runs_agree_with_their_experiments(repository: Path) -> Non
     project.check(project.params(), selection)
 
 
+@pytest.mark.parametrize("file", ["findings.yaml", "figures.yaml", "tables/table1.yaml"])
+def test_what_the_report_is_made_from_is_checked_before_anything_runs(
+    repository: Path, project: Project, file: str
+) -> None:
+    params, selection = Project(repository).params(), Project(repository).selection()
+    project.check(params, selection)
+    path = project.configs / file
+    path.write_text(path.read_text(encoding="utf-8") + "\nfoo: 3\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=rf"(?s){path}.*foo"):
+        project.check(params, selection)
+
+
 @pytest.mark.parametrize(("key", "value", "names"), [("scale", "dmeo", "demo"), ("cluster", "labtop", "laptop")])
 def test_a_scale_or_cluster_that_does_not_exist(repository: Path, key: str, value: str, names: str) -> None:
     project = Project(repository)
