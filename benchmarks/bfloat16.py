@@ -12,6 +12,7 @@ A third row is bfloat16 as it was with torchvision's own frozen batch norm, whic
 RoIs and proposals rounded to bfloat16.
 """
 
+import argparse
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -22,11 +23,11 @@ import torch
 import torchvision.ops
 from mask_head import random_boxes
 from measure import parser
-from rcnn_pair import CONFIGS, random_picture, rcnn_pair
+from rcnn_pair import CONFIGS, rcnn_pair
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
-from train_step import NUM_CLASSES, filled_ellipses
+from train_step import batch
 
 from pointrend import detector
 from pointrend.backbones import FrozenBatchNorm2d
@@ -136,20 +137,13 @@ def main() -> None:
     results = {}
     for edge in arguments.sizes:
         size = SIZES[edge]
-        torch.manual_seed(0)
-        images = [random_picture(size).to(device) / 255 for _ in range(arguments.images)]
-        boxes = [random_boxes(arguments.objects, size) for _ in images]
-        targets = [
-            {
-                "boxes": image_boxes.to(device),
-                "labels": torch.randint(1, NUM_CLASSES + 1, (len(image_boxes),), device=device),
-                "masks": filled_ellipses(image_boxes, size).to(device),
-            }
-            for image_boxes in boxes
-        ]
+        images, targets = batch(
+            argparse.Namespace(images=arguments.images, objects=arguments.objects, height=size[0], width=size[1]),
+            device,
+        )
         with torch.no_grad():
-            batch = model.transform(images)
-            boxes = model.rpn.propose(batch, model.backbone(batch.tensors))
+            transformed = model.transform(images)
+            boxes = model.rpn.propose(transformed, model.backbone(transformed.tensors))
         proposals, rounded = ((list(of), None) for of in (boxes, [each.bfloat16() for each in boxes]))
         exact, gradients, full = step(model, images, targets, proposals, bfloat16=False, seed=0)
         rows = {"float32": {"loss": sum(exact.values()), "MiB saved": full / MIB}}

@@ -19,15 +19,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import checkout  # noqa: F401 - before pointrend
 import numpy as np
 import torch
+from detectron2_weights import CASES, random_detectron2, random_picture, summary
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from detectron2_weights import CASES, random_detectron2, random_picture, summary
 
 import pointrend
 from pointrend.agreement import compare_instances, compare_semantics

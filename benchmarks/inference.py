@@ -6,13 +6,35 @@ With Detectron2 (and its project PointRend) importable from a source tree, its m
 image. It pastes binary masks; this library pastes probabilities.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from measure import DETECTRON2, measure, parser, report
 from rcnn_pair import CONFIGS, random_picture, rcnn_pair
+from torch import Tensor
 
 from pointrend.agreement import mask_ious
+
+
+def own(model: Any, picture: Tensor) -> Callable[[], dict[str, Tensor]]:
+    """What finds the objects of a picture (3, H, W) in [0, 255] with this library's model, without resizing it."""
+    model.eval()
+    model.transform.min_size, model.transform.max_size = min(picture.shape[1:]), max(picture.shape[1:])
+    return lambda: model([picture / 255])[0]
+
+
+def detectron2(model: Any, picture: Tensor) -> Callable[[], dict[str, Tensor]]:
+    """The same with Detectron2's model."""
+    model.eval()
+    height, width = picture.shape[1:]
+
+    def run() -> dict[str, Tensor]:
+        instances = model([{"image": picture.flip(0), "height": height, "width": width}])[0]["instances"]
+        return {"boxes": instances.pred_boxes.tensor, "masks": instances.pred_masks[:, None].float()}
+
+    return run
 
 
 def main() -> None:
@@ -24,28 +46,18 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)
     model, theirs = rcnn_pair(arguments.model, device)
-    model.eval()
     height, width = arguments.height, arguments.width
-    model.transform.min_size, model.transform.max_size = min(height, width), max(height, width)
     picture = random_picture((height, width)).to(device)
     found: dict[str, Any] = {}
 
-    def own() -> None:
-        found["float32"] = model([picture / 255])[0]
+    def keep(name: str, run: Callable[[], dict[str, Tensor]]) -> None:
+        with torch.autocast(device.type, torch.bfloat16, enabled=name == "bfloat16"):
+            found[name] = run()
 
-    def own_half() -> None:
-        with torch.autocast(device.type, torch.bfloat16):
-            found["bfloat16"] = model([picture / 255])[0]
-
-    candidates = {"float32": own, "bfloat16": own_half}
+    runs = {"float32": own(model, picture), "bfloat16": own(model, picture)}
     if theirs is not None:
-        theirs.eval()
-
-        def detectron2() -> None:
-            instances = theirs([{"image": picture.flip(0), "height": height, "width": width}])[0]["instances"]
-            found[DETECTRON2] = {"boxes": instances.pred_boxes.tensor, "masks": instances.pred_masks[:, None].float()}
-
-        candidates = {DETECTRON2: detectron2, **candidates}
+        runs = {DETECTRON2: detectron2(theirs, picture), **runs}
+    candidates = {name: partial(keep, name, run) for name, run in runs.items()}
     with torch.inference_mode():
         measurements = measure(candidates, device, arguments.repeats)
     reference = DETECTRON2 if DETECTRON2 in found else "float32"

@@ -5,6 +5,8 @@
 With Detectron2 (and its project PointRend) importable, its heads run on the same weights, boxes and features.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +21,7 @@ from pointrend.instance import FourConvMaskHead, PointRendMaskHead, class_indice
 from pointrend.points import Size
 from pointrend.specs import PAPER_SAMPLING
 
+POINTREND = "PointRend"
 CHANNELS = 256
 STRIDE = 4
 
@@ -107,6 +110,56 @@ def detectron2_heads(arguments: Any, own: PointRendMaskHead, own_four_conv: Four
     return theirs, four_conv
 
 
+def cases(
+    arguments: Any, device: torch.device, layout: torch.memory_format = torch.contiguous_format
+) -> dict[str, Callable[[], Tensor]]:
+    """The mask heads by name, each a function that returns the masks' probabilities; Detectron2's where importable.
+
+    Args:
+        arguments: the sizes, as the options of this script have them.
+        device: where they run.
+        layout: of weights and features in memory.
+    """
+    head, features, boxes, labels = scene(arguments)
+    four_conv = FourConvMaskHead(CHANNELS, arguments.classes).eval()
+    theirs = detectron2_heads(arguments, head, four_conv) if has_detectron2() else None
+    # The same weights at twice the resolution, which Section 4.1 compares in speed with PointRend at 224x224.
+    pooled, larger = (
+        torch.randn(arguments.regions, CHANNELS, side, side, device=device).contiguous(memory_format=layout)
+        for side in (14, 28)
+    )
+    classes = class_indices(labels[0], arguments.classes).to(device)
+    head, four_conv = (module.to(device, memory_format=layout) for module in (head, four_conv))
+    features = {name: feature.to(device, memory_format=layout) for name, feature in features.items()}
+    boxes, labels = [boxes[0].to(device)], [labels[0].to(device)]
+    found = {
+        POINTREND: lambda: head.logits(features, boxes, labels, None).float().sigmoid(),
+        "4xconv 28x28": lambda: four_conv.head.forward_class(pooled, classes).sigmoid(),
+        "4xconv 56x56": lambda: four_conv.head.forward_class(larger, classes).sigmoid(),
+    }
+    if theirs is None:
+        return found
+    from detectron2.modeling.roi_heads.mask_head import mask_rcnn_inference
+    from detectron2.structures import Boxes, Instances
+
+    their_head, their_four_conv = (module.to(device) for module in theirs)
+
+    def detected() -> list[Any]:
+        size = (arguments.height, arguments.width)
+        return [Instances(size, pred_boxes=Boxes(boxes[0]), pred_classes=classes)]
+
+    def detectron2_four_conv() -> Tensor:
+        instances = detected()
+        mask_rcnn_inference(their_four_conv.layers(pooled), instances)
+        return instances[0].pred_masks
+
+    return {
+        DETECTRON2: lambda: their_head(features, detected())[0].pred_masks,
+        **found,
+        f"4xconv 28x28, {DETECTRON2}": detectron2_four_conv,
+    }
+
+
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--regions", type=int, default=100)
@@ -118,63 +171,25 @@ def main() -> None:
     arguments = options.parse_args()
     torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)
-    head, features, boxes, labels = scene(arguments)
-    four_conv = FourConvMaskHead(CHANNELS, arguments.classes).eval()
-    theirs = detectron2_heads(arguments, head, four_conv) if has_detectron2() else None
-    # The same weights at twice the resolution, which Section 4.1 compares in speed with PointRend at 224x224.
-    pooled, larger = (torch.randn(arguments.regions, CHANNELS, side, side, device=device) for side in (14, 28))
-    classes = class_indices(labels[0], arguments.classes).to(device)
-    head, four_conv = head.to(device), four_conv.to(device)
-    features = {name: feature.to(device) for name, feature in features.items()}
-    boxes, labels = [boxes[0].to(device)], [labels[0].to(device)]
     masks: dict[str, Tensor] = {}
 
-    def own() -> None:
-        masks["float32"] = head.logits(features, boxes, labels, None).sigmoid()
+    def keep(name: str, run: Callable[[], Tensor], enabled: bool) -> None:
+        with torch.autocast(device.type, torch.bfloat16, enabled=enabled):
+            masks[name] = run()
 
-    def own_half() -> None:
-        with torch.autocast(device.type, torch.bfloat16):
-            masks["bfloat16"] = head.logits(features, boxes, labels, None).float().sigmoid()
-
-    def own_four_conv(features: Tensor) -> None:
-        four_conv.head.forward_class(features, classes).sigmoid()
-
-    def own_four_conv_half(features: Tensor) -> None:
-        with torch.autocast(device.type, torch.bfloat16):
-            own_four_conv(features)
-
-    candidates = {
-        "float32": own,
-        "bfloat16": own_half,
-        "4xconv 28x28, float32": lambda: own_four_conv(pooled),
-        "4xconv 28x28, bfloat16": lambda: own_four_conv_half(pooled),
-        "4xconv 56x56, float32": lambda: own_four_conv(larger),
-        "4xconv 56x56, bfloat16": lambda: own_four_conv_half(larger),
-    }
-    if theirs is not None:
-        from detectron2.modeling.roi_heads.mask_head import mask_rcnn_inference
-        from detectron2.structures import Boxes, Instances
-
-        their_head, their_four_conv = (module.to(device) for module in theirs)
-
-        def detected() -> list[Any]:
-            size = (arguments.height, arguments.width)
-            return [Instances(size, pred_boxes=Boxes(boxes[0]), pred_classes=classes)]
-
-        def detectron2() -> None:
-            masks[DETECTRON2] = their_head(features, detected())[0].pred_masks
-
-        def detectron2_four_conv() -> None:
-            mask_rcnn_inference(their_four_conv.layers(pooled), detected())
-
-        candidates = {DETECTRON2: detectron2, **candidates, "4xconv 28x28, detectron2": detectron2_four_conv}
+    candidates: dict[str, Callable[[], None]] = {}
+    for name, run in cases(arguments, device).items():
+        candidates[name] = partial(keep, name, run, False)
+        if DETECTRON2 not in name:
+            candidates[f"{name}, bfloat16"] = partial(keep, f"{name}, bfloat16", run, True)
     with torch.inference_mode():
         measurements = measure(candidates, device, arguments.repeats)
     agreement: dict[str, dict[str, float]] = {}
-    reference = DETECTRON2 if DETECTRON2 in masks else "float32"
-    for name, rendered in masks.items():
-        ious = mask_ious(rendered >= 0.5, masks[reference] >= 0.5)
-        agreement[name] = {f"least IoU with {reference}": float(ious.min()), "mean IoU": float(ious.mean())}
+    reference = DETECTRON2 if DETECTRON2 in masks else POINTREND
+    for name in (DETECTRON2, POINTREND, f"{POINTREND}, bfloat16"):
+        if name in masks:
+            ious = mask_ious(masks[name] >= 0.5, masks[reference] >= 0.5)
+            agreement[name] = {f"least IoU with {reference}": float(ious.min()), "mean IoU": float(ious.mean())}
     size = f"{arguments.regions} regions, {arguments.classes} classes, {arguments.resolution}x{arguments.resolution}"
     image = f"P2 of {arguments.height // STRIDE}x{arguments.width // STRIDE}"
     report(

@@ -9,12 +9,12 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import checkout  # noqa: F401 - every benchmark measures the checkout that it is in
 import torch
-from rich.console import Console
-from rich.table import Table
 
 #: The candidate that the others are compared with, where Detectron2 is installed.
 DETECTRON2 = "detectron2"
@@ -40,6 +40,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     return arguments
 
 
+@cache
 def has_detectron2() -> bool:
     """Whether Detectron2 and its project PointRend can be imported; prints the reason if not."""
     try:
@@ -124,6 +125,9 @@ def report(
     if as_json:
         print(json.dumps({"title": title, "threads": torch.get_num_threads(), "rows": rows}))
         return
+    from rich.console import Console  # an acceptance on a bare machine goes without
+    from rich.table import Table
+
     figures = list(dict.fromkeys(name for row in agreement.values() for name in row))
     table = Table(title=title)
     table.add_column("")

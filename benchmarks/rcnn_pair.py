@@ -1,20 +1,17 @@
 """One instance model twice, with the same random weights: this library's, and Detectron2's where it is importable."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
+import checkout  # noqa: F401 - before pointrend
 import torch
+from detectron2_weights import random_detectron2, random_picture
 from measure import has_detectron2
 from torch import nn
 
 from pointrend import build_model
 from pointrend.backbones import freeze_stem_and_res2
 from pointrend.detectron2 import detectron2_options, from_detectron2
-
-# After the imports from pointrend: the tests have a folder of that name.
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from detectron2_weights import random_detectron2, random_picture
 
 __all__ = ["CONFIGS", "random_picture", "rcnn_pair"]
 

@@ -5,6 +5,8 @@
 With Detectron2 (and its project PointRend) importable, its head runs on the same weights and inputs.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ from pointrend.semantic import SemanticPointRend
 from pointrend.semantic_inference import render_coarse
 from pointrend.specs import PAPER_SEMANTIC_SAMPLING
 
+POINTREND = "PointRend"
 CHANNELS = 256
 FINE_STRIDE = 4
 
@@ -43,16 +46,16 @@ def detectron2_head(arguments: Any, own: SemanticPointRend, coarse: Tensor) -> A
     return head
 
 
-def main() -> None:
-    options = parser(__doc__)
-    options.add_argument("--classes", type=int, default=19)
-    options.add_argument("--points", type=int, default=8096, help="of a subdivision step")
-    options.add_argument("--stride", type=int, default=4, help="of the coarse prediction, a power of two")
-    options.add_argument("--height", type=int, default=1024, help="of the image, in pixels")
-    options.add_argument("--width", type=int, default=2048)
-    arguments = options.parse_args()
-    torch.set_num_threads(arguments.threads)
-    device = torch.device(arguments.device)
+def cases(
+    arguments: Any, device: torch.device, layout: torch.memory_format = torch.contiguous_format
+) -> dict[str, Callable[[], Tensor]]:
+    """The semantic head by name, as a function that returns the logits; Detectron2's where importable.
+
+    Args:
+        arguments: the sizes, as the options of this script have them.
+        device: where it runs.
+        layout: of weights and features in memory.
+    """
     torch.manual_seed(0)
     height, width, stride = arguments.height, arguments.width, arguments.stride
     head = SemanticPointRend(
@@ -67,34 +70,52 @@ def main() -> None:
     # Large regions with edges between them, as real labels have. Noise would be uncertain at every pixel.
     plan = torch.randn(1, arguments.classes, height // 64, width // 64) * 4
     coarse = F.interpolate(plan, size=(height // stride, width // stride), mode="bilinear").to(device)
-    features = {"p2": torch.randn(1, CHANNELS, height // FINE_STRIDE, width // FINE_STRIDE, device=device)}
+    feature = torch.randn(1, CHANNELS, height // FINE_STRIDE, width // FINE_STRIDE, device=device)
+    features = {"p2": feature.contiguous(memory_format=layout)}
+    found: dict[str, Callable[[], Tensor]] = {}
+    if has_detectron2():
+        theirs = detectron2_head(arguments, head, coarse).to(device)
+        found[DETECTRON2] = lambda: theirs(features)[0]
+    head = head.to(device, memory_format=layout)
+    return {**found, POINTREND: lambda: render_coarse(head, features, coarse, stride, arguments.points)}
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("--classes", type=int, default=19)
+    options.add_argument("--points", type=int, default=8096, help="of a subdivision step")
+    options.add_argument("--stride", type=int, default=4, help="of the coarse prediction, a power of two")
+    options.add_argument("--height", type=int, default=1024, help="of the image, in pixels")
+    options.add_argument("--width", type=int, default=2048)
+    arguments = options.parse_args()
+    torch.set_num_threads(arguments.threads)
+    device = torch.device(arguments.device)
     logits: dict[str, Tensor] = {}
 
-    def own() -> None:
-        logits["float32"] = render_coarse(head, features, coarse, stride, arguments.points)
+    def keep(name: str, run: Callable[[], Tensor], enabled: bool) -> None:
+        with torch.autocast(device.type, torch.bfloat16, enabled=enabled):
+            logits[name] = run()
 
-    def own_half() -> None:
-        with torch.autocast(device.type, torch.bfloat16):
-            logits["bfloat16"] = render_coarse(head, features, coarse, stride, arguments.points)
-
-    candidates = {"float32": own, "bfloat16": own_half}
-    if has_detectron2():
-        their_head = detectron2_head(arguments, head, coarse).to(device)
-
-        def detectron2() -> None:
-            logits[DETECTRON2] = their_head(features)[0]
-
-        candidates = {DETECTRON2: detectron2, **candidates}
-    head = head.to(device)
+    candidates: dict[str, Callable[[], None]] = {}
+    for name, run in cases(arguments, device).items():
+        candidates[name] = partial(keep, name, run, False)
+        if name == POINTREND:
+            candidates[f"{name}, bfloat16"] = partial(keep, f"{name}, bfloat16", run, True)
     with torch.inference_mode():
         measurements = measure(candidates, device, arguments.repeats)
-    reference = DETECTRON2 if DETECTRON2 in logits else "float32"
+    reference = DETECTRON2 if DETECTRON2 in logits else POINTREND
     agreement = {
         name: {f"labels equal to {reference}": float((own.argmax(1) == logits[reference].argmax(1)).float().mean())}
         for name, own in logits.items()
     }
-    of = f"stride {stride} to {height}x{width}, {arguments.classes} classes, {arguments.points} points per step"
-    report(f"semantic head: {of}, {device}, {torch.get_num_threads()} threads", measurements, arguments.json, agreement)
+    size = (arguments.height, arguments.width)
+    of = f"stride {arguments.stride} to {size[0]}x{size[1]}, {arguments.classes} classes"
+    report(
+        f"semantic head: {of}, {arguments.points} points per step, {device}, {torch.get_num_threads()} threads",
+        measurements,
+        arguments.json,
+        agreement,
+    )
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ images and objects. Stem and res2 of both are frozen.
 """
 
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from measure import DETECTRON2, measure, parser, report
 from rcnn_pair import CONFIGS, random_picture, rcnn_pair
 from torch import Tensor, nn
 
+from pipeline.training.precision import autocast
 from pointrend.points import Size
 
 NUM_CLASSES = 80
@@ -28,12 +30,57 @@ def filled_ellipses(boxes: Tensor, size: Size) -> Tensor:
     return columns.square()[:, None] + rows.square()[:, :, None] <= 1
 
 
-def update(model: nn.Module, optimizer: torch.optim.Optimizer, inputs: Any) -> None:
-    """One step of stochastic gradient descent on the sum of the losses."""
-    loss = sum(model(*inputs).values())
-    optimizer.zero_grad()
+def update(model: nn.Module, optimizer: torch.optim.Optimizer, inputs: Any, precision: str = "float32") -> Tensor:
+    """One step of stochastic gradient descent on the sum of the losses, which is returned."""
+    with autocast(next(model.parameters()).device, precision):
+        loss = torch.stack(list(model(*inputs).values())).sum()
     loss.backward()
     optimizer.step()
+    optimizer.zero_grad()
+    return loss.detach()
+
+
+def optimizer_of(model: nn.Module) -> torch.optim.Optimizer:
+    """SGD, fused on a GPU as in a training. Its learning rate is too small to change what an update has to do."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return torch.optim.SGD(trainable, lr=1e-9, momentum=0.9, fused=True if trainable[0].is_cuda else None)
+
+
+def batch(arguments: Any, device: torch.device) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
+    """Images (3, H, W) in [0, 1] and their objects, as a model of this library is trained on.
+
+    Args:
+        arguments: ``images``, ``objects``, ``height`` and ``width``, as the options of this script have them.
+        device: where they lie.
+    """
+    size = (arguments.height, arguments.width)
+    torch.manual_seed(0)
+    images, targets = [], []
+    for _ in range(arguments.images):
+        boxes = random_boxes(arguments.objects, size)
+        labels = torch.randint(1, NUM_CLASSES + 1, (arguments.objects,))
+        target = {"boxes": boxes, "labels": labels, "masks": filled_ellipses(boxes, size)}
+        images.append(random_picture(size).to(device) / 255)
+        targets.append({name: value.to(device) for name, value in target.items()})
+    return images, targets
+
+
+def detectron2_batch(images: list[Tensor], targets: list[dict[str, Tensor]]) -> list[dict[str, Any]]:
+    """The same batch as Detectron2's models are trained on."""
+    from detectron2.structures import BitMasks, Boxes, Instances
+
+    return [
+        {
+            "image": (image * 255).round().flip(0),
+            "instances": Instances(
+                (image.shape[1], image.shape[2]),
+                gt_boxes=Boxes(target["boxes"]),
+                gt_classes=target["labels"] - 1,
+                gt_masks=BitMasks(target["masks"]),
+            ),
+        }
+        for image, target in zip(images, targets, strict=True)
+    ]
 
 
 def main() -> None:
@@ -47,44 +94,21 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)
     model, theirs = rcnn_pair(arguments.model, device)
-    size = (arguments.height, arguments.width)
-    pictures = [random_picture(size).to(device) for _ in range(arguments.images)]
-    torch.manual_seed(0)
-    boxes = [random_boxes(arguments.objects, size) for _ in pictures]
-    masks = [filled_ellipses(image_boxes, size).to(device) for image_boxes in boxes]
-    boxes = [image_boxes.to(device) for image_boxes in boxes]
-    classes = torch.randint(NUM_CLASSES, (arguments.images, arguments.objects), device=device)
-    targets = [
-        {"boxes": image_boxes, "labels": image_classes + 1, "masks": image_masks}
-        for image_boxes, image_classes, image_masks in zip(boxes, classes, masks, strict=True)
-    ]
-    pairs: dict[str, tuple[nn.Module, Any]] = {"float32": (model, ([p / 255 for p in pictures], targets))}
+    images, targets = batch(arguments, device)
+    pairs: dict[str, tuple[nn.Module, Any]] = {"float32": (model, (images, targets))}
     if theirs is not None:
-        from detectron2.structures import BitMasks, Boxes, Instances
-
-        inputs = [
-            {
-                "image": picture.flip(0),
-                "instances": Instances(
-                    size, gt_boxes=Boxes(image_boxes), gt_classes=image_classes, gt_masks=BitMasks(image_masks)
-                ),
-            }
-            for picture, image_boxes, image_classes, image_masks in zip(pictures, boxes, classes, masks, strict=True)
-        ]
-        pairs = {DETECTRON2: (theirs, (inputs,)), **pairs}
-    candidates = {}
-    for name, (network, network_inputs) in pairs.items():
-        network.train()
-        # A learning rate too small to change the weights, so that every update does the same work.
-        optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=1e-9, momentum=0.9)
-        candidates[name] = lambda n=network, o=optimizer, i=network_inputs: update(n, o, i)
+        pairs = {DETECTRON2: (theirs, (detectron2_batch(images, targets),)), **pairs}
+    candidates = {
+        name: partial(update, network.train(), optimizer_of(network), inputs)
+        for name, (network, inputs) in pairs.items()
+    }
     with ExitStack() as stack:
         if theirs is not None:
             from detectron2.utils.events import EventStorage
 
             stack.enter_context(EventStorage())
         measurements = measure(candidates, device, arguments.repeats)
-    of = f"{arguments.images} images of {size[0]}x{size[1]}, {arguments.objects} objects each"
+    of = f"{arguments.images} images of {arguments.height}x{arguments.width}, {arguments.objects} objects each"
     report(
         f"update of {arguments.model}: {of}, {device}, {torch.get_num_threads()} threads",
         measurements,
