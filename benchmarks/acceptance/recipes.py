@@ -59,14 +59,10 @@ class Recipe:
         return under_autocast
 
 
-def recipes(*, compiled: bool) -> list[Recipe]:
-    """Every precision in both layouts; then, compiled, every precision channels last, the likely fastest first.
-
-    Args:
-        compiled: whether there is a backbone to compile.
-    """
-    plain = [Recipe(precision, last) for precision in PRECISIONS for last in (False, True)]
-    return plain + [Recipe(precision, True, True) for precision in reversed(PRECISIONS) if compiled]
+#: Every precision in both layouts.
+PLAIN = [Recipe(precision, last) for precision in PRECISIONS for last in (False, True)]
+#: With the backbone compiled, channels last: the likely fastest first, since compiling takes long.
+COMPILED = [Recipe(precision, channels_last=True, compile=True) for precision in reversed(PRECISIONS)]
 
 
 @contextmanager

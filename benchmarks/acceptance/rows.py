@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 import torch
 
+OWN_PACKAGES = ("benchmarks", "pipeline", "pointrend")
+
 Status = Literal["passed", "failed", "measured", "not run"]
 
 
@@ -143,7 +145,10 @@ def _row(name: str, run: Callable[[], Result], budget: Budget) -> Row:
     except NotRunError as error:
         return row("not run", note=message(error))
     except ModuleNotFoundError as error:
-        return row("not run", note=f"needs the package {error.name}, which is not installed")
+        package = str(error.name).partition(".")[0]
+        if package in OWN_PACKAGES:
+            return row("failed", note=message(error))
+        return row("not run", note=f"needs the package {package}, which is not installed")
     except DisagreementError as error:
         return row("failed", error.figures, message(error))
     except Exception as error:

@@ -1,7 +1,7 @@
 """Times of the heads, of whole models and of a training step in every recipe, beside Detectron2 where importable."""
 
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
@@ -18,11 +18,13 @@ from rcnn_pair import CONFIGS, rcnn_pair
 from torch import Tensor, nn
 
 from acceptance.random_weights import randomise
-from acceptance.recipes import PRECISIONS, Recipe, recipes, timed
+from acceptance.recipes import COMPILED, PLAIN, PRECISIONS, Recipe, timed
 from acceptance.rows import NotRunError, Result, Task, message
 from pointrend import build_model
 from pointrend.agreement import mask_ious
 from pointrend.points import Size
+
+Batch = tuple[list[Tensor], list[dict[str, Tensor]]]
 
 
 @dataclass(frozen=True)
@@ -65,28 +67,14 @@ QUICK = Sizes(
 CPU = Sizes(batch=2, repeats=3)
 
 
-def rows(
-    case: str, compiled: bool, allowed: bool, time: Callable[[Recipe], Result], detectron2: bool = True
-) -> Iterator[Task]:
-    """One row of a case for each recipe; Detectron2 has no layouts and is not compiled.
-
-    Args:
-        case: its name.
-        compiled: whether it has a backbone to compile.
-        allowed: whether backbones are compiled, and not only listed.
-        time: times a recipe.
-        detectron2: whether the case is Detectron2's.
-    """
-    if detectron2:
-        yield from ((f"{case}, {precision}", partial(_theirs, time, Recipe(precision))) for precision in PRECISIONS)
-        return
-    for recipe in recipes(compiled=compiled):
-        skip = recipe.compile and not allowed
-        yield f"{case}, {recipe.name}", _not_compiled if skip else partial(time, recipe)
+def _rows(case: str, time: Callable[[Recipe], Result], recipes: Sequence[Recipe] = PLAIN) -> Iterator[Task]:
+    """One row of a case for each recipe."""
+    return ((f"{case}, {recipe.name}", partial(time, recipe)) for recipe in recipes)
 
 
-def _not_compiled() -> Result:
-    raise NotRunError("--quick compiles nothing")
+def _rows_of_detectron2(case: str, time: Callable[[Recipe], Result]) -> Iterator[Task]:
+    """One row for each precision: Detectron2 has one layout, and is not compiled."""
+    return ((f"{case}, {precision}", partial(_theirs, time, Recipe(precision))) for precision in PRECISIONS)
 
 
 def _theirs(time: Callable[[Recipe], Result], recipe: Recipe) -> Result:
@@ -129,7 +117,7 @@ def _heads(
             return timed(recipe.forward(run, device), recipe, device, sizes.repeats, partial(describe, case))
 
     for case in heads(torch.contiguous_format):
-        yield from rows(case, False, False, partial(time, case), detectron2=DETECTRON2 in case)
+        yield from (_rows_of_detectron2 if DETECTRON2 in case else _rows)(case, partial(time, case))
     if not any(DETECTRON2 in case for case in heads(torch.contiguous_format)):
         yield DETECTRON2, _without_detectron2
 
@@ -176,7 +164,7 @@ def _pair(name: str, device: torch.device) -> tuple[Any, Any]:
 def _of_detectron2(name: str, case: str, device: torch.device, time: Callable[[Recipe], Result]) -> Iterator[Task]:
     """Rows of Detectron2's model of a name, or one that says why there are none."""
     if _pair(name, device)[1] is not None:
-        yield from rows(f"{case}, {DETECTRON2}", False, False, time)
+        yield from _rows_of_detectron2(f"{case}, {DETECTRON2}", time)
     elif name in CONFIGS:
         yield f"{case}, {DETECTRON2}", _without_detectron2
     else:
@@ -187,22 +175,24 @@ def _other_model() -> Result:
     raise NotRunError(f"--quick takes the tiny models, which {DETECTRON2} does not have")
 
 
+def _time_inference(name: str, device: torch.device, sizes: Sizes, theirs: bool, recipe: Recipe) -> Result:
+    """A row of an instance model's inference."""
+    own, other = _pair(name, device)
+    picture = random_picture(sizes.image).to(device)
+    run = inference.detectron2(other, picture) if theirs else inference.own(recipe.apply(own), picture)
+    with torch.inference_mode():
+        return timed(recipe.forward(run, device), recipe, device, sizes.repeats, _count)
+
+
+def _count(output: dict[str, Tensor]) -> dict[str, float]:
+    return {"detections": len(output["boxes"])}
+
+
 def whole_models(device: torch.device, sizes: Sizes) -> Iterator[Task]:
     """An image in, boxes and masks or labels on its pixels out; images are not resized."""
-    picture = random_picture(sizes.image).to(device)
-
-    def count(output: dict[str, Tensor]) -> dict[str, float]:
-        return {"detections": len(output["boxes"])}
-
-    def time(name: str, theirs: bool, recipe: Recipe) -> Result:
-        own, other = _pair(name, device)
-        run = inference.detectron2(other, picture) if theirs else inference.own(recipe.apply(own), picture)
-        with torch.inference_mode():
-            return timed(recipe.forward(run, device), recipe, device, sizes.repeats, count)
-
     for name in sizes.instances:
-        yield from _of_detectron2(name, name, device, partial(time, name, True))
-        yield from rows(name, True, sizes.compiles, partial(time, name, False), detectron2=False)
+        yield from _of_detectron2(name, name, device, partial(_time_inference, name, device, sizes, True))
+        yield from _rows(name, partial(_time_inference, name, device, sizes, False))
 
     street = random_picture(sizes.street).to(device) / 255
 
@@ -218,30 +208,49 @@ def whole_models(device: torch.device, sizes: Sizes) -> Iterator[Task]:
         with torch.inference_mode():
             return timed(run, recipe, device, sizes.repeats)
 
-    yield from rows(sizes.semantic, True, sizes.compiles, segment, detectron2=False)
+    yield from _rows(sizes.semantic, segment)
+
+
+def _time_step(name: str, batch: Batch, device: torch.device, sizes: Sizes, theirs: bool, recipe: Recipe) -> Result:
+    """A row of an update."""
+    torch.manual_seed(0)
+    own, other = _pair(name, device)
+    model = (other if theirs else recipe.apply(own)).train()
+    inputs = (train_step.detectron2_batch(*batch),) if theirs else batch
+    run = partial(train_step.update, model, train_step.optimizer_of(model), inputs, recipe.precision)
+    with _event_storage() if theirs else nullcontext():
+        return timed(run, recipe, device, sizes.repeats, lambda loss: {"loss": float(loss)})
+
+
+def _batch(device: torch.device, sizes: Sizes) -> Batch:
+    options = Namespace(images=sizes.batch, objects=8, height=sizes.image[0], width=sizes.image[1])
+    return train_step.batch(options, device)
 
 
 def training_steps(device: torch.device, sizes: Sizes) -> Iterator[Task]:
     """An update of a whole model: losses, gradients, SGD. Stem and res2 are frozen."""
     name = sizes.instances[0]
-    options = Namespace(images=sizes.batch, objects=8, height=sizes.image[0], width=sizes.image[1])
-    images, targets = train_step.batch(options, device)
+    batch = _batch(device, sizes)
+    yield from _of_detectron2(name, name, device, partial(_time_step, name, batch, device, sizes, True))
+    yield from _rows(name, partial(_time_step, name, batch, device, sizes, False))
 
-    def describe(loss: Tensor) -> dict[str, float]:
-        return {"loss": float(loss)}
 
-    def time(theirs: bool, recipe: Recipe) -> Result:
-        torch.manual_seed(0)
-        own, other = _pair(name, device)
-        model = (other if theirs else recipe.apply(own)).train()
-        inputs = (train_step.detectron2_batch(images, targets),) if theirs else (images, targets)
-        run = partial(train_step.update, model, train_step.optimizer_of(model), inputs, recipe.precision)
-        with _event_storage() if theirs else nullcontext():
-            return timed(run, recipe, device, sizes.repeats, describe)
+def compiled(device: torch.device, sizes: Sizes) -> Iterator[Task]:
+    """The first model's inference and update with its backbone compiled, for images of any size as in a training."""
+    name = sizes.instances[0]
+    steps, inferences = (
+        [(f"{kind}, {row}", run) for row, run in _rows(name, time, COMPILED)]
+        for kind, time in (
+            ("update", partial(_time_step, name, _batch(device, sizes), device, sizes, False)),
+            ("inference", partial(_time_inference, name, device, sizes, False)),
+        )
+    )
+    for row, run in (*steps, *inferences):
+        yield row, run if sizes.compiles else _not_compiled
 
-    case = f"{name}, {sizes.batch} x {sizes.image[0]}x{sizes.image[1]}"
-    yield from _of_detectron2(name, case, device, partial(time, True))
-    yield from rows(case, True, sizes.compiles, partial(time, False), detectron2=False)
+
+def _not_compiled() -> Result:
+    raise NotRunError("--quick compiles nothing")
 
 
 def _event_storage() -> Any:
