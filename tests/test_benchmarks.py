@@ -40,3 +40,34 @@ def test_predict_folder() -> None:
     assert {"predict, json", "predict, overlays and json"} < set(rows)
     assert len({row["objects"] for row in rows.values()}) == 1
     assert all(row["images/s"] > 0 for row in rows.values())
+
+
+EACH_ALONE = """
+import runpy, sys
+from pathlib import Path
+known, path, failed = set(sys.modules), list(sys.path), []
+for file in sorted(Path(sys.argv[1]).glob("*.py")):
+    # As a process of its own sees it: its folder first on the path, and this project not yet imported.
+    sys.path[:] = [str(file.parent), *path]
+    sys.argv = [str(file), "--help"]
+    try:
+        runpy.run_path(str(file), run_name="__main__")
+    except SystemExit as end:
+        failed += [file.name] if end.code else []
+    except BaseException as error:
+        failed.append(f"{file.name}: {error!r}")
+    for name in list(sys.modules):
+        of_project = getattr(sys.modules[name], "__file__", None) or ""
+        if of_project.startswith(str(file.parents[1])) and ".venv" not in of_project and name != "__main__":
+            del sys.modules[name]
+sys.exit("\\n".join(failed) or 0)
+"""
+
+
+def test_every_benchmark_starts() -> None:
+    command = [sys.executable, "-P", "-c", EACH_ALONE, str(ROOT / "benchmarks")]
+    result = subprocess.run(command, cwd="/", capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    scripts = [path.name for path in (ROOT / "benchmarks").glob("*.py") if "__main__" in path.read_text()]
+    assert len(scripts) > 10
+    assert all(f"usage: {name}" in result.stdout for name in scripts)

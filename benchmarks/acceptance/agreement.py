@@ -1,5 +1,6 @@
 """Whether a device computes what the CPU computes: every model of the registry, in strict float32 on both."""
 
+import math
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -42,12 +43,13 @@ def judge(compared: Mapping[str, float]) -> str:
     Args:
         compared: what :func:`pointrend.agreement.compare_instances` or ``compare_semantics`` found.
     """
-    wrong = [
-        f"{LABELS[key]} {compared[key]:.3g} > {most}" for key, most in LARGEST.items() if compared.get(key, 0) > most
-    ]
+    named = [(key, LABELS[key], value) for key, value in compared.items()]
+    # What is not a number is neither above nor below a limit.
+    wrong = [f"{label} is not a number" for _, label, value in named if math.isnan(value)]
     wrong += [
-        f"{LABELS[key]} {compared[key]:.4g} < {least}" for key, least in LEAST.items() if compared.get(key, 1) < least
+        f"{label} {value:.3g} > {LARGEST[key]}" for key, label, value in named if value > LARGEST.get(key, math.inf)
     ]
+    wrong += [f"{label} {value:.4g} < {LEAST[key]}" for key, label, value in named if value < LEAST.get(key, -math.inf)]
     if "detections" in compared:
         if compared["detections"] != compared["other_detections"]:
             wrong.insert(0, f"{compared['other_detections']:.0f} detections in place of {compared['detections']:.0f}")
