@@ -1,6 +1,7 @@
 """``pointrend predict``: from the command line's options to files, with progress and messages."""
 
 import math
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -93,9 +94,10 @@ def check_folder(folder: Path, overwrite: bool) -> None:
 
 def check_inputs(folder: Path, images: Sequence[Input]) -> None:
     """Raises ValueError if an image to read lies in one of the folders that are written below ``folder``."""
-    written = [(folder / name).resolve() for name in FOLDERS]
+    written = [os.path.realpath(folder / name) for name in FOLDERS]
     for image in images:
-        if any(image.path.resolve().is_relative_to(each) for each in written):
+        real = Path(os.path.realpath(image.path))  # unlike resolve(), no error for a loop of links: reading reports it
+        if any(real.is_relative_to(each) for each in written):
             raise ValueError(f"{image.path}: is in a folder that would be written; choose another one with --out")
 
 

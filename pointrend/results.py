@@ -59,8 +59,10 @@ def coco_result(image_id: int, region: Region, classes: Sequence[ClassInfo], siz
 
 def write_json(content: object, path: Path) -> None:
     """Writes JSON, whole or not at all."""
+    text = json.dumps(content, ensure_ascii=False, separators=(",", ":")) + "\n"
     with atomic_output(path) as fresh:
-        fresh.write_text(json.dumps(content, ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")
+        # Bytes of a file's name that are no UTF-8 become JSON's escapes, which Python's reader gives back as they were.
+        fresh.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 class LabelImage:

@@ -504,6 +504,26 @@ class TestWhatIsTheUsers:
         assert Path("photos", folder, "a.png").read_bytes() == before
         assert files("photos") == [f"{folder}/a.png"]
 
+    def test_a_name_that_is_no_utf8_stays_as_it_is(self, weights: Path) -> None:
+        name = os.fsdecode(b"photo\xff.png")
+        image(name)
+        result = predict(weights, name, "--save", "overlays,json", "--score", "0")
+        assert result.exit_code == 0
+        images = json.loads(Path("predictions/images.json").read_text("utf-8"))
+        assert [entry["file_name"] for entry in images["images"]] == [name]
+        assert Path("predictions/overlays", os.fsdecode(b"photo\xff.jpg")).is_file()
+
+    def test_a_loop_of_links_is_reported_and_the_rest_is_done(self, weights: Path) -> None:
+        image("photos/a.png")
+        Path("photos/b.png").symlink_to("c.png")
+        Path("photos/c.png").symlink_to("b.png")
+        result = predict(weights, "photos")
+        assert result.exit_code == 1
+        assert "photos/b.png" in result.stderr
+        assert "photos/c.png" in result.stderr
+        assert "Traceback" not in result.stderr
+        assert "overlays/a.jpg" in files("predictions")
+
     @pytest.mark.parametrize(
         ("options", "message"),
         [

@@ -233,12 +233,13 @@ at("weights").addEventListener("change", async () => {
 });
 at("score").addEventListener("input", () => {
   at("score-value").textContent = Number(at("score").value).toFixed(2);
-  if (!state.picture) return;
+  if (!state.found) return; // what is still awaited is shown with the new score
   if (!shownObjects().some((object) => object.index === state.object)) state.object = telling();
   list();
   show();
 });
 at("picture").addEventListener("click", (event) => {
+  if (!state.found) return;
   const area_ = at("overlay").getBoundingClientRect();
   const x = (event.clientX - area_.left) / area_.width, y = (event.clientY - area_.top) / area_.height;
   if (!isInstance()) { state.place = [x, y]; details.ask(); return; }
