@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,28 @@ def measure(candidates: Mapping[str, Callable[[], Any]], device: torch.device, r
         Measurement(name, statistics.median(seconds[name]), min(seconds[name]), peak_megabytes(run, device))
         for name, run in candidates.items()
     ]
+
+
+def with_bfloat16(
+    cases: Mapping[str, Callable[[], torch.Tensor]], device: torch.device
+) -> tuple[dict[str, Callable[[], None]], dict[str, torch.Tensor]]:
+    """Candidates for :func:`measure`: each case, and those of this library under autocast to bfloat16 as well.
+
+    Returns:
+        the candidates, and the outputs of their last runs by name.
+    """
+    outputs: dict[str, torch.Tensor] = {}
+
+    def keep(name: str, run: Callable[[], torch.Tensor], bfloat16: bool) -> None:
+        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+            outputs[name] = run()
+
+    candidates: dict[str, Callable[[], None]] = {}
+    for name, run in cases.items():
+        candidates[name] = partial(keep, name, run, False)
+        if DETECTRON2 not in name:
+            candidates[f"{name}, bfloat16"] = partial(keep, f"{name}, bfloat16", run, True)
+    return candidates, outputs
 
 
 def report(

@@ -6,12 +6,11 @@ With Detectron2 (and its project PointRend) importable, its head runs on the sam
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from measure import DETECTRON2, has_detectron2, measure, parser, report
+from measure import DETECTRON2, has_detectron2, measure, parser, report, with_bfloat16
 from torch import Tensor, nn
 
 from pointrend.semantic import SemanticPointRend
@@ -90,17 +89,7 @@ def main() -> None:
     arguments = options.parse_args()
     torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)
-    logits: dict[str, Tensor] = {}
-
-    def keep(name: str, run: Callable[[], Tensor], enabled: bool) -> None:
-        with torch.autocast(device.type, torch.bfloat16, enabled=enabled):
-            logits[name] = run()
-
-    candidates: dict[str, Callable[[], None]] = {}
-    for name, run in cases(arguments, device).items():
-        candidates[name] = partial(keep, name, run, False)
-        if name == POINTREND:
-            candidates[f"{name}, bfloat16"] = partial(keep, f"{name}, bfloat16", run, True)
+    candidates, logits = with_bfloat16(cases(arguments, device), device)
     with torch.inference_mode():
         measurements = measure(candidates, device, arguments.repeats)
     reference = DETECTRON2 if DETECTRON2 in logits else POINTREND
