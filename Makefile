@@ -22,7 +22,8 @@ help:
 	@echo "make check-paper  three updates of every distinct training of the paper, small, on two processes (minutes)"
 	@echo "make lint         check style, types and the direction of imports"
 	@echo "make clean        remove what these targets and dvc repro made: .venv, outputs, reports, tracked runs, DVC's"
-	@echo "                  cache, and dvc.lock unless git tracks it. The folders of a scale go as a whole"
+	@echo "                  cache, and dvc.lock unless a commit has it. The folders of a scale go as a whole. It stops"
+	@echo "                  while a dvc repro or jobs run"
 
 install: $(VENV)/.installed
 
@@ -73,8 +74,10 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Name by name: outputs and reports may hold other files as well, and .dvc/config.local is the user's.
+# Name by name: outputs and reports may hold other files as well, and .dvc/config.local is the user's. Status 75 means
+# that something runs; a broken .venv is no reason not to remove it. `dvc exp run` puts dvc.lock into git's index.
 clean:
+	@if test -x $(BIN)/python; then $(BIN)/python -m pipeline.cluster.idle; test $$? -ne 75; fi
 	rm -rf $(VENV) mlflow.db mlflow.db-* mlflow.db.lock mlartifacts dvc_plots .pointrend .dvc/cache .dvc/tmp
 	for scale in configs/experiments/*/; do \
 	  scale=$$(basename "$$scale"); \
@@ -83,6 +86,7 @@ clean:
 	  rmdir "outputs/$$scale" 2>/dev/null || true; \
 	done
 	for folder in outputs reports; do rmdir $$folder 2>/dev/null || true; done
-	git ls-files --error-unmatch dvc.lock >/dev/null 2>&1 || rm -f dvc.lock
+	@if git cat-file -e HEAD:./dvc.lock 2>/dev/null; then echo "dvc.lock stays: it is committed"; else \
+	  rm -f dvc.lock; git rm --quiet --cached --ignore-unmatch dvc.lock 2>/dev/null || true; fi
 	find benchmarks pipeline pointrend stages tests -name __pycache__ -prune -exec rm -rf {} +
 	rm -rf pointrend.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

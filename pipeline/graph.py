@@ -7,12 +7,13 @@ import logging
 import pickle
 import subprocess
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from pipeline.dvc_process import parent_dvcs
 from pipeline.errors import UserError
 from pipeline.files import write_json
 
@@ -114,7 +115,7 @@ def stages_under_way() -> list[str] | None:
 
     None if no `dvc repro` or `dvc exp run` is among the parent processes.
     """
-    for process, words in _parent_dvcs():
+    for process, words in parent_dvcs():
         # The same for all stages of a command. DVC takes two seconds to find it.
         known = Path(SCOPE_FILE)
         asked = [process.pid, process.create_time(), words]
@@ -126,18 +127,6 @@ def stages_under_way() -> list[str] | None:
             write_json(known, {"command": asked, "stages": stages})
             return stages
     return None
-
-
-def _parent_dvcs() -> Iterator[tuple[psutil.Process, list[str]]]:
-    """The DVC commands among the parent processes, and their arguments."""
-    for process in psutil.Process().parents():
-        try:
-            words = process.cmdline()
-        except psutil.Error:  # the process has ended, or belongs to another user
-            return
-        for at, word in enumerate(words[:4]):
-            if Path(word).name in ("dvc", "dvc.exe") or Path(word).parts[-2:] == ("dvc", "__main__.py"):
-                yield process, words[at + 1 :]
 
 
 def _parse(words: list[str]) -> Namespace | None:
@@ -195,7 +184,7 @@ def refuse_while_running(root: Path) -> None:
             continue
         if any("dvc" in Path(word).parts for word in words):
             raise GraphError(
-                f"`{holder['cmd']}` runs here already (process {holder['pid']}), so nothing was written; wait for it, "
+                f"`{holder['cmd']}` runs here already (process {holder['pid']}), so nothing was changed; wait for it, "
                 "or stop it with Ctrl-C (its jobs go on: `pointrend jobs list`)"
             )
 

@@ -23,6 +23,7 @@ from pipeline.config.project import Project
 from pipeline.config.reader import load
 from pipeline.config.selection import Selection
 from pipeline.data.storage import Storage
+from pipeline.dvc_process import end_with_dvc
 from pipeline.errors import UserError
 
 NO_PROXY = ("no_proxy", "NO_PROXY")
@@ -167,6 +168,7 @@ def errors_as_messages() -> Iterator[None]:
 
 
 def run_stage(main: Callable[[], None]) -> None:
-    """Runs the main function of a stage, see :func:`errors_as_messages`."""
+    """Runs the main function of a stage, see :func:`errors_as_messages`, which ends if its DVC is killed."""
     with errors_as_messages():
+        end_with_dvc()
         main()

@@ -77,12 +77,44 @@ def test_clean_leaves_no_empty_folders(project: Path) -> None:
     assert not (project / "reports").exists()
 
 
-def test_clean_leaves_a_lock_file_that_git_tracks(project: Path) -> None:
+def git(project: Path, *arguments: str) -> str:
+    identity = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+    return subprocess.run(
+        ["git", *identity, *arguments], cwd=project, check=True, capture_output=True, text=True
+    ).stdout
+
+
+def test_clean_leaves_a_committed_dvc_lock_and_says_so(project: Path) -> None:
     write(project, "dvc.lock")
-    for arguments in (["init"], ["add", "dvc.lock"]):
-        subprocess.run(["git", *arguments], cwd=project, check=True, capture_output=True)
-    make(project, "clean")
+    git(project, "init")
+    git(project, "add", "dvc.lock")
+    git(project, "commit", "--message", "results")
+    assert "dvc.lock stays: it is committed" in make(project, "clean")
     assert (project / "dvc.lock").is_file()
+
+
+def test_clean_removes_a_dvc_lock_that_dvc_alone_has_added_to_the_index(project: Path) -> None:
+    write(project, "dvc.lock")
+    git(project, "init")
+    git(project, "add", "dvc.lock")
+    make(project, "clean")
+    assert not (project / "dvc.lock").exists()
+    assert git(project, "ls-files") == ""
+
+
+def test_clean_stops_while_something_runs_but_not_at_a_broken_environment(project: Path) -> None:
+    write(project, "mlflow.db", ".venv/bin/python")
+    python = project / ".venv/bin/python"
+    python.chmod(0o755)
+    python.write_text("#!/bin/sh\necho 'error: jobs of this project run' >&2; exit 75\n")
+    result = subprocess.run(["make", "clean"], cwd=project, capture_output=True, text=True)
+    assert result.returncode != 0
+    assert "error: jobs of this project run" in result.stderr
+    assert (project / "mlflow.db").is_file()
+    python.write_text("#!/bin/sh\nexit 1\n")
+    make(project, "clean")
+    assert not (project / "mlflow.db").exists()
+    assert not python.exists()
 
 
 def test_install_works_in_a_folder_with_spaces_and_umlauts(project: Path) -> None:

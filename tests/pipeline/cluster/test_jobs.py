@@ -16,6 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline import cli
+from pipeline.cluster.idle import BUSY, BusyError, check_idle
 from pipeline.cluster.jobs import Job, Jobs, RayUnreachableError
 from pipeline.cluster.local_head import LocalRayError, ensure_ray, find_ray
 from pipeline.cluster.needs import ClusterTooSmallError, Needs, Resources
@@ -87,6 +88,18 @@ def test_ray_listens_on_loopback_alone(folder: Path, jobs: Jobs) -> None:
     ]
     assert len(listening) > 5
     assert all(address.is_loopback for address in listening)
+
+
+def test_make_clean_is_told_of_jobs_and_of_their_end(folder: Path, jobs: Jobs, tmp_path: Path) -> None:
+    root = folder.parents[1]
+    with pytest.raises(BusyError, match=r"wait or run \(idle\), so nothing was changed"):
+        check_idle(root)
+    check_idle(tmp_path)  # another project
+    program = [sys.executable, "-m", "pipeline.cluster.idle"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    done = subprocess.run(program, cwd=root, env=environment, capture_output=True, text=True)
+    assert done.returncode == BUSY
+    assert done.stderr.startswith("error: jobs of this project wait or run (idle)")
 
 
 def test_without_the_token_there_is_no_way_in(folder: Path, jobs: Jobs) -> None:
