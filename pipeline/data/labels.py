@@ -18,6 +18,14 @@ CITYSCAPES = LabelTable(
     truth_suffix="_gtFine_labelIds.png",
 )
 
+#: The same classes by train id, as networks number them; files are named as by cityscapesscripts.
+CITYSCAPES_TRAIN_IDS = LabelTable(
+    names=CITYSCAPES.names,
+    ids=tuple(label.trainId for label in cityscapes_labels if not label.ignoreInEval),
+    ignored=(255,),
+    truth_suffix="_gtFine_labelTrainIds.png",
+)
+
 
 def plain(num_classes: int) -> LabelTable:
     """The table of a dataset whose PNGs hold the classes 0 to K - 1, and 255 for ignored pixels.

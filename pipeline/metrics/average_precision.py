@@ -41,6 +41,11 @@ class Matches(NamedTuple):
     objects: np.ndarray  # (N,) objects to be found in each image
 
 
+def counted(matches: Sequence[Matches]) -> int:
+    """How many detections of all sizes are right or wrong at the lowest IoU threshold; the others are ignored."""
+    return sum(int((found.right[0] | found.wrong[0]).sum()) for found in matches if found.area == AREAS[0])
+
+
 def average_precision(matches: Sequence[Matches], counts: np.ndarray) -> dict[str, np.ndarray]:
     """The six statistics of resampled datasets, given how often each has each image.
 

@@ -13,6 +13,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from pipeline.metrics.average_precision import IOU_THRESHOLDS, STATISTICS
+from pipeline.metrics.choice import Choice
 from pipeline.metrics.coco_ap import score_instances
 
 
@@ -24,6 +25,9 @@ def boundary_ap(
     resamples: int = 0,
     seed: int = 0,
     resampled: Collection[str] = tuple(STATISTICS),
+    by_class: bool = False,
+    choice: Choice | None = None,
+    with_counts: bool = False,
 ) -> dict[str, Any]:
     """Boundary AP in percent, averaged over IoU thresholds 0.50 to 0.95 and over categories.
 
@@ -35,18 +39,19 @@ def boundary_ap(
         resamples: how many bootstrap resamples of the images to compute metrics on as well.
         seed: of the resampling.
         resampled: the names of those metrics.
+        by_class, choice, with_counts: as for :func:`pipeline.metrics.coco_ap.coco_ap`.
 
     Returns:
         The same keys as :func:`pipeline.metrics.coco_ap.coco_ap`.
 
     Raises:
-        DatasetError, PredictionError: as :func:`pipeline.metrics.coco_ap.coco_ap`.
+        DatasetError, GroundTruthError, PredictionError: as :func:`pipeline.metrics.coco_ap.coco_ap`.
         ValueError: if the dilation ratio is not positive and finite.
     """
     if not (math.isfinite(dilation_ratio) and dilation_ratio > 0):
         raise ValueError(f"dilation_ratio is {dilation_ratio}, expected a positive number")
     iou = functools.partial(_smaller_iou, dilation_ratio=dilation_ratio)
-    return score_instances(iou, annotations, predictions, resamples, seed, resampled)
+    return score_instances(iou, annotations, predictions, resamples, seed, resampled, by_class, choice, with_counts)
 
 
 def boundary_width(height: int, width: int, dilation_ratio: float) -> int:

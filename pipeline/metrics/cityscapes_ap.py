@@ -5,6 +5,7 @@ import math
 import os
 import warnings
 from argparse import Namespace
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
@@ -17,12 +18,21 @@ from pipeline.data.cityscapes import INSTANCE_SUFFIX, check_instance_ids
 from pipeline.data.cpus import usable_cpus
 from pipeline.data.labels import read_ids, read_picture
 from pipeline.metrics.bootstrap import RESAMPLES, resample_counts
-from pipeline.metrics.cityscapes_resamples import average_precision, ranked_predictions
+from pipeline.metrics.choice import Choice
+from pipeline.metrics.cityscapes_resamples import Ranked, average_precision, ranked_predictions
 from pipeline.metrics.errors import GroundTruthError, PredictionError
 from pipeline.metrics.pairs import pairs_by_image
 
 
-def cityscapes_ap(truth: Path, predictions: Path, *, resamples: int = 0, seed: int = 0) -> dict[str, Any]:
+def cityscapes_ap(
+    truth: Path,
+    predictions: Path,
+    *,
+    resamples: int = 0,
+    seed: int = 0,
+    choice: Choice | None = None,
+    with_counts: bool = False,
+) -> dict[str, Any]:
     """Instance AP in percent, averaged over IoU thresholds 0.50 to 0.95 and over Cityscapes' eight object classes.
 
     Args:
@@ -34,20 +44,26 @@ def cityscapes_ap(truth: Path, predictions: Path, *, resamples: int = 0, seed: i
             that nothing was found. Label ids that the benchmark does not evaluate are ignored.
         resamples: how many bootstrap resamples of the images to compute AP on as well.
         seed: of the resampling.
+        choice: the images and classes to score, by default all.
+        with_counts: whether to say what was scored as well.
 
     Returns:
         AP, AP50, and AP-<class>, AP50-<class> for person, rider, car, truck, bus, train, motorcycle and bicycle; NaN
         where there is no ground truth of at least 100 pixels. With resamples also ``AP_resamples``: (resamples,), the
-        values of AP on them.
+        values of AP on them. With counts also images, images_without_predictions (their text file is empty), objects
+        (to be found: of at least 100 pixels and no groups), predictions, predictions_left_out (of classes that
+        are not scored) and ignored_predictions_percent: of the others those that are neither right nor wrong at
+        an IoU of 0.50, NaN without any.
 
     Raises:
-        GroundTruthError: if there is no ground truth, or one cannot be read or has an unknown id.
+        GroundTruthError: if there is no ground truth, one cannot be read or has an unknown id, or the choice does not
+            fit it.
         PredictionError: for an image without a text file or with two, or a line that is malformed or names a missing,
             unreadable or twice-used mask, one of another size or outside the folder, an unknown label id, or a
             confidence that is not finite.
     """
     predictions = predictions.resolve()  # cityscapesscripts compares the masks' paths with it
-    pairs = pairs_by_image(truth, predictions, INSTANCE_SUFFIX, ".txt")
+    pairs = pairs_by_image(truth, predictions, INSTANCE_SUFFIX, ".txt", choice.images if choice else None)
     with ThreadPoolExecutor(min(8, usable_cpus())) as pool:
         list(pool.map(lambda pair: _check(pair[0], pair[1], predictions), pairs))
 
@@ -55,6 +71,8 @@ def cityscapes_ap(truth: Path, predictions: Path, *, resamples: int = 0, seed: i
     tool.args.predictionPath = str(predictions)
     tool.args.quiet = True
     tool.setInstanceLabels(tool.args)
+    if choice:
+        tool.args.instLabels = choice.names(tool.args.instLabels, truth)
     truths = [str(path) for path, _ in pairs]
     matches = tool.matchGtWithPreds(
         [str(path) for _, path in pairs], truths, tool.instances2dict(truths, False), tool.args
@@ -66,10 +84,30 @@ def cityscapes_ap(truth: Path, predictions: Path, *, resamples: int = 0, seed: i
     for name, values in averages["classes"].items():
         result[f"AP-{name}"], result[f"AP50-{name}"] = values["ap"], values["ap50%"]
     scores: dict[str, Any] = {name: 100 * float(value) for name, value in result.items()}
-    if resamples:
+    if resamples or with_counts:
         ranked = ranked_predictions(list(matches.values()), tool.args.instLabels, tool.args.overlaps)
+    if with_counts:
+        scores |= _counts([path for _, path in pairs], tool.args.instLabels, ranked)
+    if resamples:
         scores[f"AP{RESAMPLES}"] = average_precision(ranked, resample_counts(len(pairs), resamples, seed))
     return scores
+
+
+def _counts(predictions: Sequence[Path], labels: Sequence[str], ranked: Sequence[Ranked]) -> dict[str, Any]:
+    """What was scored; see :func:`cityscapes_ap`."""
+    ids = [[line.split(" ")[1] for line in path.read_text(encoding="utf-8").splitlines()] for path in predictions]
+    names = [id2label[int(_number(id_))].name for of_image in ids for id_ in of_image]
+    scored = sum(name in labels for name in names)
+    # An object's further predictions are wrong, so each of them is counted once.
+    counted = sum(found.scores[0].size for found in ranked)
+    return {
+        "images": len(predictions),
+        "images_without_predictions": sum(not of_image for of_image in ids),
+        "objects": sum(int(found.objects.sum()) for found in ranked),
+        "predictions": scored,
+        "predictions_left_out": len(names) - scored,
+        "ignored_predictions_percent": 100 * (1 - counted / scored) if scored else math.nan,
+    }
 
 
 def _private_tool() -> ModuleType:

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from pipeline.metrics.average_precision import AREAS, STATISTICS, average_precision, resampled_ap
-from pipeline.metrics.coco_files import detections, read_ground_truth, read_results
+from pipeline.metrics.average_precision import AREAS, STATISTICS, average_precision, counted, resampled_ap
+from pipeline.metrics.choice import Choice, class_labels
+from pipeline.metrics.coco_files import chosen_results, counts, detections, read_ground_truth
 from pipeline.metrics.matching import PairwiseIoU, match
 
 
@@ -20,6 +21,8 @@ def coco_ap(
     seed: int = 0,
     resampled: Collection[str] = tuple(STATISTICS),
     by_class: bool = False,
+    choice: Choice | None = None,
+    with_counts: bool = False,
 ) -> dict[str, Any]:
     """Mask AP in percent, averaged over IoU thresholds 0.50 to 0.95 and over categories.
 
@@ -30,19 +33,23 @@ def coco_ap(
         seed: of the resampling.
         resampled: the names of those metrics.
         by_class: whether to give the AP of each category as well.
+        choice: the images and categories to score, by default all. Predictions of others are left out.
+        with_counts: whether to say what was scored as well, see :func:`pipeline.metrics.coco_files.counts`.
 
     Returns:
         AP, AP50, AP75 and, by the objects' area (below 32^2, to 96^2, above), APs, APm, APl; NaN where there is no
         ground truth to average over. Without any prediction they are 0. With resamples also
         ``AP_resamples`` and so on: (resamples,), the values on them; see :mod:`pipeline.metrics.bootstrap`. With
-        ``by_class`` also ``AP_by_class``, by the categories' names.
+        ``by_class`` also ``AP_by_class``, by the categories' names (with the id where two have one name).
 
     Raises:
         DatasetError: for annotations with duplicate or unknown ids, or unusable masks.
+        GroundTruthError: if the ground truth has not the chosen images or categories.
         PredictionError: for an unknown image or category, a mask of another size than its image, or a score that
             is not finite.
     """
-    return score_instances(coco_mask.iou, annotations, predictions, resamples, seed, resampled, by_class)
+    options = (resamples, seed, resampled, by_class, choice, with_counts)
+    return score_instances(coco_mask.iou, annotations, predictions, *options)
 
 
 def score_instances(
@@ -53,10 +60,15 @@ def score_instances(
     seed: int,
     resampled: Collection[str],
     by_class: bool = False,
+    choice: Choice | None = None,
+    with_counts: bool = False,
 ) -> dict[str, Any]:
     """The statistics of :func:`coco_ap` with masks compared by ``iou``."""
-    truth = read_ground_truth(annotations)
-    results = read_results(predictions, truth["images"], [category["id"] for category in truth["categories"]])
+    every = read_ground_truth(annotations)
+    truth = choice.of_instances(every, annotations) if choice else every
+    categories = [category["id"] for category in every["categories"]]
+    more_images = choice.left_out if choice else ()
+    results, left_out = chosen_results(predictions, every, truth, categories, more_images)
     images = len(truth["images"])
     matches = match(truth, detections(results), iou)
     all_once = np.ones((1, images), np.int64)
@@ -64,12 +76,13 @@ def score_instances(
     scores: dict[str, Any] = {name: float(values[0]) for name, values in once.items()}
     if by_class:
         # The matches are in the order of the categories' ids, one for each range of areas.
-        categories = sorted(truth["categories"], key=lambda category: category["id"])
         of_class = [matches[start : start + len(AREAS)] for start in range(0, len(matches), len(AREAS))]
         scores["AP_by_class"] = {
-            category["name"]: float(average_precision(own, all_once)["AP"][0])
-            for category, own in zip(categories, of_class, strict=True)
+            label: float(average_precision(own, all_once)["AP"][0])
+            for label, own in zip(class_labels(truth["categories"]).values(), of_class, strict=True)
         }
+    if with_counts:
+        scores |= counts(truth, results, counted(matches), left_out)
     if resamples:
         scores |= resampled_ap(matches, images, resamples, seed, resampled)
     return scores

@@ -1,6 +1,7 @@
 """Reads COCO files for the instance metrics: checks them, and converts every mask to compressed RLE."""
 
 import json
+import math
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -133,12 +134,67 @@ def read_results(
     return results
 
 
+def chosen_results(
+    path: Path,
+    every: Mapping[str, Any],
+    truth: Mapping[str, Any],
+    categories: Collection[int],
+    left_out: Collection[int] = (),
+) -> tuple[list[dict[str, Any]], int]:
+    """The results of the images and categories to score, and how many are of others.
+
+    Args:
+        path: the file.
+        every: the whole ground truth.
+        truth: the part to score.
+        categories: the category ids that predictions may have; those that are not in ``every`` are kept.
+        left_out: ids of more images that may have predictions.
+
+    Raises:
+        PredictionError: as :func:`read_results`.
+    """
+    results = read_results(path, every["images"], categories, left_out)
+    images = {image["id"] for image in truth["images"]}
+    others = {category["id"] for category in every["categories"]} - {c["id"] for c in truth["categories"]}
+    kept = [result for result in results if result["image_id"] in images and result["category_id"] not in others]
+    # Those of images that the ground truth does not have are in the file alone.
+    return kept, (len(json.loads(path.read_bytes())) if left_out else len(results)) - len(kept)
+
+
 def detections(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Results as the annotations that an evaluator reads, numbered from 1, with the areas of their masks."""
     return [
         {**result, "id": number, "area": float(coco_mask.area(result["segmentation"])), "iscrowd": 0}
         for number, result in enumerate(results, 1)
     ]
+
+
+def counts(
+    truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], counted: int, left_out: int
+) -> dict[str, Any]:
+    """What was scored.
+
+    Args:
+        truth: the images and annotations.
+        results: the predictions for them.
+        counted: how many of those are right or wrong at an IoU of 0.50.
+        left_out: how many predictions are of other images or categories.
+
+    Returns:
+        numbers of images, images without predictions, objects, ignored objects (crowds), predictions and predictions
+        left out; and in percent how many predictions are neither right nor wrong: on crowds, beyond the number that
+        counts in an image, or where LVIS does not say whether there is an object. NaN without predictions.
+    """
+    crowds = sum(bool(annotation.get("iscrowd")) for annotation in truth["annotations"])
+    return {
+        "images": len(truth["images"]),
+        "images_without_predictions": len(truth["images"]) - len({result["image_id"] for result in results}),
+        "objects": len(truth["annotations"]) - crowds,
+        "ignored_objects": crowds,
+        "predictions": len(results),
+        "predictions_left_out": left_out,
+        "ignored_predictions_percent": 100 * (1 - counted / len(results)) if results else math.nan,
+    }
 
 
 def _fault(entry: Any, sizes: Mapping[int, tuple[int, int]], categories: frozenset[int]) -> str | None:

@@ -1,18 +1,20 @@
 """``pointrend score``: computes metrics from files alone, whatever program made the predictions."""
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Column, Table
 
 from pipeline.errors import UserError
 from pointrend.cli import fail
+
+if TYPE_CHECKING:
+    from pipeline.metrics.choice import Choice
 
 app = typer.Typer(help="Score predictions against ground truth, from files alone.", no_args_is_help=True)
 
@@ -26,29 +28,69 @@ Predictions = Annotated[Path, typer.Argument(metavar="PREDICTIONS.json", help="a
 Truth = Annotated[Path, typer.Option("--gt", help="the folder of the ground truth")]
 PredictionsFolder = Annotated[Path, typer.Option("--pred", help="the folder of the predictions")]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object")]
+AsCsv = Annotated[bool, typer.Option("--csv", help="print CSV: metric, class, value")]
+ByClass = Annotated[bool, typer.Option("--by-class", help="also the AP of each class")]
 Resamples = Annotated[
     int, typer.Option(min=0, metavar="N", help="number of resamples of the images for 95% bootstrap intervals")
 ]
+Images = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="score these images alone: ids or file names, one a line, or a COCO or LVIS file"
+    ),
+]
+Classes = Annotated[str, typer.Option(metavar="NAME,...", help="score these classes alone")]
+
+
+class Ids(StrEnum):
+    """What the values of Cityscapes' label PNGs are."""
+
+    LABEL = "label"
+    TRAIN = "train"
 
 
 @app.command("ap")
-def ap(annotations: Annotations, predictions: Predictions, resamples: Resamples = 0, as_json: AsJson = False) -> None:
+def ap(
+    annotations: Annotations,
+    predictions: Predictions,
+    images: Images = None,
+    classes: Classes = "",
+    by_class: ByClass = False,
+    resamples: Resamples = 0,
+    as_json: AsJson = False,
+    as_csv: AsCsv = False,
+) -> None:
     """COCO mask AP."""
     with _errors_shown():
         from pipeline.metrics.coco_ap import coco_ap
+        from pipeline.metrics.explained import explained_instances
 
-        _show(coco_ap(annotations, predictions, resamples=resamples), as_json)
+        options: dict[str, Any] = {"by_class": by_class, "choice": _choice(images, classes), "with_counts": True}
+        with explained_instances(annotations, predictions, _note) as check:
+            scores = check(coco_ap(annotations, predictions, resamples=resamples, **options))
+        _show(scores, as_json, as_csv)
 
 
 @app.command("ap-star")
 def ap_star(
-    annotations: LvisAnnotations, predictions: Predictions, resamples: Resamples = 0, as_json: AsJson = False
+    annotations: LvisAnnotations,
+    predictions: Predictions,
+    images: Images = None,
+    classes: Classes = "",
+    by_class: ByClass = False,
+    resamples: Resamples = 0,
+    as_json: AsJson = False,
+    as_csv: AsCsv = False,
 ) -> None:
     """AP*: predictions of COCO's categories against LVIS's annotations."""
     with _errors_shown():
+        from pipeline.metrics.explained import explained_instances
         from pipeline.metrics.lvis_ap import ap_star
 
-        _show(ap_star(annotations, predictions, resamples=resamples), as_json)
+        options: dict[str, Any] = {"by_class": by_class, "choice": _choice(images, classes), "with_counts": True}
+        with explained_instances(annotations, predictions, _note, lvis=True) as check:
+            scores = check(ap_star(annotations, predictions, resamples=resamples, **options))
+        _show(scores, as_json, as_csv)
 
 
 @app.command("boundary-ap")
@@ -58,8 +100,12 @@ def boundary_ap(
     dilation_ratio: Annotated[
         float, typer.Option(help="width of the boundary as a fraction of the image's diagonal")
     ] = 0.02,
+    images: Images = None,
+    classes: Classes = "",
+    by_class: ByClass = False,
     resamples: Resamples = 0,
     as_json: AsJson = False,
+    as_csv: AsCsv = False,
 ) -> None:
     """Boundary AP: COCO mask AP by the smaller of mask IoU and boundary IoU."""
     if not (math.isfinite(dilation_ratio) and dilation_ratio > 0):
@@ -67,36 +113,96 @@ def boundary_ap(
 
     with _errors_shown():
         from pipeline.metrics.boundary_ap import boundary_ap
+        from pipeline.metrics.explained import explained_instances
 
-        _show(boundary_ap(annotations, predictions, dilation_ratio=dilation_ratio, resamples=resamples), as_json)
+        options: dict[str, Any] = {"by_class": by_class, "choice": _choice(images, classes), "with_counts": True}
+        options["dilation_ratio"] = dilation_ratio
+        with explained_instances(annotations, predictions, _note) as check:
+            scores = check(boundary_ap(annotations, predictions, resamples=resamples, **options))
+        _show(scores, as_json, as_csv)
 
 
 @app.command("miou")
 def miou(
     truth: Truth,
     predictions: PredictionsFolder,
+    classes: Annotated[
+        str,
+        typer.Option(
+            metavar="K|NAMES",
+            help="classes other than Cityscapes': how many, or their names by id from 0 (sky,road), or 7=road,26=car",
+        ),
+    ] = "",
+    ignored: Annotated[
+        str,
+        typer.Option(
+            metavar="ID,...", help="ids in the ground truth that do not count; with --classes, by default 255, or none"
+        ),
+    ] = "",
+    gt_suffix: Annotated[
+        str,
+        typer.Option(
+            metavar="END",
+            help="ground truth is NAME+END, such as _mask.png, its prediction NAME*.png; by default, with --classes, "
+            "both have the same path",
+        ),
+    ] = "",
+    gt_ids: Annotated[Ids, typer.Option(help="Cityscapes' ids in the ground truth: label or train ids")] = Ids.LABEL,
+    pred_ids: Annotated[Ids, typer.Option(help="Cityscapes' ids in the predictions")] = Ids.LABEL,
     trimap: Annotated[
         list[int] | None, typer.Option(min=1, help="also mIoU within this many pixels of a boundary; can be repeated")
     ] = None,
+    images: Images = None,
     resamples: Resamples = 0,
     as_json: AsJson = False,
+    as_csv: AsCsv = False,
 ) -> None:
     """Mean IoU of semantic segmentation; with --trimap also near the boundaries."""
+    if classes and Ids.TRAIN in (gt_ids, pred_ids):
+        raise typer.BadParameter("train ids are Cityscapes' own, and --classes says other ids", param_hint="--classes")
     with _errors_shown():
+        from pipeline.metrics.explained import explained_labels
+        from pipeline.metrics.label_classes import label_table, same_classes
         from pipeline.metrics.segmentation_iou import miou
 
-        _show(miou(truth, predictions, trimap_widths=trimap or (), resamples=resamples), as_json)
+        try:
+            table = label_table(classes, ignored, gt_suffix, train=gt_ids is Ids.TRAIN)
+            predicted = table if gt_ids is pred_ids else same_classes(table, train=pred_ids is Ids.TRAIN)
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="--classes, --ignored") from error
+        chosen, widths = _choice(images, "").images, trimap or ()
+        with explained_labels(truth, predictions, table, predicted, chosen, _note) as check:
+            options: dict[str, Any] = {"resamples": resamples, "predicted_table": predicted, "images": chosen}
+            scores = check(miou(truth, predictions, table=table, trimap_widths=widths, **options))
+        _show(scores, as_json, as_csv)
 
 
 @app.command("cityscapes-ap")
 def cityscapes_ap(
-    truth: Truth, predictions: PredictionsFolder, resamples: Resamples = 0, as_json: AsJson = False
+    truth: Truth,
+    predictions: PredictionsFolder,
+    images: Images = None,
+    classes: Classes = "",
+    resamples: Resamples = 0,
+    as_json: AsJson = False,
+    as_csv: AsCsv = False,
 ) -> None:
     """Cityscapes' AP of instance masks."""
     with _errors_shown():
         from pipeline.metrics.cityscapes_ap import cityscapes_ap
+        from pipeline.metrics.explained import check_cityscapes
 
-        _show(cityscapes_ap(truth, predictions, resamples=resamples), as_json)
+        choice = _choice(images, classes)
+        scores = cityscapes_ap(truth, predictions, resamples=resamples, choice=choice, with_counts=True)
+        check_cityscapes(scores, truth, predictions, _note)
+        _show(scores, as_json, as_csv)
+
+
+def _choice(images: Path | None, classes: str) -> "Choice":
+    from pipeline.metrics.choice import Choice, ImageList
+
+    names = tuple(name.strip() for name in classes.split(",") if name.strip())
+    return Choice(ImageList.read(images) if images else None, names)
 
 
 @contextmanager
@@ -112,45 +218,21 @@ def _errors_shown() -> Iterator[None]:
         fail(error)
 
 
-def _show(scores: Mapping[str, Any], as_json: bool) -> None:
+def _note(text: str) -> None:
+    """Says something beside the scores."""
+    Console(stderr=True, highlight=False).print(f"note: {text}", style="yellow", markup=False, soft_wrap=True)
+
+
+def _show(scores: Mapping[str, Any], as_json: bool, as_csv: bool) -> None:
+    from pipeline.metrics import shown_scores
     from pipeline.metrics.bootstrap import with_intervals
 
     scores = with_intervals(scores)
     if as_json:
-        typer.echo(json.dumps(_plain(scores), allow_nan=False))
+        typer.echo(shown_scores.as_json(scores))
+    elif as_csv:
+        typer.echo(shown_scores.as_csv(scores), nl=False)
     else:
-        Console().print(_table(scores))
-
-
-def _plain(value: Any) -> Any:
-    """Converts a value to plain JSON types; NaN and infinity become null."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _table(scores: Mapping[str, Any]) -> Table:
-    end = "_interval"
-    intervals = {name.removesuffix(end): value for name, value in scores.items() if name.endswith(end)}
-    rows = list(_rows({name: value for name, value in scores.items() if not name.endswith(end)}, intervals))
-    table = Table(Column("metric", no_wrap=True), Column("value", justify="right"), box=None, pad_edge=False)
-    if any(interval for _, _, interval in rows):
-        table.add_column("95% interval", justify="right", no_wrap=True)
-    for name, value, interval in rows:
-        table.add_row(*(name, value, interval)[: len(table.columns)])
-    return table
-
-
-def _rows(scores: Mapping[str, Any], intervals: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str, str]]:
-    """Name, value and interval of each number; the names of a nested mapping, such as IoU by class, follow its own."""
-    for name, value in scores.items():
-        if isinstance(value, Mapping):
-            yield from _rows(value, intervals.get(name, {}), f"{prefix}{name} ")
-        else:
-            yield f"{prefix}{name}", _number(value), " – ".join(map(_number, intervals.get(name, ())))
-
-
-def _number(value: Any) -> str:
-    return ("–" if math.isnan(value) else f"{value:.2f}") if isinstance(value, float) else str(value)
+        Console().print(shown_scores.as_table(scores))
+        if shown_scores.has_undefined(scores):
+            typer.echo(shown_scores.UNDEFINED)

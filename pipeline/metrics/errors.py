@@ -9,3 +9,7 @@ class PredictionError(UserError, ValueError):
 
 class GroundTruthError(UserError, ValueError):
     """Ground truth that cannot be used; the message names the file."""
+
+
+class NothingToScoreError(UserError, ValueError):
+    """Files from which no score follows; the message says what is missing."""

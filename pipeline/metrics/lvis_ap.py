@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from pipeline.data.lvis import coco_view, synset_table
-from pipeline.metrics.average_precision import AREAS, Matches, resampled_ap
-from pipeline.metrics.coco_files import check_ground_truth, detections, read_results
+from pipeline.metrics.average_precision import AREAS, Matches, counted, resampled_ap
+from pipeline.metrics.choice import Choice, class_labels
+from pipeline.metrics.coco_files import check_ground_truth, chosen_results, counts, detections
 from pipeline.metrics.lvis_api import Detections, Evaluation, Truth
 
 STATISTICS: dict[str, tuple[float | None, str]] = {
@@ -30,6 +31,9 @@ def ap_star(
     resamples: int = 0,
     seed: int = 0,
     resampled: Collection[str] = tuple(STATISTICS),
+    by_class: bool = False,
+    choice: Choice | None = None,
+    with_counts: bool = False,
 ) -> dict[str, Any]:
     """Mask AP in percent by LVIS's rules: 300 detections per image, and a detection counts as wrong only where the
     annotations say so.
@@ -37,8 +41,8 @@ def ap_star(
     LVIS's APr, APc and APf are left out: they group categories by their number of LVIS training images, which says
     nothing about models trained on COCO.
 
-    All images of the LVIS file count, so predictions must be for all of them: v0.5's val are COCO's val2017, v1's are
-    partly from train2017, on which a COCO model has trained.
+    All images of the LVIS file count unless ``choice`` says which, so predictions must be for all of them: v0.5's val
+    are COCO's val2017, v1's are partly from train2017, on which a COCO model has trained.
 
     Args:
         annotations: an LVIS file, v0.5 or v1, or its COCO-category view (see :func:`pipeline.data.lvis.coco_view`).
@@ -49,6 +53,10 @@ def ap_star(
         resamples: how many bootstrap resamples of the images to compute metrics on as well.
         seed: of the resampling.
         resampled: the names of those metrics.
+        by_class: whether to give the AP of each category as well, ``AP_by_class``.
+        choice: the images and categories to score, by default all. Predictions for listed images that the LVIS file
+            does not have are left out.
+        with_counts: whether to say what was scored as well, see :func:`pipeline.metrics.coco_files.counts`.
 
     Returns:
         AP, AP50, AP75 and, by the objects' area (below 32^2, to 96^2, above), APs, APm, APl; NaN where there is no
@@ -58,18 +66,28 @@ def ap_star(
     Raises:
         DatasetError: for a file that is not in LVIS's format, and for annotations with duplicate or unknown ids, or
             unusable masks.
+        GroundTruthError: if the file has not the chosen images or categories.
         PredictionError: for an unknown image or category, a mask of another size than its image, or a score that
             is not finite.
     """
-    view = check_ground_truth(coco_view(annotations), annotations)
-    categories = [entry.id for entry in synset_table(view, annotations).root]
-    results = read_results(predictions, view["images"], categories, left_out)
+    every = check_ground_truth(coco_view(annotations), annotations)
+    view = choice.of_instances(every, annotations) if choice else every
+    categories = [entry.id for entry in synset_table(every, annotations).root]
+    left_out = [*left_out, *(choice.left_out if choice else ())]
+    results, others = chosen_results(predictions, every, view, categories, left_out)
     truth = Truth(view)
     evaluation = Evaluation(truth, Detections(truth, detections(results)))
     evaluation.evaluate()
     evaluation.accumulate()
     values = {name: evaluation.average_precision(*where) for name, where in STATISTICS.items()}
     scores: dict[str, Any] = {name: 100 * value if value >= 0 else math.nan for name, value in values.items()}
+    if by_class:
+        labels = class_labels(view["categories"])
+        scores["AP_by_class"] = {
+            labels[id_]: 100 * value if value >= 0 else math.nan for id_, value in evaluation.by_category().items()
+        }
+    if with_counts:
+        scores |= counts(view, results, counted(_matches(evaluation)), others)
     if resamples:
         scores |= resampled_ap(_matches(evaluation), len(evaluation.params.img_ids), resamples, seed, resampled)
     return scores

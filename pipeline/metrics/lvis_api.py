@@ -54,3 +54,12 @@ class Evaluation(LVISEval):
     def average_precision(self, iou: float | None = None, area: str = "all") -> float:
         """As a fraction, at one IoU threshold or over all of them; -1 where there is nothing to average."""
         return float(self._summarize("ap", iou_thr=iou, area_rng=area))
+
+    def by_category(self) -> dict[int, float]:
+        """AP of each category over all IoU thresholds and sizes, as a fraction; -1 where there is no object."""
+        precision = self.eval["precision"][:, :, :, self.params.area_rng_lbl.index("all")]
+        columns = [precision[:, :, k] for k in range(len(self.params.cat_ids))]
+        return {
+            id_: float(own[own > -1].mean()) if (own > -1).any() else -1.0
+            for id_, own in zip(self.params.cat_ids, columns, strict=True)
+        }

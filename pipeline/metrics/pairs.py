@@ -2,18 +2,21 @@
 
 from pathlib import Path
 
+from pipeline.metrics.choice import ImageList, names_of_file
 from pipeline.metrics.errors import GroundTruthError, PredictionError
 
 
-def pairs_by_image(truth: Path, predictions: Path, truth_suffix: str, extension: str) -> list[tuple[Path, Path]]:
+def pairs_by_image(
+    truth: Path, predictions: Path, truth_suffix: str, extension: str, images: ImageList | None = None
+) -> list[tuple[Path, Path]]:
     """Pairs (ground truth, prediction) of files named as in Cityscapes, both found recursively.
 
     ``<image><truth_suffix>`` belongs with ``<image>*<extension>``, as in cityscapesscripts, where ``<image>`` is
     ``<city>_<sequence>_<frame>``. Numbers are compared whole: frame 1 is not frame 10. Predictions of other images are
-    ignored.
+    ignored. ``images`` are the ones to pair, by default all.
 
     Raises:
-        GroundTruthError: without any ground truth, or with two for one image.
+        GroundTruthError: without any ground truth, with two for one image, or where a listed image is missing.
         PredictionError: for an image without a prediction, or with two.
     """
     truths: dict[str, Path] = {}
@@ -30,31 +33,47 @@ def pairs_by_image(truth: Path, predictions: Path, truth_suffix: str, extension:
             raise PredictionError(f"image {owner}: two predictions, {found[owner]} and {path}; expected one")
         found[owner] = path
     _check(truth, predictions, truths, f"*{truth_suffix}")
-    for image, path in truths.items():
-        if image not in found:
-            raise PredictionError(
-                f"{predictions}: no prediction for image {image} ({path}); expected a file {image}*{extension}"
-            )
+    truths = _listed(truths, images, truth)
+    if missing := [image for image in truths if image not in found]:
+        expected = f"image {missing[0]} ({truths[missing[0]]}); expected a file {missing[0]}*{extension}"
+        raise PredictionError(_missing(predictions, missing, truths, expected))
     return [(path, found[image]) for image, path in truths.items()]
 
 
-def pairs_by_path(truth: Path, predictions: Path, extension: str) -> list[tuple[Path, Path]]:
+def pairs_by_path(
+    truth: Path, predictions: Path, extension: str, images: ImageList | None = None
+) -> list[tuple[Path, Path]]:
     """Pairs (ground truth, prediction) of the files that have the same path in their folders, found recursively.
 
+    ``images`` are the ones to pair, by default all.
+
     Raises:
-        GroundTruthError: without any ground truth.
+        GroundTruthError: without any ground truth, or where a listed image is missing.
         PredictionError: for a ground truth without a prediction.
     """
     truths = {str(path.relative_to(truth)): path for path in _files(truth, f"*{extension}")}
     _check(truth, predictions, truths, f"*{extension}")
-    for name, path in truths.items():
-        if not (predictions / name).is_file():
-            raise PredictionError(f"{predictions}: no prediction for {path}; expected a file {predictions / name}")
+    truths = _listed(truths, images, truth)
+    if missing := [name for name in truths if not (predictions / name).is_file()]:
+        expected = f"{truths[missing[0]]}; expected a file {predictions / missing[0]}"
+        raise PredictionError(_missing(predictions, missing, truths, expected))
     return [(path, predictions / name) for name, path in truths.items()]
 
 
 def _files(folder: Path, pattern: str) -> list[Path]:
     return sorted(path for path in folder.rglob(pattern) if path.is_file())
+
+
+def _listed(truths: dict[str, Path], images: ImageList | None, truth: Path) -> dict[str, Path]:
+    if images is None:
+        return truths
+    chosen = images.choose({key: {*names_of_file(key), *names_of_file(p.name)} for key, p in truths.items()}, truth)
+    return {key: truths[key] for key in chosen}
+
+
+def _missing(predictions: Path, missing: list[str], truths: dict[str, Path], expected: str) -> str:
+    number = f" ({len(missing)} of {len(truths)} images have none)" if len(missing) > 1 else ""
+    return f"{predictions}: no prediction for {expected}{number}"
 
 
 def _check(truth: Path, predictions: Path, truths: dict[str, Path], pattern: str) -> None:

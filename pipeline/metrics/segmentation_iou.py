@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +12,7 @@ from pipeline.config.labels import LabelTable
 from pipeline.data.cpus import usable_cpus
 from pipeline.data.labels import CITYSCAPES, read_ids
 from pipeline.metrics.bootstrap import RESAMPLES, resample_counts
+from pipeline.metrics.choice import ImageList
 from pipeline.metrics.errors import GroundTruthError, PredictionError
 from pipeline.metrics.pairs import pairs_by_image, pairs_by_path
 
@@ -27,6 +27,8 @@ def miou(
     trimap_widths: Sequence[int] = (),
     resamples: int = 0,
     seed: int = 0,
+    predicted_table: LabelTable | None = None,
+    images: ImageList | None = None,
 ) -> dict[str, Any]:
     """Mean intersection-over-union of the classes, over the whole images and near the ground truth's boundaries.
 
@@ -54,10 +56,13 @@ def miou(
         trimap_widths: in pixels, from 1.
         resamples: how many bootstrap resamples of the images to compute the metrics on as well.
         seed: of the resamples.
+        predicted_table: the ids in the predictions, where they are others; the same classes in the same order.
+        images: the images to score, by default all.
 
     Returns:
         In percent: mIoU, IoU (by class), and for each width w, trimap{w}_mIoU and trimap{w}_IoU. With resamples,
-        also each of those keys with _resamples: (resamples,), by class if the value is. And images, their number.
+        also each of those keys with _resamples: (resamples,), by class if the value is. And images, their number, and
+        ignored_pixels_percent, the pixels whose ground truth is ignored.
 
     Raises:
         GroundTruthError: if there is no ground truth, or one cannot be read or has an id outside the table.
@@ -67,12 +72,18 @@ def miou(
     """
     if any(width < 1 for width in trimap_widths):
         raise ValueError(f"trimap widths are {list(trimap_widths)}; expected pixels from 1")
-    found = map_label_pairs(truth, predictions, table, partial(_areas, classes=len(table.names), widths=trimap_widths))
-    areas = np.stack(found)
+
+    def measure(truth: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, int]:
+        return _areas(truth, predicted, len(table.names), trimap_widths), truth.size
+
+    found = map_label_pairs(truth, predictions, table, measure, predicted_table, images)
+    areas, pixels = np.stack([areas for areas, _ in found]), sum(size for _, size in found)
 
     # (resamples, images) times (images, ...): sums over the resampled images.
     counts = resample_counts(len(areas), resamples, seed) if resamples else None
-    result: dict[str, Any] = {"images": len(areas)}
+    # Every pixel that is not ignored is of one class.
+    ignored = 100 * (1 - int(areas[:, 0, 1].sum()) / pixels)
+    result: dict[str, Any] = {"images": len(areas), "ignored_pixels_percent": ignored}
     for index, prefix in enumerate(["", *(f"trimap{width}_" for width in trimap_widths)]):
         region = areas[:, index]
         values, mean = _iou(region.sum(axis=0))
@@ -86,7 +97,12 @@ def miou(
 
 
 def map_label_pairs(
-    truth: Path, predictions: Path, table: LabelTable, use: Callable[[np.ndarray, np.ndarray], T]
+    truth: Path,
+    predictions: Path,
+    table: LabelTable,
+    use: Callable[[np.ndarray, np.ndarray], T],
+    predicted_table: LabelTable | None = None,
+    images: ImageList | None = None,
 ) -> list[T]:
     """What a function returns for the classes of each image's ground truth and prediction, (H, W) each.
 
@@ -95,16 +111,24 @@ def map_label_pairs(
     Raises:
         GroundTruthError, PredictionError: as :func:`miou`.
     """
-    if table.truth_suffix:
-        pairs = pairs_by_image(truth, predictions, table.truth_suffix, ".png")
-    else:
-        pairs = pairs_by_path(truth, predictions, ".png")
+    pairs = label_pairs(truth, predictions, table, images)
     # Each 1024x2048 image needs about 100 MB of memory, hence at most eight at once.
     with ThreadPoolExecutor(min(8, usable_cpus())) as pool:
-        return list(pool.map(lambda pair: use(*_read_pair(pair[0], pair[1], table)), pairs))
+        return list(pool.map(lambda pair: use(*_read_pair(pair[0], pair[1], table, predicted_table or table)), pairs))
 
 
-def _read_pair(truth_path: Path, prediction_path: Path, table: LabelTable) -> tuple[np.ndarray, np.ndarray]:
+def label_pairs(
+    truth: Path, predictions: Path, table: LabelTable, images: ImageList | None = None
+) -> list[tuple[Path, Path]]:
+    """The files of each image, ground truth and prediction, paired as the table says."""
+    if table.truth_suffix:
+        return pairs_by_image(truth, predictions, table.truth_suffix, ".png", images)
+    return pairs_by_path(truth, predictions, ".png", images)
+
+
+def _read_pair(
+    truth_path: Path, prediction_path: Path, table: LabelTable, predicted_table: LabelTable
+) -> tuple[np.ndarray, np.ndarray]:
     try:
         truth = table.classes(read_ids(truth_path))
     except ValueError as error:
@@ -113,8 +137,9 @@ def _read_pair(truth_path: Path, prediction_path: Path, table: LabelTable) -> tu
         ids = read_ids(prediction_path)
         if ids.shape != truth.shape:
             size, expected = (f"{shape[1]}x{shape[0]}" for shape in (ids.shape, truth.shape))
-            raise ValueError(f"the image is {size}, its ground truth {truth_path} is {expected}")
-        return truth, table.classes(ids)
+            swapped = "; width and height look swapped" if ids.shape == truth.shape[::-1] else ""
+            raise ValueError(f"the image is {size}, its ground truth {truth_path} is {expected}{swapped}")
+        return truth, predicted_table.classes(ids)
     except ValueError as error:
         raise PredictionError(f"{prediction_path}: {error}") from error
 

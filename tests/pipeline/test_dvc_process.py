@@ -51,7 +51,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A DVC project with a stage that sleeps, and that starts what stands for a job."""
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     (tmp_path / ".dvc").mkdir()
-    (tmp_path / ".dvc/config").write_text("[core]\n    no_scm = true\n    analytics = false\n    check_update = false\n")
+    (tmp_path / ".dvc/config").write_text(
+        "[core]\n    no_scm = true\n    analytics = false\n    check_update = false\n"
+    )
     (tmp_path / "stage.py").write_text(STAGE)
     # A shell stays between DVC and the stage, as with a $SHELL that does not replace itself.
     (tmp_path / "dvc.yaml").write_text(f"stages: {{wait: {{cmd: '{sys.executable} stage.py stage; exit $?'}}}}\n")
