@@ -61,7 +61,7 @@ def ap(
     as_csv: AsCsv = False,
 ) -> None:
     """COCO mask AP."""
-    with _errors_shown():
+    with _errors_shown(as_json, as_csv):
         from pipeline.metrics.coco_ap import coco_ap
         from pipeline.metrics.explained import explained_instances
 
@@ -83,7 +83,7 @@ def ap_star(
     as_csv: AsCsv = False,
 ) -> None:
     """AP*: predictions of COCO's categories against LVIS's annotations."""
-    with _errors_shown():
+    with _errors_shown(as_json, as_csv):
         from pipeline.metrics.explained import explained_instances
         from pipeline.metrics.lvis_ap import ap_star
 
@@ -111,7 +111,7 @@ def boundary_ap(
     if not (math.isfinite(dilation_ratio) and dilation_ratio > 0):
         raise typer.BadParameter(f"{dilation_ratio} is not a positive number", param_hint="--dilation-ratio")
 
-    with _errors_shown():
+    with _errors_shown(as_json, as_csv):
         from pipeline.metrics.boundary_ap import boundary_ap
         from pipeline.metrics.explained import explained_instances
 
@@ -160,7 +160,7 @@ def miou(
     """Mean IoU of semantic segmentation; with --trimap also near the boundaries."""
     if classes and Ids.TRAIN in (gt_ids, pred_ids):
         raise typer.BadParameter("train ids are Cityscapes' own, and --classes says other ids", param_hint="--classes")
-    with _errors_shown():
+    with _errors_shown(as_json, as_csv):
         from pipeline.metrics.explained import explained_labels
         from pipeline.metrics.label_classes import label_table, same_classes
         from pipeline.metrics.segmentation_iou import miou
@@ -188,7 +188,7 @@ def cityscapes_ap(
     as_csv: AsCsv = False,
 ) -> None:
     """Cityscapes' AP of instance masks."""
-    with _errors_shown():
+    with _errors_shown(as_json, as_csv):
         from pipeline.metrics.cityscapes_ap import cityscapes_ap
         from pipeline.metrics.explained import check_cityscapes
 
@@ -206,8 +206,10 @@ def _choice(images: Path | None, classes: str) -> "Choice":
 
 
 @contextmanager
-def _errors_shown() -> Iterator[None]:
+def _errors_shown(as_json: bool, as_csv: bool) -> Iterator[None]:
     """Shows errors that the user can fix as one message, and exits with status 1."""
+    if as_json and as_csv:
+        raise typer.BadParameter("give --json or --csv, but not both", param_hint="--csv")
     try:
         yield
     except ModuleNotFoundError as error:
