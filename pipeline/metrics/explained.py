@@ -137,8 +137,9 @@ def explained_labels(
                 raise NothingToScoreError(f"{truth}: no image has a boundary, so leave --trimap out")
         if counts is not None and (text := hint(counts, table, predicted)):
             note(text)
-        of_all = {"images": scores.pop("images"), "images_without_predictions": 0}  # one is an error of the metric
-        return scores | of_all | {"ignored_pixels_percent": scores.pop("ignored_pixels_percent")}
+        number, ignored = scores.pop("images"), scores.pop("ignored_pixels_percent")
+        # An image without a prediction is an error of the metric.
+        return scores | {"images": number, "images_without_predictions": 0, "ignored_pixels_percent": ignored}
 
     try:
         yield check
