@@ -66,9 +66,15 @@ KINDS = (
         "the images were resized or turned since: export anew for those there",
     ),
     Kind(
+        r"(?:is|the labels are) \d+x\d+, .* is \d+x\d+, which it is in the other orientation.*"
+        r"|is \d+x\d+, annotated as \d+x\d+, which it is in the other orientation.*",
+        "pictures that EXIF data turn, annotated in the other orientation",
+        "annotated as viewers show them: orientation: exif (--orientation exif); as stored: orientation: stored",
+    ),
+    Kind(
         r"is \d+x\d+, annotated as \d+x\d+",
         "images of another size than their annotations say",
-        "if swapped, EXIF turned them: save them upright, or annotate as stored",
+        "the images were resized or turned since: export anew for those there",
         True,
     ),
     Kind(
@@ -114,7 +120,24 @@ KINDS = (
         _MATCH_FILES,
     ),
     Kind(
-        r"truncated or no image \(.*\)|cannot be read \(.*\)", "pictures that cannot be read", "save these images again"
+        r"not a readable image \(the file is empty.*\)", "pictures that are empty files", "save or download them again"
+    ),
+    Kind(r"not a readable image \(a Git LFS pointer.*\)", "Git LFS pointers instead of pictures", "run `git lfs pull`"),
+    Kind(
+        r"not a readable image \(has \d+ million pixels.*\)",
+        "pictures over the limit of size",
+        "make them smaller, or cut them into tiles",
+    ),
+    Kind(
+        r"not a readable image \(a TIFF with \d+ bands.*\)",
+        "TIFFs with other bands than grey or RGB",
+        "write one or three bands of 8 bits, as in `gdal_translate -b 3 -b 2 -b 1 -ot Byte -scale in.tif out.tif`",
+    ),
+    Kind(
+        r"not a readable image \(.*\)|cannot be read \(.*\)",
+        "pictures that cannot be read",
+        "save or convert these images again",
+        True,
     ),
     Kind(r"its mask has no pixel", "masks without a pixel", _DELETE_CLICKS),
     Kind(r"its mask has only \d+ pixel", "masks of a few pixels", _DELETE_CLICKS),
