@@ -34,7 +34,7 @@ SIGNATURES = (
     (rb"\x89HDF", "an HDF5 file: write its image as PNG or TIFF"),
     (rb"%PDF", "a PDF: write its pages as PNG"),
 )
-EMPTY = "the file is empty: save or download it again"
+EMPTY = "the file is empty: save or download again"
 
 #: What the values of an image are. Of 16-bit colours Pillow reads the upper 8 bits.
 Values = Literal["8-bit", "16-bit", "16-bit colours", "32-bit", "float"]
@@ -190,9 +190,7 @@ def _reason(file: Path | IO[bytes], error: Exception) -> str:
     """Why a file is no readable image, and what to do."""
     if isinstance(error, Image.DecompressionBombError):
         pixels, limit = (int(number) / 1e6 for number in re.findall(r"\d+", str(error))[:2])
-        return (
-            f"has {pixels:.0f} million pixels, the limit is {limit:.0f} million: make it smaller, or cut it into tiles"
-        )
+        return f"has {pixels:.0f} million pixels, the limit is {limit:.0f} million: make smaller, or cut into tiles"
     if isinstance(error, UnidentifiedImageError):
         head, bands = _head(file)
         if not head:
@@ -200,7 +198,7 @@ def _reason(file: Path | IO[bytes], error: Exception) -> str:
         known = next((what for signature, what in SIGNATURES if re.match(signature, head, re.DOTALL)), None)
         return known or bands or "no image of a known format: save it as PNG, JPEG or TIFF"
     text = str(error) if str(error) else type(error).__name__
-    return f"truncated or damaged: {text.replace(repr(file), 'this file')}"
+    return f"truncated or damaged, {text.replace(repr(file), 'this file')}: save or download again"
 
 
 def _head(file: Path | IO[bytes]) -> tuple[bytes, str]:
@@ -211,7 +209,7 @@ def _head(file: Path | IO[bytes]) -> tuple[bytes, str]:
         with file.open("rb") as stream:
             return _head(stream)
     file.seek(0)
-    head = file.read(16)
+    head = file.read(64)
     if head[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         return head, ""
     try:

@@ -267,6 +267,7 @@ def _labels(source: Source) -> LabelDataset:
         classes=named or {"unknown": 0},
         ignored=[*source.ignored],
     )
+    dataset = dataset.model_copy(update={"orientation": source.orientation or likely_orientation(dataset)})
     if named:
         return dataset
     classes = {f"class_{id_}": id_ for id_ in _ids(dataset) if id_ not in source.ignored}
@@ -352,7 +353,7 @@ def _named_classes(source: Source, root: Path) -> dict[str, int]:
 
 def _ids(dataset: LabelDataset) -> list[int]:
     """The ids in the label PNGs of a dataset, in order."""
-    storage, known = Storage(dataset.root), KnownPictures({})
+    storage, known = Storage(dataset.root), KnownPictures({}, dataset.orientation)
     found: set[int] = set()
     for split in (dataset.train, dataset.val):
         if isinstance(split, LabelSplit):

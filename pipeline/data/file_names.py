@@ -17,53 +17,64 @@ def is_hidden(name: str) -> bool:
     return any((part.startswith(".") and part not in (".", "..")) or part == "__MACOSX" for part in parts)
 
 
+def lower_extension(name: str) -> str:
+    """A path with its extension in lower case: ``a/B.PNG`` is ``a/B.png``."""
+    stem, dot, extension = name.rpartition(".")
+    return f"{stem}{dot}{extension.lower()}"
+
+
 def resolved_names(storage: Storage, folder: str, names: Sequence[str]) -> dict[str, str]:
     """The files below a folder that names mean, by those names that are not the files' own.
 
-    A name that is there is itself. Others may have Windows' separators, %20 for a space, the folder's own name before
-    them, or a path of the machine that wrote them; they stand for a file if no other could be meant.
+    A name that is there is itself. Others may have Windows' separators, %20 for a space, .JPG for .jpg, a folder's name
+    twice, or a path of the machine that wrote them; they stand for a file if no other could be meant. The folder is
+    listed only if a name looks like one of these.
     """
-    suspicious = [name for name in names if _may_differ(name, folder)]
+    repeated = {*PurePosixPath(folder).parts, PurePosixPath(storage.root).name} - {"."}
+    suspicious = [name for name in names if _may_differ(name, repeated)]
     if not suspicious:
         return {}
     there = {name.removeprefix(f"{folder}/") for name in storage.files(folder)}
-    bases = Counter(PurePosixPath(name).name for name in there)
-    paths = {PurePosixPath(name).name: name for name in there}
+    by_path, by_base = dict[str, list[str]](), dict[str, list[str]]()
+    for name in there:
+        by_path.setdefault(lower_extension(name), []).append(name)
+        by_base.setdefault(PurePosixPath(name).name, []).append(name)
     found = {}
     for name in suspicious:
         if name in there:
             continue
-        plain = _readings(name, folder)
-        candidates = {reading for reading in plain if reading in there}
-        if not candidates:  # a path of another machine: its last part, if one file alone has it
-            last = {PurePosixPath(each).name for each in plain if _is_foreign(each)}
-            candidates = {paths[base] for base in last if bases[base] == 1}
-        if len(candidates) == 1:
-            found[name] = candidates.pop()
+        readings = _readings(name, repeated)
+        meant = {file for reading in readings for file in by_path.get(lower_extension(reading), [])}
+        if not meant:  # a path of another machine is its last part
+            last = {PurePosixPath(reading).name for reading in readings if _is_foreign(reading)}
+            meant = {file for base in last for file in by_base.get(base, [])}
+        if len(meant) == 1:
+            found[name] = meant.pop()
     return found
 
 
-def _may_differ(name: str, folder: str) -> bool:
-    first = name.partition("/")[0]
-    return "\\" in name or "%" in name or name.startswith(("/", ".")) or ("/" in name and first in _parts(folder))
-
-
-def _parts(folder: str) -> Collection[str]:
-    return {part for part in PurePosixPath(folder).parts if part != "."}
+def _may_differ(name: str, repeated: Collection[str]) -> bool:
+    return (
+        "\\" in name
+        or "%" in name
+        or name.startswith(("/", "."))
+        or name != lower_extension(name)
+        or ("/" in name and name.partition("/")[0] in repeated)
+    )
 
 
 def _is_foreign(name: str) -> bool:
     return name.startswith("/") or name[1:3] == ":/"
 
 
-def _readings(name: str, folder: str) -> list[str]:
+def _readings(name: str, repeated: Collection[str]) -> list[str]:
     """What a name can be once separators, escapes and repeated folders are as here."""
     slashes = name.replace("\\", "/")
     found = []
     for text in dict.fromkeys((slashes, unquote(slashes))):
         parts = [part for part in text.split("/") if part != "."]
         found.append("/".join(parts))
-        while len(parts) > 1 and parts[0] in _parts(folder):
+        while len(parts) > 1 and parts[0] in repeated:
             parts = parts[1:]
             found.append("/".join(parts))
     return found
@@ -75,7 +86,8 @@ def names_note(found: Mapping[str, str]) -> str:
         return ""
     shown = "; ".join(f"{name} is {file}" for name, file in list(found.items())[:EXAMPLES])
     more = "; ..." if len(found) > EXAMPLES else ""
-    return f"{counted(len(found), 'file name')} written as on another system or with a folder twice: {shown}{more}"
+    count = counted(len(found), "file name")
+    return f"{count} written as on another system, in another case or with a folder twice: {shown}{more}"
 
 
 def affixes(images: Iterable[str], labels: Iterable[str]) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 
 from pipeline.config.datasets import LabelSplit
 from pipeline.data.coco import DatasetError
-from pipeline.data.file_names import affixes, is_hidden
+from pipeline.data.file_names import affixes, is_hidden, lower_extension
 from pipeline.data.labels import read_ids
 from pipeline.data.pictures import KnownPictures, check_picture, in_parallel
 from pipeline.data.storage import Storage, UnreadableFileError
@@ -78,9 +78,9 @@ def same_path_pairs(storage: Storage, split: LabelSplit, suffix: str = "") -> Pa
         split,
         is_image=lambda name: (
             PurePosixPath(name).suffix.lower() in PICTURES
-            and not (suffix and _lower_extension(name).endswith(f"{suffix}.png"))
+            and not (suffix and lower_extension(name).endswith(f"{suffix}.png"))
         ),
-        is_label=lambda name: _lower_extension(name).endswith(f"{suffix}.png"),
+        is_label=lambda name: lower_extension(name).endswith(f"{suffix}.png"),
         labels_of=lambda name: f"{PurePosixPath(name).with_suffix('')}{suffix}.png",
     )
 
@@ -101,7 +101,7 @@ def _pairs(
     problems, written = [], dict[str, str]()  # label files as they are written, .PNG or .png
     for name in storage.files(split.labels):
         if is_label(name) and not is_hidden(name):
-            other = written.setdefault(_lower_extension(name), name)
+            other = written.setdefault(lower_extension(name), name)
             if other != name:
                 problems.append(f"{other} and {name} would be the labels of the same image")
     unused = set(written)
@@ -125,10 +125,6 @@ def _pairs(
         if hint:
             problems = [f"no label file has the name of an image: {images[0]}, {alone[0]}; {hint}"]
     return Pairs(list(pairs.values()), problems)
-
-
-def _lower_extension(name: str) -> str:
-    return str(PurePosixPath(name).with_suffix(PurePosixPath(name).suffix.lower()))
 
 
 def _stem(name: str, folder: str) -> str:

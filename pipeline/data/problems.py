@@ -119,14 +119,17 @@ KINDS = (
         "label PNGs without an image",
         _MATCH_FILES,
     ),
-    Kind(
-        r"not a readable image \(the file is empty.*\)", "pictures that are empty files", "save or download them again"
-    ),
+    Kind(r"not a readable image \(the file is empty.*\)", "pictures that are empty files", "save or download again"),
     Kind(r"not a readable image \(a Git LFS pointer.*\)", "Git LFS pointers instead of pictures", "run `git lfs pull`"),
+    Kind(
+        r"has floats that are not finite.*",
+        "pictures of floats that are not all finite, such as nan",
+        "replace these values, as by numpy.nan_to_num",
+    ),
     Kind(
         r"not a readable image \(has \d+ million pixels.*\)",
         "pictures over the limit of size",
-        "make them smaller, or cut them into tiles",
+        "make smaller, or cut into tiles",
     ),
     Kind(
         r"not a readable image \(a TIFF with \d+ bands.*\)",
@@ -136,7 +139,7 @@ KINDS = (
     Kind(
         r"not a readable image \(.*\)|cannot be read \(.*\)",
         "pictures that cannot be read",
-        "save or convert these images again",
+        "save, convert or download these images again",
         True,
     ),
     Kind(r"its mask has no pixel", "masks without a pixel", _DELETE_CLICKS),
@@ -304,7 +307,7 @@ def lines(
             add(shown + ("; ..." if each.count > EXAMPLES else ""), INDENT)
         better = next((remedy for part, remedy in (remedies or {}).items() if part in each.problems[0]), None)
         last = number + 1 == len(groups) or groups[number + 1].remedy != each.remedy
-        if better or (each.remedy and last):
+        if better or (each.remedy and last and not (each.count == 1 and "not a readable image" in each.title)):
             add(f"-> {better or each.remedy}", INDENT)
     return text
 
