@@ -135,7 +135,7 @@ def examine(file: Path | IO[bytes], name: str) -> Facts:
     """
     with _opened(file, name, None) as image:
         remark = _load(image, name)
-        turn = image.getexif().get(ORIENTATION, 1)
+        turn = Image.Image.getexif(image).get(ORIENTATION, 1)  # that of PNGs would load them once more
         kind = _values(image)
         low, high = 0.0, 255.0
         if kind != "8-bit":

@@ -82,6 +82,7 @@ def same_path_pairs(storage: Storage, split: LabelSplit, suffix: str = "") -> Pa
         ),
         is_label=lambda name: lower_extension(name).endswith(f"{suffix}.png"),
         labels_of=lambda name: f"{PurePosixPath(name).with_suffix('')}{suffix}.png",
+        like_images=True,
     )
 
 
@@ -92,10 +93,12 @@ def _pairs(
     is_image: Callable[[str], bool],
     is_label: Callable[[str], bool],
     labels_of: Callable[[str], str],
+    like_images: bool = False,
 ) -> Pairs:
     """The images of a split and their labels.
 
     ``labels_of`` maps the path of an image below the image folder to that of its labels below the label folder.
+    Where labels are named like images, and none is, ``like_images`` makes one message of it, which names the rule.
     """
     images = [name for name in storage.files(split.images) if is_image(name) and not is_hidden(name)]
     problems, written = [], dict[str, str]()  # label files as they are written, .PNG or .png
@@ -120,7 +123,7 @@ def _pairs(
             pairs[labels] = Pair(name, written[labels])
     alone = sorted(unused - pairs.keys())
     problems += [f"{labels}: there is no image for it" for labels in alone]
-    if images and not pairs and alone:
+    if like_images and len(images) > 1 and not pairs and alone:
         hint = affixes((_stem(name, split.images) for name in images), (_stem(name, split.labels) for name in alone))
         if hint:
             problems = [f"no label file has the name of an image: {images[0]}, {alone[0]}; {hint}"]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from pipeline.config.datasets import CocoDataset, DatasetConfig, HeldOut, LabelDataset
+from pipeline.config.datasets import CocoSplit, DatasetConfig, HeldOut, LabelDataset
 from pipeline.data.coco import load_instances
 from pipeline.data.file_names import resolved_names
 from pipeline.data.label_files import same_path_pairs
@@ -44,7 +44,7 @@ def _sizes(dataset: DatasetConfig) -> Iterable[tuple[Path, Size]]:
     for split in (dataset.train, dataset.val):
         if isinstance(split, HeldOut):
             continue
-        if isinstance(dataset, CocoDataset):
+        if isinstance(split, CocoSplit):
             entries = load_instances(root / split.annotations)["images"]
             names = resolved_names(storage, split.images, [entry["file_name"] for entry in entries])
             for entry in entries:

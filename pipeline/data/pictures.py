@@ -123,9 +123,11 @@ class Checked(NamedTuple):
 def check_picture(storage: Storage, name: str, known: KnownPictures) -> Checked:
     """Reads and checks one picture file; see :func:`check_pictures`."""
     try:
-        facts = known.look(storage.read(name))
+        content = storage.read(name)
     except UnreadableFileError as error:
         return Checked((0, 0), str(error))
+    try:
+        facts = known.look(content)
     except (OSError, ValueError) as error:
         return Checked((0, 0), f"{storage.where(name)}: {str(error).removeprefix(': ')}")
     other: Orientation = "exif" if known.orientation == "stored" else "stored"
