@@ -277,6 +277,8 @@ def _rgb(image: Image.Image, name: str, pixel_range: tuple[float, float] | None,
     if image.mode == "RGB" and "transparency" not in image.info:
         return np.array(image)
     width, height = image.size
+    if image.mode == "L" and height <= 4 * STRIP and "transparency" not in image.info:
+        return np.array(image.convert("RGB"))
     rgb = np.empty((height, width, 3), np.uint8)
     for top in range(0, height, STRIP):  # Pillow's RGB has four bytes a pixel, and each conversion is a copy
         rgb[top : top + STRIP] = np.asarray(_opaque(image.crop((0, top, width, min(top + STRIP, height)))))
