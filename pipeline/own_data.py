@@ -33,7 +33,7 @@ from pipeline.graph import refuse_while_running
 from pipeline.progress import progress
 from pipeline.report.dataset_check import check_sheet, sheet_path, show_problems, show_sheet, show_survey
 from pipeline.stage import errors_as_messages
-from pointrend.specs import Task
+from pointrend.specs import Orientation, Task
 from pointrend.wording import counted
 from pointrend.zoo import ZOO, address, fetch
 
@@ -71,6 +71,10 @@ ClassesOption = Annotated[
     ),
 ]
 IgnoreOption = Annotated[str, typer.Option(help="label ids to ignore, with commas")]
+OrientationOption = Annotated[
+    Orientation | None,
+    typer.Option(help="annotations are of pictures as stored, or turned by EXIF; by default as their sizes tell"),
+]
 DropOption = Annotated[bool, typer.Option("--drop-invalid", help="leave out unusable annotations")]
 DataRootOption = Annotated[str, typer.Option(help="folder or URI that the root in a dataset's YAML is relative to")]
 
@@ -85,6 +89,7 @@ def _source(
     classes: str | None,
     ignore: str,
     drop_invalid: bool,
+    orientation: Orientation | None,
 ) -> Source:
     if not 0 < val_share < 1:
         raise UserError(f"--val-share {val_share:g}: expected a share between 0 and 1, such as 0.2")
@@ -93,7 +98,7 @@ def _source(
         ignored = tuple(int(number) for number in ignore.split(",") if number.strip())
     except ValueError as error:
         raise UserError(f"--ignore {ignore}: expected label ids with commas between them") from error
-    return Source(data, images, val, val_images, val_share, seed, names, ignored, drop_invalid)
+    return Source(data, images, val, val_images, val_share, seed, names, ignored, drop_invalid, orientation)
 
 
 @contextmanager
@@ -136,6 +141,7 @@ def check(
     classes: ClassesOption = None,
     ignore: IgnoreOption = "255",
     drop_invalid: DropOption = False,
+    orientation: OrientationOption = None,
     data_root: DataRootOption = "data",
     sheet: Annotated[
         Path | None, typer.Option(help="the contact sheet: .webp or .png; default: reports/contact_sheet_NAME.webp")
@@ -148,7 +154,7 @@ def check(
     The exit status is 1 if there are errors; warnings do not change it.
     """
     console = Console(highlight=False)
-    source = _source(data, images, val, val_images, val_share, seed, classes, ignore, drop_invalid)
+    source = _source(data, images, val, val_images, val_share, seed, classes, ignore, drop_invalid, orientation)
     sheet = sheet or sheet_path(data)
     check_sheet(sheet, data, overwrite=overwrite)
     try:
@@ -187,7 +193,8 @@ def _look(
                 show_survey(console, found, every=every)
                 show_sheet(console, prepared, storage, sheet, data)
                 errors = errors or _train_problems(prepared)
-                return where, errors, found.odd, prepared.dropped_annotations if attempt is dataset else []
+                dropped = prepared.dropped_annotations if attempt is dataset else []
+                return where, errors, [*prepared.picture_notes, *found.odd], dropped
         except DatasetError as error:
             if not errors:
                 where, errors = str(error.where), error.problems
@@ -292,6 +299,7 @@ def train(
     classes: ClassesOption = None,
     ignore: IgnoreOption = "255",
     drop_invalid: DropOption = False,
+    orientation: OrientationOption = None,
     data_root: DataRootOption = "data",
     name: Annotated[str, typer.Option(help="of the scale, and of its files in configs/")] = "mine",
     start: Annotated[
@@ -331,13 +339,13 @@ def train(
     refuse_while_running(project.root)
     if not re.fullmatch(NAME, name):
         raise UserError(f"--name {name}: expected letters without accents, digits and _, as in photos_2026")
-    source = _source(data, images, val, val_images, val_share, seed, classes, ignore, drop_invalid)
+    source = _source(data, images, val, val_images, val_share, seed, classes, ignore, drop_invalid, orientation)
     try:
         dataset = discover(source)
         with prepared_dataset(dataset, data_root) as prepared:
             size = measure(prepared)
             counts = [prepared.manifest(split).num_rows for split in ("train", "val")]
-            names = prepared.class_names
+            names, notes = prepared.class_names, prepared.picture_notes
     except DatasetError as error:
         raise explained(error) from error
     device = find_device(project, cluster)
@@ -351,6 +359,8 @@ def train(
     table = Table(box=None, pad_edge=False, show_header=False)
     held = f" (a share of {dataset.val.share:g}, seed {dataset.val.seed})" if isinstance(dataset.val, HeldOut) else ""
     table.add_row("data", f"{counted(counts[0], 'image')} to train on, {counts[1]} to measure on{held}")
+    for note in notes:
+        table.add_row("pictures", note)
     table.add_row("classes", f"{len(names)}: {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}")
     table.add_row("device", device.text)
     table.add_row("model", f"{network} (--backbone, --head)")

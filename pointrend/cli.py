@@ -170,6 +170,7 @@ def export(
     norm: NormOption = None,
     min_size: MinSizeOption = None,
     max_size: MaxSizeOption = None,
+    bits: Annotated[int | None, typer.Option(help="bits in use of 16-bit images", min=9, max=16)] = None,
     paste: Annotated[bool, typer.Option(help="output masks of the whole image, not of their boxes")] = False,
     check: Annotated[
         list[Path] | None, typer.Option(help="an image on which the graph must agree with the model; repeatable")
@@ -178,13 +179,14 @@ def export(
 ) -> None:
     """Write a model as a graph for onnxruntime or torch.export, for images of any size."""
     from pointrend.export import export_model
-    from pointrend.pictures import read_picture
+    from pointrend.image_files import read_image
+    from pointrend.regions import to_tensor
     from pointrend.runs import find_weights, why_best
     from pointrend.weights import load_model
 
     try:
         _check_output(output, overwrite, weights, *(check or []))
-        pictures = [read_picture(path) for path in check or []]
+        pictures = [to_tensor(read_image(path, bits=bits).pixels) for path in check or []]
         options = {"num_classes": num_classes, "norm": norm, "min_size": min_size, "max_size": max_size}
         source, _ = find_weights(weights)
         network = load_model(source, model, **options)

@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pointrend.image_files import ImageFile, read_image, write_image
+from pointrend.image_files import read_image, write_image
 from pointrend.inputs import Input
 from pointrend.instance import MaskRCNN
 from pointrend.instance_inference import Detections
 from pointrend.metadata import ClassInfo
 from pointrend.overlays import draw_overlay
+from pointrend.pixels import ImageFile
 from pointrend.points import Size
 from pointrend.regions import Instances, Segments, regions, to_tensor
 from pointrend.results import CutOuts, LabelImage, coco_result, write_json

@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 Norm = Literal["frozen_batch", "batch", "group"]
 Task = Literal["instance", "semantic"]
+#: Images as their files store them, or turned as EXIF data say.
+Orientation = Literal["stored", "exif"]
 BackboneSource = Literal["torchvision", "detectron2"]
 
 #: The backbones that have ImageNet weights, by who published them: torchvision's models, and the names of Detectron2's

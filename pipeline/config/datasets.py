@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     Discriminator,
     Field,
+    FiniteFloat,
     NonNegativeInt,
     PositiveInt,
     RootModel,
@@ -17,7 +19,16 @@ from pydantic import (
 
 from pipeline.config.labels import LabelTable
 from pipeline.config.reader import Strict, read, validate
-from pointrend.specs import Task
+from pointrend.specs import Orientation, Task
+
+
+def _increasing(values: list[float]) -> list[float]:
+    if len(values) != 2 or not values[0] < values[1]:
+        raise ValueError(f"{values}: expected [black, white], the lower value first")
+    return values
+
+
+PixelRange = Annotated[list[FiniteFloat], AfterValidator(_increasing)]
 
 
 class CocoSplit(Strict):
@@ -72,6 +83,14 @@ class DatasetFolder(Strict):
         False, description="whether it is drawn, inside the project, by configs/synthetic/<root>.yaml"
     )
     obtain: str = Field("", description="how to get the raw files, for the error where they are missing")
+    orientation: Orientation = Field(
+        "stored", description="annotations refer to the pixels as stored, or turned as EXIF data say (as viewers do)"
+    )
+    pixel_range: PixelRange | None = Field(
+        None,
+        description="the values that are black and white in pictures of more than 8 bits, others are clipped; by "
+        "default those that the pictures use",
+    )
 
 
 class CocoDataset(DatasetFolder):

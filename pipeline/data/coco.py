@@ -297,8 +297,11 @@ def read_coco(
         problems.insert(0, f"all {without_mask} annotations {BOXES_ONLY}")
 
     categories = sorted((Category(c["id"], c["name"]) for c in data["categories"]), key=lambda c: c.id)
+    files = known.resolve(storage, images, [raw["file_name"] for raw in data["images"]])
     records = {
-        raw["id"]: ImageRecord(raw["id"], f"{images}/{raw['file_name']}", raw["height"], raw["width"])
+        raw["id"]: ImageRecord(
+            raw["id"], f"{images}/{files.get(raw['file_name'], raw['file_name'])}", raw["height"], raw["width"]
+        )
         for raw in data["images"]
     }
     category_ids = {category.id for category in categories}
@@ -316,13 +319,14 @@ def read_coco(
 
     checked = check_pictures(storage, [record.file_name for record in records.values()], known, on_image)
     for record in records.values():
-        (height, width), problem = checked[record.file_name]
-        if problem:
-            problems.append(f"image {record.id}: {problem}")
-        elif (height, width) != (record.height, record.width):
+        picture = checked[record.file_name]
+        if picture.problem:
+            problems.append(f"image {record.id}: {picture.problem}")
+        elif picture.size != (record.height, record.width):
+            hint = picture.exif_hint((record.height, record.width))
             problems.append(
-                f"image {record.id}: {storage.where(record.file_name)} is {width}x{height}, annotated as "
-                f"{record.width}x{record.height}"
+                f"image {record.id}: {storage.where(record.file_name)} is {picture.size[1]}x{picture.size[0]}, "
+                f"annotated as {record.width}x{record.height}{hint}"
             )
     if problems:
         raise DatasetError(annotations, problems)

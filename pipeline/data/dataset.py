@@ -20,7 +20,7 @@ from pipeline.data.samplers import Draw
 from pipeline.data.semantic_transforms import ColorChange, change_colors
 from pipeline.data.storage import Storage
 from pipeline.data.transforms import Target, augment, to_float
-from pointrend.pictures import decode_pixels
+from pointrend.pixels import Reading, decode_image
 from pointrend.points import Size
 from pointrend.transform import resize_image
 
@@ -59,8 +59,8 @@ class Example(NamedTuple):
 class ManifestImages:
     """The images of a manifest, kept as an Arrow table: annotations become Python objects only for an image in use."""
 
-    def __init__(self, table: pa.Table, storage: Storage) -> None:
-        self._table, self._storage = table.combine_chunks(), storage
+    def __init__(self, table: pa.Table, storage: Storage, reading: Reading) -> None:
+        self._table, self._storage, self._reading = table.combine_chunks(), storage, reading
 
     def __len__(self) -> int:
         return self._table.num_rows
@@ -76,7 +76,7 @@ class ManifestImages:
     def pixels(self, row: dict[str, Any]) -> np.ndarray:
         """An image (H, W, 3) uint8."""
         name = row["file_name"]
-        return decode_pixels(io.BytesIO(self._storage.read(name)), self._storage.where(name))
+        return decode_image(io.BytesIO(self._storage.read(name)), self._storage.where(name), self._reading).pixels
 
     def image(self, row: dict[str, Any]) -> Tensor:
         """An image (3, H, W) uint8."""
@@ -138,7 +138,7 @@ class TrainingImages(Dataset[Example]):
     ) -> None:
         table = prepared.manifest("train")
         used = table if negatives else table.filter(pa.array(_has_object(table)))
-        self._images = ManifestImages(used, storage)
+        self._images = ManifestImages(used, storage, prepared.reading)
         self._labels = {category.id: label for label, category in enumerate(prepared.categories, start=1)}
         self._min_sizes, self._max_size = tuple(min_sizes), max_size
 
@@ -168,7 +168,7 @@ class EvaluationImages(Dataset[tuple[Any, Tensor]]):
     """
 
     def __init__(self, prepared: PreparedDataset, storage: Storage, key: Literal["id", "label_file"] = "id") -> None:
-        self._images, self._key = ManifestImages(prepared.manifest("val"), storage), key
+        self._images, self._key = ManifestImages(prepared.manifest("val"), storage, prepared.reading), key
 
     def __len__(self) -> int:
         return len(self._images)

@@ -31,11 +31,14 @@ from pipeline.data.annotation_files import (
     recognise_yaml,
 )
 from pipeline.data.coco import DatasetError
+from pipeline.data.file_names import affixes, is_hidden, resolved_names
 from pipeline.data.label_files import PICTURES, read_labels, same_path_pairs
 from pipeline.data.missing_files import explain_missing
+from pipeline.data.orientation import likely_orientation
 from pipeline.data.pictures import KnownPictures
 from pipeline.data.storage import Storage
 from pipeline.errors import UserError
+from pointrend.specs import Orientation
 
 IMAGES = ("images", "imgs", "image", "JPEGImages")
 LABELS = ("labels", "masks", "annotations", "label", "mask", "SegmentationClass", "gt")
@@ -68,6 +71,7 @@ class Source:
             instances file, the names of the categories to keep, empty for all.
         ignored: the label ids to ignore.
         drop_invalid: leave out unusable annotations.
+        orientation: what annotations refer to; None to tell it by their sizes, as far as these do.
     """
 
     data: Path
@@ -79,6 +83,7 @@ class Source:
     classes: tuple[str, ...] = ()
     ignored: tuple[int, ...] = (255,)
     drop_invalid: bool = False
+    orientation: Orientation | None = None
 
     @property
     def held_out(self) -> HeldOut:
@@ -86,7 +91,22 @@ class Source:
 
 
 def discover(source: Source) -> DatasetConfig:
-    """The dataset that some files are.
+    """The dataset that some files are, in the orientation of its annotations.
+
+    Raises:
+        DataError: if they are not laid out in a known way; the message says what is.
+        ConfigError: if a file of configs/datasets is wrong.
+        DatasetError: if an instances file or a label PNG cannot be read.
+    """
+    dataset = _laid_out(source)
+    if source.data.suffix in (".yaml", ".yml"):
+        return dataset  # which says it itself
+    chosen = source.orientation or likely_orientation(dataset)
+    return dataset.model_copy(update={"orientation": chosen})
+
+
+def _laid_out(source: Source) -> DatasetConfig:
+    """The dataset that some files are, read as stored.
 
     Raises:
         DataError: if they are not laid out in a known way; the message says what is.
@@ -97,8 +117,10 @@ def discover(source: Source) -> DatasetConfig:
     if not data.exists():
         raise DataError(f"{data}: no such file or folder")
     if data.suffix in (".yaml", ".yml"):
-        if source.images or source.val or source.classes:
-            raise DataError(f"{data}: says itself where images, val and classes are; leave out these options")
+        if source.images or source.val or source.classes or source.orientation:
+            raise DataError(
+                f"{data}: says itself where images, val and classes are, and the orientation; leave out these options"
+            )
         if known := recognise_yaml(read(data)):
             raise DataError(f"{data}: is {known}")
         return load_dataset(data)
@@ -173,8 +195,8 @@ def file_names(annotations: Path) -> list[str]:
 
 def pictures_below(folder: Path) -> list[str]:
     """The paths of all images below a folder, relative to it."""
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in PICTURES)
-    return sorted(path.relative_to(folder).as_posix() for path in found)
+    found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.suffix.lower() in PICTURES)
+    return sorted(name for name in found if not is_hidden(name))
 
 
 def _image_folder(annotations: Path, given: Path | None, also: Path | None = None) -> Path:
@@ -183,7 +205,7 @@ def _image_folder(annotations: Path, given: Path | None, also: Path | None = Non
     if given is not None:
         if not given.is_dir():
             raise DataError(f"{given}: no such folder of images")
-        if names and not any((given / name).is_file() for name in names):
+        if names and not _has_any(given, names):
             raise DataError(f"{given}: {explain_missing(names, pictures_below(given))} ({annotations})")
         return given.resolve()
     beside = annotations.resolve().parent
@@ -191,7 +213,7 @@ def _image_folder(annotations: Path, given: Path | None, also: Path | None = Non
     places = [beside, beside / "images", beside / split, beside.parent / split, beside.parent / "images"]
     places += [also] if also else []
     for folder in places:
-        if any((folder / name).is_file() for name in names):
+        if _has_any(folder, names):
             return folder
     if not names:
         return beside  # `prepare` says that it has no images
@@ -200,6 +222,13 @@ def _image_folder(annotations: Path, given: Path | None, also: Path | None = Non
     raise DataError(
         f"{annotations}: its first image, {names[0]}, is not beside it; say with --images (--val-images) where{found}"
     )
+
+
+def _has_any(folder: Path, names: Sequence[str]) -> bool:
+    """Whether a folder has the file of any of the names, also one that was written as on another system."""
+    if any((folder / name).is_file() for name in names):
+        return True
+    return folder.is_dir() and bool(resolved_names(Storage(str(folder.parent)), folder.name, names[:1]))
 
 
 def remedies_for_names(dataset: DatasetConfig) -> dict[str, str]:
@@ -238,6 +267,7 @@ def _labels(source: Source) -> LabelDataset:
         classes=named or {"unknown": 0},
         ignored=[*source.ignored],
     )
+    dataset = dataset.model_copy(update={"orientation": source.orientation or likely_orientation(dataset)})
     if named:
         return dataset
     classes = {f"class_{id_}": id_ for id_ in _ids(dataset) if id_ not in source.ignored}
@@ -252,6 +282,9 @@ def _unknown_layout(folder: Path) -> str:
     if known := recognise_folder(files):
         return known
     there = f"(it has {counted_suffixes(files)})"
+    for images, labels in ((folder / one, folder / other) for one in IMAGES for other in LABELS):
+        if hint := affixes(_stems(images, PICTURES), _stems(labels, (".png",))):
+            return f"no file of {labels.name}/ has the name of one of {images.name}/: {hint}"
     if not any(path.suffix.lower() in PICTURES for path in files):
         return f"a folder without images {there}; expected an instances file, or images and label PNGs as in\n{LAYOUTS}"
     return f"images and label PNGs are not laid out in a known way {there}; expected one of\n{LAYOUTS}"
@@ -288,8 +321,8 @@ def _label_folders(root: Path) -> Iterator[tuple[LabelSplit, LabelSplit | None]]
 
 def _stems(folder: Path, suffixes: Sequence[str]) -> set[str]:
     """Paths of files below a folder without their suffix."""
-    found = (path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in suffixes)
-    return {str(PurePosixPath(path.as_posix()).with_suffix("")) for path in found}
+    found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.suffix.lower() in suffixes)
+    return {str(PurePosixPath(name).with_suffix("")) for name in found if not is_hidden(name)}
 
 
 def _suffix(images: Path, labels: Path) -> str | None:
@@ -320,7 +353,7 @@ def _named_classes(source: Source, root: Path) -> dict[str, int]:
 
 def _ids(dataset: LabelDataset) -> list[int]:
     """The ids in the label PNGs of a dataset, in order."""
-    storage, known = Storage(dataset.root), KnownPictures({})
+    storage, known = Storage(dataset.root), KnownPictures({}, dataset.orientation)
     found: set[int] = set()
     for split in (dataset.train, dataset.val):
         if isinstance(split, LabelSplit):

@@ -14,6 +14,7 @@ import numpy as np
 
 from pipeline.config.datasets import LabelSplit
 from pipeline.data.coco import DatasetError
+from pipeline.data.file_names import affixes, is_hidden, lower_extension
 from pipeline.data.labels import read_ids
 from pipeline.data.pictures import KnownPictures, check_picture, in_parallel
 from pipeline.data.storage import Storage, UnreadableFileError
@@ -76,10 +77,12 @@ def same_path_pairs(storage: Storage, split: LabelSplit, suffix: str = "") -> Pa
         storage,
         split,
         is_image=lambda name: (
-            PurePosixPath(name).suffix.lower() in PICTURES and not (suffix and name.endswith(f"{suffix}.png"))
+            PurePosixPath(name).suffix.lower() in PICTURES
+            and not (suffix and lower_extension(name).endswith(f"{suffix}.png"))
         ),
-        is_label=lambda name: name.endswith(f"{suffix}.png"),
+        is_label=lambda name: lower_extension(name).endswith(f"{suffix}.png"),
         labels_of=lambda name: f"{PurePosixPath(name).with_suffix('')}{suffix}.png",
+        like_images=True,
     )
 
 
@@ -90,14 +93,21 @@ def _pairs(
     is_image: Callable[[str], bool],
     is_label: Callable[[str], bool],
     labels_of: Callable[[str], str],
+    like_images: bool = False,
 ) -> Pairs:
     """The images of a split and their labels.
 
     ``labels_of`` maps the path of an image below the image folder to that of its labels below the label folder.
+    Where labels are named like images, and none is, ``like_images`` makes one message of it, which names the rule.
     """
-    images = [name for name in storage.files(split.images) if is_image(name)]
-    unused = {name for name in storage.files(split.labels) if is_label(name)}
-    problems = []
+    images = [name for name in storage.files(split.images) if is_image(name) and not is_hidden(name)]
+    problems, written = [], dict[str, str]()  # label files as they are written, .PNG or .png
+    for name in storage.files(split.labels):
+        if is_label(name) and not is_hidden(name):
+            other = written.setdefault(lower_extension(name), name)
+            if other != name:
+                problems.append(f"{other} and {name} would be the labels of the same image")
+    unused = set(written)
     if split.num_images is not None and len(images) != split.num_images:
         problems.append(f"{counted(len(images), 'image')}, expected {split.num_images}")
     elif not images:
@@ -110,9 +120,18 @@ def _pairs(
         elif labels not in unused:
             problems.append(f"{name}: no label file {storage.where(labels)}")
         else:
-            pairs[labels] = Pair(name, labels)
-    problems += [f"{labels}: there is no image for it" for labels in sorted(unused - pairs.keys())]
+            pairs[labels] = Pair(name, written[labels])
+    alone = sorted(unused - pairs.keys())
+    problems += [f"{labels}: there is no image for it" for labels in alone]
+    if like_images and len(images) > 1 and not pairs and alone:
+        hint = affixes((_stem(name, split.images) for name in images), (_stem(name, split.labels) for name in alone))
+        if hint:
+            problems = [f"no label file has the name of an image: {images[0]}, {alone[0]}; {hint}"]
     return Pairs(list(pairs.values()), problems)
+
+
+def _stem(name: str, folder: str) -> str:
+    return str(PurePosixPath(name.removeprefix(f"{folder}/")).with_suffix(""))
 
 
 def read_labels(
@@ -143,17 +162,19 @@ def read_labels(
 
     def read(number: int, pair: Pair) -> tuple[LabelledImage, T] | list[str]:
         """A checked image and its result, or error messages."""
-        (height, width), problem = check_picture(storage, pair.image, known)
-        problems, where = [problem] if problem else [], storage.where(pair.labels)
+        picture = check_picture(storage, pair.image, known)
+        problems, where = [picture.problem] if picture.problem else [], storage.where(pair.labels)
         try:
             ids = read_ids(io.BytesIO(storage.read(pair.labels)))
         except UnreadableFileError as error:
             return [*problems, str(error)]
         except ValueError as error:
             return [*problems, f"{where}: {error}"]
-        if not problem and ids.shape != (height, width):
+        height, width = picture.size
+        if not picture.problem and ids.shape != (height, width):
             shape, image = f"{ids.shape[1]}x{ids.shape[0]}", storage.where(pair.image)
-            problems.append(f"{where}: the labels are {shape}, their image {image} is {width}x{height}")
+            hint = picture.exif_hint(ids.shape)
+            problems.append(f"{where}: the labels are {shape}, their image {image} is {width}x{height}{hint}")
         try:
             result = interpret(ids)
         except ValueError as error:

@@ -5,9 +5,9 @@ from typing import IO
 
 import numpy as np
 from cityscapesscripts.helpers.labels import labels as cityscapes_labels
-from PIL import Image
 
 from pipeline.config.labels import LabelTable
+from pointrend.pixels import read_values
 
 #: Cityscapes' 19 evaluated classes by label id (not train id), and the ids that its benchmark ignores.
 CITYSCAPES = LabelTable(
@@ -38,28 +38,16 @@ def plain(num_classes: int) -> LabelTable:
     return LabelTable(names=tuple(map(str, range(num_classes))), ids=tuple(range(num_classes)), ignored=(255,))
 
 
-def read_picture(path: Path | IO[bytes]) -> Image.Image:
-    """Decodes a whole picture file.
-
-    Raises:
-        ValueError: saying what is wrong with the file.
-    """
-    try:
-        with Image.open(path) as picture:
-            picture.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"truncated or no image ({error})") from error
-    return picture
-
-
 def read_ids(path: Path | IO[bytes]) -> np.ndarray:
     """The ids (H, W) in a PNG of one channel; a palette's indices as they are.
 
     Raises:
         ValueError: saying what is wrong with the file.
     """
-    picture = read_picture(path)
-    ids = np.array(picture)
+    try:
+        ids, mode = read_values(path)
+    except OSError as error:
+        raise ValueError(str(error)) from error
     if ids.ndim != 2 or ids.dtype.kind == "f":
-        raise ValueError(f"its pixels are {picture.mode}; expected one channel of ids")
+        raise ValueError(f"its pixels are {mode}; expected one channel of ids")
     return ids

@@ -2,7 +2,7 @@
 
 A prepared dataset is a folder with
 
-- ``dataset.json``: its task, its categories or its label table, and counts;
+- ``dataset.json``: its task, its categories or its label table, counts, and how unusual pictures are read;
 - ``train.parquet`` and ``val.parquet``: one row per image, of instances with their masks as RLE, of semantic labels
   with the name of their PNG; images and label PNGs stay where they are;
 - ``truth/``: the ground truth of the val split, copied to this machine: ``instances.json`` and, where the dataset
@@ -21,6 +21,8 @@ import pyarrow.parquet as pq
 from pipeline.config.labels import LabelTable
 from pipeline.data.coco import Category, DatasetError, ImageRecord
 from pipeline.data.label_files import LabelledImage
+from pipeline.data.picture_reading import PictureReading
+from pointrend.pixels import Reading
 from pointrend.specs import Task
 
 Split = Literal["train", "val"]
@@ -109,6 +111,22 @@ class PreparedDataset:
         return [message for split in splits.values() for message in split.get("dropped_annotations", [])]
 
     @property
+    def _pictures(self) -> dict[str, Any]:
+        return json.loads((self.folder / "dataset.json").read_text()).get("pictures", {})
+
+    @property
+    def reading(self) -> Reading:
+        """How the pictures of both splits are read."""
+        found = self._pictures
+        black_white = found.get("pixel_range")
+        return Reading(found.get("orientation", "stored"), tuple(black_white) if black_white else None)
+
+    @property
+    def picture_notes(self) -> list[str]:
+        """What was done with unusual pictures."""
+        return self._pictures.get("notes", [])
+
+    @property
     def truth(self) -> Path:
         """The folder with the ground truth of the val split."""
         return self.folder / "truth"
@@ -154,6 +172,13 @@ def write_prepared(folder: Path, classes: list[Category] | LabelTable, splits: d
     else:
         summary |= {"task": "instance", "categories": [asdict(category) for category in classes]}
     (folder / "dataset.json").write_text(json.dumps(summary, indent=1) + "\n")
+
+
+def record_reading(folder: Path, pictures: PictureReading) -> None:
+    """Adds how the pictures are read to ``dataset.json``; nothing for plain ones."""
+    if entry := pictures.entry:
+        path = folder / "dataset.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"pictures": entry}, indent=1) + "\n")
 
 
 def read_prepared(folder: Path) -> PreparedDataset:

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple, TypeVar
 
 from pipeline.config.datasets import (
@@ -26,11 +26,13 @@ from pipeline.config.labels import LabelTable
 from pipeline.config.locations import join
 from pipeline.data.cityscapes import CATEGORIES, INSTANCE_SUFFIX, instances
 from pipeline.data.coco import Annotation, DatasetError, ImageRecord, InstanceSplit, read_coco, truth_of
+from pipeline.data.file_names import names_note
 from pipeline.data.held_out import held_out
 from pipeline.data.label_files import LabelledImage, Pairs, cityscapes_pairs, read_labels, same_path_pairs
 from pipeline.data.labels import CITYSCAPES
 from pipeline.data.lvis import coco_view
-from pipeline.data.manifest import Split, SplitManifest, write_prepared
+from pipeline.data.manifest import Split, SplitManifest, record_reading, write_prepared
+from pipeline.data.picture_reading import how_to_read
 from pipeline.data.pictures import KnownPictures, known_pictures
 from pipeline.data.storage import Storage, UnreadableFileError
 from pipeline.files import atomic_folder, write_json
@@ -91,7 +93,8 @@ class _Preparation:
     def copy_truth(self, labels: str, images: Iterable[LabelledImage]) -> None:
         """Copies the images' label files, under their paths below the folder ``labels``."""
         for image in images:
-            self.storage.copy(image.label_file, self.folder / "truth" / image.label_file.removeprefix(f"{labels}/"))
+            name = PurePosixPath(image.label_file.removeprefix(f"{labels}/")).with_suffix(".png")  # .PNG is known too
+            self.storage.copy(image.label_file, self.folder / "truth" / name)
 
     def coco(self, dataset: CocoDataset, data_root: str) -> None:
         given: dict[Split, CocoSplit] = {"train": dataset.train}
@@ -217,6 +220,14 @@ class _Preparation:
         self.copy_truth(given.get("val", dataset.train).labels, splits["val"])
         write_prepared(self.folder, table, {name: SplitManifest(images) for name, images in splits.items()})
 
+    def pictures(self, dataset: DatasetConfig) -> None:
+        """Records how the dataset's pictures are read."""
+        found = how_to_read(self.known.looked_at, dataset.orientation, dataset.pixel_range)
+        if found.problems:
+            raise DatasetError(self.storage.where(), found.problems)
+        names = names_note(self.known.other_names)
+        record_reading(self.folder, replace(found, notes=(*found.notes, names)) if names else found)
+
     def fetch(self, part: str, storage: Storage, name: str) -> _AnnotationFile:
         """An annotation file of this machine, or a local copy of a remote one."""
         where = storage.where(name)
@@ -261,7 +272,7 @@ def prepare(
         bar = stack.enter_context(progress)
         preparation = _Preparation(
             storage=Storage(join(data_root, dataset.root)),
-            known=stack.enter_context(known_pictures(known)),
+            known=stack.enter_context(known_pictures(known, dataset.orientation)),
             folder=stack.enter_context(atomic_folder(output, replace=True)),
             scratch=Path(stack.enter_context(tempfile.TemporaryDirectory())),
             on_image=bar.advance,
@@ -275,6 +286,7 @@ def prepare(
                 preparation.labels(dataset, CITYSCAPES, _cityscapes_labels)
             else:
                 preparation.cityscapes(dataset)
+            preparation.pictures(dataset)
         except DatasetError as error:
             remedy = f"How to obtain this data: {dataset.obtain}" if dataset.obtain else ""
             raise DatasetError(error.where, error.problems, remedy) from error

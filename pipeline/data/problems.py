@@ -66,9 +66,15 @@ KINDS = (
         "the images were resized or turned since: export anew for those there",
     ),
     Kind(
+        r"(?:is|the labels are) \d+x\d+, .* is \d+x\d+, which it is in the other orientation.*"
+        r"|is \d+x\d+, annotated as \d+x\d+, which it is in the other orientation.*",
+        "pictures that EXIF data turn, annotated in the other orientation",
+        "annotated as viewers show them: orientation: exif (--orientation exif); as stored: orientation: stored",
+    ),
+    Kind(
         r"is \d+x\d+, annotated as \d+x\d+",
         "images of another size than their annotations say",
-        "if swapped, EXIF turned them: save them upright, or annotate as stored",
+        "the images were resized or turned since: export anew for those there",
         True,
     ),
     Kind(
@@ -113,8 +119,28 @@ KINDS = (
         "label PNGs without an image",
         _MATCH_FILES,
     ),
+    Kind(r"not a readable image \(the file is empty.*\)", "pictures that are empty files", "save or download again"),
+    Kind(r"not a readable image \(a Git LFS pointer.*\)", "Git LFS pointers instead of pictures", "run `git lfs pull`"),
     Kind(
-        r"truncated or no image \(.*\)|cannot be read \(.*\)", "pictures that cannot be read", "save these images again"
+        r"has floats that are not finite.*",
+        "pictures of floats that are not all finite, such as nan",
+        "replace these values, as by numpy.nan_to_num",
+    ),
+    Kind(
+        r"not a readable image \(has \d+ million pixels.*\)",
+        "pictures over the limit of size",
+        "make smaller, or cut into tiles",
+    ),
+    Kind(
+        r"not a readable image \(a TIFF with \d+ bands.*\)",
+        "TIFFs with other bands than grey or RGB",
+        "write one or three bands of 8 bits, as in `gdal_translate -b 3 -b 2 -b 1 -ot Byte -scale in.tif out.tif`",
+    ),
+    Kind(
+        r"not a readable image \(.*\)|cannot be read \(.*\)",
+        "pictures that cannot be read",
+        "save, convert or download these images again",
+        True,
     ),
     Kind(r"its mask has no pixel", "masks without a pixel", _DELETE_CLICKS),
     Kind(r"its mask has only \d+ pixel", "masks of a few pixels", _DELETE_CLICKS),
@@ -281,7 +307,7 @@ def lines(
             add(shown + ("; ..." if each.count > EXAMPLES else ""), INDENT)
         better = next((remedy for part, remedy in (remedies or {}).items() if part in each.problems[0]), None)
         last = number + 1 == len(groups) or groups[number + 1].remedy != each.remedy
-        if better or (each.remedy and last):
+        if better or (each.remedy and last and not (each.count == 1 and "not a readable image" in each.title)):
             add(f"-> {better or each.remedy}", INDENT)
     return text
 

@@ -26,7 +26,8 @@ class SemanticTrainingImages(Dataset[Example]):
     """
 
     def __init__(self, prepared: PreparedDataset, storage: Storage, config: SemanticModelConfig) -> None:
-        self._images, self._storage = ManifestImages(prepared.manifest("train"), storage), storage
+        self._images = ManifestImages(prepared.manifest("train"), storage, prepared.reading)
+        self._storage = storage
         self._table, self._config = prepared.labels, config
 
     def __len__(self) -> int:

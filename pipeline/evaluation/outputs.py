@@ -35,7 +35,7 @@ def prediction_names(prepared: PreparedDataset) -> dict[str, str]:
     # The dataset's label folder is the one below which the label files have the same paths as the files in truth/.
     for folder in PurePosixPath(labels[0]).parents if labels else ():
         prefix = "" if folder == PurePosixPath() else f"{folder}/"
-        names = {name: name.removeprefix(prefix) for name in labels}
+        names = {name: str(PurePosixPath(name.removeprefix(prefix)).with_suffix(".png")) for name in labels}
         if set(names.values()) == truths:
             return {name: f"{truth.removesuffix(suffix)}.png" if suffix else truth for name, truth in names.items()}
     raise DatasetError(prepared.truth, ["not the ground truth of the val split; run `dvc repro` to prepare it again"])

@@ -16,12 +16,13 @@ from cityscapesscripts.helpers.labels import id2label
 
 from pipeline.data.cityscapes import INSTANCE_SUFFIX, check_instance_ids
 from pipeline.data.cpus import usable_cpus
-from pipeline.data.labels import read_ids, read_picture
+from pipeline.data.labels import read_ids
 from pipeline.metrics.bootstrap import RESAMPLES, resample_counts
 from pipeline.metrics.choice import Choice
 from pipeline.metrics.cityscapes_resamples import Ranked, average_precision, ranked_predictions
 from pipeline.metrics.errors import GroundTruthError, PredictionError
 from pipeline.metrics.pairs import pairs_by_image
+from pointrend.pixels import read_values
 
 
 def cityscapes_ap(
@@ -182,8 +183,8 @@ def _check_line(line: str, folder: Path, root: Path, shape: tuple[int, ...]) -> 
     if not mask.is_file():
         raise ValueError(f"mask {mask}: no such file")
     try:
-        width, height = read_picture(mask).size
-    except ValueError as error:
+        height, width = read_values(mask)[0].shape[:2]
+    except OSError as error:
         raise ValueError(f"mask {mask}: {error}") from error
     if (height, width) != shape:
         raise ValueError(f"mask {mask} is {width}x{height}, its ground truth {shape[1]}x{shape[0]}")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from pointrend.image_files import decode_image
+from pointrend.pixels import decode_image
 from pointrend.points import Size
 from pointrend.predict import MAX_PIXELS
 
@@ -34,7 +34,7 @@ def open_picture(data: bytes, name: str, bits: int | None) -> Picture:
     """A picture from the bytes of its file.
 
     Raises:
-        OSError, ValueError: as :func:`pointrend.image_files.decode_image`.
+        OSError, ValueError: as :func:`pointrend.pixels.decode_image`.
     """
     image = decode_image(io.BytesIO(data), name, bits=bits, max_pixels=MAX_PIXELS["instance"])
     return Picture(name, image.pixels, reduced(image.pixels, WHOLE), image.remarks)

@@ -129,7 +129,7 @@ class Session:
         weights: to choose from, at least one.
         start: the number of those that the page begins with.
         device: to compute on.
-        bits: see :func:`pointrend.image_files.decode_image`.
+        bits: see :func:`pointrend.pixels.decode_image`.
     """
 
     def __init__(self, weights: list[Weights], start: int, device: torch.device, bits: int | None) -> None:

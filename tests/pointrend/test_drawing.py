@@ -36,7 +36,7 @@ class TestPictures:
     @pytest.mark.parametrize("content", [b"", b"not a picture", bytes(500)])
     def test_no_picture(self, content: bytes, tmp_path: Path) -> None:
         (tmp_path / "picture.png").write_bytes(content)
-        with pytest.raises(OSError, match=r"picture\.png: not a readable picture"):
+        with pytest.raises(OSError, match=r"picture\.png: not a readable image"):
             read_picture(tmp_path / "picture.png")
 
     @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -49,13 +49,13 @@ class TestPictures:
         # All but the end of the file, which holds no pixels.
         for length in range(0, len(whole) * 9 // 10, len(whole) // 60):
             path.write_bytes(whole[:length])
-            with pytest.raises(OSError, match="picture: not a readable picture"):
+            with pytest.raises(OSError, match="picture: not a readable image"):
                 read_picture(path)
 
     def test_larger_than_pillow_dares(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         Image.new("RGB", (20, 20)).save(tmp_path / "picture.png")
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-        with pytest.raises(OSError, match=r"picture\.png: not a readable picture"):
+        with pytest.raises(OSError, match=r"picture\.png: not a readable image"):
             read_picture(tmp_path / "picture.png")
 
     def test_a_phone_held_upright(self, tmp_path: Path) -> None:

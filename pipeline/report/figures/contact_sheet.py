@@ -16,6 +16,7 @@ from pipeline.report.figures.panels import Panels, with_note
 from pipeline.report.figures.semantic_overlays import classes_of, legend_below, picture_panels, with_legend
 from pointrend.drawing import color
 from pointrend.pictures import decode_picture
+from pointrend.pixels import Reading
 
 COLUMNS, ROWS = 4, 3
 PANEL = 210 * PIXEL_RATIO  # pixels of a panel's longer edge
@@ -33,7 +34,7 @@ def contact_sheet(prepared: PreparedDataset, storage: Storage) -> Image.Image:
     rows = [row for row in rows if row["annotations"]] or rows
     numbers = {category.id: number for number, category in enumerate(prepared.categories)}
     shown = evenly_spread(rows, COLUMNS * ROWS)
-    sheet = _sheet([_annotated(row, numbers, storage) for row in shown])
+    sheet = _sheet([_annotated(row, numbers, prepared.reading, storage) for row in shown])
     there = {annotation["category_id"] for row in shown for annotation in row["annotations"]}
     names = [(category.name, color(numbers[category.id])) for category in prepared.categories if category.id in there]
     return legend_below(sheet, names) if len(numbers) > 1 else sheet
@@ -46,10 +47,11 @@ def _sheet(panels: Sequence[Image.Image]) -> Image.Image:
     return Panels([""] * width, rows).render()
 
 
-def _annotated(row: Mapping[str, Any], numbers: Mapping[int, int], storage: Storage) -> Image.Image:
+def _annotated(row: Mapping[str, Any], numbers: Mapping[int, int], reading: Reading, storage: Storage) -> Image.Image:
     name, size = row["file_name"], [row["height"], row["width"]]
     window = Window.fit((0, 0, row["width"], row["height"]), PANEL)
-    panel = enlarged_picture(decode_picture(io.BytesIO(storage.read(name)), storage.where(name)), window)
+    picture = decode_picture(io.BytesIO(storage.read(name)), storage.where(name), reading)
+    panel = enlarged_picture(picture, window)
     for number, annotation in enumerate(row["annotations"]):
         mask = enlarged_mask(decode({"size": size, "counts": annotation["counts"]}), window)
         draw_mask(panel, mask, color(numbers[annotation["category_id"]] if len(numbers) > 1 else number))
@@ -58,5 +60,5 @@ def _annotated(row: Mapping[str, Any], numbers: Mapping[int, int], storage: Stor
 
 def _labelled(row: Mapping[str, Any], prepared: PreparedDataset, storage: Storage) -> Image.Image:
     classes = classes_of(prepared.labels, storage, row["label_file"])
-    _, panel = picture_panels(storage, row["file_name"], [classes], prepared.labels)
+    _, panel = picture_panels(storage, row["file_name"], [classes], prepared)
     return with_note(panel, PurePosixPath(row["file_name"]).name[-30:])

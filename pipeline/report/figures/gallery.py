@@ -110,7 +110,8 @@ def _compare_masks(
 ) -> list[Figure]:
     """The masks of instance models side by side; dataset and storage are those of ``network``."""
     sources = [Source(caption, predictions_file(predictions / run.run, setting)) for caption, run, setting in columns]
-    scenes = Scenes(network.dataset().manifest("val"), network.images, sources)
+    prepared = network.dataset()
+    scenes = Scenes(prepared.manifest("val"), network.images, sources, reading=prepared.reading)
     figures = []
     if objects := found_objects(scenes, CANDIDATES):
         caption = _mean_overlaps(objects, [source.caption for source in sources])

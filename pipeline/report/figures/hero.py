@@ -77,7 +77,7 @@ def draw_hero(report: ReportInputs, folder: Path) -> Hero | None:
     network = report.trained[runs[0].run]
     prepared = network.dataset()
     manifest = prepared.manifest("val")
-    scenes = Scenes(manifest, network.images, sources)
+    scenes = Scenes(manifest, network.images, sources, reading=prepared.reading)
     rows = ["image", *(source.caption for source in sources)]
     objects = largest_of_categories(found_objects(scenes, CANDIDATES), headline.objects)
     if not objects:

@@ -49,7 +49,7 @@ def draw_instance_figures(run: TrainedRun, shown: FiguresConfig, folder: Path) -
     if not isinstance(model, MaskRCNN) or not isinstance(model.mask_head, PointRendMaskHead):
         return []
     prepared = run.dataset()
-    scenes = Scenes(prepared.manifest("val"), run.images, [])
+    scenes = Scenes(prepared.manifest("val"), run.images, [], reading=prepared.reading)
     objects = shown_objects(model, scenes, prepared.categories, IMAGES, OBJECTS)
     if not objects:
         return []

@@ -23,6 +23,7 @@ from pipeline.report.figures.masks import Window, cut_out, draw_mask, enlarged_m
 from pipeline.report.figures.panels import Panels, with_note
 from pointrend.drawing import color
 from pointrend.pictures import decode_picture
+from pointrend.pixels import STORED, Reading
 
 T = TypeVar("T")
 Rle = dict[str, Any]  # COCO's: size (H, W) and counts
@@ -61,13 +62,20 @@ class Scenes:
         images: the storage that its file names are relative to.
         sources: the columns.
         least_score: predictions with lower scores are not drawn.
+        reading: how the images are read.
     """
 
     def __init__(
-        self, manifest: pa.Table, images: Storage, sources: list[Source], least_score: float = MIN_SCORE
+        self,
+        manifest: pa.Table,
+        images: Storage,
+        sources: list[Source],
+        least_score: float = MIN_SCORE,
+        *,
+        reading: Reading = STORED,
     ) -> None:
         self._rows = {row["id"]: row for row in manifest.to_pylist()}
-        self._images, self.sources = images, sources
+        self._images, self.sources, self._reading = images, sources, reading
         self._predictions = [_confident_by_image(source.predictions, least_score) for source in sources]
 
     def choose(self, count: int) -> list[int]:
@@ -77,7 +85,7 @@ class Scenes:
     def picture(self, image_id: int) -> Tensor:
         """The image (3, H, W)."""
         name = self._rows[image_id]["file_name"]
-        return decode_picture(io.BytesIO(self._images.read(name)), self._images.where(name))
+        return decode_picture(io.BytesIO(self._images.read(name)), self._images.where(name), self._reading)
 
     def truth(self, image_id: int) -> list[np.ndarray]:
         """The objects' masks (H, W) bool, without crowds."""

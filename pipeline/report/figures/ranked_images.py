@@ -104,7 +104,7 @@ def _noted(panels: Panels, notes: Sequence[str]) -> Image.Image:
 
 def _instances(prepared: PreparedDataset, images: Storage, predictions: Path, least_score: float) -> _Ranking:
     manifest = prepared.manifest("val")
-    scenes = Scenes(manifest, images, [Source("prediction", predictions)], least_score)
+    scenes = Scenes(manifest, images, [Source("prediction", predictions)], least_score, reading=prepared.reading)
     ids = {row["file_name"]: row["id"] for row in manifest.select(["id", "file_name"]).to_pylist()}
     qualities = {name: instance_quality(scenes.overlaps(image_id, 0)) for name, image_id in ids.items()}
 
@@ -126,7 +126,7 @@ def _labels(prepared: PreparedDataset, images: Storage, predictions: Path) -> _R
     qualities = {name: semantic_quality(*both(name), len(table.names)) for name in rows}
 
     def draw(chosen: Sequence[str]) -> Image.Image:
-        drawn = [picture_panels(images, name, both(name), table) for name in chosen]
+        drawn = [picture_panels(images, name, both(name), prepared) for name in chosen]
         panels = Panels(["image", "ground truth", "prediction"], drawn)
         return with_legend(_noted(panels, [f"quality {qualities[name]:.2f}" for name in chosen]), table)
 

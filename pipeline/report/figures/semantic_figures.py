@@ -95,7 +95,7 @@ def most_varied_image(prepared: PreparedDataset, images: Storage) -> ShownImage 
     if best is None:
         return None
     name, truth = best
-    return ShownImage(decode_picture(io.BytesIO(images.read(name)), images.where(name)), truth)
+    return ShownImage(decode_picture(io.BytesIO(images.read(name)), images.where(name), prepared.reading), truth)
 
 
 @torch.inference_mode()

@@ -62,17 +62,18 @@ def classes_of(table: LabelTable, images: Storage, label_file: str) -> np.ndarra
     return table.classes(read_ids(io.BytesIO(images.read(label_file))))
 
 
-def painted(images: Storage, file_name: str, classes: Sequence[np.ndarray], table: LabelTable) -> list[Tensor]:
+def painted(images: Storage, file_name: str, classes: Sequence[np.ndarray], prepared: PreparedDataset) -> list[Tensor]:
     """An image (3, H, W), and the same under each of several maps of classes (H, W)."""
-    picture, colors = decode_picture(io.BytesIO(images.read(file_name)), images.where(file_name)), palette(table)
+    picture = decode_picture(io.BytesIO(images.read(file_name)), images.where(file_name), prepared.reading)
+    colors = palette(prepared.labels)
     return [picture, *(paint(picture, each, colors) for each in classes)]
 
 
 def picture_panels(
-    images: Storage, file_name: str, classes: Sequence[np.ndarray], table: LabelTable
+    images: Storage, file_name: str, classes: Sequence[np.ndarray], prepared: PreparedDataset
 ) -> list[Image.Image]:
     """The pictures of :func:`painted` as panels."""
-    return [enlarge(panel, PANEL) for panel in painted(images, file_name, classes, table)]
+    return [enlarge(panel, PANEL) for panel in painted(images, file_name, classes, prepared)]
 
 
 def label_panels(prepared: PreparedDataset, images: Storage, sources: Sequence[Source], count: int) -> Panels:
@@ -91,7 +92,7 @@ def label_panels(prepared: PreparedDataset, images: Storage, sources: Sequence[S
         file_name, label_file = row["file_name"], row["label_file"]
         truth = classes_of(table, images, label_file)
         predicted = [table.classes(read_ids(source.predictions / names[label_file])) for source in sources]
-        panels = painted(images, file_name, [truth, *predicted], table)
+        panels = painted(images, file_name, [truth, *predicted], prepared)
         square = busiest_square(truth, max(1, min(truth.shape) // MAGNIFIED))
         rows.append([enlarge(panel, PANEL) for panel in panels])
         rows.append([enlarge(panel[:, square[0], square[1]], PANEL) for panel in panels])

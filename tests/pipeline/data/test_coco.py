@@ -280,14 +280,14 @@ def test_a_truncated_image(coco: Any, id_: int, name: str) -> None:
     path = coco.images / name
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     (problem,) = refusal(coco, invalid="drop").problems
-    assert problem.startswith(f"image {id_}: {path}: truncated or no image")
+    assert problem.startswith(f"image {id_}: {path}: not a readable image")
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>404</html>", b"\x89PNG\r\n\x1a\n"])
 def test_a_file_that_is_no_image(coco: Any, content: bytes) -> None:
     (coco.images / "wide.png").write_bytes(content)
     (problem,) = refusal(coco).problems
-    assert problem.startswith(f"image 7: {coco.images / 'wide.png'}: truncated or no image")
+    assert problem.startswith(f"image 7: {coco.images / 'wide.png'}: not a readable image")
 
 
 def test_a_missing_image(coco: Any) -> None:

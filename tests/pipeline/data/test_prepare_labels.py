@@ -201,7 +201,7 @@ def test_a_truncated_file_is_named(run: Callable[..., Path], raw: Path, name: st
     path = raw / VAL[name][part]
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 4])
     (problem,) = refusal(run, DATASETS[name]).problems
-    assert problem.startswith(f"{path}: truncated or no image")
+    assert problem.startswith(f"{path}: not a readable image")
 
 
 @pytest.mark.parametrize("name", DATASETS)
