@@ -1,6 +1,9 @@
 """Makes the plan of a scale: from its configuration, what was measured, the throughput figures and what DVC has."""
 
+from collections.abc import Sequence
+
 from pipeline.config.batch_norm import check_batch_norm
+from pipeline.config.exclusions import command_text, exclude
 from pipeline.config.project import Project
 from pipeline.config.reader import load
 from pipeline.plan.cached import cached_stages
@@ -11,7 +14,9 @@ from pipeline.plan.throughput import Throughput
 from pipeline.stage import original_project
 
 
-def make_plan(project: Project, scale: str | None, cluster: str | None, nodes: int) -> Plan:
+def make_plan(
+    project: Project, scale: str | None, cluster: str | None, nodes: int, without: Sequence[str] = ()
+) -> Plan:
     """Plans what `dvc repro` would run.
 
     Args:
@@ -19,6 +24,7 @@ def make_plan(project: Project, scale: str | None, cluster: str | None, nodes: i
         scale: plans all that `pointrend select` selects at this scale; if None, what is selected.
         cluster: a file of ``configs/clusters``; if None, the selected one.
         nodes: the number of nodes, each with as many GPUs as one run asks for.
+        without: experiments and sweeps to leave out, see :func:`pipeline.config.exclusions.exclude`.
 
     Raises:
         UserError: if a configuration is wrong or missing, the cluster cannot train a selected network, or
@@ -26,6 +32,7 @@ def make_plan(project: Project, scale: str | None, cluster: str | None, nodes: i
     """
     params = project.params() if project.params_file.is_file() else None
     name = cluster or (params or project.params()).cluster
+    given = command_text("plan", scale, {"cluster": cluster}, without)
     if scale is None:
         params = params or project.params()
         scale, selection = params.scale, project.selection()
@@ -34,7 +41,8 @@ def make_plan(project: Project, scale: str | None, cluster: str | None, nodes: i
         selection = project.select(scale, params.data_root if params else "")
     if params is not None and params.scale != scale:
         params = None
-    check_batch_norm(project, scale, selection, name, params)
+    selection = exclude(project, selection, without)
+    check_batch_norm(project, scale, selection, name, params, given)
     if params is not None and project.selection_file.is_file():
         cached, unknown = cached_stages(project, params, selection)
     else:

@@ -78,6 +78,7 @@ class Table:
         caveat: a warning about all of its numbers; empty where none is needed.
         published: the keys of the columns for which the paper has numbers.
         left_out: the labels of the rows that the scale has no experiment for.
+        excluded: the labels of the rows whose experiments the selection leaves out.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Table:
     caveat: str = ""
     published: set[str] = field(default_factory=set)
     left_out: list[str] = field(default_factory=list)
+    excluded: list[str] = field(default_factory=list)
 
     @property
     def reproduces(self) -> bool:
@@ -172,6 +174,7 @@ def build_table(
     *,
     stand_ins: bool = False,
     defined: Set[str] | None = None,
+    excluded: Set[str] = frozenset(),
 ) -> Table:
     """Fills a table from the results. A cell without a number says why.
 
@@ -185,9 +188,14 @@ def build_table(
         missing: why other selected runs have no results, by the run's name.
         stand_ins: whether the runs' data and networks stand in for the paper's.
         defined: the experiments that the scale has; rows of none of them are left out. None for all rows.
+        excluded: the experiments that the selection leaves out; rows of these alone are left out.
     """
-    left_out = [row for row in config.rows if defined is not None and row.measured and not (row.experiments & defined)]
-    config = config.model_copy(update={"rows": [row for row in config.rows if row not in left_out]})
+    left_out, without, shown = list[Row](), list[Row](), list[Row]()
+    for row in config.rows:
+        there = row.experiments if defined is None else row.experiments & defined
+        kept = not row.measured or there - excluded
+        (shown if kept else without if there else left_out).append(row)
+    config = config.model_copy(update={"rows": shown})
     units = {column.key: column.unit for column in config.columns}
     selected = Counter(result.experiment for result in results)
     selected.update(run.rpartition("-")[0] for run in missing or {})
@@ -224,6 +232,7 @@ def build_table(
         caveat=STAND_INS if stand_ins and config.experiments else "",
         published={key for row in config.rows for key, cell in row.cells.items() if cell.paper is not None},
         left_out=[" ".join(row.labels) for row in left_out],
+        excluded=[" ".join(row.labels) for row in without],
     )
 
 
@@ -232,6 +241,8 @@ def notes(table: Table) -> list[str]:
     caveat = [table.caveat] if table.caveat else []
     reasons = [*_by_columns(table, lambda value: value.missing), *_by_columns(table, _left_out)]
     left_out = [f"This scale has no experiment for {'; '.join(table.left_out)}."] if table.left_out else []
+    if table.excluded:
+        left_out.append(f"The selection leaves out {'; '.join(table.excluded)} (`pointrend select --without`).")
     return caveat + [f"{columns}: {'; '.join(texts)}" for columns, texts in reasons] + left_out
 
 
