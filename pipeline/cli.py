@@ -129,6 +129,12 @@ def plan(
     ] = None,
     cluster: Annotated[str | None, typer.Option(help="a file of configs/clusters; by default the selected one")] = None,
     nodes: Annotated[int, typer.Option(min=1, help="number of nodes, each with the GPUs of one training")] = 1,
+    gpu: Annotated[
+        str | None,
+        typer.Option(
+            help="a GPU of configs/throughput.yaml to estimate hours for, such as H100; nothing measured is used"
+        ),
+    ] = None,
     without: Without = None,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
@@ -137,7 +143,7 @@ def plan(
     from pipeline.plan.make import make_plan
     from pipeline.plan.text import show
 
-    found = make_plan(Project(Path.cwd()), scale, cluster, nodes, without or ())
+    found = make_plan(Project(Path.cwd()), scale, cluster, nodes, without or (), gpu)
     if as_json:
         typer.echo(json.dumps(found.as_json()))
     else:

@@ -45,7 +45,7 @@ def exclude(project: "Project", selection: Selection, patterns: Sequence[str]) -
     sweeps = {name: sweep for name, sweep in selection.sweeps.items() if name not in left_out}
     if not runs:
         raise ExclusionError(f"--without {' --without '.join(map(shlex.quote, patterns))} leaves no experiment to run")
-    used = {entry.dataset for entry in (*runs.values(), *sweeps.values())}
+    used = {run.dataset for run in runs.values()} | {sweep.dataset for sweep in sweeps.values()}
     roots = {dataset.root for dataset in map(project.dataset, used) if dataset.synthetic}
     return selection.model_copy(
         update={

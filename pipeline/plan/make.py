@@ -15,7 +15,12 @@ from pipeline.stage import original_project
 
 
 def make_plan(
-    project: Project, scale: str | None, cluster: str | None, nodes: int, without: Sequence[str] = ()
+    project: Project,
+    scale: str | None,
+    cluster: str | None,
+    nodes: int,
+    without: Sequence[str] = (),
+    gpu: str | None = None,
 ) -> Plan:
     """Plans what `dvc repro` would run.
 
@@ -25,14 +30,17 @@ def make_plan(
         cluster: a file of ``configs/clusters``; if None, the selected one.
         nodes: the number of nodes, each with as many GPUs as one run asks for.
         without: experiments and sweeps to leave out, see :func:`pipeline.config.exclusions.exclude`.
+        gpu: a GPU of ``configs/throughput.yaml`` to estimate all hours for, whatever `pointrend check` has measured;
+            if None, its own GPU where nothing was measured.
 
     Raises:
         UserError: if a configuration is wrong or missing, the cluster cannot train a selected network, or
             ``configs/throughput.yaml`` has no image size for a dataset.
     """
+    throughput = load(Throughput, project.configs / "throughput.yaml").chosen(gpu)
     params = project.params() if project.params_file.is_file() else None
     name = cluster or (params or project.params()).cluster
-    given = command_text("plan", scale, {"cluster": cluster}, without)
+    given = command_text("plan", scale, {"cluster": cluster, "gpu": gpu}, without)
     if scale is None:
         params = params or project.params()
         scale, selection = params.scale, project.selection()
@@ -47,9 +55,8 @@ def make_plan(
         cached, unknown = cached_stages(project, params, selection)
     else:
         cached, unknown = {}, f"scale {scale} is not the selected one, and DVC knows of no other"
-    throughput = load(Throughput, project.configs / "throughput.yaml")
     chosen = project.cluster(name)
-    measured = Measured(project.root, original_project(project.root), name, chosen)
+    measured = Measured(project.root, original_project(project.root), name, chosen) if gpu is None else None
     estimates = Estimates(project, scale, selection, params, throughput, chosen, nodes, measured)
     runs = [estimates.run(run, cached.get(f"train@{run}")) for run in selection.runs]
     sweeps = [estimates.sweep(sweep, cached.get(f"sweep@{sweep}")) for sweep in selection.sweeps]
@@ -59,13 +66,14 @@ def make_plan(
         scale=scale,
         cluster=name,
         nodes=nodes,
-        gpu=throughput.gpu,
+        gpu=throughput.gpus[throughput.gpu].name,
+        gpu_key=throughput.gpu,
         has_gpus=chosen.gpus_per_worker > 0,
         runs_at_a_time=estimates.runs_at_a_time,
         runs=runs,
         sweeps=sweeps,
         tables={table: found for table, found in tables.items() if found},
         missing_figures=estimates.missing_figures,
-        unused_measurements=measured.unused,
+        unused_measurements=measured.unused if measured else [],
         unknown=unknown if None in {run.cached for run in runs} | {sweep.cached for sweep in sweeps} else None,
     )
