@@ -11,6 +11,8 @@ from pipeline.report.results import RunResult
 from pointrend.complexity import spec_complexity
 from pointrend.specs import MODELS, InstanceSpec, Rendering
 
+IMAGES_PER_SECOND = "images_per_second"  # the metric of `pipeline.evaluation.speed`
+
 ROUNDED = 0.05  # smaller differences are shown as 0.0
 
 STAND_INS = "Data, backbones and schedules are stand-ins: compare differences between rows, not the numbers."
@@ -79,6 +81,7 @@ class Table:
         published: the keys of the columns for which the paper has numbers.
         left_out: the labels of the rows that the scale has no experiment for.
         excluded: the labels of the rows whose experiments the selection leaves out.
+        timed_on: the devices that its images were timed on.
     """
 
     name: str
@@ -91,6 +94,7 @@ class Table:
     published: set[str] = field(default_factory=set)
     left_out: list[str] = field(default_factory=list)
     excluded: list[str] = field(default_factory=list)
+    timed_on: list[str] = field(default_factory=list)
 
     @property
     def reproduces(self) -> bool:
@@ -233,7 +237,20 @@ def build_table(
         published={key for row in config.rows for key, cell in row.cells.items() if cell.paper is not None},
         left_out=[" ".join(row.labels) for row in left_out],
         excluded=[" ".join(row.labels) for row in without],
+        timed_on=_devices(config, results),
     )
+
+
+def _devices(config: TableConfig, results: Sequence[RunResult]) -> list[str]:
+    """The devices that the images of a table's cells were timed on, each once."""
+    cells = [cell for row in config.rows for cell in row.measured.values() if cell.metric == IMAGES_PER_SECOND]
+    found = [
+        result.evaluations[cell.evaluation].timed_on
+        for cell in cells
+        for result in results
+        if result.experiment == cell.experiment and cell.evaluation in result.evaluations
+    ]
+    return sorted({device for device in found if device})
 
 
 def notes(table: Table) -> list[str]:
@@ -241,6 +258,12 @@ def notes(table: Table) -> list[str]:
     caveat = [table.caveat] if table.caveat else []
     reasons = [*_by_columns(table, lambda value: value.missing), *_by_columns(table, _left_out)]
     left_out = [f"This scale has no experiment for {'; '.join(table.left_out)}."] if table.left_out else []
+    if table.timed_on:
+        devices = "; ".join(table.timed_on)
+        left_out.append(
+            f"Images were timed one at a time, from pixels to the masks of the regions, on {devices}."
+            + (" These are different devices: compare only rows of the same one." if len(table.timed_on) > 1 else "")
+        )
     if table.excluded:
         left_out.append(f"The selection leaves out {'; '.join(table.excluded)} (`pointrend select --without`).")
     return caveat + [f"{columns}: {'; '.join(texts)}" for columns, texts in reasons] + left_out
