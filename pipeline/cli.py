@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.config.batch_norm import check_batch_norm
+from pipeline.config.exclusions import exclude, select_command
+from pipeline.config.params import DATA_ROOT
 from pipeline.config.project import Project
 from pipeline.config.reader import ConfigError
 from pipeline.config.selection import Selection
@@ -24,26 +27,39 @@ from pipeline.stage import Stage, errors_as_messages
 if TYPE_CHECKING:
     from pipeline.cluster.jobs import Jobs
 
+Without = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME|PATTERN",
+        help="leave out this experiment or sweep, or those that a shell pattern matches; can be repeated",
+    ),
+]
 jobs = typer.Typer(help="List, follow or stop the jobs on the Ray cluster.", no_args_is_help=True)
 
 
 @errors_as_messages()
 def select(
     scale: Annotated[str, typer.Argument(help="a folder of configs/experiments: demo, nuclei, paper, ...")],
-    data_root: Annotated[str, typer.Option(help="folder or URI that contains the datasets")] = "data",
+    data_root: Annotated[str, typer.Option(help="folder or URI that contains the datasets")] = DATA_ROOT,
     cluster: Annotated[
         str | None, typer.Option(help="a file of configs/clusters; by default the scale's own, or laptop")
     ] = None,
     seeds: Annotated[
         int | None, typer.Option(min=1, help="runs of each experiment, with seeds 0 and up; by default its own seeds")
     ] = None,
+    without: Without = None,
 ) -> None:
     """Choose what `dvc repro` runs: write a scale's runs and sweeps to selection.yaml, its settings to params.yaml."""
-    write_selection(Project(Path.cwd()), scale, data_root, cluster, seeds)
+    write_selection(Project(Path.cwd()), scale, data_root, cluster, seeds, without or ())
 
 
 def write_selection(
-    project: Project, scale: str, data_root: str, cluster: str | None, seeds: int | None = None
+    project: Project,
+    scale: str,
+    data_root: str,
+    cluster: str | None,
+    seeds: int | None = None,
+    without: Sequence[str] = (),
 ) -> None:
     """Writes ``selection.yaml`` and ``params.yaml`` for a scale, and says what they select.
 
@@ -53,17 +69,19 @@ def write_selection(
         data_root: the folder or URI that contains the datasets.
         cluster: a file of ``configs/clusters``; None for that of the scale's name, or else for ``laptop``.
         seeds: how many seeds each experiment has; None for its own.
+        without: experiments and sweeps to leave out, see :func:`pipeline.config.exclusions.exclude`.
 
     Raises:
         GraphError: while DVC runs stages of the project.
+        ExclusionError: if what ``without`` names cannot be left out.
         ConfigError: if a configuration is wrong, or the cluster cannot train a selected network.
     """
     refuse_while_running(project.root)
     if cluster is None:
         cluster = scale if (project.configs / "clusters" / f"{scale}.yaml").is_file() else "laptop"
-    selection = project.select(scale, data_root, seeds)
+    selection = exclude(project, project.select(scale, data_root, seeds), without)
     params = project.initial_params(scale, data_root, cluster)
-    check_batch_norm(project, scale, selection, cluster)
+    check_batch_norm(project, scale, selection, cluster, command=select_command(params, without=without, seeds=seeds))
     reset = _reset(project, scale, selection)
     with atomic_file(project.selection_file) as stream:
         stream.write(selection_text(scale, selection))
@@ -77,6 +95,8 @@ def write_selection(
     Console().print(table)
     if selection.sweeps:
         typer.echo(f"sweeps: {', '.join(selection.sweeps)}")
+    if selection.excluded:
+        typer.echo(f"left out: {', '.join(selection.excluded)}")
     for line in reset:
         typer.echo(line)
     if note := match_git(project.root):
@@ -109,6 +129,13 @@ def plan(
     ] = None,
     cluster: Annotated[str | None, typer.Option(help="a file of configs/clusters; by default the selected one")] = None,
     nodes: Annotated[int, typer.Option(min=1, help="number of nodes, each with the GPUs of one training")] = 1,
+    gpu: Annotated[
+        str | None,
+        typer.Option(
+            help="a GPU of configs/throughput.yaml to estimate hours for, such as H100; nothing measured is used"
+        ),
+    ] = None,
+    without: Without = None,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
     """Show what `dvc repro` would run, and estimate GPU-hours, time and disk. Nothing is run or written."""
@@ -116,7 +143,7 @@ def plan(
     from pipeline.plan.make import make_plan
     from pipeline.plan.text import show
 
-    found = make_plan(Project(Path.cwd()), scale, cluster, nodes)
+    found = make_plan(Project(Path.cwd()), scale, cluster, nodes, without or (), gpu)
     if as_json:
         typer.echo(json.dumps(found.as_json()))
     else:
@@ -130,6 +157,7 @@ def check(
     ] = None,
     cluster: Annotated[str | None, typer.Option(help="a file of configs/clusters; by default the selected one")] = None,
     run: Annotated[list[str] | None, typer.Option(help="check this run or experiment alone; can be repeated")] = None,
+    without: Without = None,
     shrink: Annotated[
         bool, typer.Option("--shrink", help="small images, drawn data and two processes on this machine's CPU")
     ] = False,
@@ -141,7 +169,7 @@ def check(
     from pipeline.check.scale import CheckedScale, Outcome
     from pipeline.check.table import show
 
-    checked = CheckedScale(Stage(), scale, cluster, run or ())
+    checked = CheckedScale(Stage(), scale, cluster, run or (), without or ())
     done = 0
 
     def on_end(outcome: Outcome) -> None:

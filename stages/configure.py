@@ -2,6 +2,7 @@
 
 from pipeline.config.batch_norm import check_batch_norm
 from pipeline.config.code import KINDS, code_of
+from pipeline.config.exclusions import select_command
 from pipeline.config.sweep_tasks import resolve_selected, sweep_file
 from pipeline.config.sweeps import ShownSweep, load_sweep
 from pipeline.files import atomic_folder, write_json
@@ -12,7 +13,8 @@ def main() -> None:
     stage = Stage()
     project, params, selection = stage.project, stage.params, stage.selection
     project.check(params, selection)
-    check_batch_norm(project, params.scale, selection, params.cluster, params)
+    command = select_command(params, without=selection.excluded)
+    check_batch_norm(project, params.scale, selection, params.cluster, params, command)
     with atomic_folder(stage.outputs.root / "config", replace=True) as folder:
         for kind in ("synthetic", "datasets", "train", "evaluate", "sweep", "code"):
             (folder / kind).mkdir()

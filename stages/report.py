@@ -34,6 +34,7 @@ def main() -> None:
         predictions=outputs.root / "predictions",
         experiments={run.experiment for run in stage.selection.runs.values()},
         defined=set(stage.project.experiment_names(stage.params.scale)),
+        excluded=set(stage.selection.excluded),
         results=results.runs,
         trained=trained,
         missing=results.missing,

@@ -6,8 +6,11 @@ from pathlib import Path
 
 from pipeline.check.task import Found, Kind, distinct_trainings
 from pipeline.cluster.needs import workers_for_batch
+from pipeline.config.batch_norm import check_batch_norm
+from pipeline.config.exclusions import command_text, exclude
 from pipeline.config.experiments import RunConfig, is_weights_file
 from pipeline.config.locations import is_remote, join
+from pipeline.config.reader import ConfigError
 from pipeline.data.coco import DatasetError
 from pipeline.data.manifest import read_prepared
 from pipeline.data.samplers import BatchShareError
@@ -67,19 +70,30 @@ class CheckedScale:
         scale: a folder of ``configs/experiments``; None for what is selected.
         cluster: a file of ``configs/clusters``; None for the selected one.
         names: runs or experiments to check alone; all if empty.
+        without: experiments to leave out, see :func:`pipeline.config.exclusions.exclude`.
 
     Raises:
         ConfigError: if a configuration is wrong.
+        ExclusionError: if what ``without`` names cannot be left out.
         CheckError: if there is no run or experiment of a name.
     """
 
-    def __init__(self, stage: Stage, scale: str | None, cluster: str | None, names: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        stage: Stage,
+        scale: str | None,
+        cluster: str | None,
+        names: Sequence[str] = (),
+        without: Sequence[str] = (),
+    ) -> None:
         self.stage, params = stage, stage.params
-        self.is_selected = scale in (None, params.scale)
+        self.is_selected, self.cluster_option = scale in (None, params.scale), cluster is not None
+        self._command = command_text("check", scale, {"cluster": cluster}, without)
         if scale is not None:
             stage.selection = stage.project.select(scale, params.data_root)
             if scale != params.scale:
                 params = stage.project.initial_params(scale, params.data_root, params.cluster)
+        stage.selection = exclude(stage.project, stage.selection, without)
         stage.params = params.model_copy(update={"cluster": cluster} if cluster else {})
         stage.outputs = Outputs(stage.root, params.scale)
         resolved = [
@@ -137,6 +151,14 @@ class CheckedScale:
                     yield f"dataset {name} was prepared with another configuration: {remedy}"
 
     def _batches(self) -> Iterator[str]:
+        stage, checked = self.stage, {config.run for kind in self.kinds for config in kind.configs}
+        runs = {name: run for name, run in stage.selection.runs.items() if name in checked}
+        trained = stage.selection.model_copy(update={"runs": runs, "sweeps": {}})  # sweeps are not checked
+        params = stage.params
+        try:
+            check_batch_norm(stage.project, params.scale, trained, params.cluster, params, self._command)
+        except ConfigError as error:
+            yield str(error)
         for kind in self.kinds:
             try:
                 workers_for_batch(self.stage.cluster, kind.first.schedule.batch_size)

@@ -64,7 +64,7 @@ def check_on_cluster(checked: CheckedScale, on_end: Callable[[Outcome], None]) -
         known[request.name][1].path.mkdir(parents=True)
 
     try:
-        report.runs_at_a_time = run_all(requests, place_of(stage), begin, ended)
+        report.runs_at_a_time = run_all(requests, place_of(stage, checked.cluster_option), begin, ended)
     except KeyboardInterrupt:
         print("\nThe jobs go on: `pointrend jobs list` shows them, `pointrend jobs stop` stops them.", flush=True)
         raise

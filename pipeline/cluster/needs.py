@@ -166,7 +166,13 @@ def fits(nodes: Sequence[Resources], needs: Needs) -> bool:
     return place(nodes, needs) is not None
 
 
-def check_fits(name: str, nodes: Sequence[Resources], needs: Needs, alternatives: Iterable[str] = ()) -> None:
+def check_fits(
+    name: str,
+    nodes: Sequence[Resources],
+    needs: Needs,
+    alternatives: Iterable[str] = (),
+    from_option: bool = False,
+) -> None:
     """Checks that a job could run on an empty cluster.
 
     Args:
@@ -174,6 +180,7 @@ def check_fits(name: str, nodes: Sequence[Resources], needs: Needs, alternatives
         nodes: the resources of each node of the cluster.
         needs: the least resources that the job can run with.
         alternatives: names of cluster configurations that the job would fit with, for the message.
+        from_option: whether the cluster was chosen with ``--cluster``, and not in ``params.yaml``.
 
     Raises:
         ClusterTooSmallError: if it does not fit; the message says what is missing.
@@ -194,7 +201,7 @@ def check_fits(name: str, nodes: Sequence[Resources], needs: Needs, alternatives
             f"{_count(largest.cpus, 'CPU')} in one process, which do not fit on the {len(nodes)} nodes of this Ray"
         ]
     if names := " or ".join(alternatives):
-        advice = f"It fits with `cluster: {names}` in params.yaml"
+        advice = f"It fits with {f'`--cluster {names}`' if from_option else f'`cluster: {names}` in params.yaml'}"
     else:
         advice = "No file of configs/clusters fits; add one, or more nodes"
     raise ClusterTooSmallError(f"{name} needs {'; '.join(short)}. Nothing was submitted. {advice}")

@@ -141,9 +141,14 @@ def ready_requests(stage: Stage, current: str) -> list[Request]:
     return [request for request in found if not request.is_done()]
 
 
-def place_of(stage: Stage) -> Place:
-    """The cluster that the project submits its jobs to."""
-    return Place(stage.home, stage.cluster, lambda request, jobs: _fitting_clusters(stage, request, jobs))
+def place_of(stage: Stage, from_option: bool = False) -> Place:
+    """The cluster that the project submits its jobs to.
+
+    Args:
+        stage: the project.
+        from_option: whether it is the one of ``--cluster``, and not of ``params.yaml``.
+    """
+    return Place(stage.home, stage.cluster, lambda request, jobs: _fitting_clusters(stage, request, jobs), from_option)
 
 
 def _fitting_clusters(stage: Stage, request: Request, jobs: Jobs) -> list[str]:

@@ -15,6 +15,7 @@ from pipeline.config.parameters import run_parameters
 from pipeline.evaluation.evaluation import Evaluation
 from pipeline.evaluation.record import EvaluationRecord, rounded
 from pipeline.evaluation.run import gather, score
+from pipeline.evaluation.speed import with_speeds
 from pipeline.evaluation.trained_run import TrainedRun
 from pipeline.files import atomic_folder
 from pipeline.tracking.client import Tracker, TrackingError
@@ -137,6 +138,7 @@ def _finish_evaluation(
     with atomic_folder(evaluation.predictions, replace=True) as folder:
         gather(run, evaluation.settings, evaluation.chunks, folder)
     scores = {name: score(dataset, evaluation.predictions, name, setting) for name, setting in settings.items()}
+    scores = with_speeds(scores, evaluation.chunks)
     ended = now()
     # Logged once all settings are scored, so that MLflow never has only a part of them.
     trained = run.weights.parent

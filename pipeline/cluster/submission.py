@@ -58,11 +58,13 @@ class Place:
         root: the project's folder.
         cluster: the selected cluster configuration.
         alternatives: returns the names of cluster configurations with which a request would fit, for messages.
+        from_option: whether the configuration was chosen with ``--cluster``, and not in ``params.yaml``.
     """
 
     root: Path
     cluster: ClusterConfig
     alternatives: Callable[[Request, Jobs], Sequence[str]] = lambda request, jobs: ()
+    from_option: bool = False
 
     @contextmanager
     def jobs(self, needs: Needs) -> Iterator[Jobs]:
@@ -123,7 +125,7 @@ def submit_what_fits(jobs: Jobs, requests: Sequence[Request], place: Place) -> l
         for request in todo:
             needs = request.minimum_needs or request.job.needs
             if not fits(nodes, needs):
-                check_fits(request.name, nodes, needs, place.alternatives(request, jobs))
+                check_fits(request.name, nodes, needs, place.alternatives(request, jobs), place.from_option)
     live = jobs.live()
     waiting = []
     for request in todo:

@@ -14,6 +14,7 @@ import torch
 from pipeline.config.clusters import ClusterConfig
 from pipeline.config.evaluations import EvaluationConfig
 from pipeline.evaluation.run import own_device, predict_share
+from pipeline.evaluation.speed import timed_settings, write_speeds
 from pipeline.evaluation.trained_run import TrainedRun
 from pipeline.evaluation.validation import measure
 from pipeline.tracking.sender import MetricSender
@@ -87,6 +88,11 @@ def run_worker(arguments: dict[str, Any]) -> None:
         if workers.device.type == "cuda":
             torch.cuda.empty_cache()  # frees what the training used
         predict_share(work.evaluated, work.settings, work.chunks, workers.device, workers.rank, workers.world_size)
+        if timed_settings(work.settings):
+            workers.broadcast(0)  # the others are idle while worker 0 times
+            if workers.rank == 0:
+                write_speeds(work.evaluated, work.settings, workers.device, work.chunks)
+            workers.broadcast(0)
 
 
 def ray_workers(use_gpu: bool) -> Workers:

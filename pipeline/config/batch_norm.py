@@ -6,6 +6,7 @@ Its statistics are those of a whole batch (Appendix B), so all workers together 
 from typing import TYPE_CHECKING
 
 from pipeline.config.clusters import ClusterConfig
+from pipeline.config.exclusions import patterns_of, starting_from, without_text
 from pipeline.config.params import Params
 from pipeline.config.reader import ConfigError
 from pipeline.config.selection import Selection
@@ -32,7 +33,12 @@ def batch_norm_problem(cluster: ClusterConfig, batch_size: int) -> str | None:
 
 
 def check_batch_norm(
-    project: "Project", scale: str, selection: Selection, cluster: str, params: Params | None = None
+    project: "Project",
+    scale: str,
+    selection: Selection,
+    cluster: str,
+    params: Params | None = None,
+    command: str | None = None,
 ) -> None:
     """Checks that a cluster can train what is selected.
 
@@ -42,28 +48,30 @@ def check_batch_norm(
         selection: runs and sweeps of that scale.
         cluster: a file of ``configs/clusters``.
         params: the changed settings to apply, if any.
+        command: the command that the user gave; None for `pointrend select`. The message repeats it.
 
     Raises:
         ConfigError: if batch norm that learns would not see whole batches there. The message names the clusters of
-            ``configs/clusters`` that can train all that is selected.
+            ``configs/clusters`` that can train all that is selected, and the command that leaves out what this one
+            cannot.
     """
     trained = _learning(project, scale, selection, params)
     clusters = {name: project.cluster(name) for name in {cluster, *(project.cluster_names() if trained else ())}}
 
-    def problem_of(name: str) -> tuple[str, str] | None:
+    def problems_of(name: str) -> dict[str, str]:
+        workers, found = clusters[name].workers, {}
         for what, (batch_size, is_trial) in trained.items():
-            workers = clusters[name].workers
             if is_trial and workers > 1:
-                return what, f"the one worker of a trial takes the shares of {workers} workers one after the other"
-            if problem := batch_norm_problem(clusters[name], batch_size):
-                return what, problem
-        return None
+                found[what] = f"the one worker of a trial takes the shares of {workers} workers one after the other"
+            elif problem := batch_norm_problem(clusters[name], batch_size):
+                found[what] = problem
+        return found
 
-    if (found := problem_of(cluster)) is None:
+    if not (found := problems_of(cluster)):
         return
-    what, problem = found
+    what, problem = next(iter(found.items()))
     able = sorted(
-        (name for name in clusters if problem_of(name) is None),
+        (name for name in clusters if not problems_of(name)),
         key=lambda name: (-clusters[name].gpus_per_worker * max(clusters[name].workers, 1), name),
     )
     advice = (
@@ -72,9 +80,21 @@ def check_batch_norm(
         else "no file of configs/clusters can; add one whose workers take a whole batch in one pass"
     )
     file = project.configs / "clusters" / f"{cluster}.yaml"
+    rest = _without(selection, {what.partition(" ")[2] for what in found})
+    if rest:
+        command = command or f"pointrend select {scale} --cluster {cluster}"
+        rest = f". To leave out what this cluster cannot train:\n  {command} {rest}"
     raise ConfigError(
-        f"{file}:\n  {what} has norm 'batch', whose statistics are of a whole batch, but {problem}; {advice}"
+        f"{file}:\n  {what} has norm 'batch', whose statistics are of a whole batch, but {problem}; {advice}{rest}"
     )
+
+
+def _without(selection: Selection, names: set[str]) -> str:
+    """The options that leave out experiments and sweeps, and what starts from them; empty if nothing would be left."""
+    names = names | starting_from(selection, names).keys()
+    if names.issuperset(selection.experiments):
+        return ""
+    return without_text(patterns_of(names, [*selection.experiments, *selection.sweeps]))
 
 
 def _learning(

@@ -99,7 +99,8 @@ for _task, _train in _TRAIN.items():
     KINDS["validate", _task] = Kind(
         (*_evaluate, "pipeline.evaluation.validation"), (*_NETWORK, *_SCORES), _WITHOUT, lazy=False
     )
-    KINDS["evaluate", _task] = Kind(_evaluate, (*_NETWORK, *_SCORES), _WITHOUT, lazy=False)
+    _timed = ("pipeline.evaluation.speed",) if _task == "instance" else ()
+    KINDS["evaluate", _task] = Kind((*_evaluate, *_timed), (*_NETWORK, *_SCORES), _WITHOUT, lazy=False)
     KINDS["sweep", _task] = Kind(
         (*_train, *_evaluate, *_SWEEP),
         (*_NETWORK, *_SCORES, "optuna", "ray"),

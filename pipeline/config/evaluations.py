@@ -21,6 +21,13 @@ class RenderingConfig(Strict):
         None, description="bootstrap resamples of the val images; null for the number in configs/metrics.yaml"
     )
 
+    # Left out where it is not set, so that what depends on a setting does not depend on it.
+    timed_images: PositiveInt | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="val images to time, one at a time, after the predictions; null for none",
+    )
+
     def build(self) -> Rendering | None:
         """How PointRend renders; None for the 4xconv head."""
         return None if self.num_points is None else Rendering(self.resolution, self.num_points)

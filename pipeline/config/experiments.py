@@ -53,9 +53,9 @@ class ValidationConfig(Strict):
 
     @classmethod
     def of(cls, setting: EvaluationSetting, code: str) -> Self:
-        """The validation under a setting: without what only final scores need, resamples and trimap widths."""
+        """The validation under a setting: without what only final scores need: resamples, trimap widths and times."""
         unused: dict[str, None] = {
-            key: None for key in ("resamples", "trimap_widths") if key in type(setting).model_fields
+            key: None for key in ("resamples", "trimap_widths", "timed_images") if key in type(setting).model_fields
         }
         return cls(setting=setting.model_copy(update=unused), code=code)
 

@@ -6,6 +6,8 @@ from pydantic import Field
 
 from pipeline.config.reader import Name, Strict
 
+DATA_ROOT = "data"  # unless `pointrend select` is given another one
+
 Setting = str | int | float
 
 

@@ -81,6 +81,12 @@ class ScheduleConfig(Strict):
         return every is not None and update > 0 and (update % every == 0 or update == self.updates)
 
     @property
+    def validations(self) -> int:
+        """How many validations there are, unless the training stops early."""
+        every = self.validate_every
+        return 0 if every is None else -(-self.updates // every)
+
+    @property
     def parts(self) -> Sequence[Phase | Poly]:
         """The stretches of training in order."""
         return self.phases or [self.poly]  # type: ignore[list-item]

@@ -50,6 +50,11 @@ class Selection(Strict):
     datasets: dict[Name, SelectedDataset]
     runs: dict[str, SelectedRun]
     sweeps: dict[Name, SelectedSweep]
+    excluded: list[Name] = Field(
+        default_factory=list,
+        exclude_if=lambda names: not names,
+        description="experiments and sweeps of the scale that `pointrend select --without` left out; tables name them",
+    )
 
     @property
     def experiments(self) -> list[str]:

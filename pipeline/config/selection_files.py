@@ -43,7 +43,8 @@ def selection_text(scale: str, selection: Selection) -> str:
         [
             f"# What `dvc repro` runs. Written by `pointrend select {scale}`; delete lines to run less.",
             f"synthetic: {_flow(sections.pop('synthetic'))}",
-            *(line for key, entries in sections.items() for line in _block(key, entries)),
+            *(line for key in ("datasets", "runs", "sweeps") for line in _block(key, sections[key])),
+            *(f"{key}: {_flow(sections[key])}" for key in ("excluded",) if key in sections),
             "",
         ]
     )

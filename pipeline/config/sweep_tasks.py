@@ -217,8 +217,10 @@ class _Resolver:
             )
         _check_space(sweep.space, experiment)
         base = project.training(name, sweep.experiment, sweep.seed, written, experiment)
-        # Trials are compared by their metrics alone, which need no resamples.
-        setting = experiment.evaluations[sweep.evaluation].model_copy(update={"resamples": None})
+        # Trials are compared by their metrics alone, which need no resamples and no times of whole images.
+        setting = experiment.evaluations[sweep.evaluation]
+        unused = dict.fromkeys({"resamples", "timed_images"} & type(setting).model_fields.keys())
+        setting = setting.model_copy(update=unused)
         judged_by: dict[str, EvaluationSetting] = {sweep.evaluation: setting}
         task = TrainingTask(
             kind="training",

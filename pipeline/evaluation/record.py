@@ -60,6 +60,11 @@ class EvaluationRecord(BaseModel):
         """The metrics of an evaluation setting, not rounded."""
         return {key: float(value) for key, value in self.evaluations[setting].items() if isinstance(value, float | int)}
 
+    def timed_on(self, setting: str) -> str:
+        """The device that an evaluation setting was timed on; empty if it was not timed."""
+        timing = self.evaluations[setting].get("timing")
+        return str(timing["device"]) if timing else ""
+
     def resampled(self, setting: str) -> dict[str, list[float]]:
         """The metrics of an evaluation setting on each resample; NaN where they are undefined."""
         return {

@@ -19,7 +19,7 @@ from pipeline.data.cpus import usable_cpus
 from pipeline.data.manifest import read_prepared
 from pipeline.plan.measured import Measured
 from pipeline.plan.plan import PlannedRun, PlannedSweep, makespan
-from pipeline.plan.throughput import Cost, Counter, Throughput, ThroughputError, training_size
+from pipeline.plan.throughput import Cost, Counter, Throughput, ThroughputError, training_size, validation_area
 from pipeline.stage import Outputs
 from pointrend.points import Size
 from pointrend.specs import MODELS
@@ -55,7 +55,7 @@ class Estimates:
 
     Attributes:
         runs_at_a_time: see :func:`runs_at_a_time`.
-        missing_figures: the throughput figures that the estimates so far have lacked.
+        missing_figures: what the estimates so far have lacked: throughput figures, or the number of val images.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Estimates:
         throughput: Throughput,
         cluster: ClusterConfig,
         nodes: int,
-        measured: Measured,
+        measured: Measured | None,
     ) -> None:
         self._project, self._scale, self._selection, self._params = project, scale, selection, params
         self._throughput, self._cluster, self._measured = throughput, cluster, measured
@@ -78,14 +78,16 @@ class Estimates:
     def run(self, name: str, cached: bool | None) -> PlannedRun:
         config, evaluation = self._project.run(self._scale, name, self._selection.runs[name], self._params)
         schedule, cost = config.schedule, self._cost(config)
-        measurement = self._measured.find(config, config.model.task)
+        measurement = self._measured.find(config, config.model.task) if self._measured else None
+        trained = self._trained_images(config, cost)
         if measurement is None:
-            gpu_hours = self._gpu_hours(config, cost)
+            gpu_hours = self._gpu_hours(config, cost, trained)
             hours = self._hours(gpu_hours, workers_of(self._cluster, schedule.batch_size))
         else:
-            hours = schedule.updates * measurement.seconds_per_update / SECONDS_PER_HOUR
+            seconds = measurement.seconds_per_update / schedule.batch_size  # an image
+            hours = None if trained is None else trained * seconds / SECONDS_PER_HOUR
             gpus = measurement.workers * self._cluster.gpus_per_worker
-            gpu_hours = hours * gpus if gpus else self._gpu_hours(config, cost)
+            gpu_hours = hours * gpus if gpus and hours is not None else self._gpu_hours(config, cost, trained)
         evaluations = len(evaluation.root)
         images = self._val_images(config.dataset)
         bytes_of_one = self._throughput.prediction_bytes[config.model.task]
@@ -101,6 +103,7 @@ class Estimates:
             hours=hours,
             measured=measurement.where if measurement else None,
             evaluations=evaluations,
+            validations=schedule.validations,
             weights=cost.weights,
             checkpoint=cost.checkpoint,
             predictions=None if images is None else images * evaluations * bytes_of_one,
@@ -115,7 +118,8 @@ class Estimates:
         else:
             trials, schedule = _trials(task), task.base.schedule
             updates, batch_size = schedule.updates, schedule.batch_size
-            each = self._gpu_hours(task.base, self._cost(task.base))
+            # Its trials are scored at their rungs, which is not in the hours, as evaluations are not.
+            each = self._gpu_hours(task.base, self._cost(task.base), updates * batch_size)
             gpu_hours = None if each is None else trials * each
             hours = self._hours(each, 1)  # each trial has one worker
             if hours is not None:
@@ -141,17 +145,44 @@ class Estimates:
             self._costs[key] = self._counter.cost(config, size, self._throughput.foreground)
         return self._costs[key]
 
-    def _gpu_hours(self, config: RunConfig, cost: Cost) -> float | None:
-        """Hours of a training on one GPU; None where the throughput figures lack its backbone or precision."""
+    def _trained_images(self, config: RunConfig, cost: Cost) -> float | None:
+        """The images of a training's updates, and the training images that its validations take as long as.
+
+        A val image takes its share of a training image's operations: those forward, on as many pixels as it has. None
+        if validations are of images whose number or size is not known.
+        """
         schedule = config.schedule
+        images = float(schedule.updates * schedule.batch_size)
+        if not schedule.validations:
+            return images
+        val_images = self._val_images(config.dataset)
+        if val_images is None:
+            self._miss(f"{config.dataset} has an unknown number of val images; run `dvc repro prepare` first")
+            return None
+        height, width = training_size(config, self._image_size)
+        try:
+            area = validation_area(config, self._image_size(config.dataset))
+        except ThroughputError as error:
+            self._miss(str(error))
+            return None
+        share = cost.forward / cost.flops * area / (height * width)
+        return images + schedule.validations * val_images * share
+
+    def _gpu_hours(self, config: RunConfig, cost: Cost, images: float | None) -> float | None:
+        """Hours on one GPU for so many images; None where the throughput figures lack the backbone or precision."""
+        if images is None:
+            return None
         backbone = MODELS[config.model.name].backbone
         try:
-            rate = self._throughput.images_per_second(cost.flops, backbone, schedule.precision)
+            rate = self._throughput.images_per_second(cost.flops, backbone, config.schedule.precision)
         except ThroughputError as error:
-            if str(error) not in self.missing_figures:
-                self.missing_figures.append(str(error))
+            self._miss(str(error))
             return None
-        return schedule.updates * schedule.batch_size / rate / SECONDS_PER_HOUR
+        return images / rate / SECONDS_PER_HOUR
+
+    def _miss(self, reason: str) -> None:
+        if reason not in self.missing_figures:
+            self.missing_figures.append(reason)
 
     def _hours(self, gpu_hours: float | None, workers: int) -> float | None:
         gpus = workers * self._cluster.gpus_per_worker
@@ -175,7 +206,9 @@ class Estimates:
         dataset = self._project.dataset(name)
         if dataset.synthetic:
             return self._project.synthetic(dataset.root).val_images
-        return None if isinstance(dataset.val, HeldOut) else dataset.val.num_images
+        given = None if isinstance(dataset.val, HeldOut) else dataset.val.num_images
+        prepared = Outputs(self._project.root, self._scale).prepared(name)
+        return read_prepared(prepared).manifest("val").num_rows if given is None and prepared.is_dir() else given
 
 
 def _trials(task: TrainingTask) -> int:

@@ -1,6 +1,9 @@
 """Makes the plan of a scale: from its configuration, what was measured, the throughput figures and what DVC has."""
 
+from collections.abc import Sequence
+
 from pipeline.config.batch_norm import check_batch_norm
+from pipeline.config.exclusions import command_text, exclude
 from pipeline.config.project import Project
 from pipeline.config.reader import load
 from pipeline.plan.cached import cached_stages
@@ -11,7 +14,14 @@ from pipeline.plan.throughput import Throughput
 from pipeline.stage import original_project
 
 
-def make_plan(project: Project, scale: str | None, cluster: str | None, nodes: int) -> Plan:
+def make_plan(
+    project: Project,
+    scale: str | None,
+    cluster: str | None,
+    nodes: int,
+    without: Sequence[str] = (),
+    gpu: str | None = None,
+) -> Plan:
     """Plans what `dvc repro` would run.
 
     Args:
@@ -19,13 +29,18 @@ def make_plan(project: Project, scale: str | None, cluster: str | None, nodes: i
         scale: plans all that `pointrend select` selects at this scale; if None, what is selected.
         cluster: a file of ``configs/clusters``; if None, the selected one.
         nodes: the number of nodes, each with as many GPUs as one run asks for.
+        without: experiments and sweeps to leave out, see :func:`pipeline.config.exclusions.exclude`.
+        gpu: a GPU of ``configs/throughput.yaml`` to estimate all hours for, whatever `pointrend check` has measured;
+            if None, its own GPU where nothing was measured.
 
     Raises:
         UserError: if a configuration is wrong or missing, the cluster cannot train a selected network, or
             ``configs/throughput.yaml`` has no image size for a dataset.
     """
+    throughput = load(Throughput, project.configs / "throughput.yaml").chosen(gpu)
     params = project.params() if project.params_file.is_file() else None
     name = cluster or (params or project.params()).cluster
+    given = command_text("plan", scale, {"cluster": cluster, "gpu": gpu}, without)
     if scale is None:
         params = params or project.params()
         scale, selection = params.scale, project.selection()
@@ -34,14 +49,14 @@ def make_plan(project: Project, scale: str | None, cluster: str | None, nodes: i
         selection = project.select(scale, params.data_root if params else "")
     if params is not None and params.scale != scale:
         params = None
-    check_batch_norm(project, scale, selection, name, params)
+    selection = exclude(project, selection, without)
+    check_batch_norm(project, scale, selection, name, params, given)
     if params is not None and project.selection_file.is_file():
         cached, unknown = cached_stages(project, params, selection)
     else:
         cached, unknown = {}, f"scale {scale} is not the selected one, and DVC knows of no other"
-    throughput = load(Throughput, project.configs / "throughput.yaml")
     chosen = project.cluster(name)
-    measured = Measured(project.root, original_project(project.root), name, chosen)
+    measured = Measured(project.root, original_project(project.root), name, chosen) if gpu is None else None
     estimates = Estimates(project, scale, selection, params, throughput, chosen, nodes, measured)
     runs = [estimates.run(run, cached.get(f"train@{run}")) for run in selection.runs]
     sweeps = [estimates.sweep(sweep, cached.get(f"sweep@{sweep}")) for sweep in selection.sweeps]
@@ -51,13 +66,14 @@ def make_plan(project: Project, scale: str | None, cluster: str | None, nodes: i
         scale=scale,
         cluster=name,
         nodes=nodes,
-        gpu=throughput.gpu,
+        gpu=throughput.gpus[throughput.gpu].name,
+        gpu_key=throughput.gpu,
         has_gpus=chosen.gpus_per_worker > 0,
         runs_at_a_time=estimates.runs_at_a_time,
         runs=runs,
         sweeps=sweeps,
         tables={table: found for table, found in tables.items() if found},
         missing_figures=estimates.missing_figures,
-        unused_measurements=measured.unused,
+        unused_measurements=measured.unused if measured else [],
         unknown=unknown if None in {run.cached for run in runs} | {sweep.cached for sweep in sweeps} else None,
     )

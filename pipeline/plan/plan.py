@@ -1,7 +1,7 @@
 """A plan of what `dvc repro` would run at a scale, and its totals. Nothing is run or written.
 
 Hours are those that `pointrend check` has measured on the cluster, or else estimated from ``configs/throughput.yaml``.
-They are of trainings alone: without preparation, evaluation and report.
+They are of trainings and the validations inside them: without preparation, evaluation and report.
 """
 
 import heapq
@@ -25,6 +25,7 @@ class PlannedRun:
             has no GPUs.
         measured: where and when they were measured; None if they are estimated.
         evaluations: the number of evaluation settings.
+        validations: the number of validations while it trains; they are in the hours.
         weights: bytes of the weights.
         checkpoint: bytes of one checkpoint.
         predictions: bytes over all evaluations; None if the number of val images is not known.
@@ -41,6 +42,7 @@ class PlannedRun:
     hours: float | None
     measured: str | None
     evaluations: int
+    validations: int
     weights: int
     checkpoint: int
     predictions: int | None
@@ -93,7 +95,8 @@ class Plan:
     """What a scale would run on a cluster.
 
     Attributes:
-        gpu: the GPU that GPU-hours refer to.
+        gpu: the name of the GPU that GPU-hours refer to.
+        gpu_key: its key in ``configs/throughput.yaml``.
         has_gpus: whether the cluster has GPUs.
         runs_at_a_time: the number of runs that the cluster has room for.
         tables: the experiments of each of the paper's tables that has any at this scale.
@@ -106,6 +109,7 @@ class Plan:
     cluster: str
     nodes: int
     gpu: str
+    gpu_key: str
     has_gpus: bool
     runs_at_a_time: int
     runs: list[PlannedRun]
@@ -118,6 +122,11 @@ class Plan:
     @property
     def evaluations(self) -> int:
         return sum(run.evaluations for run in self.runs)
+
+    @property
+    def validations(self) -> int:
+        """The validations of trainings that are not known to be cached."""
+        return sum(run.validations for run in self.runs if not run.cached)
 
     @property
     def training_hours(self) -> float | None:
@@ -201,6 +210,7 @@ class Plan:
             | {
                 "hours": self.training_hours,
                 "evaluations": self.evaluations,
+                "validations": self.validations,
                 "sweep_gpu_hours": sum(_known(self.sweeps)),
                 "sweep_hours": self.sweep_hours,
                 "weights": self.weights,

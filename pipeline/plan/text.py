@@ -38,11 +38,18 @@ def show(plan: Plan, console: Console) -> None:
 def _source(plan: Plan) -> str:
     """Where the hours are from."""
     estimated = f"estimates for one {plan.gpu} by configs/throughput.yaml."
+    if not plan.has_gpus:
+        estimated = estimated.removesuffix(".") + f", not hours on {plan.cluster}, which has no GPUs."
     if not plan.measured:
-        return f"GPU-hours are {estimated}"
+        return f"{_unit(plan)}ours are {estimated}"
     lines = [f"Hours of {counted(number, 'run')}: measured on {where}." for where, number in plan.measured.items()]
-    lines.append(f"{'All other hours' if plan.has_gpus else 'GPU-hours'} are {estimated}")
+    lines.append(f"{'All other hours' if plan.has_gpus else f'{_unit(plan)}ours'} are {estimated}")
     return "\n".join(lines)
+
+
+def _unit(plan: Plan) -> str:
+    """The unit of hours on one GPU: where the cluster has none, they can only be those of the figures' own."""
+    return "GPU-h" if plan.has_gpus else f"{plan.gpu_key}-h"
 
 
 def _runs(plan: Plan) -> Table:
@@ -51,7 +58,13 @@ def _runs(plan: Plan) -> Table:
     Where the cluster has no GPUs, and hours were measured on it, these are shown instead.
     """
     on_cluster = bool(plan.measured) and not plan.has_gpus
-    names = ["experiment", "seeds", "updates\n× batch", "hours\neach" if on_cluster else "GPU-h\neach", "in DVC"]
+    names = [
+        "experiment",
+        "seeds",
+        "updates\n× batch",
+        "hours\neach" if on_cluster else f"{_unit(plan)}\neach",
+        "in DVC",
+    ]
     table = _table(*names, text=("experiment", "in DVC"))
 
     def key(run: PlannedRun) -> tuple[str, str, str]:
@@ -71,7 +84,7 @@ def _runs(plan: Plan) -> Table:
 
 
 def _totals(plan: Plan) -> Table:
-    table = _table("", "runs", "GPU-h", "of these\nto run", text=("",))
+    table = _table("", "runs", _unit(plan), "of these\nto run", text=("",))
 
     def add(name: str, total: Total) -> None:
         table.add_row(
@@ -92,7 +105,7 @@ def _totals(plan: Plan) -> Table:
 
 
 def _sweeps(plan: Plan) -> Table:
-    table = _table("sweep", "trials", "updates\n× batch", "GPU-h\nat most", "in DVC", text=("sweep", "in DVC"))
+    table = _table("sweep", "trials", "updates\n× batch", f"{_unit(plan)}\nat most", "in DVC", text=("sweep", "in DVC"))
     for sweep in plan.sweeps:
         trains = sweep.kind == "training"
         table.add_row(
@@ -123,6 +136,8 @@ def _summary(plan: Plan) -> Iterator[str]:
     yield from plan.unused_measurements
     for reason in plan.missing_figures:
         yield f"hours not known: {reason}"
+    if plan.validations:
+        yield f"validations: {plan.validations} while trainings run, in the hours"
     yield f"evaluations: {plan.evaluations}, inside the runs' jobs, not in the hours"
     predictions = "predictions not known" if plan.predictions is None else f"predictions {bytes_text(plan.predictions)}"
     yield f"disk: weights {bytes_text(plan.weights)}, {predictions}; as much again in DVC's cache"

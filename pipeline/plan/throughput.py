@@ -5,12 +5,12 @@ Networks are built on the meta device, which has shapes but no values: nothing i
 Shape letters: R regions, C channels, P points, H W rows and columns.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Self, TypeVar
 
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
@@ -26,18 +26,35 @@ from pointrend.semantic import SemanticSegmenter
 from pointrend.specs import MODELS, Task
 from pointrend.transform import next_multiple, resized_size
 
+V = TypeVar("V")
+
 
 class ThroughputError(UserError, LookupError):
     """A figure is missing in ``configs/throughput.yaml``."""
 
 
+class Gpu(Strict):
+    """The published figures of a GPU."""
+
+    name: str
+    source: str = Field(description="where the peaks are published")
+    peak_tflops: dict[Precision, PositiveFloat] = Field(description="10^12 operations a second, without sparsity")
+    utilisation: dict[Precision, str] = Field(description="a key of Throughput.utilisation for each of the precisions")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.peak_tflops.keys() != self.utilisation.keys():
+            raise ValueError("peak_tflops and utilisation have different precisions")
+        return self
+
+
 class Throughput(Strict):
     """The schema of ``configs/throughput.yaml``: the figures behind the estimates."""
 
-    gpu: str = Field(description="the GPU that all figures are of")
-    peak_tflops: dict[Precision, PositiveFloat] = Field(description="its peak, 10^12 operations a second")
-    utilisation: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(
-        description="the share of the peak that training reaches, including all waiting, by backbone"
+    gpu: Name = Field(description="the key of the GPU that estimates are for, unless --gpu names another one")
+    gpus: dict[Name, Gpu]
+    utilisation: dict[Name, dict[str, Annotated[float, Field(gt=0, le=1)]]] = Field(
+        description="the share of a peak that training reaches, including all waiting, by backbone"
     )
     foreground: Annotated[float, Field(gt=0, le=0.25)] = Field(
         description="the share of the sampled proposals that train the mask head; at most a quarter (Appendix A)"
@@ -49,8 +66,29 @@ class Throughput(Strict):
         description="bytes for one val image in one evaluation setting, by task"
     )
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.gpu not in self.gpus:
+            raise ValueError(f"gpu is {self.gpu!r}, expected one of {', '.join(self.gpus)}")
+        for name, gpu in self.gpus.items():
+            if unknown := set(gpu.utilisation.values()) - self.utilisation.keys():
+                raise ValueError(f"gpus.{name}.utilisation names what utilisation has not: {', '.join(unknown)}")
+        return self
+
+    def chosen(self, gpu: str | None) -> "Throughput":
+        """The figures with another GPU as the one that estimates are for, by its key; None for the same.
+
+        Raises:
+            ThroughputError: if there is no such GPU.
+        """
+        if gpu is not None and gpu not in self.gpus:
+            raise ThroughputError(
+                f"--gpu {gpu}: configs/throughput.yaml has {', '.join(self.gpus)}; state the figures of others there"
+            )
+        return self if gpu is None else self.model_copy(update={"gpu": gpu})
+
     def images_per_second(self, flops: int, backbone: str, precision: Precision) -> float:
-        """The images that one GPU trains on in a second.
+        """The images that the chosen GPU trains on in a second.
 
         Args:
             flops: operations of one image, forward and backward.
@@ -60,7 +98,10 @@ class Throughput(Strict):
         Raises:
             ThroughputError: if there is no figure for the backbone or the precision.
         """
-        return self._figure("peak_tflops", precision) * 1e12 * self._figure("utilisation", backbone) / flops
+        gpu = self.gpus[self.gpu]
+        peak = _figure(f"gpus.{self.gpu}.peak_tflops", gpu.peak_tflops, precision)
+        shares = gpu.utilisation[precision]
+        return peak * 1e12 * _figure(f"utilisation.{shares}", self.utilisation[shares], backbone) / flops
 
     def image_size(self, dataset: str) -> Size:
         """(H, W) of a typical training image, in pixels.
@@ -68,17 +109,17 @@ class Throughput(Strict):
         Raises:
             ThroughputError: if there is none for the dataset.
         """
-        height, width = self._figure("image_sizes", dataset)
+        height, width = _figure("image_sizes", self.image_sizes, dataset)
         return height, width
 
-    def _figure(self, table: str, key: str) -> Any:
-        figures = getattr(self, table)
-        if key not in figures:
-            raise ThroughputError(
-                f"configs/throughput.yaml: {table} has no {key!r}; state it there (it has {', '.join(figures)})"
-                + (", or run `dvc repro prepare` first" if table == "image_sizes" else "")
-            )
-        return figures[key]
+
+def _figure(table: str, figures: Mapping[Any, V], key: str) -> V:
+    if key not in figures:
+        raise ThroughputError(
+            f"configs/throughput.yaml: {table} has no {key!r}; state it there (it has {', '.join(figures)})"
+            + (", or run `dvc repro prepare` first" if table == "image_sizes" else "")
+        )
+    return figures[key]
 
 
 @dataclass(frozen=True)
@@ -87,13 +128,23 @@ class Cost:
 
     Attributes:
         flops: operations for one training image, forward and backward; a multiply-add is two.
+        forward: operations of its forward pass alone.
         weights: bytes of the weights.
         checkpoint: bytes of one checkpoint: the weights, and SGD's momentum of those that are trained.
     """
 
     flops: int
+    forward: int
     weights: int
     checkpoint: int
+
+
+def validation_area(config: RunConfig, size: Size) -> int:
+    """The pixels of the network's input for a val image of (H, W) pixels."""
+    height, width = size
+    if isinstance(config.model, InstanceModelConfig):
+        height, width = resized_size(size, config.model.test_min_size, config.model.max_size)
+    return next_multiple(height, 32) * next_multiple(width, 32)
 
 
 def training_size(config: RunConfig, image_size: Callable[[str], Size]) -> Size:
@@ -139,16 +190,22 @@ class Counter:
             trained = config.train == "all"
             shapes = self._feature_shapes(model.backbone, size)
             features = {name: torch.empty(shape, requires_grad=trained) for name, shape in shapes.items()}
-            with operations_counter() as counter:
-                if isinstance(model, MaskRCNN):
-                    _backward(_instance_outputs(model, features, foreground))
-                else:
-                    _backward(_semantic_outputs(model, features))
+            with operations_counter() as forward:
+                outputs = (
+                    _instance_outputs(model, features, foreground)
+                    if isinstance(model, MaskRCNN)
+                    else _semantic_outputs(model, features)
+                )
+            with operations_counter() as backward:
+                _backward(outputs)
             used = frozenset(name for name, feature in features.items() if feature.grad is not None)
-            flops = counter.get_total_flops() + self._backbone_flops(model.backbone, size, frozen, used)
+            heads = forward.get_total_flops()
+            ahead = heads + self._backbone_flops(model.backbone, size, frozen, frozenset())
+            trained_backbone = self._backbone_flops(model.backbone, size, frozen, used)
+            flops = heads + backward.get_total_flops() + trained_backbone
         weights = sum(_bytes(value) for value in model.state_dict().values())
         momentum = sum(_bytes(value) for value in model.parameters() if value.requires_grad)
-        return Cost(flops, weights, weights + momentum)
+        return Cost(flops, ahead, weights, weights + momentum)
 
     def _feature_shapes(self, backbone: nn.Module, size: Size) -> dict[str, torch.Size]:
         """The shapes of the features of one image, by name."""

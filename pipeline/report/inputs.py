@@ -29,6 +29,7 @@ class ReportInputs:
         sweeps: the results of the selected sweeps.
         findings: the paper's claims; those without any of the selected experiments are left out.
         defined: all experiments of the scale; tables leave out, and name, the rows of others. None for all rows.
+        excluded: the experiments that the selection leaves out; tables leave out, and name, their rows.
     """
 
     scale: str
@@ -43,6 +44,7 @@ class ReportInputs:
     sweeps: Sequence[SweepResult] = ()
     findings: FindingsConfig = field(default_factory=lambda: FindingsConfig({}))
     defined: Set[str] | None = None
+    excluded: Set[str] = frozenset()
 
     @property
     def is_own(self) -> bool:

@@ -73,7 +73,15 @@ def build_report(report: ReportInputs, output: Path) -> None:
     stand_ins = report.scale != PAPER_SCALE
     with atomic_folder(output, replace=True) as folder:
         tables = [
-            build_table(name, table, report.results, report.missing, stand_ins=stand_ins, defined=report.defined)
+            build_table(
+                name,
+                table,
+                report.results,
+                report.missing,
+                stand_ins=stand_ins,
+                defined=report.defined,
+                excluded=report.excluded,
+            )
             for name, table in report.tables.items()
             if report.experiments & table.experiments or not (table.experiments or report.is_own)
         ]

@@ -27,6 +27,7 @@ class EvaluationResult:
         resamples: metrics on each resample of the val images, as the run's record has them. Runs of one dataset have
             the same resamples.
         classes: the scores of each class, as the run's record has them.
+        timed_on: the device that images were timed on; empty if they were not timed.
     """
 
     mlflow_run_id: str
@@ -34,6 +35,7 @@ class EvaluationResult:
     parameters: dict[str, str]
     resamples: dict[str, list[float]] = field(default_factory=dict)
     classes: ClassScores = field(default_factory=lambda: ClassScores("", {}))
+    timed_on: str = ""
 
 
 @dataclass(frozen=True)
@@ -183,6 +185,7 @@ def _read(training: TrainingRecord, evaluation: EvaluationRecord, trained: Path,
             dict(found.data.params),
             evaluation.resampled(name),
             class_scores(evaluation, name),
+            evaluation.timed_on(name),
         )
     return RunResult(
         run=config.run,

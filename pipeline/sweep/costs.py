@@ -1,10 +1,9 @@
 """The cost of a setting: multiply-adds, which are counted, and seconds of rendering, which are measured."""
 
 import statistics
-import time
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from functools import partial
 
 import torch
 
@@ -13,6 +12,7 @@ from pipeline.config.experiments import RunConfig
 from pipeline.data.dataset import EvaluationImages
 from pipeline.data.transforms import to_float
 from pipeline.evaluation.chunks import prefetched
+from pipeline.evaluation.speed import seconds_of
 from pipeline.evaluation.trained_run import TrainedRun
 from pointrend.complexity import spec_complexity
 from pointrend.instance import MaskRCNN
@@ -49,16 +49,9 @@ def rendering_seconds(
     for number, (_, image) in enumerate(prefetched(EvaluationImages(dataset, run.images), indices)):
         found = model.detect([to_float(image.to(device))])
         for _ in range(1 if number else 2):  # the first call also initialises kernels and memory pools
-            taken = {name: _time(model, found, setting, device) for name, setting in settings.items()}
+            taken = {
+                name: seconds_of(partial(model.region_masks, found, s.build()), device) for name, s in settings.items()
+            }
         for name, value in taken.items():
             seconds[name].append(value)
     return {name: statistics.median(values) for name, values in seconds.items()}
-
-
-def _time(model: MaskRCNN, found: Any, setting: RenderingConfig, device: torch.device) -> float:
-    synchronise = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    synchronise()
-    begun = time.perf_counter()
-    model.region_masks(found, setting.build())
-    synchronise()
-    return time.perf_counter() - begun

@@ -85,12 +85,31 @@ def test_selecting_again_says_what_it_resets(run, tmp_path: Path) -> None:
     assert run("demo", "--seeds", "2").stdout.splitlines()[-1].endswith(f"and {len(names) - 4} more")
 
 
+def test_what_is_left_out_is_written_and_said(run, tmp_path: Path) -> None:
+    result = run("paper", "--cluster", "one_gpu", "--without", "*deeplabv3*", "--without", "subdivision")
+    assert result.exit_code == 0
+    excluded = ["cityscapes_deeplabv3_pointrend_r103", "cityscapes_deeplabv3_r103", "subdivision"]
+    assert f"left out: {', '.join(excluded)}" in result.stdout.splitlines()
+    selection = Project(tmp_path).selection()
+    assert selection.excluded == excluded
+    assert "subdivision" not in selection.sweeps
+    assert len(selection.experiments) == 31
+    assert run("paper").exit_code == 0
+    assert not Project(tmp_path).selection().excluded
+
+
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
         (["nowhere"], "nowhere"),
         (["demo", "--cluster", "moon"], "moon.yaml"),
         (["paper", "--cluster", "spot_gpus"], "these clusters can train it: eight_gpus"),
+        (
+            ["paper", "--cluster", "one_gpu", "--seeds", "1", "--without", "*x101*"],
+            "pointrend select paper --cluster one_gpu --seeds 1 --without '*x101*' --without '*deeplabv3*'",
+        ),
+        (["paper", "--without", "deeplab"], "near it: cityscapes_deeplabv3_"),
+        (["paper", "--without", "coco_pointrend_r50"], "sweep point_head and 2 more would start from its run"),
     ],
 )
 def test_what_cannot_be_selected_is_named_and_nothing_is_written(

@@ -11,6 +11,8 @@ from pipeline.report.results import RunResult
 from pointrend.complexity import spec_complexity
 from pointrend.specs import MODELS, InstanceSpec, Rendering
 
+IMAGES_PER_SECOND = "images_per_second"  # the metric of `pipeline.evaluation.speed`
+
 ROUNDED = 0.05  # smaller differences are shown as 0.0
 
 STAND_INS = "Data, backbones and schedules are stand-ins: compare differences between rows, not the numbers."
@@ -78,6 +80,8 @@ class Table:
         caveat: a warning about all of its numbers; empty where none is needed.
         published: the keys of the columns for which the paper has numbers.
         left_out: the labels of the rows that the scale has no experiment for.
+        excluded: the labels of the rows whose experiments the selection leaves out.
+        timed_on: the devices that its images were timed on.
     """
 
     name: str
@@ -89,6 +93,8 @@ class Table:
     caveat: str = ""
     published: set[str] = field(default_factory=set)
     left_out: list[str] = field(default_factory=list)
+    excluded: list[str] = field(default_factory=list)
+    timed_on: list[str] = field(default_factory=list)
 
     @property
     def reproduces(self) -> bool:
@@ -172,6 +178,7 @@ def build_table(
     *,
     stand_ins: bool = False,
     defined: Set[str] | None = None,
+    excluded: Set[str] = frozenset(),
 ) -> Table:
     """Fills a table from the results. A cell without a number says why.
 
@@ -185,9 +192,14 @@ def build_table(
         missing: why other selected runs have no results, by the run's name.
         stand_ins: whether the runs' data and networks stand in for the paper's.
         defined: the experiments that the scale has; rows of none of them are left out. None for all rows.
+        excluded: the experiments that the selection leaves out; rows of these alone are left out.
     """
-    left_out = [row for row in config.rows if defined is not None and row.measured and not (row.experiments & defined)]
-    config = config.model_copy(update={"rows": [row for row in config.rows if row not in left_out]})
+    left_out, without, shown = list[Row](), list[Row](), list[Row]()
+    for row in config.rows:
+        there = row.experiments if defined is None else row.experiments & defined
+        kept = not row.measured or there - excluded
+        (shown if kept else without if there else left_out).append(row)
+    config = config.model_copy(update={"rows": shown})
     units = {column.key: column.unit for column in config.columns}
     selected = Counter(result.experiment for result in results)
     selected.update(run.rpartition("-")[0] for run in missing or {})
@@ -224,7 +236,21 @@ def build_table(
         caveat=STAND_INS if stand_ins and config.experiments else "",
         published={key for row in config.rows for key, cell in row.cells.items() if cell.paper is not None},
         left_out=[" ".join(row.labels) for row in left_out],
+        excluded=[" ".join(row.labels) for row in without],
+        timed_on=_devices(config, results),
     )
+
+
+def _devices(config: TableConfig, results: Sequence[RunResult]) -> list[str]:
+    """The devices that the images of a table's cells were timed on, each once."""
+    cells = [cell for row in config.rows for cell in row.measured.values() if cell.metric == IMAGES_PER_SECOND]
+    found = [
+        result.evaluations[cell.evaluation].timed_on
+        for cell in cells
+        for result in results
+        if result.experiment == cell.experiment and cell.evaluation in result.evaluations
+    ]
+    return sorted({device for device in found if device})
 
 
 def notes(table: Table) -> list[str]:
@@ -232,6 +258,14 @@ def notes(table: Table) -> list[str]:
     caveat = [table.caveat] if table.caveat else []
     reasons = [*_by_columns(table, lambda value: value.missing), *_by_columns(table, _left_out)]
     left_out = [f"This scale has no experiment for {'; '.join(table.left_out)}."] if table.left_out else []
+    if table.timed_on:
+        devices = "; ".join(table.timed_on)
+        left_out.append(
+            f"Images were timed one at a time, from pixels to the masks of the regions, on {devices}."
+            + (" These are different devices: compare only rows of the same one." if len(table.timed_on) > 1 else "")
+        )
+    if table.excluded:
+        left_out.append(f"The selection leaves out {'; '.join(table.excluded)} (`pointrend select --without`).")
     return caveat + [f"{columns}: {'; '.join(texts)}" for columns, texts in reasons] + left_out
 
 

@@ -58,6 +58,16 @@ class TestRefusals:
         assert "https://cocodataset.org" in error
         assert "run `pointrend select paper`, then `dvc repro prepare@coco2017`" in error
 
+    def test_a_cluster_that_splits_the_batches_of_a_batch_norm(self, project: Project) -> None:
+        error = " ".join(pointrend("paper", "--cluster", "one_gpu").stderr.split())
+        assert "experiment cityscapes_deeplabv3_pointrend_r103 has norm 'batch'" in error
+        assert "pointrend check paper --cluster one_gpu --without '*deeplabv3*'" in error
+        # What is not checked, or left out, is no problem; the data are.
+        for options in (["--run", "coco_pointrend_r50"], ["--without", "*deeplabv3*"]):
+            error = pointrend("paper", "--cluster", "one_gpu", *options).stderr
+            assert "norm" not in error
+            assert "is not prepared" in error
+
     def test_an_unknown_run(self, project: Project) -> None:
         result = pointrend("--run", "coco_pointrend_r5")
         assert result.exit_code == 1

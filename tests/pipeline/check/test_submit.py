@@ -40,6 +40,7 @@ class FakeJobs:
 
 class FakePlace:
     cluster = ClusterConfig(workers=0)
+    from_option = True
 
     def __init__(self, jobs: FakeJobs) -> None:
         self._jobs = jobs

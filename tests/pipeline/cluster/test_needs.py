@@ -101,6 +101,8 @@ def test_too_large_for_the_cluster() -> None:
         ClusterTooSmallError, match=r"needs 1 GPU, this Ray has 0\..*`cluster: laptop or two_cpu_workers`"
     ):
         check_fits("run", LAPTOP, Needs(Resources(cpus=1, gpus=1)), ["laptop", "two_cpu_workers"])
+    with pytest.raises(ClusterTooSmallError, match=r"It fits with `--cluster laptop`$"):
+        check_fits("run", LAPTOP, Needs(Resources(cpus=1, gpus=1)), ["laptop"], from_option=True)
     with pytest.raises(ClusterTooSmallError, match=r"9\.0 GB of memory, this Ray has 8\.0"):
         check_fits("run", LAPTOP, Needs(Resources(cpus=1, memory=9e9)))
     with pytest.raises(ClusterTooSmallError, match="up to 0 GPUs and 3 CPUs in one process, which do not fit on the"):

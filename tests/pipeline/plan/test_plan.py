@@ -18,13 +18,14 @@ from pipeline.cluster.ray_train import for_batch
 from pipeline.config.clusters import ClusterConfig
 from pipeline.config.labels import ranges_text
 from pipeline.config.project import Project
-from pipeline.config.reader import ConfigError
+from pipeline.config.reader import ConfigError, load
 from pipeline.config.selection_files import params_text, selection_text
 from pipeline.data.samplers import BatchShareError
 from pipeline.plan.estimates import runs_at_a_time, workers_of
 from pipeline.plan.make import make_plan
 from pipeline.plan.plan import Plan, makespan
 from pipeline.plan.text import bytes_text, hours_text, show
+from pipeline.plan.throughput import Counter, Throughput, training_size, validation_area
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -172,7 +173,7 @@ def test_a_cluster_whose_batch_norm_would_not_see_whole_batches(tmp_path: Path) 
 def test_a_missing_figure_leaves_hours_unknown_and_all_else_planned(tmp_path: Path) -> None:
     project = copied_project(tmp_path)
     file = project.configs / "throughput.yaml"
-    file.write_text(file.read_text().replace("  tiny18: 0.05\n", ""))
+    file.write_text(file.read_text().replace("    tiny18: 0.05\n", ""))
     found = make_plan(project, "demo", "one_gpu", 1)
     without = {run.experiment for run in found.runs if run.gpu_hours is None}
     assert without == {"coco_4xconv_r101_3x", "coco_pointrend_r101_3x"}
@@ -181,7 +182,7 @@ def test_a_missing_figure_leaves_hours_unknown_and_all_else_planned(tmp_path: Pa
     assert total.runs_without_hours == total.remaining_without_hours > 0
     assert total.gpu_hours == sum(run.gpu_hours for run in found.runs if run.gpu_hours is not None)
     (reason,) = found.missing_figures
-    assert "utilisation has no 'tiny18'" in reason
+    assert "utilisation.v100_float32 has no 'tiny18'" in reason
     console = Console(width=120, record=True, file=io.StringIO())
     show(found, console)
     text = console.export_text()
@@ -191,6 +192,48 @@ def test_a_missing_figure_leaves_hours_unknown_and_all_else_planned(tmp_path: Pa
     assert line.count("at least") == 2
     assert "time: trainings at least" in text
     assert f"hours not known: {reason}" in text
+
+
+def test_a_precision_without_a_figure_leaves_its_hours_unknown(tmp_path: Path) -> None:
+    project = copied_project(tmp_path)
+    file = project.configs / "schedules" / "coco_3x.yaml"
+    file.write_text(file.read_text() + "precision: bfloat16\n")
+    known = {gpu: make_plan(project, "paper", "eight_gpus", 1, gpu=gpu) for gpu in ("V100", "H100")}
+    without = {run.experiment for run in known["V100"].runs if run.gpu_hours is None}
+    assert without == {run.experiment for run in known["V100"].runs if run.updates == 270_000}
+    assert known["V100"].missing_figures == [
+        "configs/throughput.yaml: gpus.V100.peak_tflops has no 'bfloat16'; state it there (it has float32)"
+    ]
+    assert all(run.gpu_hours for run in known["H100"].runs)
+    assert known["H100"].gpu == "NVIDIA H100 (SXM5)"
+
+
+def test_validations_take_time(tmp_path: Path) -> None:
+    """A val image takes its forward pass, on as many pixels as it has."""
+    project = copied_project(tmp_path)
+    before = {run.run: run for run in make_plan(project, "demo", "one_gpu", 1).runs}
+    file = project.configs / "schedules" / "demo.yaml"
+    text = file.read_text()
+    assert "validate_every" not in text
+    file.write_text(text + "validate_every: 30\n")
+    found = make_plan(project, "demo", "one_gpu", 1)
+    after = {run.run: run for run in found.runs}
+    name = "coco_pointrend_r50-0"
+    config = project.run("demo", name, project.select("demo", "data").runs[name])[0]
+    size = project.synthetic("shapes").image_size
+    shape = training_size(config, lambda dataset: (size, size))
+    cost = Counter().cost(config, shape, load(Throughput, project.configs / "throughput.yaml").foreground)
+    pixels = validation_area(config, (size, size)) / (shape[0] * shape[1])
+    of_one = cost.forward / cost.flops * pixels
+    updates = config.schedule.updates
+    validations = -(-updates // 30)
+    extra = validations * project.synthetic("shapes").val_images * of_one / (updates * config.schedule.batch_size)
+    assert after[name].validations == validations > 1
+    assert after[name].gpu_hours == pytest.approx(before[name].gpu_hours * (1 + extra))
+    assert {run.validations for run in before.values()} == {0}
+    console = Console(width=120, record=True, file=io.StringIO())
+    show(found, console)
+    assert f"validations: {found.validations} while trainings run, in the hours" in console.export_text()
 
 
 @pytest.fixture
@@ -211,6 +254,7 @@ class TestCommand:
         assert (found["scale"], found["cluster"], found["nodes"]) == ("demo", "laptop", 1)
         assert found["runs"][0]["hours"] is found["total"]["hours"] is None, "no GPUs"
         assert found["total"]["runs"] == len(found["runs"])
+        assert "V100-h" in pointrend("plan", "demo", "--cluster", "laptop").output
         assert found["total"]["evaluations"] == sum(run["evaluations"] for run in found["runs"])
 
     def test_what_is_selected(self, pointrend) -> None:
@@ -230,6 +274,9 @@ class TestCommand:
             (["plan"], "pointrend select demo"),
             (["plan", "nowhere", "--cluster", "laptop"], "no scale 'nowhere'"),
             (["plan", "demo", "--cluster", "moon"], "moon.yaml"),
+            (["plan", "demo", "--cluster", "laptop", "--gpu", "K80"], "has A100, H100, L4, RTX4090, T4, V100"),
+            (["plan", "paper", "--cluster", "one_gpu"], "plan paper --cluster one_gpu --without '*deeplabv3*'"),
+            (["plan", "demo", "--cluster", "laptop", "--without", "no*"], "--without no*: matches no experiment"),
             (["plan", "demo", "--cluster", "laptop", "--nodes", "0"], "--nodes"),
         ],
     )

@@ -9,15 +9,31 @@ from torch import nn
 from pipeline.config.experiments import RunConfig
 from pipeline.config.project import Project
 from pipeline.config.reader import load
-from pipeline.plan.throughput import Cost, Counter, Throughput, ThroughputError, operations_counter, training_size
+from pipeline.plan.throughput import (
+    Cost,
+    Counter,
+    Throughput,
+    ThroughputError,
+    operations_counter,
+    training_size,
+    validation_area,
+)
 
 PROJECT = Project(Path(__file__).parents[3])
 PAPER = PROJECT.select("paper", "data")
 
 STATED = Throughput(
-    gpu="a GPU",
-    peak_tflops={"float32": 2.0},
-    utilisation={"r50": 0.5},
+    gpu="old",
+    gpus={
+        "old": {"name": "an old GPU", "source": "x", "peak_tflops": {"float32": 2.0}, "utilisation": {"float32": "a"}},
+        "new": {
+            "name": "a new GPU",
+            "source": "x",
+            "peak_tflops": {"float32": 4.0, "bfloat16": 100.0},
+            "utilisation": {"float32": "a", "bfloat16": "b"},
+        },
+    },
+    utilisation={"a": {"r50": 0.5}, "b": {"r50": 0.1, "r101": 0.2}},
     foreground=0.125,
     image_sizes={"photos": [480, 640]},
     prediction_bytes={"instance": 10, "semantic": 20},
@@ -37,12 +53,20 @@ class TestStatedFigures:
     def test_images_per_second(self) -> None:
         # 10^12 operations a second, 4 x 10^9 an image.
         assert STATED.images_per_second(4_000_000_000, "r50", "float32") == 250
+        assert STATED.chosen(None) == STATED.chosen("old") == STATED
+
+    def test_of_another_gpu(self) -> None:
+        new = STATED.chosen("new")
+        assert new.images_per_second(4_000_000_000, "r50", "float32") == 500
+        assert new.images_per_second(4_000_000_000, "r101", "bfloat16") == 5000
+        with pytest.raises(ThroughputError, match=r"--gpu K80: configs/throughput\.yaml has old, new; state"):
+            STATED.chosen("K80")
 
     @pytest.mark.parametrize(
         ("ask", "words"),
         [
-            (lambda: STATED.images_per_second(1, "r50", "bfloat16"), "peak_tflops has no 'bfloat16'"),
-            (lambda: STATED.images_per_second(1, "r101", "float32"), "utilisation has no 'r101'"),
+            (lambda: STATED.images_per_second(1, "r50", "bfloat16"), "gpus.old.peak_tflops has no 'bfloat16'"),
+            (lambda: STATED.images_per_second(1, "r101", "float32"), "utilisation.a has no 'r101'"),
             (lambda: STATED.image_size("mine"), "image_sizes has no 'mine'"),
         ],
     )
@@ -55,6 +79,31 @@ class TestStatedFigures:
         stated = load(Throughput, PROJECT.configs / "throughput.yaml")
         flops = cost("coco_4xconv_r50", stated.foreground).flops
         assert stated.images_per_second(flops, "r50", "float32") == pytest.approx(16 / 0.261 / 8, rel=0.01)
+
+    def test_the_h100s_shares_are_of_the_measured_updates(self) -> None:
+        """An update of 16 images of 800 x 1216: 0.80 s in float32, and the middle of those in TF32 and bfloat16."""
+        stated = load(Throughput, PROJECT.configs / "throughput.yaml").chosen("H100")
+        flops = Counter().cost(run("coco_pointrend_r50"), (800, 1216), stated.foreground).flops
+        for precision, seconds in (("float32", 0.80), ("tf32", 0.38), ("bfloat16", 0.38)):
+            assert stated.images_per_second(flops, "r50", precision) == pytest.approx(16 / seconds, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"gpu": "K80"}, "gpu is 'K80', expected one of old, new"),
+        ({"utilisation": {"a": {"r50": 0.5}}}, "gpus.new.utilisation names what utilisation has not: b"),
+    ],
+)
+def test_figures_that_do_not_go_together(change: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Throughput.model_validate(STATED.model_dump() | change)
+
+
+def test_a_val_image_is_of_the_size_for_evaluation() -> None:
+    # 800 x 1067 pixels, padded to multiples of 32; a street as it is.
+    assert validation_area(run("coco_4xconv_r50"), (480, 640)) == 800 * 1088
+    assert validation_area(run("cityscapes_deeplabv3_r103"), (1024, 2048)) == 1024 * 2048
 
 
 class TestTrainingSize:
@@ -110,6 +159,12 @@ class TestCost:
         res2 = 64 * 64 + 9 * 64 * 64 + 2 * 64 * 256 + 2 * (256 * 64 + 9 * 64 * 64 + 64 * 256)
         statistics = 4 * 26560  # a ResNet-50 has 26,560 normalised channels
         assert 2 * found.weights - found.checkpoint == 4 * (stem + res2 + statistics)
+
+    def test_forward_alone(self) -> None:
+        """A third of what is trained as a whole; less goes back where layers are frozen."""
+        whole, frozen = cost("coco_4xconv_r50"), cost("coco_4xconv_r50", train="mask_head")
+        assert whole.flops / 3 < whole.forward < whole.flops / 2
+        assert frozen.forward == whole.forward < frozen.flops < whole.flops
 
     def test_of_a_detector_that_is_not_trained_nothing_goes_back(self) -> None:
         """64 more regions cost what they cost with a trained one, without the gradient of their pooled features."""

@@ -781,3 +781,13 @@ def test_rows_that_the_scale_has_no_experiment_for_are_named_and_left_out(
     whole = build_table("t", small_table(), [])
     assert (len(whole.rows), whole.left_out) == (3, [])
     assert not any("no experiment" in note for note in notes(whole))
+
+
+def test_rows_that_the_selection_leaves_out_are_named(made_up: Callable[..., RunResult]) -> None:
+    runs = [made_up("a", 0, {"s": {"AP": 20.0}})]
+    table = build_table("t", small_table(label="head"), runs, defined={"a", "b"}, excluded={"b"})
+    assert [values["ap"].ours for _, values in table.rows] == [20.0]
+    assert notes(table)[-2:] == [
+        "This scale has no experiment for head.",
+        "The selection leaves out head (`pointrend select --without`).",
+    ]
