@@ -30,8 +30,8 @@ from torch import Tensor, nn
 from train_step import batch
 
 from pointrend import detector
-from pointrend.backbones import FrozenBatchNorm2d
 from pointrend.detector import pool_regions
+from pointrend.frozen_norm import FoldedConv2d, FrozenBatchNorm2d
 from pointrend.points import Size
 
 SIZES = {800: (800, 1216), 1024: (1024, 2048)}  # rows and columns by shorter edge
@@ -40,12 +40,13 @@ MIB = 2**20
 
 @contextmanager
 def rounding_boxes() -> Iterator[None]:
-    """Promotes features in batch norm, and rounds RoIs, as before."""
+    """Promotes features in a batch norm of its own, and rounds RoIs, as before."""
 
     def rounded(feature: Tensor, rois: Tensor, *arguments: Any, **options: Any) -> Tensor:
         return torchvision.ops.roi_align(feature, rois.bfloat16().float(), *arguments, **options)
 
     with (
+        mock.patch.object(FoldedConv2d, "forward", nn.Conv2d.forward),
         mock.patch.object(FrozenBatchNorm2d, "forward", torchvision.ops.FrozenBatchNorm2d.forward),
         mock.patch.object(detector, "roi_align", rounded),
     ):
