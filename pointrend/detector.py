@@ -17,12 +17,12 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, concat_box_prediction_layers
-from torchvision.ops import batched_nms, clip_boxes_to_image, nms, roi_align
+from torchvision.ops import batched_nms, clip_boxes_to_image, nms
 
 from pointrend.backbones import STRIDES
 from pointrend.points import Size
+from pointrend.pooling import Features, pool_regions
 
-Features = dict[str, Tensor]
 Target = dict[str, Tensor]
 
 ASPECT_RATIOS = (0.5, 1.0, 2.0)
@@ -150,36 +150,6 @@ class ProposalNetwork(RegionProposalNetwork):
             objectness.flatten()[sampled], flat_labels[sampled], reduction="sum"
         )
         return objectness_loss / normaliser, box_loss / normaliser
-
-
-def pool_regions(features: Features, boxes: list[Tensor], output_size: int, sampling_ratio: int = 0) -> Tensor:
-    """RoIAlign from the pyramid level that fits each box's size, in float32 where features are in a narrower type.
-
-    Args:
-        features: "p2" to "p5", each (N, C, H, W).
-        boxes: N tensors (R, 4), xyxy in pixels of the network's input; float32, also where features are bfloat16.
-        output_size: S.
-        sampling_ratio: samples per cell and axis; 0 for one per pixel of the level.
-
-    Returns:
-        (R summed over images, C, S, S) in the features' type.
-    """
-    levels = [features[name] for name in ("p2", "p3", "p4", "p5")]
-    image = torch.cat([torch.full_like(b[:, :1], index) for index, b in enumerate(boxes)])
-    flat = torch.cat(boxes)
-    rois = torch.cat((image, flat), dim=1)
-    areas = (flat[:, 2] - flat[:, 0]) * (flat[:, 3] - flat[:, 1])
-    # A box of 224 x 224 pixels is read from P4.
-    level = (4 + torch.log2(areas.clamp(min=0).sqrt() / 224 + 1e-8)).floor().clamp(2, 5).long() - 2
-    precise = torch.promote_types(levels[0].dtype, torch.float32)
-    pooled = levels[0].new_zeros(rois.shape[0], levels[0].shape[1], output_size, output_size)
-    for index, (feature, stride) in enumerate(zip(levels, STRIDES.values(), strict=False)):
-        chosen = torch.where(level == index)[0]
-        crops = roi_align(
-            feature.to(precise), rois[chosen].to(precise), output_size, 1 / stride, sampling_ratio, aligned=True
-        )
-        pooled = pooled.index_copy(0, chosen, crops.to(pooled.dtype))
-    return pooled
 
 
 class Regions(NamedTuple):
