@@ -84,13 +84,13 @@ def step(model: Any, images: list[Tensor], targets: list[dict[str, Tensor]], pro
 
     Args:
         model, images, targets: as they are trained.
-        proposals: what the RPN's ``filter_proposals`` returns.
+        proposals: what the RPN's ``select_proposals`` returns.
         how: ``bfloat16`` or not, and the ``seed``.
     """
     torch.manual_seed(how["seed"])
     model.zero_grad()
     with (
-        mock.patch.object(model.rpn, "filter_proposals", return_value=proposals),
+        mock.patch.object(model.rpn, "select_proposals", return_value=proposals),
         SavedBytes(model) as saved,
         torch.autocast(images[0].device.type, torch.bfloat16, enabled=how["bfloat16"]),
     ):

@@ -89,14 +89,33 @@ def test_proposals_of_bfloat16_features_are_float32(autocast: bool, training: bo
 
 def test_proposal_losses_by_hand() -> None:
     network = proposal_network(8, (32, 64, 128, 256, 512), (100, 100), 100)
-    objectness = torch.tensor([[2.0], [-1.0], [5.0]])
-    deltas = torch.tensor([[0.5, -0.25, 0.0, 0.1], [9.0, 9.0, 9.0, 9.0], [9.0, 9.0, 9.0, 9.0]])
+    logits = torch.tensor([2.0, -1.0, 5.0], requires_grad=True)
+    deltas = torch.tensor([[0.5, -0.25, 0.0, 0.1], [9.0, 9.0, 9.0, 9.0], [9.0, 9.0, 9.0, 9.0]], requires_grad=True)
     labels = [torch.tensor([1.0, 0.0, -1.0])]  # an object, background, neither
-    wanted = [torch.tensor([[0.0, 0.0, 0.0, 0.3], [0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])]
-    objectness_loss, box_loss = network.compute_loss(objectness, deltas, labels, wanted)
-    assert objectness_loss.item() == pytest.approx((math.log1p(math.exp(-2)) + math.log1p(math.exp(-1))) / 256)
+    # The object is as wide as its anchor and e^0.3 times as high, about the same centre.
+    height = 10 * math.exp(0.3)
+    anchors = [torch.tensor([[0.0, -5.0, 10.0, 5.0], [0.0, 0.0, 8.0, 8.0], [0.0, 0.0, 8.0, 8.0]])]
+    matched = [torch.tensor([[0.0, -height / 2, 10.0, height / 2], [0.0, 0.0, 1.0, 1.0], [0.0, 0.0, 1.0, 1.0]])]
+    losses = network.losses(logits, deltas, anchors, labels, matched)
+    expected = (math.log1p(math.exp(-2)) + math.log1p(math.exp(-1))) / 256
+    assert losses["loss_objectness"].item() == pytest.approx(expected)
     # L1, over the 256 anchors that an image samples at most.
-    assert box_loss.item() == pytest.approx((0.5 + 0.25 + 0.2) / 256)
+    assert losses["loss_rpn_box_reg"].item() == pytest.approx((0.5 + 0.25 + 0.2) / 256)
+    sum(losses.values()).backward()  # type: ignore[union-attr]
+    assert logits.grad is not None
+    assert deltas.grad is not None
+    assert (logits.grad != 0).tolist() == [True, True, False]
+    assert deltas.grad.mul(256).tolist() == [[1, -1, 0, -1], [0] * 4, [0] * 4]
+
+
+def test_an_image_without_objects_trains_on_background_alone() -> None:
+    torch.manual_seed(0)
+    network = proposal_network(8, (32, 64, 128, 256, 512), (100, 100), 100)
+    batch = ImageList(torch.zeros(1, 3, 256, 256), [(256, 256)])
+    maps = {name: torch.randn(1, 8, *feature.shape[-2:]) for name, feature in pyramid(256, 256).items()}
+    losses = network(batch, maps, [{"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}])[1]
+    assert losses["loss_rpn_box_reg"].item() == 0
+    assert losses["loss_objectness"].item() == pytest.approx(math.log(2), rel=0.1)
 
 
 class TestTrainStep:
