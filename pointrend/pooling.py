@@ -144,11 +144,9 @@ def pool_regions(features: Features, boxes: list[Tensor], output_size: int, samp
     # A box of 224 x 224 pixels is read from P4.
     level = (4 + torch.log2(areas.clamp(min=0).sqrt() / 224 + 1e-8)).floor().clamp(2, 5).long() - 2
     precise = torch.promote_types(levels[0].dtype, torch.float32)
-    chosen = [torch.where(level == index)[0] for index in range(len(levels))]
-    crops = [
-        roi_align(feature.to(precise), rois[rows].to(precise), output_size, 1 / stride, sampling_ratio)
-        for feature, stride, rows in zip(levels, STRIDES.values(), chosen, strict=False)
-    ]
-    order = torch.cat(chosen)
-    positions = torch.arange(len(order), device=order.device)
-    return torch.cat(crops).to(levels[0].dtype)[torch.empty_like(order).scatter(0, order, positions)]
+    pooled = levels[0].new_zeros(rois.shape[0], levels[0].shape[1], output_size, output_size)
+    for index, (feature, stride) in enumerate(zip(levels, STRIDES.values(), strict=False)):
+        chosen = torch.where(level == index)[0]
+        crops = roi_align(feature.to(precise), rois[chosen].to(precise), output_size, 1 / stride, sampling_ratio)
+        pooled = pooled.index_copy(0, chosen, crops.to(pooled.dtype))
+    return pooled
