@@ -29,10 +29,10 @@ from rich.table import Table
 from torch import Tensor, nn
 from train_step import batch
 
-from pointrend import detector
-from pointrend.backbones import FrozenBatchNorm2d
-from pointrend.detector import pool_regions
+from pointrend import pooling
+from pointrend.frozen_norm import FoldedConv2d, FrozenBatchNorm2d
 from pointrend.points import Size
+from pointrend.pooling import pool_regions, roi_align
 
 SIZES = {800: (800, 1216), 1024: (1024, 2048)}  # rows and columns by shorter edge
 MIB = 2**20
@@ -40,14 +40,15 @@ MIB = 2**20
 
 @contextmanager
 def rounding_boxes() -> Iterator[None]:
-    """Promotes features in batch norm, and rounds RoIs, as before."""
+    """Promotes features in a batch norm of its own, and rounds RoIs, as before."""
 
-    def rounded(feature: Tensor, rois: Tensor, *arguments: Any, **options: Any) -> Tensor:
-        return torchvision.ops.roi_align(feature, rois.bfloat16().float(), *arguments, **options)
+    def rounded(feature: Tensor, rois: Tensor, *arguments: Any) -> Tensor:
+        return roi_align(feature, rois.bfloat16().float(), *arguments)
 
     with (
+        mock.patch.object(FoldedConv2d, "forward", nn.Conv2d.forward),
         mock.patch.object(FrozenBatchNorm2d, "forward", torchvision.ops.FrozenBatchNorm2d.forward),
-        mock.patch.object(detector, "roi_align", rounded),
+        mock.patch.object(pooling, "roi_align", rounded),
     ):
         yield
 
@@ -83,13 +84,13 @@ def step(model: Any, images: list[Tensor], targets: list[dict[str, Tensor]], pro
 
     Args:
         model, images, targets: as they are trained.
-        proposals: what the RPN's ``filter_proposals`` returns.
+        proposals: what the RPN's ``select_proposals`` returns.
         how: ``bfloat16`` or not, and the ``seed``.
     """
     torch.manual_seed(how["seed"])
     model.zero_grad()
     with (
-        mock.patch.object(model.rpn, "filter_proposals", return_value=proposals),
+        mock.patch.object(model.rpn, "select_proposals", return_value=proposals),
         SavedBytes(model) as saved,
         torch.autocast(images[0].device.type, torch.bfloat16, enabled=how["bfloat16"]),
     ):

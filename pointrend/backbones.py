@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torchvision.ops
 from torch import Tensor, nn
 from torchvision.models import (
     ResNet50_Weights,
@@ -21,21 +20,8 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
 
+from pointrend.frozen_norm import FrozenBatchNorm2d, fold_frozen_norms
 from pointrend.specs import Norm
-
-
-class FrozenBatchNorm2d(torchvision.ops.FrozenBatchNorm2d):
-    """Batch norm whose statistics, scale and shift never change, computed in the features' type as Detectron2's is.
-
-    torchvision's multiplies by float32 numbers, which turns bfloat16 features into float32 ones, twice as large.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) to the same shape and type."""
-        scale = self.weight * (self.running_var + self.eps).rsqrt()
-        shift = self.bias - self.running_mean * scale
-        return x * scale.to(x.dtype).view(1, -1, 1, 1) + shift.to(x.dtype).view(1, -1, 1, 1)
-
 
 NormLayer = Callable[..., nn.Module]
 #: "frozen_batch" keeps the statistics of an ImageNet model (Appendix A, and SemanticFPN in Appendix B). "batch" learns
@@ -201,7 +187,9 @@ def _resnet(name: str, norm: Norm, pretrained: bool) -> ResNet:
         raise ValueError(f"torchvision has no ImageNet weights for backbone {name!r}")
     if pretrained and norm == "group":
         raise ValueError("ImageNet weights come with batch norm: norm is 'group', expected 'frozen_batch' or 'batch'")
-    return spec.resnet(weights=spec.imagenet if pretrained else None, norm_layer=NORM_LAYERS[norm])
+    body = spec.resnet(weights=spec.imagenet if pretrained else None, norm_layer=NORM_LAYERS[norm])
+    fold_frozen_norms(body)
+    return body
 
 
 def freeze_stem_and_res2(body: nn.Module) -> None:

@@ -17,12 +17,12 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, concat_box_prediction_layers
-from torchvision.ops import batched_nms, clip_boxes_to_image, nms, roi_align
+from torchvision.ops import batched_nms, clip_boxes_to_image, nms
 
 from pointrend.backbones import STRIDES
 from pointrend.points import Size
+from pointrend.pooling import Features, pool_regions
 
-Features = dict[str, Tensor]
 Target = dict[str, Tensor]
 
 ASPECT_RATIOS = (0.5, 1.0, 2.0)
@@ -92,94 +92,102 @@ class PreciseBoxCoder(BoxCoder):
 class ProposalNetwork(RegionProposalNetwork):
     """torchvision's RPN with an L1 box loss, and proposals ranked by their logits instead of probabilities."""
 
+    def forward(
+        self, images: ImageList, features: Features, targets: list[Target] | None = None
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """The proposals of each image, N tensors (R, 4), and in training the two losses.
+
+        Raises:
+            ValueError: in training without targets.
+        """
+        boxes, logits, deltas, anchors = self._predict(images, features)
+        if not self.training:
+            return boxes, {}
+        if targets is None:
+            raise ValueError("training needs targets: rpn(images, features, targets)")
+        labels, matched_boxes = self.assign_targets_to_anchors(anchors, targets)
+        return boxes, self.losses(logits, deltas, anchors, labels, matched_boxes)
+
     def propose(self, batch: ImageList, features: Features) -> list[Tensor]:
         """The proposals of each image, without losses: N tensors (R, 4)."""
+        return self._predict(batch, features)[0]
+
+    def _predict(self, images: ImageList, features: Features) -> tuple[list[Tensor], Tensor, Tensor, list[Tensor]]:
+        """The proposals of each image, and what the losses need: logits (N A,), deltas (N A, 4) and anchors."""
         maps = list(features.values())
         logits, deltas = self.head(maps)
-        anchors = self.anchor_generator(batch, maps)
+        anchors = self.anchor_generator(images, maps)
         counts = [level.shape[1] * level.shape[2] * level.shape[3] for level in logits]
         flat_logits, flat_deltas = concat_box_prediction_layers(logits, deltas)
-        boxes = self.box_coder.decode(flat_deltas, anchors).view(len(anchors), -1, 4)
-        return self.filter_proposals(boxes, flat_logits, batch.image_sizes, counts)[0]
+        boxes, _ = self.select_proposals(
+            flat_logits.detach().view(len(anchors), -1),
+            flat_deltas.detach().view(len(anchors), -1, 4),
+            anchors[0],
+            images.image_sizes,
+            counts,
+        )
+        return boxes, flat_logits.flatten(), flat_deltas, anchors
 
-    def filter_proposals(
-        self, proposals: Tensor, objectness: Tensor, image_shapes: list[Size], num_anchors_per_level: list[int]
+    def select_proposals(
+        self, logits: Tensor, deltas: Tensor, anchors: Tensor, image_sizes: list[Size], counts: list[int]
     ) -> tuple[list[Tensor], list[Tensor]]:
         """The best proposals of each level, then NMS within each level, then the best of all of them.
 
         Args:
-            proposals: (N, A, 4) xyxy, A anchors of all levels.
-            objectness: (N A, 1) logits. Probabilities close to 1 would be equal after rounding.
-            image_shapes: the size of each image without padding.
-            num_anchors_per_level: how many of the A anchors each level has.
+            logits: (N, A), A anchors of all levels. Probabilities close to 1 would be equal after rounding.
+            deltas: (N, A, 4). Only those of the best anchors are decoded.
+            anchors: (A, 4) xyxy, the same for all images.
+            image_sizes: the size of each image without padding.
+            counts: how many of the A anchors each level has.
 
         Returns:
             proposals (R, 4) inside the image and their logits (R,) of each image, best first.
         """
-        scores = objectness.detach().view(len(image_shapes), -1)
         best, levels, first = [], [], 0
-        for level, count in enumerate(num_anchors_per_level):
+        for level, count in enumerate(counts):
             kept = min(count, self.pre_nms_top_n())
-            best.append(scores[:, first : first + count].topk(kept, dim=1).indices + first)
-            levels.append(torch.full((kept,), level, device=scores.device))
+            best.append(logits[:, first : first + count].topk(kept, dim=1).indices + first)
+            levels.append(torch.full((kept,), level, device=logits.device))
             first += count
         indices, level_of = torch.cat(best, dim=1), torch.cat(levels)
         chosen = []
-        for image_proposals, image_scores, image_indices, size in zip(
-            proposals, scores, indices, image_shapes, strict=True
-        ):
-            boxes, logits = image_proposals[image_indices], image_scores[image_indices].to(image_proposals.dtype)
-            finite = boxes.isfinite().all(dim=1) & logits.isfinite()
+        for image_logits, image_deltas, image_indices, size in zip(logits, deltas, indices, image_sizes, strict=True):
+            boxes = self.box_coder.decode_single(image_deltas[image_indices], anchors[image_indices])
+            scores = image_logits[image_indices].to(boxes.dtype)
+            finite = boxes.isfinite().all(dim=1) & scores.isfinite()
             boxes = clip_boxes_to_image(boxes, size)
             usable = finite & (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
-            boxes, logits = boxes[usable], logits[usable]
-            kept_boxes = nms_per_group(level_of[usable], boxes, logits, self.nms_thresh)[: self.post_nms_top_n()]
-            chosen.append((boxes[kept_boxes], logits[kept_boxes]))
-        return [boxes for boxes, _ in chosen], [logits for _, logits in chosen]
+            boxes, scores = boxes[usable], scores[usable]
+            kept_boxes = nms_per_group(level_of[usable], boxes, scores, self.nms_thresh)[: self.post_nms_top_n()]
+            chosen.append((boxes[kept_boxes], scores[kept_boxes]))
+        return [boxes for boxes, _ in chosen], [scores for _, scores in chosen]
 
-    def compute_loss(
-        self, objectness: Tensor, pred_bbox_deltas: Tensor, labels: list[Tensor], regression_targets: list[Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        positive, negative = self.fg_bg_sampler(labels)
-        positive = torch.cat(positive).bool()
-        sampled = positive | torch.cat(negative).bool()
-        flat_labels, deltas = torch.cat(labels), torch.cat(regression_targets)
+    def losses(
+        self,
+        logits: Tensor,
+        deltas: Tensor,
+        anchors: list[Tensor],
+        labels: list[Tensor],
+        matched_boxes: list[Tensor],
+    ) -> dict[str, Tensor]:
+        """The losses of sampled anchors. Predictions and box targets of the others are neither read nor computed.
+
+        Args:
+            logits: (N A,), A anchors of each image.
+            deltas: (N A, 4).
+            anchors: N tensors (A, 4).
+            labels: N tensors (A,): 1 for an object, 0 for background, -1 for neither.
+            matched_boxes: N tensors (A, 4), the object's box where the label is 1.
+        """
+        positive, negative = (torch.where(torch.cat(masks))[0] for masks in self.fg_bg_sampler(labels))
+        sampled = torch.cat((positive, negative))
+        wanted = torch.cat((torch.ones_like(positive), torch.zeros_like(negative)))
+        sampled_logits = logits[sampled]
+        objectness_loss = F.binary_cross_entropy_with_logits(sampled_logits, wanted.to(sampled_logits), reduction="sum")
+        targets = self.box_coder.encode_single(torch.cat(matched_boxes)[positive], torch.cat(anchors)[positive])
+        box_loss = F.l1_loss(deltas[positive], targets, reduction="sum")
         normaliser = self.fg_bg_sampler.batch_size_per_image * len(labels)
-        box_loss = F.l1_loss(pred_bbox_deltas[positive], deltas[positive], reduction="sum")
-        objectness_loss = F.binary_cross_entropy_with_logits(
-            objectness.flatten()[sampled], flat_labels[sampled], reduction="sum"
-        )
-        return objectness_loss / normaliser, box_loss / normaliser
-
-
-def pool_regions(features: Features, boxes: list[Tensor], output_size: int, sampling_ratio: int = 0) -> Tensor:
-    """RoIAlign from the pyramid level that fits each box's size, in float32 where features are in a narrower type.
-
-    Args:
-        features: "p2" to "p5", each (N, C, H, W).
-        boxes: N tensors (R, 4), xyxy in pixels of the network's input; float32, also where features are bfloat16.
-        output_size: S.
-        sampling_ratio: samples per cell and axis; 0 for one per pixel of the level.
-
-    Returns:
-        (R summed over images, C, S, S) in the features' type.
-    """
-    levels = [features[name] for name in ("p2", "p3", "p4", "p5")]
-    image = torch.cat([torch.full_like(b[:, :1], index) for index, b in enumerate(boxes)])
-    flat = torch.cat(boxes)
-    rois = torch.cat((image, flat), dim=1)
-    areas = (flat[:, 2] - flat[:, 0]) * (flat[:, 3] - flat[:, 1])
-    # A box of 224 x 224 pixels is read from P4.
-    level = (4 + torch.log2(areas.clamp(min=0).sqrt() / 224 + 1e-8)).floor().clamp(2, 5).long() - 2
-    precise = torch.promote_types(levels[0].dtype, torch.float32)
-    pooled = levels[0].new_zeros(rois.shape[0], levels[0].shape[1], output_size, output_size)
-    for index, (feature, stride) in enumerate(zip(levels, STRIDES.values(), strict=False)):
-        chosen = torch.where(level == index)[0]
-        crops = roi_align(
-            feature.to(precise), rois[chosen].to(precise), output_size, 1 / stride, sampling_ratio, aligned=True
-        )
-        pooled = pooled.index_copy(0, chosen, crops.to(pooled.dtype))
-    return pooled
+        return {"loss_objectness": objectness_loss / normaliser, "loss_rpn_box_reg": box_loss / normaliser}
 
 
 class Regions(NamedTuple):

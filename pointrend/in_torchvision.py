@@ -20,10 +20,11 @@ from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.models.segmentation import DeepLabV3
 
-from pointrend.detector import Features, Target, choose, decode_regions, split_like
+from pointrend.detector import Target, choose, decode_regions, split_like
 from pointrend.instance import PointRendMaskHead
 from pointrend.paste import paste_masks
 from pointrend.points import Size, upsample
+from pointrend.pooling import Features
 from pointrend.semantic import SemanticPointRend, extent_of
 from pointrend.semantic_inference import crop, render_coarse
 from pointrend.specs import (

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
-from pointrend.detector import BoxHeads, Features, ProposalNetwork, Regions, Target, pool_regions, split_like
+from pointrend.detector import BoxHeads, ProposalNetwork, Regions, Target, split_like
 from pointrend.heads import CoarseMaskHead, FourConvHead, PointHead
 from pointrend.points import (
     Size,
@@ -25,6 +25,7 @@ from pointrend.points import (
     sample_masks,
     select_training_points,
 )
+from pointrend.pooling import Features, pool_regions
 from pointrend.specs import COARSE_SIDE, FOUR_CONV_SIDE, PointSampling, Rendering
 from pointrend.transform import ImageTransform, rescale_boxes
 

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 from torchvision.ops import clip_boxes_to_image
 
-from pointrend.detector import BoxHeads, Features, nms_per_group, split_like
+from pointrend.detector import BoxHeads, nms_per_group, split_like
 from pointrend.finite import check_finite
 from pointrend.instance import MaskRCNN
 from pointrend.paste import paste_masks
 from pointrend.points import Size
+from pointrend.pooling import Features
 from pointrend.specs import Rendering
 from pointrend.transform import rescale_boxes
 

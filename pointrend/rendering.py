@@ -18,12 +18,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from pointrend.detector import Features, split_like
+from pointrend.detector import split_like
 from pointrend.finite import check_finite
 from pointrend.heads import PointHead
 from pointrend.instance import PointRendMaskHead, class_indices, select_class_logits
 from pointrend.interpolation import bilinear_cells, sum_weighted_rows
 from pointrend.points import Size, mask_uncertainty, points_in_image, sample_features
+from pointrend.pooling import Features
 from pointrend.specs import Rendering
 from pointrend.subdivision import num_point_predictions, subdivide, subdivision_sizes
 

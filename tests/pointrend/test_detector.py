@@ -7,7 +7,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_iou, clip_boxes_to_image
 
 from pointrend.backbones import STRIDES
-from pointrend.detector import Anchors, BoxHeads, box_heads, pool_regions, proposal_network
+from pointrend.detector import Anchors, BoxHeads, box_heads, proposal_network
 from pointrend.instance_inference import detect_boxes
 
 
@@ -66,70 +66,6 @@ class TestAnchors:
         assert torch.equal(first, second)
 
 
-class TestPoolRegions:
-    @staticmethod
-    def constant_levels() -> dict[str, Tensor]:
-        """Each level holds its number, the second image's levels ten more."""
-        maps = pyramid(1024, 1024, images=2)
-        for level, feature in enumerate(maps.values(), start=2):
-            feature[0], feature[1] = level, level + 10
-        return maps
-
-    @pytest.mark.parametrize(
-        ("side", "level"),
-        [(4, 2), (111, 2), (112, 3), (223, 3), (224, 4), (447, 4), (448, 5), (900, 5)],
-    )
-    def test_level_fits_the_box(self, side: int, level: int) -> None:
-        boxes = torch.tensor([[50.0, 60.0, 50.0 + side, 60.0 + side]])
-        pooled = pool_regions(self.constant_levels(), [boxes, boxes], 7)
-        torch.testing.assert_close(pooled, torch.tensor([level, level + 10.0]).view(2, 1, 1, 1).expand(2, 1, 7, 7))
-
-    def test_level_goes_by_area(self) -> None:
-        boxes = [torch.tensor([[0.0, 0.0, 112.0, 448.0], [0.0, 0.0, 56.0, 224.0]]), torch.zeros(0, 4)]
-        assert pool_regions(self.constant_levels(), boxes, 1).flatten().tolist() == pytest.approx([4, 3])
-
-    def test_regions_keep_their_order(self) -> None:
-        def square(side: float) -> list[float]:
-            return [10.0, 10.0, 10.0 + side, 10.0 + side]
-
-        boxes = [torch.tensor([square(500), square(20), square(300)]), torch.tensor([square(20), square(150)])]
-        pooled = pool_regions(self.constant_levels(), boxes, 3)
-        assert pooled.mean(dim=(1, 2, 3)).tolist() == pytest.approx([5, 2, 4, 12, 13])
-
-    @pytest.mark.parametrize(("level", "stride", "side"), [("p2", 4, 64.0), ("p3", 8, 128.0), ("p4", 16, 256.0)])
-    @pytest.mark.parametrize("sampling_ratio", [0, 2])
-    def test_cells_read_the_image_at_their_own_centre(
-        self, level: str, stride: int, side: float, sampling_ratio: int
-    ) -> None:
-        maps = pyramid(512, 512)
-        # Every pixel of the map knows where it is in the image.
-        maps[level][0, 0] = (torch.arange(512 // stride) + 0.5) * stride
-        pooled = pool_regions(maps, [torch.tensor([[100.0, 90.0, 100.0 + side, 90.0 + side]])], 7, sampling_ratio)
-        expected = 100 + (torch.arange(7) + 0.5) * side / 7
-        torch.testing.assert_close(pooled[0, 0], expected.expand(7, 7))
-
-    @pytest.mark.parametrize("autocast", [False, True])
-    def test_boxes_are_not_rounded_to_the_features_type(self, autocast: bool) -> None:
-        """At 1,900 pixels, neighbouring bfloat16 numbers are 8 apart."""
-        torch.manual_seed(0)
-        maps = {name: torch.randn(1, 2, *f.shape[-2:]).bfloat16() for name, f in pyramid(256, 2048).items()}
-        boxes = [torch.tensor([[1901.3, 13.7, 1943.9, 60.1], [1500.2, 3.3, 1811.7, 240.6]])]
-        exact = pool_regions({name: feature.float() for name, feature in maps.items()}, boxes, 7)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
-            pooled = pool_regions(maps, boxes, 7)
-        assert torch.equal(pooled, exact.bfloat16())
-
-    def test_no_regions(self) -> None:
-        pooled = pool_regions(pyramid(64, 64, channels=5, images=2), [torch.zeros(0, 4)] * 2, 7)
-        assert pooled.shape == (0, 5, 7, 7)
-
-    def test_gradient_reaches_the_level_that_was_read(self) -> None:
-        maps = {name: feature.requires_grad_() for name, feature in pyramid(512, 512).items()}
-        pool_regions(maps, [torch.tensor([[0.0, 0.0, 224.0, 224.0]])], 7).sum().backward()
-        assert maps["p4"].grad.any()
-        assert not maps["p2"].grad.any()
-
-
 @pytest.mark.parametrize(("autocast", "training"), [(True, False), (True, True), (False, False)])
 def test_proposals_of_bfloat16_features_are_float32(autocast: bool, training: bool) -> None:
     """Under autocast, or where the network itself is bfloat16."""
@@ -153,14 +89,33 @@ def test_proposals_of_bfloat16_features_are_float32(autocast: bool, training: bo
 
 def test_proposal_losses_by_hand() -> None:
     network = proposal_network(8, (32, 64, 128, 256, 512), (100, 100), 100)
-    objectness = torch.tensor([[2.0], [-1.0], [5.0]])
-    deltas = torch.tensor([[0.5, -0.25, 0.0, 0.1], [9.0, 9.0, 9.0, 9.0], [9.0, 9.0, 9.0, 9.0]])
+    logits = torch.tensor([2.0, -1.0, 5.0], requires_grad=True)
+    deltas = torch.tensor([[0.5, -0.25, 0.0, 0.1], [9.0, 9.0, 9.0, 9.0], [9.0, 9.0, 9.0, 9.0]], requires_grad=True)
     labels = [torch.tensor([1.0, 0.0, -1.0])]  # an object, background, neither
-    wanted = [torch.tensor([[0.0, 0.0, 0.0, 0.3], [0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])]
-    objectness_loss, box_loss = network.compute_loss(objectness, deltas, labels, wanted)
-    assert objectness_loss.item() == pytest.approx((math.log1p(math.exp(-2)) + math.log1p(math.exp(-1))) / 256)
+    # The object is as wide as its anchor and e^0.3 times as high, about the same centre.
+    height = 10 * math.exp(0.3)
+    anchors = [torch.tensor([[0.0, -5.0, 10.0, 5.0], [0.0, 0.0, 8.0, 8.0], [0.0, 0.0, 8.0, 8.0]])]
+    matched = [torch.tensor([[0.0, -height / 2, 10.0, height / 2], [0.0, 0.0, 1.0, 1.0], [0.0, 0.0, 1.0, 1.0]])]
+    losses = network.losses(logits, deltas, anchors, labels, matched)
+    expected = (math.log1p(math.exp(-2)) + math.log1p(math.exp(-1))) / 256
+    assert losses["loss_objectness"].item() == pytest.approx(expected)
     # L1, over the 256 anchors that an image samples at most.
-    assert box_loss.item() == pytest.approx((0.5 + 0.25 + 0.2) / 256)
+    assert losses["loss_rpn_box_reg"].item() == pytest.approx((0.5 + 0.25 + 0.2) / 256)
+    sum(losses.values()).backward()  # type: ignore[union-attr]
+    assert logits.grad is not None
+    assert deltas.grad is not None
+    assert (logits.grad != 0).tolist() == [True, True, False]
+    assert deltas.grad.mul(256).tolist() == [[1, -1, 0, -1], [0] * 4, [0] * 4]
+
+
+def test_an_image_without_objects_trains_on_background_alone() -> None:
+    torch.manual_seed(0)
+    network = proposal_network(8, (32, 64, 128, 256, 512), (100, 100), 100)
+    batch = ImageList(torch.zeros(1, 3, 256, 256), [(256, 256)])
+    maps = {name: torch.randn(1, 8, *feature.shape[-2:]) for name, feature in pyramid(256, 256).items()}
+    losses = network(batch, maps, [{"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}])[1]
+    assert losses["loss_rpn_box_reg"].item() == 0
+    assert losses["loss_objectness"].item() == pytest.approx(math.log(2), rel=0.1)
 
 
 class TestTrainStep:
