@@ -1,9 +1,13 @@
-"""Checks a dataset and writes its Parquet manifests."""
+"""Checks a dataset, writes its Parquet manifests, and prints what it teaches."""
 
 import argparse
 
+from rich.console import Console
+
+from pipeline.data.manifest import read_prepared
 from pipeline.data.prepare import expected_images, prepare
 from pipeline.progress import progress
+from pipeline.report.dataset_check import show_contents
 from pipeline.stage import Stage, run_stage
 
 
@@ -13,13 +17,15 @@ def main() -> None:
     name = parser.parse_args().dataset
     stage = Stage()
     dataset = stage.dataset(name)
+    output = stage.outputs.prepared(name)
     prepare(
         dataset,
         stage.data_root(dataset),
-        stage.outputs.prepared(name),
+        output,
         stage.root / ".pointrend" / "known_pictures.parquet",
         progress(f"check {name}", expected_images(dataset)),
     )
+    show_contents(Console(highlight=False), read_prepared(output))
 
 
 if __name__ == "__main__":
