@@ -5,7 +5,7 @@ Parts of a mask that cover nothing and masks without a pixel are left out and co
 a problem, or left out too where the caller drops. Boxes and areas are compared with the masks.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Literal, NamedTuple
@@ -170,9 +170,9 @@ def _measure(drawn: Sequence[_Drawn]) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(areas), np.concatenate(boxes)
 
 
-def _examples(which: np.ndarray, say: Any) -> str:
+def _examples(which: np.ndarray, say: Callable[[int], str]) -> str:
     """What is said of the first ones."""
-    chosen = np.flatnonzero(which)
+    chosen = np.flatnonzero(which).tolist()
     return "; ".join(say(index) for index in chosen[:EXAMPLES]) + ("; ..." if len(chosen) > EXAMPLES else "")
 
 
@@ -252,7 +252,7 @@ def _check_fit(drawn: list[_Drawn], found: CheckedAnnotations, unusable: list[st
 
 def _tiny_habit(drawn: Sequence[_Drawn], visible: np.ndarray) -> str:
     """Says so if the masks without a pixel are polygons whose coordinates are shares of the image."""
-    for index in np.flatnonzero(~visible):
+    for index in np.flatnonzero(~visible).tolist():
         polygons = drawn[index].raw["segmentation"]
         try:
             if not all(0 <= v <= 1 for polygon in polygons for v in polygon):

@@ -113,14 +113,16 @@ def _faults(data: dict[str, Any], names: bool) -> list[str]:
                 continue
             where = f"{noun} {entry['id']}" if is_int(entry.get("id")) else f"{noun} number {index}"
             for key in integers:
-                value, bits = entry.get(key), 32 if kind == "categories" else BITS.get(key, 64)
+                value: Any = entry.get(key)
+                bits = 32 if kind == "categories" else BITS.get(key, 64)
                 if not is_int(value):
                     found.append(f"{where}: {key} is {value!r}, expected a whole number")
                 elif key in ("height", "width") and value < 1:
                     found.append(f"{where}: {key} is {value}, expected at least 1")
                 elif not -(1 << bits - 1) <= value < 1 << bits - 1:
                     found.append(f"{where}: {key} is {value}, too large for {bits} bits")
-            height, width = entry.get("height"), entry.get("width")
+            height: Any = entry.get("height")
+            width: Any = entry.get("width")
             if kind == "images" and is_int(height) and is_int(width) and height * width > MAX_PIXELS:
                 found.append(f"{where}: {width}x{height} are too many pixels")
             for key in texts:

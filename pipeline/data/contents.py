@@ -63,7 +63,7 @@ def _amount(of_class: Mapping[str, int]) -> int:
     return of_class["objects"] if "objects" in of_class else of_class["pixels"]
 
 
-def missing_classes(splits: Mapping[str, Contents]) -> list[str]:
+def missing_classes(splits: Mapping[Any, Contents]) -> list[str]:
     """A message for each class that has nothing in a split."""
     messages = []
     for name in next(iter(splits.values()))["classes"]:

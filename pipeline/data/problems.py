@@ -152,45 +152,45 @@ KINDS = (
         "a background class, or drawn by mistake: leave it out, or mark it a crowd",
     ),
     Kind(
-        r"boxes do not fit their masks; they look like",
-        "sets of boxes that are written in another way",
+        r"boxes do not fit their masks; they look like.*",
+        "splits with boxes that are written in another way",
         _DELETE_BOXES,
         True,
     ),
     Kind(
-        r"boxes do not fit their masks",
-        "sets of boxes beside their masks",
+        r"boxes do not fit their masks.*",
+        "splits with boxes beside their masks",
         "training takes these boxes; without bbox entries it takes those of the masks",
         True,
     ),
     Kind(
-        r"areas do not fit their masks",
-        "sets of areas that are not those of their masks",
+        r"areas do not fit their masks.*",
+        "splits with areas that are not those of their masks",
         "scores by size go by area; without area entries, by the masks' pixels",
         True,
     ),
     Kind(
-        r"masks have no pixel; their coordinates",
-        "sets of masks in shares of their images",
+        r"masks have no pixel; their coordinates.*",
+        "splits with masks in shares of their images",
         "multiply x by the image's width and y by its height",
         True,
     ),
-    Kind(r"masks have no pixel", "sets of masks without a pixel", "export the masks anew", True),
+    Kind(r"masks have no pixel.*", "splits with masks without a pixel", "export the masks anew", True),
     Kind(
         r"masks are rectangles",
-        "sets of masks that are rectangles",
+        "splits with rectangles as masks",
         "these look like boxes written as polygons: heads learn no outline from them",
         True,
     ),
     Kind(
-        r"are named",
+        r"are named .*",
         "names of several categories",
         "Roboflow writes the supercategory as a category of its own: delete the one without objects from 'categories', "
         "or name them apart",
         True,
     ),
     Kind(
-        rf"{NOTHING}.* crowds",
+        rf"(?:{NOTHING}|{NOTHING_VAL}).* crowds.*",
         "splits with crowds only",
         "CVAT exports brush masks as crowds: set iscrowd to 0, or draw polygons there",
         True,
@@ -202,13 +202,13 @@ KINDS = (
         True,
     ),
     Kind(
-        rf"{NOTHING}.* is ignored",
+        rf"(?:{NOTHING}|{NOTHING_VAL}).* is ignored.*",
         "splits that are ignored",
         "if an ignored id is the object (masks of 0 and 255), name it: --classes background=0,object=255 --ignore ''",
         True,
     ),
     Kind(
-        rf"{NOTHING}.* left out",
+        rf"(?:{NOTHING}|{NOTHING_VAL}).* left out.*",
         "splits without usable annotations",
         "mend or export them anew",
         True,
@@ -219,7 +219,12 @@ KINDS = (
         "export the annotations as well (some tools export finished ones only)",
         True,
     ),
-    Kind(NOTHING_VAL, "splits without anything to measure", "choose other images for val: --seed, --val-share", True),
+    Kind(
+        rf"(?:{NOTHING}|{NOTHING_VAL}).*",
+        "splits of one class",
+        "name the ids of the other classes with --classes, or annotate them",
+        True,
+    ),
     Kind(
         r"no object in either split|in no image of either split",
         "classes that no image has",
@@ -245,10 +250,11 @@ KINDS = (
         "both files need the same list of categories, with the same ids",
     ),
     Kind(
-        BOXES_ONLY,
+        rf"all \d+ annotations {BOXES_ONLY}",
         "files with boxes only",
         "export polygons or RLE: in Roboflow Download Dataset, COCO Segmentation; in Label Studio "
         "brush or polygon labels; in CVAT polygons or masks",
+        True,
     ),
 )
 

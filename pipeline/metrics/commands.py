@@ -2,6 +2,7 @@
 
 import json
 import math
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -101,9 +102,12 @@ def cityscapes_ap(
 
 @contextmanager
 def _errors_shown() -> Iterator[None]:
-    """Shows errors that the user can fix as one message, and exits with status 1."""
+    """Shows errors that the user can fix as one message, and exits with status 1; and warnings without their code."""
     try:
-        yield
+        with warnings.catch_warnings(record=True) as caught:
+            yield
+        for warning in caught:
+            typer.echo(f"warning: {warning.message}", err=True)
     except ModuleNotFoundError as error:
         if error.name is not None and error.name.partition(".")[0] in ("pipeline", "pointrend"):
             raise
