@@ -14,7 +14,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from pipeline.data.box_fit import MOST, RECTANGLES, compare_boxes, odd_areas
-from pipeline.data.masks import draw, encode_segmentation, usable_polygons
+from pipeline.data.masks import areas_of, draw, encode_segmentation, usable_polygons
 from pipeline.data.problems import BOXES_ONLY, EXAMPLES
 from pipeline.data.rle import sound_counts
 
@@ -165,7 +165,7 @@ def _measure(drawn: Sequence[_Drawn]) -> tuple[np.ndarray, np.ndarray]:
     areas, boxes = [], []
     entries: Iterator[_Drawn] = iter(drawn)
     while masks := [{"size": each.size, "counts": each.counts} for each in islice(entries, CHUNK)]:
-        areas.append(coco_mask.area(masks).astype(np.float64))
+        areas.append(areas_of(masks))
         boxes.append(coco_mask.toBbox(masks))
     return np.concatenate(areas), np.concatenate(boxes)
 

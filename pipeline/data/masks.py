@@ -4,13 +4,16 @@ pycocotools checks little of its input, and ends the process on some of it.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from pycocotools import mask as coco_mask
 
 MAX_COORDINATE = 1e6  # pixels
 MAX_PIXELS = 2**31 - 1  # of an image: pycocotools counts with 32 bits
 MIN_POINTS = 3  # of a polygon
+MAX_AREAS = 255  # that pycocotools counts at once: it keeps their number in eight bits
 
 
 def is_int(value: Any) -> bool:
@@ -111,6 +114,12 @@ def encode_segmentation(segmentation: Any, height: int, width: int, *, polygons:
     if isinstance(counts, str):
         return counts.encode("ascii")
     return coco_mask.frPyObjects(segmentation, height, width)["counts"]
+
+
+def areas_of(masks: Sequence[dict[str, Any]]) -> np.ndarray:
+    """The areas (N,) of compressed RLEs in pixels, float64."""
+    parts = [coco_mask.area(list(masks[start : start + MAX_AREAS])) for start in range(0, len(masks), MAX_AREAS)]
+    return np.concatenate([np.zeros(0), *parts]).astype(np.float64)
 
 
 def draw(polygons: list[Any], height: int, width: int) -> bytes:

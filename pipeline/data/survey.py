@@ -14,6 +14,7 @@ from pycocotools import mask as coco_mask
 
 from pipeline.data.labels import read_ids
 from pipeline.data.manifest import PreparedDataset, Split
+from pipeline.data.masks import areas_of
 from pipeline.data.pictures import in_parallel
 from pipeline.data.storage import Storage
 from pointrend.wording import counted
@@ -104,7 +105,7 @@ def _odd_annotations(row: Mapping[str, Any]) -> Iterator[str]:
         return
     pixels = row["height"] * row["width"]
     masks = [{"size": [row["height"], row["width"]], "counts": a["counts"]} for a in annotations]
-    areas = coco_mask.area(masks)
+    areas = areas_of(masks)
     same = np.array(coco_mask.iou(masks, masks, [0] * len(masks))) >= SAME
     for number, (annotation, area) in enumerate(zip(annotations, areas.tolist(), strict=True)):
         where = f"annotation {annotation['id']} (image {row['id']})"
@@ -114,7 +115,7 @@ def _odd_annotations(row: Mapping[str, Any]) -> Iterator[str]:
         elif twins.size:
             yield f"{where}: has the same mask as annotation {annotations[twins[0]]['id']}"
         elif area < FEW_PIXELS:
-            yield f"{where}: its mask has only {counted(area, 'pixel')}"
+            yield f"{where}: its mask has only {counted(int(area), 'pixel')}"
         elif area >= WHOLE * pixels:
             yield f"{where}: its mask covers the whole image"
 

@@ -24,6 +24,8 @@ from made_up_annotation_files import (
 
 from pipeline.config.datasets import LabelDataset
 from pipeline.data.coco import DatasetError
+from pipeline.data.storage import Storage
+from pipeline.data.survey import survey
 from pipeline.metrics.coco_ap import coco_ap
 from pipeline.metrics.coco_files import DataWarning
 
@@ -244,6 +246,18 @@ def test_nothing_to_learn_from_is_refused(name: str, tmp_path: Path) -> None:
     message = str(caught.value)
     assert all(text in message for text in said), message
     assert not (tmp_path / "out").exists()
+
+
+def test_more_objects_in_an_image_than_pycocotools_measures_at_once(tmp_path: Path) -> None:
+    def change(content: Content) -> None:
+        first = content["annotations"][0]
+        del first["area"], first["bbox"]
+        content["annotations"] += [{**first, "id": 100 + number} for number in range(300)]
+
+    found = prepare_coco(tmp_path, change)
+    rows = found.manifest("train").to_pylist()
+    assert len({annotation["area"] for annotation in rows[0]["annotations"] if annotation["category_id"] == 1}) == 2
+    assert len(survey(found, Storage(str(tmp_path))).odd) == 2 * 300
 
 
 def test_more_than_255_classes_of_labels() -> None:
