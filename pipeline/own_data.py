@@ -25,13 +25,12 @@ from pipeline.data.cpus import usable_cpus
 from pipeline.data.discover import Source, discover, remedies_for_names
 from pipeline.data.manifest import PreparedDataset, read_prepared
 from pipeline.data.prepare import expected_images, prepare
-from pipeline.data.problems import explained
 from pipeline.data.storage import Storage
 from pipeline.data.survey import survey
 from pipeline.errors import UserError
 from pipeline.graph import refuse_while_running
 from pipeline.progress import progress
-from pipeline.report.dataset_check import check_sheet, sheet_path, show_problems, show_sheet, show_survey
+from pipeline.report.dataset_check import check_sheet, sheet_path, show_left_out, show_problems, show_sheet, show_survey
 from pipeline.stage import errors_as_messages
 from pointrend.specs import Orientation, Task
 from pointrend.wording import counted
@@ -115,20 +114,6 @@ def prepared_dataset(dataset: DatasetConfig, data_root: str) -> Iterator[Prepare
         yield read_prepared(output)
 
 
-def _train_problems(prepared: PreparedDataset) -> list[str]:
-    """A message if a dataset of instances has nothing to learn from."""
-    if prepared.task == "semantic":
-        return []
-    objects = (a for row in prepared.manifest("train").to_pylist() for a in row["annotations"])
-    if any(not annotation["iscrowd"] for annotation in objects):
-        return []
-    if prepared.dropped_annotations:
-        why = "all annotations are unusable and left out; mend or export them anew"
-    else:
-        why = "there is no annotation, or crowds only; export the annotations as well (some tools export finished ones)"
-    return [f"nothing to learn from in the train split: {why}"]
-
-
 @data.command()
 @errors_as_messages()
 def check(
@@ -157,10 +142,7 @@ def check(
     source = _source(data, images, val, val_images, val_share, seed, classes, ignore, drop_invalid, orientation)
     sheet = sheet or sheet_path(data)
     check_sheet(sheet, data, overwrite=overwrite)
-    try:
-        dataset = discover(source)
-    except DatasetError as error:
-        raise explained(error) from error
+    dataset = discover(source)
     storage = Storage(join(data_root, dataset.root))
     where, errors, warnings, dropped = _look(console, dataset, data_root, storage, sheet, data, every=every)
     splits = [split for split in (dataset.train, dataset.val) if not isinstance(split, HeldOut)]
@@ -192,8 +174,7 @@ def _look(
                 found = survey(prepared, storage)
                 show_survey(console, found, every=every)
                 show_sheet(console, prepared, storage, sheet, data)
-                errors = errors or _train_problems(prepared)
-                dropped = prepared.dropped_annotations if attempt is dataset else []
+                dropped = prepared.left_out if attempt is dataset else []
                 return where, errors, [*prepared.picture_notes, *found.odd], dropped
         except DatasetError as error:
             if not errors:
@@ -208,8 +189,6 @@ def measure(prepared: PreparedDataset) -> Data:
     shorter, longer = (round(statistics.median(edge[i] for edge in edges)) for i in (0, 1))
     if prepared.task == "semantic":
         return Data("semantic", len(rows), shorter, longer, val_images=val_images)
-    if problems := _train_problems(prepared):
-        raise UserError(problems[0])
     counts = [count for row in rows if (count := sum(not a["iscrowd"] for a in row["annotations"]))]
     sides = [a["area"] ** 0.5 for row in rows for a in row["annotations"] if not a["iscrowd"]]
     objects = max(counts), statistics.mean(counts), statistics.median(sides)
@@ -340,14 +319,12 @@ def train(
     if not re.fullmatch(NAME, name):
         raise UserError(f"--name {name}: expected letters without accents, digits and _, as in photos_2026")
     source = _source(data, images, val, val_images, val_share, seed, classes, ignore, drop_invalid, orientation)
-    try:
-        dataset = discover(source)
-        with prepared_dataset(dataset, data_root) as prepared:
-            size = measure(prepared)
-            counts = [prepared.manifest(split).num_rows for split in ("train", "val")]
-            names, notes = prepared.class_names, prepared.picture_notes
-    except DatasetError as error:
-        raise explained(error) from error
+    dataset = discover(source)
+    with prepared_dataset(dataset, data_root) as prepared:
+        size = measure(prepared)
+        counts = [prepared.manifest(split).num_rows for split in ("train", "val")]
+        names, notes = prepared.class_names, prepared.picture_notes
+        show_left_out(Console(highlight=False), prepared)
     device = find_device(project, cluster)
     backbone = backbone or ("tiny" if not device.gpu_gigabytes else "r50" if size.task == "instance" else "r101")
     network = model_name(size.task, backbone, head)

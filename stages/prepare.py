@@ -1,10 +1,13 @@
-"""Checks a dataset and writes its Parquet manifests."""
+"""Checks a dataset, writes its Parquet manifests, and prints what it teaches."""
 
 import argparse
+
+from rich.console import Console
 
 from pipeline.data.manifest import read_prepared
 from pipeline.data.prepare import expected_images, prepare
 from pipeline.progress import progress
+from pipeline.report.dataset_check import show_contents
 from pipeline.stage import Stage, run_stage
 
 
@@ -22,7 +25,9 @@ def main() -> None:
         stage.root / ".pointrend" / "known_pictures.parquet",
         progress(f"check {name}", expected_images(dataset)),
     )
-    for note in read_prepared(output).picture_notes:
+    prepared = read_prepared(output)
+    show_contents(Console(highlight=False), prepared)
+    for note in prepared.picture_notes:
         print(f"{name}: {note}")
 
 

@@ -10,7 +10,8 @@ from pycocotools import mask as coco_mask
 from pipeline.config.experiments import RunConfig
 from pipeline.config.project import Project
 from pipeline.config.schedules import Phase, ScheduleConfig, Warmup
-from pipeline.data.coco import Annotation, Category, ImageRecord
+from pipeline.data.annotations import Annotation
+from pipeline.data.coco import Category, ImageRecord
 from pipeline.data.manifest import SplitManifest, write_prepared
 from pipeline.data.storage import Storage
 

@@ -101,7 +101,7 @@ class CocoDataset(DatasetFolder):
     val: Annotated[Annotated[CocoSplit, Tag("files")] | Annotated[HeldOut, Tag("held_out")], Discriminator(_split_kind)]
     lvis: LvisSource | None = None
     invalid_annotations: Literal["error", "drop"] = Field(
-        "error", description="what to do about polygons of fewer than three points and boxes without area"
+        "error", description="what to do about annotations that cannot be used"
     )
     classes: list[str] = Field([], description="names of the categories to keep; by default all")
 

@@ -7,6 +7,7 @@ from functools import cached_property
 import numpy as np
 
 UNKNOWN = -1
+MAX_CLASSES = 255
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,8 @@ class LabelTable:
             predictions ``<image>*.png``; empty where a prediction has the relative path of its ground truth.
 
     Raises:
-        ValueError: if an id is used twice, is negative or above 65535, or if ids and names differ in number.
+        ValueError: if an id is used twice, is negative or above 65535, if ids and names differ in number, or if there
+            are more than 255 classes.
     """
 
     names: tuple[str, ...]
@@ -35,6 +37,10 @@ class LabelTable:
         known = [*self.ids, *self.ignored]
         if len(self.names) != len(self.ids) or len(set(known)) != len(known):
             raise ValueError("a label table needs one id for each class, and no id for two things")
+        if len(self.names) > MAX_CLASSES:
+            raise ValueError(
+                f"{len(self.names)} classes; expected at most {MAX_CLASSES}, since training marks ignored pixels by 255"
+            )
         if not self.names or min(known) < 0 or max(known) > 0xFFFF:
             raise ValueError("a label table needs a class, and ids from 0 to 65535")
 
@@ -64,9 +70,13 @@ class LabelTable:
             )
         return classes
 
-    def check(self, ids: np.ndarray) -> None:
-        """Raises ValueError if one of the label ids (H, W) is outside the table."""
-        self.classes(ids)
+    def count(self, ids: np.ndarray) -> np.ndarray:
+        """How many of the label ids (H, W) are of each class, (K + 1,); last, of ignored ones.
+
+        Raises:
+            ValueError: for an id outside the table.
+        """
+        return np.bincount(self.classes(ids).ravel(), minlength=len(self.names) + 1)
 
 
 def ranges_text(numbers: Iterable[int]) -> str:

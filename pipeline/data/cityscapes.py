@@ -14,7 +14,8 @@ from cityscapesscripts.helpers.labels import id2label
 from cityscapesscripts.helpers.labels import labels as all_labels
 from pycocotools import mask as coco_mask
 
-from pipeline.data.coco import Annotation, Category
+from pipeline.data.annotations import Annotation
+from pipeline.data.coco import Category
 
 INSTANCE_SUFFIX = "_gtFine_instanceIds.png"
 

@@ -8,7 +8,8 @@ from pydantic import ValidationError
 
 from pipeline.config.datasets import SynsetTable
 from pipeline.config.reader import load
-from pipeline.data.coco import DatasetError, describe, load_instances
+from pipeline.data.annotations import describe
+from pipeline.data.coco import DatasetError, load_instances
 
 #: Part of the package rather than of the configuration: it is a fact about the two datasets.
 SYNSETS = Path(__file__).with_name("coco_to_synset.yaml")

@@ -2,24 +2,29 @@
 
 A prepared dataset is a folder with
 
-- ``dataset.json``: its task, its categories or its label table, counts, and how unusual pictures are read;
+- ``dataset.json``: its task, its categories or its label table, what it teaches (counts by class and split), what was
+  left out, what looks wrong, and how unusual pictures are read;
 - ``train.parquet`` and ``val.parquet``: one row per image, of instances with their masks as RLE, of semantic labels
   with the name of their PNG; images and label PNGs stay where they are;
-- ``truth/``: the ground truth of the val split, copied to this machine: ``instances.json`` and, where the dataset
-  has LVIS annotations, their COCO-category view ``lvis.json``; Cityscapes' ``instanceIds`` PNGs; or label PNGs.
+- ``truth/``: the ground truth of the val split: ``instances.json`` with the objects of the manifest and, where the
+  dataset has LVIS annotations, their COCO-category view ``lvis.json``; copies of Cityscapes' ``instanceIds`` PNGs, or
+  of label PNGs.
 """
 
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.config.labels import LabelTable
 from pipeline.data.coco import Category, DatasetError, ImageRecord
+from pipeline.data.contents import Contents, instance_contents, label_contents, missing_classes
 from pipeline.data.label_files import LabelledImage
 from pipeline.data.picture_reading import PictureReading
 from pointrend.pixels import Reading
@@ -28,6 +33,8 @@ from pointrend.specs import Task
 Split = Literal["train", "val"]
 
 ROWS_PER_GROUP = 1000
+#: Where ``dataset.json`` has messages about what was left out of a split.
+LEFT_OUT = ("dropped_annotations", "dropped_parts")
 
 _IMAGE = [
     ("id", pa.int64()),
@@ -104,27 +111,36 @@ class PreparedDataset:
     def num_classes(self) -> int:
         return len(self.class_names)
 
-    @property
-    def dropped_annotations(self) -> list[str]:
-        """Messages about the annotations of both splits that were dropped."""
-        splits = json.loads((self.folder / "dataset.json").read_text())["splits"]
-        return [message for split in splits.values() for message in split.get("dropped_annotations", [])]
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """The content of ``dataset.json``."""
+        content: dict[str, Any] = json.loads((self.folder / "dataset.json").read_text())
+        return content
 
     @property
-    def _pictures(self) -> dict[str, Any]:
-        return json.loads((self.folder / "dataset.json").read_text()).get("pictures", {})
+    def left_out(self) -> list[str]:
+        """Messages about the annotations of both splits, and the parts of masks, that were left out."""
+        splits = self.summary["splits"].values()
+        return [line for split in splits for key in LEFT_OUT for line in split.get(key, [])]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What looks wrong in both splits."""
+        splits = self.summary["splits"].values()
+        return [line for of in [*splits, self.summary] for line in of.get("warnings", [])]
 
     @property
     def reading(self) -> Reading:
         """How the pictures of both splits are read."""
-        found = self._pictures
+        found = self.summary.get("pictures", {})
         black_white = found.get("pixel_range")
         return Reading(found.get("orientation", "stored"), tuple(black_white) if black_white else None)
 
     @property
     def picture_notes(self) -> list[str]:
         """What was done with unusual pictures."""
-        return self._pictures.get("notes", [])
+        notes: list[str] = self.summary.get("pictures", {}).get("notes", [])
+        return notes
 
     @property
     def truth(self) -> Path:
@@ -145,33 +161,60 @@ class PreparedDataset:
 
 @dataclass(frozen=True)
 class SplitManifest:
-    """The images of one split and the messages about dropped annotations."""
+    """The images of one split, and messages about what was left out and looks wrong.
+
+    Attributes:
+        images: with their objects, or with label files.
+        dropped_annotations: messages about annotations that were left out.
+        dropped_parts: messages about parts of masks that were left out.
+        warnings: what looks wrong.
+        pixels: (N, K + 1) of label files, how many pixels have each class; last, of ignored ones.
+    """
 
     images: Sequence[ImageRecord] | Sequence[LabelledImage]
     dropped_annotations: Sequence[str] = ()
+    dropped_parts: Sequence[str] = ()
+    warnings: Sequence[str] = ()
+    pixels: np.ndarray | None = None
 
-    def summary(self) -> dict[str, Any]:
-        counts: dict[str, Any] = {"images": len(self.images)}
-        if instances := [image for image in self.images if isinstance(image, ImageRecord)]:
-            counts["annotations"] = sum(len(image.annotations) for image in instances)
-            counts["dropped_annotations"] = list(self.dropped_annotations)
-        return counts
+    def summary(self, classes: list[Category] | LabelTable) -> Contents:
+        if isinstance(classes, LabelTable):
+            return {"images": len(self.images)} if self.pixels is None else label_contents(self.pixels, classes.names)
+        instances = [image for image in self.images if isinstance(image, ImageRecord)]
+        return {
+            **instance_contents(instances, classes),
+            "dropped_annotations": list(self.dropped_annotations),
+            "dropped_parts": list(self.dropped_parts),
+            "warnings": list(self.warnings),
+        }
 
 
-def write_prepared(folder: Path, classes: list[Category] | LabelTable, splits: dict[Split, SplitManifest]) -> None:
-    """Writes manifests and ``dataset.json`` into an existing folder."""
+def write_prepared(
+    folder: Path, classes: list[Category] | LabelTable, splits: dict[Split, SplitManifest]
+) -> dict[Split, Contents]:
+    """Writes manifests and ``dataset.json`` into an existing folder; returns what the splits teach."""
     schema = SEMANTIC_SCHEMA if isinstance(classes, LabelTable) else INSTANCE_SCHEMA
     for split, data in splits.items():
         with pq.ParquetWriter(folder / f"{split}.parquet", schema, compression="zstd") as writer:
             for start in range(0, len(data.images), ROWS_PER_GROUP):
-                rows = [asdict(image) for image in data.images[start : start + ROWS_PER_GROUP]]
+                rows = [_row(image) for image in data.images[start : start + ROWS_PER_GROUP]]
                 writer.write_table(pa.Table.from_pylist(rows, schema=schema))
-    summary: dict[str, Any] = {"splits": {split: data.summary() for split, data in splits.items()}}
+    contents = {split: data.summary(classes) for split, data in splits.items()}
+    known = all("classes" in of for of in contents.values())
+    summary: dict[str, Any] = {"splits": contents, "warnings": missing_classes(contents) if known else []}
     if isinstance(classes, LabelTable):
         summary |= {"task": "semantic", "labels": asdict(classes)}
     else:
         summary |= {"task": "instance", "categories": [asdict(category) for category in classes]}
     (folder / "dataset.json").write_text(json.dumps(summary, indent=1) + "\n")
+    return contents
+
+
+def _row(image: ImageRecord | LabelledImage) -> dict[str, Any]:
+    """An image as a row; `asdict` would copy every value."""
+    if isinstance(image, LabelledImage):
+        return vars(image)
+    return {**vars(image), "annotations": [vars(annotation) for annotation in image.annotations]}
 
 
 def record_reading(folder: Path, pictures: PictureReading) -> None:

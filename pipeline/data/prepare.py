@@ -2,13 +2,15 @@
 
 import json
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, TypeVar
+
+import numpy as np
 
 from pipeline.config.datasets import (
     CityscapesDataset,
@@ -24,8 +26,10 @@ from pipeline.config.datasets import (
 )
 from pipeline.config.labels import LabelTable
 from pipeline.config.locations import join
+from pipeline.data.annotations import Annotation, Invalid, as_truth
 from pipeline.data.cityscapes import CATEGORIES, INSTANCE_SUFFIX, instances
-from pipeline.data.coco import Annotation, DatasetError, ImageRecord, InstanceSplit, read_coco, truth_of
+from pipeline.data.coco import Category, DatasetError, ImageRecord, InstanceSplit, check_instances, read_coco
+from pipeline.data.contents import nothing_in
 from pipeline.data.file_names import names_note
 from pipeline.data.held_out import held_out
 from pipeline.data.label_files import LabelledImage, Pairs, cityscapes_pairs, read_labels, same_path_pairs
@@ -34,6 +38,7 @@ from pipeline.data.lvis import coco_view
 from pipeline.data.manifest import Split, SplitManifest, record_reading, write_prepared
 from pipeline.data.picture_reading import how_to_read
 from pipeline.data.pictures import KnownPictures, known_pictures
+from pipeline.data.problems import NOTHING
 from pipeline.data.storage import Storage, UnreadableFileError
 from pipeline.files import atomic_folder, write_json
 from pipeline.progress import Progress
@@ -121,37 +126,60 @@ class _Preparation:
                 )
 
         splits = self.all_of(given, read)
-        truth = self.folder / "truth" / "instances.json"
         if isinstance(dataset.val, HeldOut):
             splits = self.held_out(dataset.val, splits["train"], files["train"].where)
-            write_json(truth, truth_of(files["train"].path, splits["val"]))
         else:
             if splits["train"].categories != splits["val"].categories:
                 files_named = f"{files['train'].where}, {files['val'].where}"
                 raise DatasetError(files_named, [_different_categories(splits["train"], splits["val"])])
-            if dataset.classes:
-                write_json(truth, truth_of(files["val"].path, splits["val"]))
-            else:
-                self.storage.copy(dataset.val.annotations, truth)
+        write_json(self.folder / "truth" / "instances.json", splits["val"].truth)
         if dataset.lvis is not None:
             with files["lvis"].named():
-                self.lvis(dataset.lvis, files["lvis"].path, splits["val"])
-        manifests = {name: SplitManifest(split.images, split.dropped) for name, split in splits.items()}
-        write_prepared(self.folder, splits["val"].categories, manifests)
+                self.lvis(dataset.lvis, files["lvis"].path, splits["val"], dataset.invalid_annotations)
+        manifests = {
+            name: SplitManifest(split.images, split.dropped, split.parts, split.warnings)
+            for name, split in splits.items()
+        }
+        self.write(splits["val"].categories, manifests, {name: file.where for name, file in files.items()})
+
+    def write(
+        self, classes: list[Category] | LabelTable, splits: dict[Split, SplitManifest], where: Mapping[str, str]
+    ) -> None:
+        """Writes the manifests.
+
+        Args:
+            classes: the categories, or the label table.
+            splits: the manifests.
+            where: the file or folder of each split, for errors; that of train is also that of a val split without one.
+
+        Raises:
+            DatasetError: if a split has nothing to learn from or to measure on.
+        """
+        contents = write_prepared(self.folder, classes, splits)
+        ignored = classes.ignored if isinstance(classes, LabelTable) else ()
+
+        def check(name: Split) -> None:
+            if problems := nothing_in(name, contents[name], splits[name].dropped_annotations, ignored):
+                raise DatasetError(where.get(name, where["train"]), problems)
+
+        # A val split that was held out of train's file has no fault of its own where that has nothing.
+        self.all_of([name for name in splits if name in where], check)
+        self.all_of([name for name in splits if name not in where], check)
 
     def held_out(self, val: HeldOut, found: InstanceSplit, where: str) -> dict[Split, InstanceSplit]:
-        """Both splits of a dataset whose val images are held out; messages about dropped annotations are train's."""
+        """Both splits of a dataset whose val images are held out; all messages are train's."""
         chosen = self.names_held_out(val, [image.file_name for image in found.images], where)
         train, held = ([i for i in found.images if (i.file_name in chosen) == is_val] for is_val in (False, True))
-        return {"train": replace(found, images=train), "val": replace(found, images=held, dropped=[])}
+        none = replace(found, images=held, dropped=[], parts=[], warnings=[])
+        return {"train": replace(found, images=train), "val": none}
 
     def names_held_out(self, val: HeldOut, names: list[str], where: str) -> set[str]:
         if len(names) < 2:
             raise DatasetError(where, [f"{len(names)} image; expected 2 or more to hold one out for val"])
         return held_out(names, val.share, val.seed)
 
-    def lvis(self, source: LvisSource, file: Path, val: InstanceSplit) -> None:
-        """Writes the COCO-category view of the LVIS annotations of the val images."""
+    def lvis(self, source: LvisSource, file: Path, val: InstanceSplit, invalid: Invalid) -> None:
+        """Writes the COCO-category view of the LVIS annotations of the val images; adds messages about it to val's."""
         view = coco_view(file, _synset_table(source.synsets, val, file) if source.synsets else None)
         sizes = {image.id: (image.height, image.width) for image in val.images}
         images = [image for image in view["images"] if image["id"] in sizes]
@@ -167,6 +195,12 @@ class _Preparation:
         kept = {image["id"] for image in images}
         annotations = [annotation for annotation in view["annotations"] if annotation["image_id"] in kept]
         content = {**view, "images": images, "annotations": annotations}
+        found = check_instances(content, invalid)
+        if found.problems:
+            raise DatasetError(file, found.problems)
+        for own, of_lvis in ((val.dropped, found.dropped), (val.parts, found.parts), (val.warnings, found.warnings)):
+            own.extend(f"{file.name}: {line}" for line in of_lvis)
+        content = as_truth(content, found.usable, found.image_ids)
         (self.folder / "truth" / "lvis.json").write_text(json.dumps(content, sort_keys=True))
 
     def cityscapes(self, dataset: CityscapesDataset) -> None:
@@ -176,6 +210,10 @@ class _Preparation:
             return read_labels(self.storage, split, pairs, self.known, instances, self.on_image)
 
         splits = self.all_of(SPLITS, read)
+        learned = [annotation for _, objects in splits["train"] for annotation in objects]
+        if learned and all(annotation.iscrowd for annotation in learned):
+            problem = f"{NOTHING} in the train split: all {len(learned)} objects have bare label ids"
+            raise DatasetError(self.storage.where(dataset.train.labels), [problem])
         self.copy_truth(dataset.val.labels, [image for image, _ in splits["val"]])
         manifests: dict[Split, SplitManifest] = {}
         for name, images in splits.items():
@@ -192,7 +230,14 @@ class _Preparation:
                     for image, annotations in images
                 ]
             )
-        write_prepared(self.folder, CATEGORIES, manifests)
+        self.write(CATEGORIES, manifests, self.folders(dataset))
+
+    def folders(self, dataset: CityscapesDataset | LabelDataset) -> dict[str, str]:
+        """The label folder of each split that has files."""
+        splits = {"train": dataset.train, "val": dataset.val}
+        return {
+            name: self.storage.where(split.labels) for name, split in splits.items() if isinstance(split, LabelSplit)
+        }
 
     def labels(
         self,
@@ -205,20 +250,23 @@ class _Preparation:
         if not isinstance(val, HeldOut):
             given["val"] = val
 
-        def read(name: Split) -> list[LabelledImage]:
+        def read(name: Split) -> list[tuple[LabelledImage, np.ndarray]]:
             pairs = find_pairs(self.storage, given[name])
-            found = read_labels(self.storage, given[name], pairs, self.known, table.check, self.on_image)
-            return [image for image, _ in found]
+            return read_labels(self.storage, given[name], pairs, self.known, table.count, self.on_image)
 
         splits = self.all_of(given, read)
         if isinstance(val, HeldOut):
             chosen = self.names_held_out(
-                val, [image.file_name for image in splits["train"]], self.storage.where(dataset.train.images)
+                val, [image.file_name for image, _ in splits["train"]], self.storage.where(dataset.train.images)
             )
-            splits["val"] = [image for image in splits["train"] if image.file_name in chosen]
-            splits["train"] = [image for image in splits["train"] if image.file_name not in chosen]
-        self.copy_truth(given.get("val", dataset.train).labels, splits["val"])
-        write_prepared(self.folder, table, {name: SplitManifest(images) for name, images in splits.items()})
+            splits["val"] = [found for found in splits["train"] if found[0].file_name in chosen]
+            splits["train"] = [found for found in splits["train"] if found[0].file_name not in chosen]
+        manifests = {
+            name: SplitManifest([image for image, _ in found], pixels=np.stack([pixels for _, pixels in found]))
+            for name, found in splits.items()
+        }
+        self.copy_truth(given.get("val", dataset.train).labels, [image for image, _ in splits["val"]])
+        self.write(table, manifests, self.folders(dataset))
 
     def pictures(self, dataset: DatasetConfig) -> None:
         """Records how the dataset's pictures are read."""

@@ -5,16 +5,20 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pipeline.data.coco import BOXES_ONLY, DatasetError
-from pipeline.errors import UserError
+from pointrend.wording import counted
 
+BOXES_ONLY = "have boxes but no masks"
+NOTHING = "nothing to learn from"
+NOTHING_VAL = "nothing to measure on"
 EXAMPLES = 2
+MAX_KINDS = 20  # that one message shows
 INDENT = "    "
 UNBROKEN = "\u00a0"  # stands for spaces at which no line ends
 
 # Remedies fit a line of 80 columns where they can.
 _NEW_IDS = "merged files need new ids: export them together, or number all anew"
 _DELETE = "delete them in the tool, or leave them out with --drop-invalid"
+_DELETE_BOXES = "COCO's boxes are x, y, width, height in pixels; or delete the bbox entries: masks say them too"
 _EXPORT_MASKS = "export polygons or RLE, not boxes; or leave these out: --drop-invalid"
 _MATCH_FILES = "every image needs a label PNG of its name, and the other way round"
 _DELETE_CLICKS = "clicks that were left over, as a rule: delete them"
@@ -48,7 +52,7 @@ KINDS = (
     Kind(
         r"box \[.*\] has no area inside its \S+ image",
         "annotations whose box has no area inside the image",
-        _DELETE,
+        _DELETE_BOXES,
         True,
     ),
     Kind(
@@ -57,7 +61,25 @@ KINDS = (
         _DELETE,
         True,
     ),
-    Kind(r"(?:bbox|area) is .*", "annotations whose bbox or area is no number", _DELETE, True),
+    Kind(
+        r"without its polygon .*",
+        "parts of masks that cover nothing, or are no polygons",
+        "left out; the rest of each mask is used",
+        True,
+    ),
+    Kind(
+        r"(?:bbox|area|iscrowd) is .*",
+        "annotations with a bbox, area or iscrowd of another type",
+        "mend what converted them, or delete bbox and area: both are computed from the mask",
+        True,
+    ),
+    Kind(
+        r"\w+ is -?\d+, too large for \d+ bits",
+        "entries with an id that is too large",
+        "number them anew from 1, in all that refers to them",
+        True,
+    ),
+    Kind(r"\d+x\d+ are too many pixels", "images with too many pixels", "cut them into tiles"),
     Kind(r"the list of polygons is empty", "annotations without a mask", _EXPORT_MASKS),
     Kind(r"segmentation is neither.*", "annotations without a mask", _EXPORT_MASKS),
     Kind(
@@ -156,15 +178,77 @@ KINDS = (
         "a background class, or drawn by mistake: leave it out, or mark it a crowd",
     ),
     Kind(
-        r"its box is .*",
-        "boxes that are not those of their masks",
-        "training takes these boxes: have the tool compute them from the masks",
+        r"boxes do not fit their masks; they look like.*",
+        "splits with boxes that are written in another way",
+        _DELETE_BOXES,
         True,
     ),
     Kind(
-        r"its area is .*",
-        "areas that are not those of their masks",
-        "scores by size go by it: have the tool compute it from the mask",
+        r"boxes do not fit their masks.*",
+        "splits with boxes beside their masks",
+        "training takes these boxes; without bbox entries it takes those of the masks",
+        True,
+    ),
+    Kind(
+        r"areas do not fit their masks.*",
+        "splits with areas that are not those of their masks",
+        "scores by size go by area; without area entries, by the masks' pixels",
+        True,
+    ),
+    Kind(
+        r"masks have no pixel; their coordinates.*",
+        "splits with masks in shares of their images",
+        "multiply x by the image's width and y by its height",
+        True,
+    ),
+    Kind(r"masks have no pixel.*", "splits with masks without a pixel", "export the masks anew", True),
+    Kind(
+        r"masks are rectangles",
+        "splits with rectangles as masks",
+        "these look like boxes written as polygons: heads learn no outline from them",
+        True,
+    ),
+    Kind(
+        r"are named .*",
+        "names of several categories",
+        "Roboflow writes the supercategory as a category of its own: delete the one without objects from 'categories', "
+        "or name them apart",
+        True,
+    ),
+    Kind(
+        rf"(?:{NOTHING}|{NOTHING_VAL}).* crowds.*",
+        "splits with crowds only",
+        "CVAT exports brush masks as crowds: set iscrowd to 0, or draw polygons there",
+        True,
+    ),
+    Kind(
+        rf"{NOTHING}.* bare label ids",
+        "splits with groups only",
+        "labelIds were copied over instanceIds: an object's pixels are 1000 times the label id plus its number",
+        True,
+    ),
+    Kind(
+        rf"(?:{NOTHING}|{NOTHING_VAL}).* is ignored.*",
+        "splits that are ignored",
+        "if an ignored id is the object (masks of 0 and 255), name it: --classes background=0,object=255 --ignore ''",
+        True,
+    ),
+    Kind(
+        rf"(?:{NOTHING}|{NOTHING_VAL}).* left out.*",
+        "splits without usable annotations",
+        "mend or export them anew",
+        True,
+    ),
+    Kind(
+        rf"(?:{NOTHING}|{NOTHING_VAL}).* annotation",
+        "splits without annotations",
+        "export the annotations as well (some tools export finished ones only)",
+        True,
+    ),
+    Kind(
+        rf"(?:{NOTHING}|{NOTHING_VAL}).*",
+        "splits of one class",
+        "name the ids of the other classes with --classes, or annotate them",
         True,
     ),
     Kind(
@@ -192,10 +276,11 @@ KINDS = (
         "both files need the same list of categories, with the same ids",
     ),
     Kind(
-        BOXES_ONLY,
+        rf"all \d+ annotations {BOXES_ONLY}",
         "files with boxes only",
         "export polygons or RLE: in Roboflow Download Dataset, COCO Segmentation; in Label Studio "
         "brush or polygon labels; in CVAT polygons or masks",
+        True,
     ),
 )
 
@@ -286,6 +371,8 @@ def lines(
     for folder in filter(None, (folder.rstrip("/") for folder in below)):
         problems = [problem.replace(f"{folder}/", "") for problem in problems]
     groups = group(problems)
+    hidden = [] if every else groups[MAX_KINDS:]
+    groups = groups[: len(groups) - len(hidden)]
     text: list[str] = []
 
     def add(line: str, indent: str) -> None:
@@ -309,16 +396,6 @@ def lines(
         last = number + 1 == len(groups) or groups[number + 1].remedy != each.remedy
         if better or (each.remedy and last and not (each.count == 1 and "not a readable image" in each.title)):
             add(f"-> {better or each.remedy}", INDENT)
+    if hidden:
+        add(f"... and {sum(each.count for each in hidden):,} more of {counted(len(hidden), 'other kind')}", "")
     return text
-
-
-def explained(error: DatasetError, *, remedies: Mapping[str, str] | None = None) -> UserError:
-    """An error as a message for a person: its problems by kind, with the remedies."""
-    if len(error.problems) == 1:
-        text = lines(error.problems, str(error.where), remedies=remedies)
-    else:
-        text = [
-            f"{error.where}: {len(error.problems):,} problems",
-            *lines(error.problems, "problem", remedies=remedies),
-        ]
-    return UserError("\n".join([*text, *filter(None, [error.remedy])]))

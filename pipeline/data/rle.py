@@ -22,7 +22,7 @@ def sound_counts(counts: Sequence[str], pixels: Sequence[int]) -> np.ndarray:
 
     Returns:
         (N,) bool. Also False for some valid counts with superfluous groups; callers check those one by one
-        with :func:`pipeline.data.coco.encode_segmentation`.
+        with :func:`pipeline.data.masks.encode_segmentation`.
     """
     found = [np.zeros(0, bool)]
     start = characters = 0

@@ -6,7 +6,7 @@ Shape letters: K classes, H W rows and columns.
 import io
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 import numpy as np
@@ -14,6 +14,7 @@ from pycocotools import mask as coco_mask
 
 from pipeline.data.labels import read_ids
 from pipeline.data.manifest import PreparedDataset, Split
+from pipeline.data.masks import areas_of
 from pipeline.data.pictures import in_parallel
 from pipeline.data.storage import Storage
 from pointrend.wording import counted
@@ -23,8 +24,6 @@ MEDIUM, LARGE = 32**2, 96**2
 FEW_PIXELS = 16
 SAME = 0.95  # the IoU of masks that count as the same
 WHOLE = 0.98  # the share of an image that counts as all of it
-BOX_TOLERANCE = 3.0  # pixels
-AREA_TOLERANCE = 1.3  # factor
 RARE = 0.001  # the share of the pixels below which a class is rare
 
 
@@ -51,7 +50,8 @@ def survey(prepared: PreparedDataset, storage: Storage) -> Survey:
         storage: what the file names of its manifests are relative to.
     """
     rows = {split: prepared.manifest(split).to_pylist() for split in get_args(Split)}
-    return _labels(prepared, storage, rows) if prepared.task == "semantic" else _instances(prepared, rows)
+    found = _labels(prepared, storage, rows) if prepared.task == "semantic" else _instances(prepared, rows)
+    return replace(found, odd=[*prepared.warnings, *found.odd])
 
 
 def _sizes(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -95,11 +95,6 @@ def _instances(prepared: PreparedDataset, rows: Mapping[str, list[dict[str, Any]
                 area = annotation["area"]
                 of_class["small" if area < MEDIUM else "medium" if area < LARGE else "large"] += 1
         odd += [message for row in images for message in _odd_annotations(row)]
-    for name, of_class in counts.items():
-        missing = [split for split in ("train", "val") if not of_class[split]]
-        if missing:
-            where = "either split" if len(missing) > 1 else f"the {missing[0]} split"
-            odd.append(f"class {name!r}: no object in {where}")
     return Survey(splits, {name: {key: str(n) for key, n in of.items()} for name, of in counts.items()}, odd)
 
 
@@ -110,35 +105,19 @@ def _odd_annotations(row: Mapping[str, Any]) -> Iterator[str]:
         return
     pixels = row["height"] * row["width"]
     masks = [{"size": [row["height"], row["width"]], "counts": a["counts"]} for a in annotations]
-    areas, boxes = coco_mask.area(masks), coco_mask.toBbox(masks)
+    areas = areas_of(masks)
     same = np.array(coco_mask.iou(masks, masks, [0] * len(masks))) >= SAME
-    for number, (annotation, area, box) in enumerate(zip(annotations, areas.tolist(), boxes, strict=True)):
+    for number, (annotation, area) in enumerate(zip(annotations, areas.tolist(), strict=True)):
         where = f"annotation {annotation['id']} (image {row['id']})"
         twins = np.flatnonzero(same[number, :number])
-        if area == 0:
-            yield f"{where}: its mask has no pixel"
-        elif annotation["iscrowd"]:
+        if annotation["iscrowd"]:
             continue
         elif twins.size:
             yield f"{where}: has the same mask as annotation {annotations[twins[0]]['id']}"
         elif area < FEW_PIXELS:
-            yield f"{where}: its mask has only {counted(area, 'pixel')}"
+            yield f"{where}: its mask has only {counted(int(area), 'pixel')}"
         elif area >= WHOLE * pixels:
             yield f"{where}: its mask covers the whole image"
-        elif np.abs(_corners(box) - _corners(np.array(annotation["bbox"]))).max() > BOX_TOLERANCE:
-            found = ", ".join(f"{value:g}" for value in box)
-            yield f"{where}: its box is {_numbers(annotation['bbox'])}, that of its mask [{found}]"
-        elif not 1 / AREA_TOLERANCE <= annotation["area"] / area <= AREA_TOLERANCE:
-            yield f"{where}: its area is {annotation['area']:g}, its mask has {area} pixels"
-
-
-def _numbers(values: Sequence[float]) -> str:
-    return f"[{', '.join(f'{value:g}' for value in values)}]"
-
-
-def _corners(box: np.ndarray) -> np.ndarray:
-    """A box (x, y, width, height) as its corners (x0, y0, x1, y1)."""
-    return np.concatenate([box[:2], box[:2] + box[2:]])
 
 
 # Label PNGs
@@ -149,9 +128,7 @@ def _labels(prepared: PreparedDataset, storage: Storage, rows: Mapping[str, list
     kinds = len(table.names)
 
     def count(row: Mapping[str, Any]) -> np.ndarray:
-        """The pixels of each class, (K + 1,); last, of ignored ones."""
-        classes = table.classes(read_ids(io.BytesIO(storage.read(row["label_file"]))))
-        return np.bincount(classes.ravel(), minlength=kinds + 1)
+        return table.count(read_ids(io.BytesIO(storage.read(row["label_file"]))))
 
     splits: dict[str, dict[str, str]] = {}
     counts: dict[str, dict[str, str]] = {name: {} for name in table.names}
@@ -173,9 +150,4 @@ def _labels(prepared: PreparedDataset, storage: Storage, rows: Mapping[str, list
             for row, pixels in zip(images, by_image, strict=True)
             if not pixels[:-1].any()
         ]
-    for name, of_class in counts.items():
-        missing = [split for split in rows if of_class[f"{split} images"] == "0"]
-        if missing:
-            where = "either split" if len(missing) > 1 else f"the {missing[0]} split"
-            odd.append(f"class {name!r}: in no image of {where}")
     return Survey(splits, counts, odd)

@@ -3,24 +3,23 @@
 import json
 import math
 import sys
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pycocotools import mask as coco_mask
 
-from pipeline.data.coco import (
-    DatasetError,
-    describe,
-    duplicates,
-    encode_segmentation,
-    load_instances,
-    reference_problem,
-)
+from pipeline.data.annotations import as_truth
+from pipeline.data.coco import DatasetError, check_instances, load_instances
+from pipeline.data.masks import encode_segmentation
+from pipeline.data.problems import lines
 from pipeline.data.rle import sound_counts
 from pipeline.metrics.errors import PredictionError
 
-MAX_PIXELS = 2**31  # pycocotools counts with 32 bits
+
+class DataWarning(UserWarning):
+    """Something in a file of ground truth is left out, or looks wrong."""
 
 
 def read_ground_truth(path: Path) -> dict[str, Any]:
@@ -29,61 +28,32 @@ def read_ground_truth(path: Path) -> dict[str, Any]:
 
 
 def check_ground_truth(data: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Instances to score against, ready for pycocotools and lvis.
+    """Instances to score against, ready for pycocotools and lvis, by the rules of training.
+
+    Warns (:class:`DataWarning`) of what is left out or looks wrong.
 
     Args:
         data: images, annotations and categories with their ids and sizes.
-        path: the file, for the error.
+        path: the file, for messages.
 
     Returns:
-        ``data`` with every segmentation as compressed RLE, with ``iscrowd`` (0 if not given) and ``area`` (the
-        mask's if not given), and annotations numbered from 1.
+        ``data`` with checked annotations (see :mod:`pipeline.data.annotations`), numbered from 1, with every
+        segmentation as compressed RLE.
 
     Raises:
-        DatasetError: listing duplicate and unknown ids, and unusable masks.
+        DatasetError: listing duplicate and unknown ids, and unusable annotations.
     """
-    problems = duplicates(data)
-    if not data["images"]:
-        problems.append("it has no images")
-    sizes = {image["id"]: (image["height"], image["width"]) for image in data["images"]}
-    problems += [
-        f"image {id_}: {width}x{height} are too many pixels"
-        for id_, (height, width) in sizes.items()
-        if height * width > MAX_PIXELS
-    ]
-    categories = {category["id"] for category in data["categories"]}
-    for raw in data["annotations"]:
-        if problem := reference_problem(raw, sizes, categories):
-            problems.append(problem)
-        area = raw.get("area", 0)
-        if not isinstance(area, int | float) or not abs(area) <= sys.float_info.max:
-            problems.append(f"{describe(raw)}: area is {area!r}, expected a number")
+    found = check_instances(data, "error")
+    problems = found.problems + (["it has no images"] if not data["images"] else [])
     if problems:
         raise DatasetError(path, problems)
-
-    segmentations = [_without_slivers(raw.get("segmentation")) for raw in data["annotations"]]
-    shapes = [sizes[raw["image_id"]] for raw in data["annotations"]]
-    annotations: list[dict[str, Any]] = []
-    found = zip(data["annotations"], segmentations, shapes, _sound(segmentations, shapes), strict=True)
-    for number, (raw, segmentation, shape, sound) in enumerate(found, 1):
-        try:
-            rle = _rle(segmentation, shape, sound, polygons=True)
-        except ValueError as error:
-            problems.append(f"{describe(raw)}: {error}")
-            continue
-        # Renumbered from 1: both evaluators take a match with an object of id 0 for no match.
-        annotations.append(
-            {
-                **raw,
-                "id": number,
-                "segmentation": rle,
-                "iscrowd": int(bool(raw.get("iscrowd", 0))),
-                "area": raw["area"] if "area" in raw else float(coco_mask.area(rle)),
-            }
-        )
-    if problems:
-        raise DatasetError(path, problems)
-    return {**data, "annotations": annotations}
+    if odd := [*found.dropped, *found.parts, *found.warnings]:
+        warnings.warn("\n".join(lines(odd, str(path))), DataWarning, stacklevel=2)
+    truth = as_truth(data, found.usable, found.image_ids)
+    for number, annotation in enumerate(truth["annotations"], 1):
+        # Both evaluators take a match with an object of id 0 for no match.
+        annotation["id"] = number
+    return truth
 
 
 def read_results(
@@ -127,10 +97,17 @@ def read_results(
     found = zip(scored, segmentations, shapes, _sound(segmentations, shapes), strict=True)
     for (index, entry), segmentation, shape, sound in found:
         try:
-            rle = _rle(segmentation, shape, sound, polygons=False)
+            counts = (
+                segmentation["counts"].encode() if sound else encode_segmentation(segmentation, *shape, polygons=False)
+            )
         except ValueError as error:
             raise PredictionError(f"{path}: entry {index} (image {entry['image_id']}): mask: {error}") from error
-        results.append({**{key: entry[key] for key in ("image_id", "category_id", "score")}, "segmentation": rle})
+        results.append(
+            {
+                **{key: entry[key] for key in ("image_id", "category_id", "score")},
+                "segmentation": {"size": list(shape), "counts": counts},
+            }
+        )
     return results
 
 
@@ -203,11 +180,11 @@ def _fault(entry: Any, sizes: Mapping[int, tuple[int, int]], categories: frozens
         return f": {entry!r} is not a JSON object"
     image_id, category_id, score = entry.get("image_id"), entry.get("category_id"), entry.get("score")
     if type(image_id) is not int or image_id not in sizes:
-        return f": unknown image id {image_id}"
+        return f": unknown image id {image_id!r}"
     if type(category_id) is not int or category_id not in categories:
-        return f" (image {image_id}): unknown category id {category_id}"
+        return f" (image {image_id}): unknown category id {category_id!r}"
     if not isinstance(score, int | float) or isinstance(score, bool) or not abs(score) <= sys.float_info.max:
-        return f" (image {image_id}): score is {score}, not a finite number"
+        return f" (image {image_id}): score is {score!r}, not a finite number"
     return None
 
 
@@ -222,16 +199,3 @@ def _sound(segmentations: Sequence[Any], shapes: Sequence[tuple[int, int]]) -> l
     for index, is_sound in zip(chosen, sound_counts([segmentations[i]["counts"] for i in chosen], pixels), strict=True):
         sound[index] = bool(is_sound)
     return sound
-
-
-def _rle(segmentation: Any, shape: tuple[int, int], sound: bool, *, polygons: bool) -> dict[str, Any]:
-    counts = segmentation["counts"].encode() if sound else encode_segmentation(segmentation, *shape, polygons=polygons)
-    return {"size": list(shape), "counts": counts}
-
-
-def _without_slivers(segmentation: Any) -> Any:
-    """Drops polygons of one or two points, which cover nothing: pycocotools takes two points for a box."""
-    if not isinstance(segmentation, list):
-        return segmentation
-    kept = [polygon for polygon in segmentation if not (isinstance(polygon, list) and len(polygon) in (2, 4))]
-    return kept or segmentation

@@ -1,6 +1,7 @@
 """``pointrend score``: computes metrics from files alone, whatever program made the predictions."""
 
 import math
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
@@ -207,11 +208,14 @@ def _choice(images: Path | None, classes: str) -> "Choice":
 
 @contextmanager
 def _errors_shown(as_json: bool, as_csv: bool) -> Iterator[None]:
-    """Shows errors that the user can fix as one message, and exits with status 1."""
+    """Shows errors that the user can fix as one message, and exits with status 1; and warnings without their code."""
     if as_json and as_csv:
         raise typer.BadParameter("give --json or --csv, but not both", param_hint="--csv")
     try:
-        yield
+        with warnings.catch_warnings(record=True) as caught:
+            yield
+        for warning in caught:
+            typer.echo(f"warning: {warning.message}", err=True)
     except ModuleNotFoundError as error:
         if error.name is not None and error.name.partition(".")[0] in ("pipeline", "pointrend"):
             raise

@@ -82,6 +82,48 @@ def show_survey(console: Console, found: Survey, *, every: bool) -> None:
         console.print(f"and {len(left)} more classes with less, {none} of them with nothing; --all lists them")
 
 
+def show_contents(console: Console, prepared: PreparedDataset) -> None:
+    """Prints what a prepared dataset teaches, what was left out of it, and what looks wrong."""
+    splits = prepared.summary["splits"]
+    total = {split: {key: f"{n:,}" for key, n in of.items() if isinstance(n, int)} for split, of in splits.items()}
+    for split, of in splits.items():
+        total[split].pop("annotations", None)
+        if "pixels" in of:
+            del total[split]["pixels"]
+            total[split]["ignored_pixels"] = f"{100 * of['ignored_pixels'] / max(1, of['pixels']):.1f}%"
+    classes: dict[str, dict[str, str]] = {}
+    for name in prepared.class_names:
+        counts = {split: of["classes"][name] for split, of in splits.items()}
+        classes[name] = {f"{split} {key}": f"{n:,}" for split, of in counts.items() for key, n in of.items()}
+        if prepared.task == "semantic":
+            for split, of in splits.items():
+                share = of["classes"][name]["pixels"] / max(1, of["pixels"] - of["ignored_pixels"])
+                classes[name][f"{split} pixels"] = f"{100 * share:.1f}%"
+    _print_table(console, "split", {s: {key.replace("_", " "): n for key, n in of.items()} for s, of in total.items()})
+    shown = sorted(classes, key=lambda name: -_of_class(prepared, name))[: FEW if len(classes) <= FEW else CLASSES]
+    empty = [key for key in classes[shown[0]] if all(of[key] == "0" for of in classes.values())]
+    _print_table(
+        console,
+        "class",
+        {name: {key: n for key, n in of.items() if key not in empty} for name, of in classes.items() if name in shown},
+    )
+    if len(classes) > len(shown):
+        console.print(f"and {len(classes) - len(shown)} more classes with less, in dataset.json")
+    show_left_out(console, prepared)
+
+
+def _of_class(prepared: PreparedDataset, name: str) -> int:
+    """How many objects or pixels there are of a class."""
+    counts = [of["classes"][name] for of in prepared.summary["splits"].values()]
+    return sum(of.get("objects", of.get("pixels", 0)) for of in counts)
+
+
+def show_left_out(console: Console, prepared: PreparedDataset) -> None:
+    """Prints what was left out of a prepared dataset, and what looks wrong in it."""
+    for label, messages in (("left out", prepared.left_out), ("warning", prepared.warnings)):
+        show_problems(console, label, messages, [], {}, every=False)
+
+
 def _amount(row: Mapping[str, str]) -> float:
     """How much there is of a class: objects, or images of it."""
     return sum(float(row.get(key, "0")) for key in ("train", "val", "train images", "val images"))

@@ -13,6 +13,7 @@ import yaml
 from jinja2 import Environment, StrictUndefined
 
 from pipeline.config.findings import FindingsConfig
+from pipeline.data.problems import group
 from pipeline.files import atomic_folder
 from pipeline.metrics.confusion import MATCHING_IOU, Confusion
 from pipeline.report.charts import gain_chart, interval_bar
@@ -167,12 +168,21 @@ def render_page(
         ],
         runs=report.results,
         missing=report.missing,
+        left_out=left_out(report),
         configuration=lambda run: yaml.safe_dump(
             run.config.model_dump(mode="json", exclude_none=True), sort_keys=False
         ),
         tracking_uri=shown_uri,
         mlflow_url=shown_uri if shown_uri.startswith(("http://", "https://")) else LOCAL_MLFLOW,
     )
+
+
+def left_out(report: ReportInputs) -> dict[str, list[str]]:
+    """What was left out of each dataset when it was prepared, by kind with its number."""
+    shown = [result for result in report.results if result.run in report.trained]
+    datasets = {result.dataset: report.trained[result.run].dataset() for result in shown}
+    kinds = {name: [each.title for each in group(prepared.left_out)] for name, prepared in datasets.items()}
+    return {name: titles for name, titles in kinds.items() if titles}
 
 
 def own_columns(results: Sequence[RunResult]) -> list[str]:

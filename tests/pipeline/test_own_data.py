@@ -268,7 +268,7 @@ def test_a_folder_of_another_format_is_named(run: Run, tmp_path: Path, name: str
     [
         ("images", "no image: the list 'images' is empty"),
         ("categories", "no category: the list 'categories' is empty"),
-        ("annotations", "nothing to learn from in the train split: there is no annotation"),
+        ("annotations", "nothing to learn from in the train split: no image has an annotation"),
     ],
 )
 @pytest.mark.parametrize("command", ["check", "train"])
@@ -398,4 +398,4 @@ def test_warnings_alone_do_not_fail(run: Run, instances: Any) -> None:
     instances.write()
     result = run("data", "check", "--data", instances.annotations)
     assert result.exit_code == 0, result.output
-    assert "warning: annotation 21 (image 7): its area is 9" in result.output
+    assert "areas do not fit their masks: annotation 21 (image 7): area 9, its mask has 80 pixels" in result.output

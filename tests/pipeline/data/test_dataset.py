@@ -13,9 +13,11 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 from torchvision.ops import masks_to_boxes
 
-from pipeline.data.coco import Annotation, Category, ImageRecord, encode_segmentation, read_coco
+from pipeline.data.annotations import Annotation
+from pipeline.data.coco import Category, ImageRecord, read_coco
 from pipeline.data.dataset import EvaluationImages, Example, TrainingImages
 from pipeline.data.manifest import PreparedDataset, SplitManifest, read_prepared, write_prepared
+from pipeline.data.masks import encode_segmentation
 from pipeline.data.pictures import KnownPictures
 from pipeline.data.samplers import Draw
 from pipeline.data.storage import Storage

@@ -29,7 +29,10 @@ def instances(path: Path, *names: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     content: dict[str, Any] = {
         "images": [{"id": i, "file_name": name, "height": 6, "width": 8} for i, name in enumerate(names)],
-        "annotations": [],
+        "annotations": [
+            {"id": i, "image_id": i, "category_id": 1, "segmentation": [[1, 1, 5, 1, 5, 4, 1, 4]]}
+            for i in range(len(names))
+        ],
         "categories": [{"id": 1, "name": "bolt"}],
     }
     path.write_text(json.dumps(content))
@@ -154,5 +157,5 @@ def test_a_file_name_that_is_a_number(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="no list 'annotations': not a COCO instances file"):
         discover(Source(file))
     file.write_text(json.dumps({"images": [{"file_name": 7}], "annotations": [], "categories": []}))
-    with pytest.raises(DatasetError, match="file_name is 7, expected a text"):
+    with pytest.raises(DatasetError, match="4 entries with an id, size or name of another type"):
         usable(Source(file), tmp_path)

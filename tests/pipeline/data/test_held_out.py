@@ -52,7 +52,9 @@ def coco(seed: int = 0) -> CocoDataset:
 
 
 def test_instances(tmp_path: Path, coco_folder: Callable[..., Any]) -> None:
-    coco_folder(tmp_path / "raw", "train").write()
+    split = coco_folder(tmp_path / "raw", "train")
+    split.data["annotations"].append(split.annotation(25, 12, 9, (2, 2, 5, 5)))
+    split.write()
     held = {tuple(ids(prepared(coco(seed), tmp_path), "val")) for seed in range(8)}
     assert len(held) > 1
     found = prepared(coco(), tmp_path)
@@ -68,11 +70,17 @@ def test_instances(tmp_path: Path, coco_folder: Callable[..., Any]) -> None:
 
 def test_an_annotation_that_was_dropped_is_not_in_the_truth(tmp_path: Path, coco_folder: Callable[..., Any]) -> None:
     split = coco_folder(tmp_path / "raw", "train")
-    for annotation in split.data["annotations"]:
-        annotation["segmentation"] = [[1, 1, 2, 2]]
+    split.data["annotations"] = [
+        split.annotation(10 * image_id + n, image_id, 9, (2, 2, 5 + n, 5)) for image_id in (3, 7, 12) for n in (1, 2)
+    ]
+    for image_id in (3, 7, 12):
+        split.find("annotations", 10 * image_id + 1)["segmentation"] = [[1, 1, 2, 2]]
     split.write()
     found = prepared(coco().model_copy(update={"invalid_annotations": "drop"}), tmp_path)
-    assert read_ground_truth(found.truth / "instances.json")["annotations"] == []
+    (held,) = ids(found, "val")
+    truth = json.loads((found.truth / "instances.json").read_text())
+    assert [annotation["id"] for annotation in truth["annotations"]] == [10 * held + 2]
+    assert len(found.left_out) == 3
 
 
 def test_one_image_cannot_be_split(tmp_path: Path, coco_folder: Callable[..., Any]) -> None:

@@ -87,12 +87,11 @@ def test_preparing_twice_gives_the_same_files(run: Callable[..., Path], contents
     assert contents(run()) == first
 
 
-def test_a_dataset_with_no_annotations_at_all(run: Callable[..., Path], splits: dict[str, Any], tmp_path: Path) -> None:
-    for split in splits.values():
-        split.data["annotations"] = []
-    prepared = read_prepared(run())
-    assert len(TrainingImages(prepared, Storage(str(tmp_path / "raw")), [30], 60)) == 0
-    assert len(EvaluationImages(prepared, Storage(str(tmp_path / "raw")))) == 3
+@pytest.mark.parametrize(("split", "said"), [("train", "nothing to learn from"), ("val", "nothing to measure on")])
+def test_a_split_without_annotations(run: Callable[..., Path], splits: dict[str, Any], split: str, said: str) -> None:
+    splits[split].data["annotations"] = []
+    with pytest.raises(DatasetError, match=f"{said} in the {split} split: no image has an annotation"):
+        run()
 
 
 @pytest.mark.parametrize("broken", ["train", "val"])
@@ -207,10 +206,21 @@ def lvis(tmp_path: Path, splits: dict[str, Any]) -> dict[str, Any]:
     return content
 
 
-def test_the_truth_of_a_coco_dataset_is_its_own_file(run: Callable[..., Path], splits: dict[str, Any]) -> None:
-    truth = run() / "truth"
-    assert os.listdir(truth) == ["instances.json"]
-    assert (truth / "instances.json").read_bytes() == splits["val"].annotations.read_bytes()
+def test_the_truth_of_a_coco_dataset_is_the_objects_of_its_manifest(
+    run: Callable[..., Path], splits: dict[str, Any]
+) -> None:
+    splits["val"].find("annotations", 22)["bbox"] = [20, 10, 0, 15]
+    folder = run(LAYOUT.model_copy(update={"invalid_annotations": "drop"}))
+    assert os.listdir(folder / "truth") == ["instances.json"]
+    truth = json.loads((folder / "truth" / "instances.json").read_text())
+    rows = read_prepared(folder).manifest("val").to_pylist()
+    assert [(i["id"], i["height"], i["width"]) for i in truth["images"]] == [
+        (row["id"], row["height"], row["width"]) for row in rows
+    ]
+    assert [(a["id"], a["segmentation"]["counts"].encode(), a["bbox"], a["area"]) for a in truth["annotations"]] == [
+        (a["id"], a["counts"], a["bbox"], a["area"]) for row in rows for a in row["annotations"]
+    ]
+    assert [a["id"] for a in truth["annotations"]] == [24, 21, 23]
 
 
 @pytest.mark.usefixtures("lvis")

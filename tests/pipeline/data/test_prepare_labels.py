@@ -1,6 +1,5 @@
 """Preparing Cityscapes trees and folders of images and label PNGs."""
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -95,10 +94,13 @@ def test_cityscapes_instances(run: Callable[..., Path], raw: Path) -> None:
         [(1, PERSON, True), (2, PERSON, False), (3, PERSON, False), (4, CAR, False)],
         [(5, PERSON, True), (6, PERSON, False), (7, PERSON, False), (8, CAR, False)],
     ]
-    assert json.loads((folder / "dataset.json").read_text())["splits"] == {
-        "train": {"images": 2, "annotations": 8, "dropped_annotations": []},
-        "val": {"images": 1, "annotations": 4, "dropped_annotations": []},
-    }
+    splits = prepared.summary["splits"]
+    expected = {"train": (2, 8, 6, 2), "val": (1, 4, 3, 1)}
+    assert {
+        name: tuple(of[key] for key in ("images", "annotations", "objects", "crowds")) for name, of in splits.items()
+    } == expected
+    assert splits["train"]["classes"]["person"] == {"objects": 4, "crowds": 2, "images": 2}
+    assert splits["train"]["dropped_annotations"] == []
 
 
 def test_cityscapes_labels(run: Callable[..., Path]) -> None:
@@ -114,7 +116,10 @@ def test_cityscapes_labels(run: Callable[..., Path]) -> None:
         "width": SIZE[1],
         "label_file": "gtFine/val/bonn/bonn_1_gtFine_labelIds.png",
     }
-    assert json.loads((folder / "dataset.json").read_text())["splits"] == {"train": {"images": 2}, "val": {"images": 1}}
+    val = prepared.summary["splits"]["val"]
+    assert (val["images"], val["pixels"], val["ignored_pixels"]) == (1, SIZE[0] * SIZE[1], 0)
+    counts = {name: of["pixels"] for name, of in val["classes"].items() if of["pixels"]}
+    assert counts == {"road": 960 - 50 - 40 - 100 - 30, "person": 50 + 40 + 30, "car": 100}
 
 
 def test_folders_of_ones_own(run: Callable[..., Path]) -> None:

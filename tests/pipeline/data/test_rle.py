@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
 from pipeline.data import rle
-from pipeline.data.coco import encode_segmentation
+from pipeline.data.masks import encode_segmentation
 from pipeline.data.rle import sound_counts
 
 HEIGHT, WIDTH = 9, 11

@@ -16,7 +16,7 @@ from pycocotools.cocoeval import COCOeval
 from pipeline.metrics import matching
 from pipeline.metrics.average_precision import AREAS, IOU_THRESHOLDS, RECALLS, STATISTICS
 from pipeline.metrics.coco_ap import coco_ap
-from pipeline.metrics.coco_files import detections, read_ground_truth, read_results
+from pipeline.metrics.coco_files import DataWarning, detections, read_ground_truth, read_results
 
 SIZE = (110, 120)
 CATEGORIES = [{"id": id_, "name": f"thing {id_}"} for id_ in (9, 2, 5, 4)]
@@ -51,7 +51,6 @@ def grid_scene(seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
                 made["area"] = float(rng.choice([100, 1024, 1024.5, 9216, 20000]))
             annotations.append(made)
     annotations.append(annotation(len(annotations) + 1, 3, 4, draw()))  # a category without detections
-    annotations.append(annotation(len(annotations) + 1, 3, 9, np.zeros(SIZE, bool)))
     for image_id, number in zip(image_ids[1:], (40, 260, 30, 10), strict=True):
         for _ in range(number):
             mask = draw() if rng.random() < 0.97 else np.zeros(SIZE, bool)
@@ -82,7 +81,10 @@ def test_it_is_what_pycocotools_finds(seed: int, write: Callable[..., tuple[Path
     paths = write(content, results)
     expected = reference(*paths)
     assert 2 < 100 * expected.stats[0] < 95, "the scene must be neither trivial nor hopeless"
-    truth = read_ground_truth(paths[0])
+    content["annotations"].append(annotation(99, 3, 9, np.zeros(SIZE, bool)))  # pycocotools would count it as missed
+    write(content, results)
+    with pytest.warns(DataWarning, match=r"annotation 99 \(image 3\): its mask has no pixel"):
+        truth = read_ground_truth(paths[0])
     found = detections(read_results(paths[1], truth["images"], [entry["id"] for entry in CATEGORIES]))
     matches = matching.match(truth, found, coco_mask.iou)
 

@@ -17,7 +17,8 @@ from pycocotools import mask as coco_mask
 from pipeline.config.evaluations import EvaluationConfig, RenderingConfig
 from pipeline.config.project import Project
 from pipeline.config.tables import TableConfig
-from pipeline.data.coco import Annotation, Category, DatasetError, ImageRecord
+from pipeline.data.annotations import Annotation
+from pipeline.data.coco import Category, DatasetError, ImageRecord
 from pipeline.data.manifest import SplitManifest, write_prepared
 from pipeline.data.storage import Storage
 from pipeline.evaluation.class_scores import ClassScores

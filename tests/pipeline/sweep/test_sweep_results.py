@@ -11,7 +11,8 @@ from pipeline.config.project import Project
 from pipeline.config.reader import load
 from pipeline.config.selection import SelectedRun
 from pipeline.config.sweep_tasks import resolve_sweep
-from pipeline.data.coco import Annotation, Category, ImageRecord
+from pipeline.data.annotations import Annotation
+from pipeline.data.coco import Category, ImageRecord
 from pipeline.data.manifest import SplitManifest, read_prepared, write_prepared
 from pipeline.errors import UserError
 from pipeline.sweep.costs import multiply_adds

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from pipeline.config.project import Project
 from pipeline.config.reader import ConfigError
-from pipeline.data.coco import Annotation, ImageRecord
+from pipeline.data.annotations import Annotation
+from pipeline.data.coco import ImageRecord
 from pipeline.data.dataset import TrainingImages
 from pipeline.data.manifest import SplitManifest, read_prepared, write_prepared
 from pipeline.data.samplers import Draw

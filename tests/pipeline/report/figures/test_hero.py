@@ -11,7 +11,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from pipeline.config.project import Project
-from pipeline.data.coco import Annotation, Category, ImageRecord
+from pipeline.data.annotations import Annotation
+from pipeline.data.coco import Category, ImageRecord
 from pipeline.data.manifest import SplitManifest, read_prepared, write_prepared
 from pipeline.data.storage import Storage
 from pipeline.report.figures.hero import draw_hero, draw_object, largest_of_categories

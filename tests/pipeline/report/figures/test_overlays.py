@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from pipeline.data.coco import Annotation, Category, ImageRecord
+from pipeline.data.annotations import Annotation
+from pipeline.data.coco import Category, ImageRecord
 from pipeline.data.manifest import SplitManifest, read_prepared, write_prepared
 from pipeline.data.storage import Storage
 from pipeline.report.figures.overlays import (
