@@ -128,6 +128,12 @@ def stages_under_way() -> list[str] | None:
     return None
 
 
+def goes_on_after_failure() -> bool:
+    """Whether the DVC command that runs this process goes on where the data of a stage are missing."""
+    options = {"-k", "--keep-going", "-i", "--ignore-errors", "--allow-missing"}
+    return any(not options.isdisjoint(words) for _, words in _parent_dvcs())
+
+
 def _parent_dvcs() -> Iterator[tuple[psutil.Process, list[str]]]:
     """The DVC commands among the parent processes, and their arguments."""
     for process in psutil.Process().parents():

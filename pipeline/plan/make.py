@@ -17,7 +17,7 @@ def make_plan(project: Project, scale: str | None, cluster: str | None, nodes: i
     Args:
         project: the project. Its folder must be the working directory, or DVC cannot tell what is cached.
         scale: plans all that `pointrend select` selects at this scale; if None, what is selected.
-        cluster: a file of ``configs/clusters``; if None, the selected one.
+        cluster: a file of ``configs/clusters``; if None, the selected one, or the scale's own if none is selected.
         nodes: the number of nodes, each with as many GPUs as one run asks for.
 
     Raises:
@@ -25,13 +25,13 @@ def make_plan(project: Project, scale: str | None, cluster: str | None, nodes: i
             ``configs/throughput.yaml`` has no image size for a dataset.
     """
     params = project.params() if project.params_file.is_file() else None
-    name = cluster or (params or project.params()).cluster
     if scale is None:
         params = params or project.params()
         scale, selection = params.scale, project.selection()
     else:
         # Only what DVC watches depends on the data root.
         selection = project.select(scale, params.data_root if params else "")
+    name = cluster or (params.cluster if params else project.default_cluster(scale))
     if params is not None and params.scale != scale:
         params = None
     check_batch_norm(project, scale, selection, name, params)
