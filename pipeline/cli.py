@@ -1,6 +1,7 @@
 """The commands of ``pointrend`` that need the pipeline. They are registered as entry points."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from pipeline.config.batch_norm import check_batch_norm
 from pipeline.config.exclusions import exclude, select_command
 from pipeline.config.params import DATA_ROOT
 from pipeline.config.project import Project
+from pipeline.config.raw_data import missing_raw_data
 from pipeline.config.reader import ConfigError
 from pipeline.config.selection import Selection
 from pipeline.config.selection_files import params_text, selection_text
@@ -22,7 +24,7 @@ from pipeline.config.sweep_tasks import resolve_sweep
 from pipeline.errors import UserError
 from pipeline.files import atomic_file
 from pipeline.graph import match_git, refuse_while_running
-from pipeline.stage import Stage, errors_as_messages
+from pipeline.stage import Stage, enter_project, errors_as_messages, seen_from
 
 if TYPE_CHECKING:
     from pipeline.cluster.jobs import Jobs
@@ -40,7 +42,9 @@ jobs = typer.Typer(help="List, follow or stop the jobs on the Ray cluster.", no_
 @errors_as_messages()
 def select(
     scale: Annotated[str, typer.Argument(help="a folder of configs/experiments: demo, nuclei, paper, ...")],
-    data_root: Annotated[str, typer.Option(help="folder or URI that contains the datasets")] = DATA_ROOT,
+    data_root: Annotated[
+        str | None, typer.Option(help="folder or URI that contains the datasets; by default data in the project")
+    ] = None,
     cluster: Annotated[
         str | None, typer.Option(help="a file of configs/clusters; by default the scale's own, or laptop")
     ] = None,
@@ -50,7 +54,9 @@ def select(
     without: Without = None,
 ) -> None:
     """Choose what `dvc repro` runs: write a scale's runs and sweeps to selection.yaml, its settings to params.yaml."""
-    write_selection(Project(Path.cwd()), scale, data_root, cluster, seeds, without or ())
+    here, project = Path.cwd(), enter_project()
+    root = DATA_ROOT if data_root is None else seen_from(project.root, here, data_root)
+    write_selection(project, scale, root, cluster, seeds, without or ())
 
 
 def write_selection(
@@ -78,7 +84,7 @@ def write_selection(
     """
     refuse_while_running(project.root)
     if cluster is None:
-        cluster = scale if (project.configs / "clusters" / f"{scale}.yaml").is_file() else "laptop"
+        cluster = project.default_cluster(scale)
     selection = exclude(project, project.select(scale, data_root, seeds), without)
     params = project.initial_params(scale, data_root, cluster)
     check_batch_norm(project, scale, selection, cluster, command=select_command(params, without=without, seeds=seeds))
@@ -97,7 +103,7 @@ def write_selection(
         typer.echo(f"sweeps: {', '.join(selection.sweeps)}")
     if selection.excluded:
         typer.echo(f"left out: {', '.join(selection.excluded)}")
-    for line in reset:
+    for line in (*reset, *missing_raw_data(project, scale, selection, data_root).values()):
         typer.echo(line)
     if note := match_git(project.root):
         typer.echo(note)
@@ -143,7 +149,7 @@ def plan(
     from pipeline.plan.make import make_plan
     from pipeline.plan.text import show
 
-    found = make_plan(Project(Path.cwd()), scale, cluster, nodes, without or (), gpu)
+    found = make_plan(enter_project(), scale, cluster, nodes, without or (), gpu)
     if as_json:
         typer.echo(json.dumps(found.as_json()))
     else:
@@ -169,6 +175,7 @@ def check(
     from pipeline.check.scale import CheckedScale, Outcome
     from pipeline.check.table import show
 
+    enter_project()
     checked = CheckedScale(Stage(), scale, cluster, run or (), without or ())
     done = 0
 
@@ -197,7 +204,8 @@ def sweep(file: Annotated[Path, typer.Argument(help="a file of configs/sweeps")]
     # Imported here: the other commands start faster without it.
     from pipeline.cluster.sweeps import collect_sweep
 
-    stage = Stage()
+    here, project = Path.cwd(), enter_project()
+    file, stage = Path(seen_from(project.root, here, str(file))), Stage()
     task, _ = resolve_sweep(stage.project, stage.params.scale, file, stage.selection.runs, stage.params)
     collect_sweep(stage, task)
     output = stage.outputs.sweep(task.name)
@@ -208,10 +216,16 @@ def sweep(file: Annotated[Path, typer.Argument(help="a file of configs/sweeps")]
 NO_JOBS = "No job waits or runs on this machine, and RAY_ADDRESS names no cluster."
 
 
-def _jobs() -> "Jobs":
+def _find_jobs() -> "Jobs | None":
+    # A cluster's jobs are there for whoever has its address, also outside a project.
+    root = Path.cwd() if os.environ.get("RAY_ADDRESS") else enter_project().root
     from pipeline.cluster.submission import find_jobs  # Ray takes seconds to import
 
-    if (found := find_jobs(Path.cwd())) is None:
+    return find_jobs(root)
+
+
+def _jobs() -> "Jobs":
+    if (found := _find_jobs()) is None:
         raise UserError(NO_JOBS)
     return found
 
@@ -231,9 +245,7 @@ def _job_id(jobs: "Jobs", name: str) -> str:
 @errors_as_messages()
 def list_jobs() -> None:
     """Show all jobs that Ray remembers, with the minutes from the submission of each to its end, or until now."""
-    from pipeline.cluster.submission import find_jobs  # Ray takes seconds to import
-
-    if (found := find_jobs(Path.cwd())) is None:
+    if (found := _find_jobs()) is None:
         typer.echo(NO_JOBS)
         return
     table = Table("job", "status", "submitted", "minutes", box=None, pad_edge=False)

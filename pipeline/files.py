@@ -1,5 +1,8 @@
 """Writes files and folders that appear whole or not at all: under a temporary name first, then renamed."""
 
+import errno
+import fcntl
+import hashlib
 import json
 import os
 import tempfile
@@ -73,6 +76,34 @@ def atomic_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+#: What a file system without `flock` answers, such as a Lustre that is mounted without it.
+NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds the lock of a file during the block; waits for it.
+
+    Where the file's own file system has no locks, a file in this machine's temporary folder is locked instead: then
+    other machines are not kept out.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+        else:
+            yield
+            return
+    name = hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:16]
+    local = Path(tempfile.gettempdir()) / f"pointrend-{os.getuid()}-{name}.lock"
+    with os.fdopen(os.open(local, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)) as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -129,6 +129,12 @@ def stages_under_way() -> list[str] | None:
     return None
 
 
+def goes_on_after_failure() -> bool:
+    """Whether the DVC command that runs this process goes on where the data of a stage are missing."""
+    options = {"-k", "--keep-going", "-i", "--ignore-errors", "--allow-missing"}
+    return any(not options.isdisjoint(words) for _, words in parent_dvcs())
+
+
 def _parse(words: list[str]) -> Namespace | None:
     """The arguments of a DVC command that runs stages; None if it is another command."""
     from dvc.cli import parse_args

@@ -31,7 +31,7 @@ from pipeline.errors import UserError
 from pipeline.graph import refuse_while_running
 from pipeline.progress import progress
 from pipeline.report.dataset_check import check_sheet, sheet_path, show_left_out, show_problems, show_sheet, show_survey
-from pipeline.stage import errors_as_messages
+from pipeline.stage import enter_project, errors_as_messages, seen_from
 from pointrend.specs import Orientation, Task
 from pointrend.wording import counted
 from pointrend.zoo import ZOO, address, fetch
@@ -279,7 +279,7 @@ def train(
     ignore: IgnoreOption = "255",
     drop_invalid: DropOption = False,
     orientation: OrientationOption = None,
-    data_root: DataRootOption = "data",
+    data_root: Annotated[str | None, typer.Option(help="as for `data check`; by default data in the project")] = None,
     name: Annotated[str, typer.Option(help="of the scale, and of its files in configs/")] = "mine",
     start: Annotated[
         str | None,
@@ -314,7 +314,14 @@ def train(
     ] = True,
 ) -> None:
     """Train on your own data: write its configuration as a scale, select it, and run `dvc repro`."""
-    project = Project(Path.cwd())
+    here, project = Path.cwd(), enter_project()
+    data = Path(seen_from(project.root, here, str(data)))
+    images, val, val_images = (
+        path and Path(seen_from(project.root, here, str(path))) for path in (images, val, val_images)
+    )
+    data_root = "data" if data_root is None else seen_from(project.root, here, data_root)
+    if start is not None and (here / start).is_file():
+        start = seen_from(project.root, here, start)
     refuse_while_running(project.root)
     if not re.fullmatch(NAME, name):
         raise UserError(f"--name {name}: expected letters without accents, digits and _, as in photos_2026")

@@ -25,6 +25,7 @@ from pipeline.config.selection import Selection
 from pipeline.data.storage import Storage
 from pipeline.dvc_process import end_with_dvc
 from pipeline.errors import UserError
+from pointrend.runs import find_checkout
 
 NO_PROXY = ("no_proxy", "NO_PROXY")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -126,6 +127,32 @@ class Stage:
         """The storage that the file names in a dataset's manifests are relative to."""
         config = self.dataset(dataset)
         return Storage(join(self.data_root(config), config.root))
+
+
+class NoProjectError(UserError):
+    """Neither the working directory nor a folder above it is a checkout of the project."""
+
+
+def enter_project() -> Project:
+    """The project that the working directory lies in; its root becomes the working directory, which DVC asks for.
+
+    Raises:
+        NoProjectError: if there is none.
+    """
+    here = Path.cwd()
+    if (root := find_checkout(here)) is None:
+        raise NoProjectError(
+            f"no project here: neither {here} nor a folder above it has dvc.yaml and configs/experiments; change to "
+            "your checkout of the repository, or get one with `git clone` and run `make install` in it"
+        )
+    os.chdir(root)
+    return Project(root)
+
+
+def seen_from(root: Path, here: Path, path: str) -> str:
+    """A relative path that a user gave in the folder ``here``, as it has to be given in ``root``."""
+    same = is_remote(path) or Path(path).is_absolute() or here == root
+    return path if same else os.path.relpath(here / path, root)
 
 
 def bypass_proxy_for_loopback() -> None:

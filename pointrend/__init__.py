@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from pointrend.semantic import SemanticSegmenter
     from pointrend.weights import load_backbone, load_detectron2, load_model, load_weights, save_weights
 
+__version__ = "0.1.0"
+
 __all__ = [
     "MaskRCNN",
     "PointSampling",

@@ -10,10 +10,31 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
+from pointrend import __version__
 from pointrend.specs import MODELS, PAPER_RENDERING, InstanceSpec, Rendering, list_models
 from pointrend.wording import counted
 
-app = typer.Typer(help="PointRend: image segmentation as rendering.", no_args_is_help=True, add_completion=False)
+app = typer.Typer(
+    help="PointRend: image segmentation as rendering.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"pointrend {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", help="show the version and exit", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """PointRend: image segmentation as rendering."""
+
 
 # Of weights that do not say what they are. Those of this library's files can be overridden too.
 ModelOption = Annotated[str | None, typer.Option(help="see `pointrend models`; default: what the weights say")]
@@ -241,7 +262,14 @@ def add_installed_commands() -> None:
             app.command(entry.name)(command)
 
 
+def expand_home(argument: str) -> str:
+    """An argument such as ``--out=~/x`` with the home folder in it: shells expand ``~`` only where a word begins."""
+    option, _, value = argument.partition("=")
+    return f"{option}={Path(value).expanduser()}" if option.startswith("--") and value.startswith("~") else argument
+
+
 def main() -> None:
     """The entry point of the ``pointrend`` command."""
+    sys.argv[1:] = map(expand_home, sys.argv[1:])
     add_installed_commands()
     app()

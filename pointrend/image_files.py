@@ -24,7 +24,7 @@ def write_image(pixels: np.ndarray, path: Path) -> None:
     """Writes uint8 (H, W), (H, W, 3) or (H, W, 4), or uint16 (H, W), in the suffix's format, whole or not at all.
 
     Raises:
-        ValueError: naming the file, if it is too long for a JPEG.
+        ValueError: naming the file, for another suffix or if it is too long for a JPEG.
     """
     if path.suffix == ".jpg" and max(pixels.shape) > JPEG_SIDE:
         height, width = pixels.shape[:2]
@@ -32,5 +32,7 @@ def write_image(pixels: np.ndarray, path: Path) -> None:
             f"{path}: {width} x {height} pixels; a JPEG has at most {JPEG_SIDE} a side, so write other files"
         )
     options: dict[str, dict[str, Any]] = {".jpg": {"quality": 95, "subsampling": 0}, ".png": {"compress_level": 3}}
+    if path.suffix not in options:
+        raise ValueError(f"{path}: expected a name that ends in {' or '.join(options)}")
     with atomic_output(path) as fresh:
         Image.fromarray(pixels).save(fresh, **options[path.suffix])

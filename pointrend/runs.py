@@ -8,10 +8,17 @@ from pathlib import Path
 
 from pointrend.zoo import ZOO_MODELS, address
 
+CHECKOUT = ("dvc.yaml", "configs/experiments")  # what the root of a checkout has
 SUFFIXES = (".safetensors", ".pth", ".pt", ".pkl")
 LISTED = 12  # names in a message
 
 BEST = "best.safetensors"
+
+
+def find_checkout(folder: Path) -> Path | None:
+    """The checkout that a folder lies in, as git finds its own: the folder itself or the nearest one above it."""
+    folder = folder.absolute()
+    return next((root for root in (folder, *folder.parents) if all((root / each).exists() for each in CHECKOUT)), None)
 
 
 def run_weights(name: str, root: Path) -> Path | None:
@@ -92,7 +99,8 @@ def find_weights(source: str) -> tuple[str | Path, dict[str, float]]:
     """
     if address(source) is not None or Path(source).is_file():
         return source, {}
-    weights = run_weights(source, Path.cwd())
+    root = find_checkout(Path.cwd()) or Path.cwd()
+    weights = run_weights(source, root)
     if weights is not None:
         return weights, run_scores(weights)
     path = Path(source)
@@ -101,14 +109,14 @@ def find_weights(source: str) -> tuple[str | Path, dict[str, float]]:
     if path.suffix:
         near = [str(path.with_name(name)) for name in _near(path.name, _weight_files(path.parent))]
         raise FileNotFoundError(f"{source}: no such weight file" + (f"; near it: {', '.join(near)}" if near else ""))
-    runs = _run_names(Path.cwd())
+    runs = _run_names(root)
     known = [*runs, *(name.partition("/")[2] for name in runs), *ZOO_MODELS]
     near = _near(source, known)
     raise FileNotFoundError(
-        f"{source}: no such weight file, no run in {Path('outputs').absolute()}/<scale>/train, and no name of the "
+        f"{source}: no such weight file, no run in {root / 'outputs'}/<scale>/train, and no name of the "
         f"model zoo"
         + (f"; did you mean {' or '.join(near)}?" if near else "")
-        + (f"\nruns there are: {_listed(runs)}" if runs else "\nthere are no runs with weights in this folder")
+        + (f"\nruns there are: {_listed(runs)}" if runs else f"\nthere are no runs with weights in {root}")
     )
 
 

@@ -3,9 +3,11 @@
 from pipeline.config.batch_norm import check_batch_norm
 from pipeline.config.code import KINDS, code_of
 from pipeline.config.exclusions import select_command
+from pipeline.config.raw_data import missing_raw_data, refuse_missing
 from pipeline.config.sweep_tasks import resolve_selected, sweep_file
 from pipeline.config.sweeps import ShownSweep, load_sweep
 from pipeline.files import atomic_folder, write_json
+from pipeline.graph import goes_on_after_failure, stages_in_scope
 from pipeline.stage import Stage, run_stage
 
 
@@ -15,6 +17,10 @@ def main() -> None:
     project.check(params, selection)
     command = select_command(params, without=selection.excluded)
     check_batch_norm(project, params.scale, selection, params.cluster, params, command)
+    missing = missing_raw_data(project, params.scale, selection, params.data_root)
+    if missing and not goes_on_after_failure():
+        needed = stages_in_scope(f"prepare@{name}" for name in missing)
+        refuse_missing([text for name, text in missing.items() if f"prepare@{name}" in needed])
     with atomic_folder(stage.outputs.root / "config", replace=True) as folder:
         for kind in ("synthetic", "datasets", "train", "evaluate", "sweep", "code"):
             (folder / kind).mkdir()

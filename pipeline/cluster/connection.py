@@ -10,6 +10,7 @@ import psutil
 import ray
 from ray._private.parameter import RayParams
 
+from pipeline.cluster.machine import adapt_to_machine
 from pipeline.config.clusters import ClusterConfig
 from pipeline.data.cpus import usable_cpus
 
@@ -65,6 +66,7 @@ def local_ray(cpus: int) -> Iterator[Addresses]:
     Args:
         cpus: how many CPU cores Ray offers at least; it offers all cores of the machine if there are more.
     """
+    adapt_to_machine()
     process = psutil.Process()
     others = set(process.children(recursive=True))
     with free_agent_port():

@@ -31,6 +31,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.cluster.machine import socket_folder
+
 #: The environment variable with the path of the server's socket.
 ADDRESS = "POINTREND_FORK_SERVER"
 #: What the server imports: the large libraries of jobs, and no module of the project.
@@ -107,8 +109,7 @@ def fork_server() -> Iterator[Path | None]:
     if sys.platform != "linux":
         yield None
         return
-    # Below the system's folder, because the path of a socket has to be short.
-    path = Path(tempfile.mkdtemp(prefix="pointrend-")) / "fork"
+    path = Path(tempfile.mkdtemp(prefix="pointrend-", dir=socket_folder())) / "fork"
     server = subprocess.Popen([sys.executable, "-m", "pipeline.cluster.fork_server", str(path)], stdin=subprocess.PIPE)
     try:
         yield path

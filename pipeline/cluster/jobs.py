@@ -116,20 +116,29 @@ class Jobs:
 
     def _retry(self, call: Callable[[], T]) -> T:
         """Calls until Ray answers, for up to :data:`PATIENCE_SECONDS`, and returns the result."""
-        begun, reported = time.monotonic(), False
+        begun = time.monotonic()
+        # Also while a single call hangs, as those to a dashboard do whose head has died.
+        report = threading.Timer(SILENT_SECONDS, self._report_waiting)
+        report.daemon = True
+        report.start()
+        try:
+            return self._until_answered(call, begun)
+        finally:
+            report.cancel()
+
+    def _report_waiting(self) -> None:
+        print(f"Ray at {self.address} does not answer; waiting up to {PATIENCE_SECONDS:.0f} s", flush=True)
+
+    def _until_answered(self, call: Callable[[], T], begun: float) -> T:
         while True:
             try:
                 return call()
             except UNREACHABLE as error:
-                waited = time.monotonic() - begun
-                if waited > PATIENCE_SECONDS:
+                if time.monotonic() - begun > PATIENCE_SECONDS:
                     raise RayUnreachableError(
                         f"{self.address}: Ray has not answered for {PATIENCE_SECONDS:.0f} s; the results and "
                         f"checkpoints of its jobs are kept, and `dvc repro` continues from them ({error})"
                     ) from error
-                if not reported and waited > SILENT_SECONDS:
-                    reported = True
-                    print(f"Ray at {self.address} does not answer; waiting up to {PATIENCE_SECONDS:.0f} s", flush=True)
                 time.sleep(0.5)
 
     def nodes(self) -> list[Resources]:

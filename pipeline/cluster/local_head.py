@@ -3,7 +3,6 @@
 A keeper process, which runs this module as a program, starts Ray and stops it, so that no process of Ray stays behind.
 """
 
-import fcntl
 import json
 import math
 import os
@@ -19,8 +18,9 @@ import psutil
 from pipeline.cluster.connection import local_ray
 from pipeline.cluster.fork_server import ADDRESS, fork_server
 from pipeline.cluster.jobs import Jobs, RayUnreachableError
+from pipeline.cluster.machine import explain_failure, make_token, use_token
 from pipeline.errors import UserError
-from pipeline.files import write_json
+from pipeline.files import locked, write_json
 
 START_SECONDS = 120.0
 #: How long a Ray that runs has to answer.
@@ -31,20 +31,17 @@ LOOK_SECONDS = 2.0
 IDLE_SECONDS = 10.0
 
 # A job may wait without limit, and a job that is stopped has a minute to write a checkpoint.
-ENVIRONMENT = {"RAY_JOB_START_TIMEOUT_SECONDS": "1e9", "RAY_JOB_STOP_WAIT_TIME_S": "60"}
+ENVIRONMENT = {
+    "RAY_JOB_START_TIMEOUT_SECONDS": "1e9",
+    "RAY_JOB_STOP_WAIT_TIME_S": "60",
+}
 
 
 class LocalRayError(UserError):
     """The Ray on this machine did not start, or does not answer."""
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Holds the lock that a process needs to start Ray, to stop it, or to submit jobs to it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
+LOCK = "lock"  # the file whose lock a process needs to start Ray, to stop it, or to submit jobs to it
 
 
 def find_ray(folder: Path) -> Jobs | None:
@@ -53,6 +50,7 @@ def find_ray(folder: Path) -> Jobs | None:
     Raises:
         LocalRayError: if it runs and does not answer.
     """
+    use_token(folder)
     end = time.monotonic() + ANSWER_SECONDS
     while True:
         try:
@@ -87,13 +85,14 @@ def ensure_ray(
     Raises:
         LocalRayError: if Ray does not start or does not answer.
     """
-    with _locked(folder):
+    with locked(folder / LOCK):
         yield find_ray(folder) or _start(folder, cpus, idle_seconds, environment or {})
 
 
 def _start(folder: Path, cpus: float, idle_seconds: float, environment: Mapping[str, str]) -> Jobs:
     log = folder / "ray.log"
     (folder / "ray.json").unlink(missing_ok=True)
+    make_token(folder)
     with log.open("w") as stream:
         keeper = subprocess.Popen(
             [sys.executable, "-m", "pipeline.cluster.local_head", str(folder), str(math.ceil(cpus)), str(idle_seconds)],
@@ -110,7 +109,7 @@ def _start(folder: Path, cpus: float, idle_seconds: float, environment: Mapping[
         time.sleep(0.1)
     keeper.terminate()
     keeper.wait()
-    raise LocalRayError(f"Ray did not start on this machine; {log} ends with:\n{log.read_text()[-2000:]}")
+    raise LocalRayError(f"Ray did not start on this machine: {explain_failure(log.read_text())}; the rest is in {log}")
 
 
 def run_until_idle(folder: Path, cpus: int, idle_seconds: float) -> None:
@@ -133,7 +132,7 @@ def _run_ray(folder: Path, cpus: int, idle_seconds: float) -> None:
             if jobs.live():
                 idle_since = time.monotonic()
             elif time.monotonic() > idle_since + idle_seconds:
-                with _locked(folder):
+                with locked(folder / LOCK):
                     # A job may have been submitted while this process waited for the lock.
                     if not jobs.live():
                         state.unlink()

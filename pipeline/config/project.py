@@ -75,6 +75,10 @@ class Project:
     def cluster(self, name: str) -> ClusterConfig:
         return load(ClusterConfig, self.configs / "clusters" / f"{name}.yaml")
 
+    def default_cluster(self, scale: str) -> str:
+        """The cluster of a scale that is not told another one: that of its name, or else ``laptop``."""
+        return scale if scale in self.cluster_names() else "laptop"
+
     def cluster_names(self) -> list[str]:
         return sorted(path.stem for path in (self.configs / "clusters").glob("*.yaml"))
 

@@ -143,6 +143,12 @@ def resolve_sweep(
         ConfigError: if the file is wrong, or does not go with the runs and experiments that it names.
     """
     sweep = load_sweep(path)
+    folder = path.resolve().parent
+    if folder.parent == (project.configs / "sweeps").resolve() and folder.name != scale:
+        raise ConfigError(
+            f"{path}: is a sweep of scale {folder.name}, but {scale} is selected; `pointrend select {folder.name}` "
+            f"selects its data and runs, or copy the file out of {folder.name}/ to run it on those of {scale}"
+        )
     resolver = _Resolver(project, scale, runs, params)
     try:
         if isinstance(sweep, SubdivisionSweep):

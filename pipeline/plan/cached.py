@@ -1,7 +1,11 @@
 """Finds the trainings and sweeps whose results DVC has."""
 
+import json
+from functools import cache
+
 from pydantic import BaseModel
 
+from pipeline.config.code import KINDS, code_of
 from pipeline.config.params import Params
 from pipeline.config.project import Project
 from pipeline.config.selection import Selection
@@ -27,6 +31,12 @@ def cached_stages(project: Project, params: Params, planned: Selection) -> tuple
     # DVC's graph has only the stages that are selected now.
     outputs, selected = Outputs(project.root, params.scale), project.selection()
 
+    @cache
+    def has_code(*kind: str) -> bool:
+        """Whether the code of a kind of stage is what `configure` has listed last, which is what DVC sees."""
+        file = outputs.root / "config" / "code" / f"{'-'.join(kind)}.json"
+        return file.is_file() and json.loads(file.read_text(encoding="utf-8")) == code_of(project.root, *kind)
+
     def is_current(kind: str, name: str, resolved: BaseModel) -> bool:
         file = outputs.config(kind, name)
         return file.is_file() and file.read_text(encoding="utf-8") == resolved.model_dump_json(indent=1)
@@ -34,21 +44,24 @@ def cached_stages(project: Project, params: Params, planned: Selection) -> tuple
     makers: dict[str, set[str]] = {}  # for each dataset with a current configuration, the stages that make it
     for name in selected.datasets:
         dataset = project.dataset(name)
-        if not is_current("datasets", name, dataset):
+        if not (is_current("datasets", name, dataset) and has_code("prepare")):
             continue
         if not dataset.synthetic:
             makers[name] = {f"prepare@{name}"}
-        elif is_current("synthetic", dataset.root, project.synthetic(dataset.root)):
+        elif is_current("synthetic", dataset.root, project.synthetic(dataset.root)) and has_code("generate"):
             makers[name] = {f"prepare@{name}", f"generate@{dataset.root}"}
     runs = {
         f"train@{name}": run
         for name, run in selected.runs.items()
-        if planned.runs.get(name) == run and is_current("train", name, project.run(params.scale, name, run, params)[0])
+        if planned.runs.get(name) == run
+        and has_code("train", run.task)
+        and is_current("train", name, project.run(params.scale, name, run, params)[0])
     }
     sweeps = {
         f"sweep@{name}": sweep
         for name, sweep in selected.sweeps.items()
         if planned.sweeps.get(name) == sweep
+        and has_code("sweep", sweep.task)
         and is_current("sweep", name, resolve_selected(project, params.scale, name, selected, params))
     }
     try:
@@ -64,4 +77,7 @@ def cached_stages(project: Project, params: Params, planned: Selection) -> tuple
         to_run = stages_to_run(project.root, asked)
     except GraphError as error:
         return {}, str(error)
-    return {stage: stage not in to_run for stage in asked}, "stages that they depend on have to run first"
+    why = "stages that they depend on have to run first"
+    if outputs.root.is_dir() and not all(has_code(*kind) for kind in KINDS if kind != ("report",)):
+        why = "code was edited since `dvc repro configure` listed it; run that first"
+    return {stage: stage not in to_run for stage in asked}, why

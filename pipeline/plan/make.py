@@ -27,7 +27,7 @@ def make_plan(
     Args:
         project: the project. Its folder must be the working directory, or DVC cannot tell what is cached.
         scale: plans all that `pointrend select` selects at this scale; if None, what is selected.
-        cluster: a file of ``configs/clusters``; if None, the selected one.
+        cluster: a file of ``configs/clusters``; if None, the selected one, or the scale's own if none is selected.
         nodes: the number of nodes, each with as many GPUs as one run asks for.
         without: experiments and sweeps to leave out, see :func:`pipeline.config.exclusions.exclude`.
         gpu: a GPU of ``configs/throughput.yaml`` to estimate all hours for, whatever `pointrend check` has measured;
@@ -39,7 +39,6 @@ def make_plan(
     """
     throughput = load(Throughput, project.configs / "throughput.yaml").chosen(gpu)
     params = project.params() if project.params_file.is_file() else None
-    name = cluster or (params or project.params()).cluster
     given = command_text("plan", scale, {"cluster": cluster, "gpu": gpu}, without)
     if scale is None:
         params = params or project.params()
@@ -47,6 +46,7 @@ def make_plan(
     else:
         # Only what DVC watches depends on the data root.
         selection = project.select(scale, params.data_root if params else "")
+    name = cluster or (params.cluster if params else project.default_cluster(scale))
     if params is not None and params.scale != scale:
         params = None
     selection = exclude(project, selection, without)

@@ -9,7 +9,6 @@ and waits without limit for the others at exit.
 """
 
 import copy
-import fcntl
 import functools
 import logging
 import os
@@ -28,6 +27,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from pipeline.errors import UserError
+from pipeline.files import locked
 from pipeline.stage import Stage
 from pipeline.tracking.store import tracking_uri
 from pipeline.training.metrics_file import MetricEntry
@@ -92,9 +92,7 @@ class Tracker:
                 self.client = self._try(lambda: MlflowClient(uri))
             self.experiment_id = self._try(self._find_or_create_experiment)
         except FAILURES as error:
-            raise TrackingError(
-                f"MLflow at {uri} cannot be used; start it or change MLFLOW_TRACKING_URI ({_reason(error)})"
-            ) from error
+            raise TrackingError(f"MLflow at {uri} cannot be used; {_remedy(error)} ({_reason(error)})") from error
 
     def with_patience(self, seconds: float) -> Self:
         """A tracker of the same experiment with another patience."""
@@ -228,10 +226,7 @@ def _database_lock(uri: str) -> Iterator[None]:
     if not scheme:
         yield
         return
-    lock = Path(f"{file}.lock")
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+    with locked(Path(f"{file}.lock")):
         yield
 
 
@@ -240,6 +235,20 @@ def is_transient(error: Exception) -> bool:
     if isinstance(error, MlflowException):
         return error.error_code in TRANSIENT_CODES
     return isinstance(error, OperationalError | requests.RequestException)
+
+
+def _remedy(error: Exception) -> str:
+    """What to do about an error of the first calls to a server or database."""
+    status = error.get_http_status_code() if isinstance(error, MlflowException) else None
+    if status == 401:
+        user = os.environ.get("MLFLOW_TRACKING_USERNAME")
+        said = f"it refuses the password of {user}" if user else "it asks for a name and a password"
+        return f"{said}: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, and start the local Ray again"
+    if status == 403:
+        return "its user may not do this: ask who runs the server for the right to edit this experiment"
+    if "ProxyError" in str(error):
+        return "a proxy does not let it through: add its host to no_proxy"
+    return "start it or change MLFLOW_TRACKING_URI"
 
 
 def _reason(error: Exception) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from pointrend.predict_command import choose_device
-from pointrend.runs import find_weights
+from pointrend.runs import find_checkout, find_weights
 from pointrend.ui.session import Session, Weights, best, offered_weights
 from pointrend.weights import load_model
 
@@ -67,7 +67,8 @@ def run_ui(
 
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     chosen = choose_device(device)
-    offered, problems = offered_weights(Path.cwd())
+    root = find_checkout(Path.cwd()) or Path.cwd()
+    offered, problems = offered_weights(root)
     for problem in problems:
         console.print(problem, markup=False)
     start = None
@@ -78,7 +79,7 @@ def run_ui(
             start = 0
     if not offered:
         raise ValueError(
-            f"there are no runs in {Path('outputs').absolute()}/<scale>/train; name weights with --weights, or start "
+            f"there are no runs in {root / 'outputs'}/<scale>/train; name weights with --weights, or start "
             "this in the folder of a project"
         )
     session = Session(offered, best(offered) if start is None else start, chosen, bits)
