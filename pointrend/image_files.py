@@ -7,17 +7,24 @@ import numpy as np
 from PIL import Image
 
 from pointrend.files import atomic_output
-from pointrend.pixels import ImageFile, decode_image
+from pointrend.pixels import ImageFile, Reading, decode_image
 
 #: The longest side that the JPEG format has room for, in Pillow's encoder.
 JPEG_SIDE = 65_500
 
 
-def read_image(path: Path, *, bits: int | None = None, max_pixels: int | None = None) -> ImageFile:
-    """:func:`pointrend.pixels.decode_image` of a file, upright."""
+def read_image(
+    path: Path,
+    *,
+    bits: int | None = None,
+    pixel_range: tuple[float, float] | None = None,
+    max_pixels: int | None = None,
+) -> ImageFile:
+    """:func:`pointrend.pixels.decode_image` of a file, upright; ``bits`` overrules ``pixel_range``."""
     if path.exists() and not path.is_file():  # opening a pipe would wait for ever
         raise OSError(f"{path}: not a file, but a folder, a pipe or a device")
-    return decode_image(path, str(path), bits=bits, max_pixels=max_pixels)
+    reading = Reading("exif", pixel_range if bits is None else None)
+    return decode_image(path, str(path), reading, bits=bits, max_pixels=max_pixels)
 
 
 def write_image(pixels: np.ndarray, path: Path) -> None:

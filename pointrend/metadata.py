@@ -12,8 +12,9 @@ It is one JSON object in the file's safetensors metadata, under the key ``pointr
 
 ``spec`` has all fields of the model's spec (:mod:`pointrend.specs`), so that a later change of a name's defaults
 changes no stored model. ``classes`` are in the order of the model's outputs, with the ids of the dataset's annotations;
-null where nobody said. ``origin`` has any of the keys of ``ORIGIN_KEYS``. There is no date and no score: the same
-training writes the same bytes, and scores come after the weights. Records of trainings and evaluations have both.
+null where nobody said. ``origin`` has any of the keys of ``ORIGIN_KEYS``. A model of pictures of more than 8 bits has
+``"pixel_range": [BLACK, WHITE]``, the values that were black and white in training. There is no date and no score: the
+same training writes the same bytes, and scores come after the weights. Records of trainings and evaluations have both.
 """
 
 import json
@@ -74,15 +75,18 @@ class ModelMetadata:
         spec: its structure.
         classes: K, in the order of the outputs; None if unknown.
         origin: where its weights are from, by the keys of ``ORIGIN_KEYS``.
+        pixel_range: the values that were black and white in pictures of more than 8 bits; None if all had 8.
 
     Raises:
-        ValueError: if there are not K classes, two have the same id, or a key of ``origin`` is unknown.
+        ValueError: if there are not K classes, two have the same id, a key of ``origin`` is unknown, or black is not
+            below white.
     """
 
     model: str
     spec: InstanceSpec | SemanticSpec
     classes: tuple[ClassInfo, ...] | None = None
     origin: Mapping[str, str] = field(default_factory=dict)
+    pixel_range: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         if self.classes is not None:
@@ -93,6 +97,8 @@ class ModelMetadata:
                 raise ValueError(f"the ids of the classes are {ids}, expected different ones from 0")
         if unknown := sorted(self.origin.keys() - set(ORIGIN_KEYS)):
             raise ValueError(f"origin has {', '.join(unknown)}, expected {', '.join(ORIGIN_KEYS)}")
+        if self.pixel_range is not None and not self.pixel_range[0] < self.pixel_range[1]:
+            raise ValueError(f"pixel_range is {list(self.pixel_range)}, expected black below white")
 
     def to_json(self) -> str:
         """The JSON object of the module's docstring; the same text for the same content."""
@@ -104,6 +110,8 @@ class ModelMetadata:
             "classes": None if self.classes is None else [asdict(known) for known in self.classes],
             "origin": dict(self.origin),
         }
+        if self.pixel_range is not None:
+            content["pixel_range"] = self.pixel_range
         return json.dumps(content, sort_keys=True, ensure_ascii=False)
 
 
@@ -140,6 +148,7 @@ def parse_metadata(text: str) -> ModelMetadata:
                 name: _value(str, value, f"origin.{name}")
                 for name, value in _value(dict, content.get("origin"), "origin").items()
             },
+            pixel_range=_value(tuple[float, float] | None, content.get("pixel_range"), "pixel_range"),
         )
     except MetadataError:
         raise

@@ -55,6 +55,7 @@ class Settings:
             its neighbours.
         half: compute in half precision: float16 on GPUs, bfloat16 on CPUs.
         bits: see :func:`pointrend.image_files.read_image`.
+        pixel_range: the same.
         show_points: draw the subdivision, step by step.
         tile: the side of semantic models' tiles in pixels; None for tiles of 2048 in images of more than 16 million
             pixels, and no tiles in others.
@@ -69,6 +70,7 @@ class Settings:
     bits: int | None = None
     show_points: bool = False
     tile: int | None = None
+    pixel_range: tuple[float, float] | None = None
 
     def tile_side(self, size: Size) -> int | None:
         """The side of the tiles of an image of size (H, W) for a semantic model; None to predict it at once."""
@@ -230,7 +232,8 @@ def _read_ahead(sources: Sequence[Input], settings: Settings, max_pixels: int) -
 
     def read(source: Input) -> ImageFile | Exception:
         try:
-            return read_image(source.path, bits=settings.bits, max_pixels=max_pixels)
+            limits = settings.pixel_range
+            return read_image(source.path, bits=settings.bits, pixel_range=limits, max_pixels=max_pixels)
         except (OSError, ValueError, MemoryError) as error:
             return error
 

@@ -161,6 +161,7 @@ def run_predict(request: Request) -> bool:
         request.bits,
         request.show_points,
         request.tile,
+        model.metadata.pixel_range,
     )
     where = "".join(f", {name} {value:g}" for name, value in scores.items())
     console.print(

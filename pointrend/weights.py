@@ -352,6 +352,7 @@ def save_weights(
     *,
     classes: Sequence[ClassInfo] | None = None,
     origin: Mapping[str, str] | None = None,
+    pixel_range: tuple[float, float] | None = None,
 ) -> None:
     """Writes a model's weights as safetensors, whole or not at all.
 
@@ -363,6 +364,7 @@ def save_weights(
         path: the ``.safetensors`` file.
         classes: the K classes, in the order of the outputs; by default those of ``model.metadata``.
         origin: where the weights are from, see :data:`pointrend.metadata.ORIGIN_KEYS`.
+        pixel_range: see :class:`pointrend.metadata.ModelMetadata`; by default that of ``model.metadata``.
 
     Raises:
         ValueError: if the name does not end in ``.safetensors``, or the classes do not fit the model.
@@ -374,7 +376,8 @@ def save_weights(
     stored = {}
     if (metadata := current_metadata(model, stride_in_1x1(model))) is not None:
         known = metadata.classes if classes is None else tuple(classes)
-        stored[KEY] = replace(metadata, classes=known, origin=origin or {}).to_json()
+        values = metadata.pixel_range if pixel_range is None else pixel_range
+        stored[KEY] = replace(metadata, classes=known, origin=origin or {}, pixel_range=values).to_json()
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     with atomic_output(path) as fresh:
         try:

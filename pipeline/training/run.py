@@ -124,7 +124,13 @@ def train_run(
     begun = time.monotonic()
     log = RunLog(MetricsFile(storage / METRICS), notify) if rank == 0 else None
     origin = {"dataset": config.dataset, "run": config.run, "data": training.data, "code": training.code}
-    save = partial(save_weights, model, classes=class_infos(prepared), origin=origin)
+    save = partial(
+        save_weights,
+        model,
+        classes=class_infos(prepared),
+        origin=origin,
+        pixel_range=prepared.reading.pixel_range,
+    )
     validator = None
     if measure is not None and best is not None:
         validator = Validator(config, workers, best, model, save, measure, log)

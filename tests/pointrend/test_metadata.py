@@ -88,6 +88,17 @@ class TestRoundTrip:
             save_weights(built("deeplabv3_tiny"), tmp_path / f"{file}.safetensors", classes=CLASSES, origin=origin)
         assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
 
+    def test_the_values_that_were_black_and_white(self, tmp_path: Path) -> None:
+        """Plain models do not have them, so that their files are those of earlier versions, byte for byte."""
+        save_weights(built("deeplabv3_tiny"), tmp_path / "plain.safetensors")
+        save_weights(built("deeplabv3_tiny"), tmp_path / "deep.safetensors", pixel_range=(-1024.0, 3071.0))
+        with safe_open(tmp_path / "plain.safetensors", "pt") as file:
+            assert "pixel_range" not in json.loads(file.metadata()[KEY])
+        deep = load_model(tmp_path / "deep.safetensors")
+        assert deep.metadata.pixel_range == (-1024.0, 3071.0)
+        save_weights(deep, tmp_path / "again.safetensors")
+        assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "deep.safetensors").read_bytes()
+
     def test_what_changed_after_building_is_what_is_written(self, tmp_path: Path) -> None:
         model = built("deeplabv3_tiny")
         model.set_output_stride(16)
@@ -214,6 +225,8 @@ class TestDamage:
             (lambda c: c.update(origin={"run": 3}), "origin.run in its metadata is 3, expected str"),
             (lambda c: c.update(origin={"where": "here"}), "origin has where"),
             (lambda c: c.update(model=None), "model in its metadata is None"),
+            (lambda c: c.update(pixel_range=[0, "4095"]), "pixel_range.1 in its metadata is '4095', expected float"),
+            (lambda c: c.update(pixel_range=[4095, 0]), "expected black below white"),
         ],
     )
     def test_is_an_error_that_names_the_field(

@@ -423,6 +423,22 @@ class TestUnusualAndBrokenImages:
         with pytest.raises(ValueError, match="need more than 10 bits"):
             read_image(Path("twelve.png"), bits=10)
 
+    @pytest.mark.parametrize("kind", [np.uint16, np.float32])
+    def test_the_range_of_the_model(self, kind: type, model: Any) -> None:
+        """Weights of a model of 12-bit or float pictures read them as in training, unless `--bits` says otherwise."""
+        values = (PIXELS[..., 0] * (4095 / 255)).astype(kind)
+        Image.fromarray(values).save("deep.tiff")
+        save_weights(model, Path("deep.safetensors"), classes=CLASSES, pixel_range=(0.0, 4095.0))
+        save_weights(model, Path("plain.safetensors"), classes=CLASSES)
+        image("plain.png", np.repeat((values * (255 / 4095)).round().astype(np.uint8)[..., None], 3, 2))
+        assert predict("deep.safetensors", "deep.tiff", "--score", "0", "--out", "deep").exit_code == 0
+        assert predict("plain.safetensors", "plain.png", "--score", "0", "--out", "plain").exit_code == 0
+        found, expected = (Path(folder, "predictions.json").read_text() for folder in ("deep", "plain"))
+        assert found == expected
+        assert predict("plain.safetensors", "deep.tiff", "--out", "refused").exit_code == 1
+        bits = predict("deep.safetensors", "deep.tiff", "--bits", "10", "--out", "refused")
+        assert bits.exit_code == 1
+
     @pytest.mark.parametrize("alpha", [False, True])
     def test_colours_of_16_bits(self, alpha: bool) -> None:
         from pointrend.image_files import read_image
