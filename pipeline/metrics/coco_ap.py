@@ -1,5 +1,6 @@
 """COCO mask AP from files alone: the numbers of pycocotools' COCOeval, without its loops."""
 
+import math
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from pycocotools import mask as coco_mask
 from pipeline.metrics.average_precision import AREAS, STATISTICS, average_precision, resampled_ap
 from pipeline.metrics.coco_files import detections, read_ground_truth, read_results
 from pipeline.metrics.matching import PairwiseIoU, match
+from pipeline.metrics.precision_recall import precision_recall
 
 
 def coco_ap(
@@ -20,6 +22,7 @@ def coco_ap(
     seed: int = 0,
     resampled: Collection[str] = tuple(STATISTICS),
     by_class: bool = False,
+    best_f1: bool = False,
 ) -> dict[str, Any]:
     """Mask AP in percent, averaged over IoU thresholds 0.50 to 0.95 and over categories.
 
@@ -30,19 +33,22 @@ def coco_ap(
         seed: of the resampling.
         resampled: the names of those metrics.
         by_class: whether to give the AP of each category as well.
+        best_f1: whether to give the score threshold with the best F1 as well.
 
     Returns:
         AP, AP50, AP75 and, by the objects' area (below 32^2, to 96^2, above), APs, APm, APl; NaN where there is no
         ground truth to average over. Without any prediction they are 0. With resamples also
         ``AP_resamples`` and so on: (resamples,), the values on them; see :mod:`pipeline.metrics.bootstrap`. With
-        ``by_class`` also ``AP_by_class``, by the categories' names.
+        ``by_class`` also ``AP_by_class``, by the categories' names, with
+        ``best_f1`` ``F1``, in percent, the best one of all categories together at IoU 0.5, and ``F1_score``, the
+        least score that it is reached with; see :mod:`pipeline.metrics.precision_recall`.
 
     Raises:
         DatasetError: for annotations with duplicate or unknown ids, or unusable masks.
         PredictionError: for an unknown image or category, a mask of another size than its image, or a score that
             is not finite.
     """
-    return score_instances(coco_mask.iou, annotations, predictions, resamples, seed, resampled, by_class)
+    return score_instances(coco_mask.iou, annotations, predictions, resamples, seed, resampled, by_class, best_f1)
 
 
 def score_instances(
@@ -53,6 +59,7 @@ def score_instances(
     seed: int,
     resampled: Collection[str],
     by_class: bool = False,
+    best_f1: bool = False,
 ) -> dict[str, Any]:
     """The statistics of :func:`coco_ap` with masks compared by ``iou``."""
     truth = read_ground_truth(annotations)
@@ -70,6 +77,10 @@ def score_instances(
             category["name"]: float(average_precision(own, all_once)["AP"][0])
             for category, own in zip(categories, of_class, strict=True)
         }
+    if best_f1:
+        curve = precision_recall(matches)
+        scores["F1_score"] = curve.best_score()
+        scores["F1"] = 100 * curve.at(scores["F1_score"])[2] if curve.objects else math.nan
     if resamples:
         scores |= resampled_ap(matches, images, resamples, seed, resampled)
     return scores
