@@ -28,6 +28,7 @@ class ReportInputs:
         missing: why the other selected runs have no results, by the run's name.
         sweeps: the results of the selected sweeps.
         findings: the paper's claims; those without any of the selected experiments are left out.
+        own: whether the page is about somebody's own data; then ``tables`` are those that were asked for.
         defined: all experiments of the scale; tables leave out, and name, the rows of others. None for all rows.
     """
 
@@ -43,9 +44,4 @@ class ReportInputs:
     sweeps: Sequence[SweepResult] = ()
     findings: FindingsConfig = field(default_factory=lambda: FindingsConfig({}))
     defined: Set[str] | None = None
-
-    @property
-    def is_own(self) -> bool:
-        """Whether the runs are about somebody's own data: no table of the paper has a row for them."""
-        tables = self.tables.values()
-        return bool(self.experiments) and not any(table.experiments & self.experiments for table in tables)
+    own: bool = False
