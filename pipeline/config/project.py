@@ -23,6 +23,7 @@ from pipeline.config.models import InstanceModelConfig, SemanticModelConfig, loa
 from pipeline.config.overrides import OverrideError, apply_overrides, changed_settings, check_overrides
 from pipeline.config.params import ExperimentOverrides, Params, SamplingOverrides
 from pipeline.config.reader import ConfigError, load
+from pipeline.config.scales import ScaleConfig, ScalesConfig
 from pipeline.config.schedules import ScheduleConfig, load_schedule
 from pipeline.config.selection import SelectedDataset, SelectedRun, Selection
 from pipeline.config.sweep_tasks import select_sweeps, swept_experiments
@@ -97,6 +98,20 @@ class Project:
 
     def findings(self) -> FindingsConfig:
         return load(FindingsConfig, self.configs / "findings.yaml")
+
+    def scale(self, name: str) -> ScaleConfig:
+        """What the report of a scale is about.
+
+        Raises:
+            ConfigError: if the file is wrong, or names a table that there is not.
+        """
+        path = self.configs / "scales.yaml"
+        scales = load(ScalesConfig, path).root
+        for scale, config in scales.items():
+            if unknown := [table for table in config.tables if table not in self.table_names()]:
+                known = ", ".join(self.table_names())
+                raise ConfigError(f"{path}:\n  {scale}.tables: {unknown[0]!r}, expected one of {known}")
+        return scales.get(name, ScaleConfig())
 
     def table_names(self) -> list[str]:
         return sorted(path.stem for path in (self.configs / "tables").glob("*.yaml"))
@@ -253,6 +268,7 @@ class Project:
         # Now, and not after the last training.
         self.figures()
         self.findings()
+        self.scale(params.scale)
         for name in self.table_names():
             self.table(name)
         known = {"scale": (params.scale, self.scales()), "cluster": (params.cluster, self.cluster_names())}

@@ -19,17 +19,21 @@ from pipeline.metrics.cityscapes_ap import cityscapes_ap
 from pipeline.metrics.coco_ap import coco_ap
 from pipeline.metrics.lvis_ap import ap_star
 
+RESAMPLED = ("AP", "AP50", "AP75")  # these take as long as AP alone
+
 
 def score_instances(prepared: PreparedDataset, predictions: Path, resamples: int = 0) -> Scores:
-    """All metrics of a COCO results file of the val split, in percent.
+    """All metrics of a COCO results file of the val split, in percent but for ``F1_score``.
 
     Args:
         prepared: the dataset.
         predictions: the COCO results file.
-        resamples: how many bootstrap resamples of the images to compute AP, AP* and boundary AP on as well.
+        resamples: how many bootstrap resamples of the images to compute AP, AP50 and AP75, their like of boundary AP,
+            and AP* on as well.
 
     Returns:
-        For a COCO dataset: AP, AP50, AP75, APs, APm and APl; the same for boundary AP (``boundary_AP`` ...); with LVIS
+        For a COCO dataset: AP, AP50, AP75, APs, APm and APl; the best F1 and the least score that it is reached with
+        (``F1``, and ``F1_score`` in [0, 1]); the same for boundary AP (``boundary_AP`` ...); with LVIS
         annotations also AP* on the images that have them (``AP_star``, ``AP_star50``, ``AP_star75``, ``AP_star_s``
         ...). For a Cityscapes dataset: AP and AP50, over all classes and by class (``AP-person`` ...). Undefined
         metrics, such as APs without small objects, are left out, because JSON and MLflow have only numbers. Details
@@ -41,10 +45,10 @@ def score_instances(prepared: PreparedDataset, predictions: Path, resamples: int
     details: dict[str, Any] = {}
     instances, lvis = prepared.truth / "instances.json", prepared.truth / "lvis.json"
     if instances.is_file():
-        scores = coco_ap(instances, predictions, resamples=resamples, resampled=["AP"], by_class=True)
+        scores = coco_ap(instances, predictions, resamples=resamples, resampled=RESAMPLED, by_class=True, best_f1=True)
         classes = scores.pop("AP_by_class")
         details["AP_by_class"] = {name: round(value, 4) for name, value in classes.items() if not math.isnan(value)}
-        boundary = boundary_ap(instances, predictions, resamples=resamples, resampled=["AP"])
+        boundary = boundary_ap(instances, predictions, resamples=resamples, resampled=RESAMPLED)
         scores |= {f"boundary_{name}": value for name, value in boundary.items()}
         if lvis.is_file():
             left_out = prepared.manifest("val")["id"].to_pylist()

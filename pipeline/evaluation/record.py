@@ -11,7 +11,7 @@ from pipeline.config.evaluations import EvaluationConfig
 from pipeline.files import write_json
 from pipeline.training.record import read_record
 
-MAIN_METRICS = ("AP", "AP_star", "boundary_AP")
+MAIN_METRICS = ("AP", "AP_star", "boundary_AP", "F1", "F1_score")
 
 
 class EvaluationRecord(BaseModel):
@@ -98,8 +98,8 @@ def summary(record: EvaluationRecord, settings: EvaluationConfig) -> dict[str, f
 
     The order of the settings is that of ``settings``, the run's configuration: a record's file has sorted keys.
 
-    These are AP, AP_star and boundary_AP for instances, mIoU and trimap mIoU for semantic labels, as far as they were
-    measured; in percent, rounded to two decimals. Empty for a run without evaluations.
+    These are AP, AP_star, boundary_AP, F1 and F1_score for instances, mIoU and trimap mIoU for semantic labels, as far
+    as they were measured; in percent but for F1_score, rounded to two decimals. Empty for a run without evaluations.
     """
     if not settings.root:
         return {}

@@ -35,6 +35,7 @@ class Matches(NamedTuple):
     """The matches of one category in one range of areas; detections sorted by falling score, then by image."""
 
     area: str  # of AREAS
+    scores: np.ndarray  # (D,)
     images: np.ndarray  # (D,) from 0 to N - 1
     right: np.ndarray  # (T, D) bool, true positives
     wrong: np.ndarray  # (T, D) bool, false positives; ignored detections are neither

@@ -20,9 +20,6 @@ from pipeline.metrics.segmentation_iou import confusion_counts, map_label_pairs
 
 #: Least mask IoU of a prediction and the object that it is matched with.
 MATCHING_IOU = 0.5
-#: The score thresholds of which the one with the best F1 is taken, and the one without any right prediction.
-SCORES = np.arange(1, 101) / 100
-USUAL_SCORE = 0.5
 #: In place of the index of an object: the prediction is on background, or on a crowd and does not count.
 BACKGROUND, IGNORED = -1, -2
 
@@ -110,16 +107,16 @@ class _Predictions(NamedTuple):
     truth: np.ndarray  # (D,) the class of the matched object, K on background, IGNORED on a crowd
 
 
-def instance_confusion(manifest: pa.Table, categories: Sequence[Category], predictions: Path) -> Confusion:
-    """The confusion matrix of a COCO results file, at the score with the best F1 over all classes together.
-
-    The score is a multiple of 0.01 from 0.01 to 1, the highest of equally good ones; :data:`USUAL_SCORE` if no
-    prediction of at least 0.01 is right.
+def instance_confusion(
+    manifest: pa.Table, categories: Sequence[Category], predictions: Path, score: float
+) -> Confusion:
+    """The confusion matrix of the predictions of at least a score in a COCO results file.
 
     Args:
         manifest: the manifest of the val split.
         categories: its categories.
         predictions: the results.
+        score: the least one that counts, such as :meth:`pipeline.metrics.precision_recall.PrecisionRecall.best_score`.
 
     Raises:
         PredictionError: as :func:`pipeline.metrics.coco_files.read_results`.
@@ -146,17 +143,7 @@ def instance_confusion(manifest: pa.Table, categories: Sequence[Category], predi
         # The last two stand for IGNORED and BACKGROUND, which are -2 and -1.
         matched.append(_Predictions(scores, predicted, np.append(classes, [IGNORED, len(numbers)])[objects]))
     every = _Predictions(*map(np.concatenate, zip(*matched, strict=True)))
-    return _confusion(every, truth, _best_score(every, truth), tuple(c.name for c in categories), len(rows))
-
-
-def _best_score(found: _Predictions, truth: np.ndarray) -> float:
-    def count_above(chosen: np.ndarray) -> np.ndarray:
-        scores = np.sort(found.scores[chosen])
-        return scores.size - np.searchsorted(scores, SCORES)
-
-    right = count_above(found.predicted == found.truth)
-    f1 = 2 * right / np.maximum(1, count_above(found.truth != IGNORED) + truth.sum())
-    return float(SCORES[len(f1) - 1 - f1[::-1].argmax()]) if right.any() else USUAL_SCORE
+    return _confusion(every, truth, score, tuple(c.name for c in categories), len(rows))
 
 
 def _confusion(

@@ -103,12 +103,13 @@ def _matches(evaluation: Evaluation) -> list[Matches]:
         if not found:
             continue
         objects[list(found)] = [np.count_nonzero(np.asarray(entry["gt_ignore"]) == 0) for entry in found.values()]
-        order = np.argsort(-np.concatenate([entry["dt_scores"] for entry in found.values()]), kind="stable")
+        scores = np.concatenate([entry["dt_scores"] for entry in found.values()])
+        order = np.argsort(-scores, kind="stable")
         of_image = np.repeat(list(found), [len(entry["dt_scores"]) for entry in found.values()])
         matched, ignored = (
             np.concatenate([entry[key] for entry in found.values()], axis=1)[:, order] != 0
             for key in ("dt_matches", "dt_ignore")
         )
         right, wrong = matched & ~ignored, ~matched & ~ignored
-        matches.append(Matches(AREAS[cell % len(AREAS)], of_image[order], right, wrong, objects))
+        matches.append(Matches(AREAS[cell % len(AREAS)], scores[order], of_image[order], right, wrong, objects))
     return matches

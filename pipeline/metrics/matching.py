@@ -84,6 +84,7 @@ def match(truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]], iou
             matches.append(
                 Matches(
                     area,
+                    scores[order],
                     detection_cells[order] - first,
                     right[:, order],
                     wrong[:, order],

@@ -17,8 +17,14 @@ from pipeline.metrics.confusion import MATCHING_IOU, Confusion, instance_confusi
 BACKGROUND, MISSED = "background", "missed"
 
 
-def run_confusion(run: TrainedRun, setting: str, predictions: Path) -> Confusion:
+def run_confusion(run: TrainedRun, setting: str, predictions: Path, score: float) -> Confusion:
     """The confusion matrix of a run under an evaluation setting, from its predictions.
+
+    Args:
+        run: the run.
+        setting: the name of the setting.
+        predictions: the folder of the run's predictions.
+        score: the least one of the instances that count.
 
     Raises:
         DatasetError, GroundTruthError, PredictionError: if one of the files cannot be read.
@@ -26,7 +32,8 @@ def run_confusion(run: TrainedRun, setting: str, predictions: Path) -> Confusion
     prepared = run.dataset()
     if prepared.task == "semantic":
         return pixel_confusion(prepared.truth, labels_folder(predictions, setting), prepared.labels)
-    return instance_confusion(prepared.manifest("val"), prepared.categories, predictions_file(predictions, setting))
+    file = predictions_file(predictions, setting)
+    return instance_confusion(prepared.manifest("val"), prepared.categories, file, score)
 
 
 def csv_file(run: str) -> str:

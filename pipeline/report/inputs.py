@@ -30,6 +30,7 @@ class ReportInputs:
         findings: the paper's claims; those without any of the selected experiments are left out.
         defined: all experiments of the scale; tables leave out, and name, the rows of others. None for all rows.
         excluded: the experiments that the selection leaves out; tables leave out, and name, their rows.
+        own: whether the page is about somebody's own data; then ``tables`` are those that were asked for.
     """
 
     scale: str
@@ -45,9 +46,4 @@ class ReportInputs:
     findings: FindingsConfig = field(default_factory=lambda: FindingsConfig({}))
     defined: Set[str] | None = None
     excluded: Set[str] = frozenset()
-
-    @property
-    def is_own(self) -> bool:
-        """Whether the runs are about somebody's own data: no table of the paper has a row for them."""
-        tables = self.tables.values()
-        return bool(self.experiments) and not any(table.experiments & self.experiments for table in tables)
+    own: bool = False

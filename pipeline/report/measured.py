@@ -42,24 +42,30 @@ def measure(cell: Measurement, results: Sequence[RunResult], missing: Mapping[st
     if not runs:
         reasons = [reason for run, reason in missing.items() if run.rpartition("-")[0] == cell.experiment]
         return Measured(missing=reasons[0] if reasons else f"no run of {cell.experiment} was selected")
-    evaluated = [run for run in runs if cell.evaluation in run.evaluations]
-    if not evaluated:
+    if not any(cell.evaluation in run.evaluations for run in runs):
         return Measured(missing=f"{cell.experiment} was not evaluated at {cell.evaluation}")
-    found = [run for run in evaluated if cell.metric in run.evaluations[cell.evaluation].metrics]
-    numbers = {run.run: run.evaluations[cell.evaluation].metrics[cell.metric] for run in found}
+    return measured(runs, cell.evaluation, cell.metric)
+
+
+def measured(runs: Sequence[RunResult], setting: str, metric: str) -> Measured:
+    """The numbers of the runs of an experiment under an evaluation setting; or none, and why.
+
+    Args:
+        runs: runs of different seeds; those without the setting are left out.
+        setting: its name.
+        metric: the name of the metric.
+    """
+    found = [run for run in runs if setting in run.evaluations and metric in run.evaluations[setting].metrics]
+    numbers = {run.run: run.evaluations[setting].metrics[metric] for run in found}
     defined = [run for run in found if not math.isnan(numbers[run.run])]
     if found and not defined:
-        return Measured(missing=f"{cell.metric} is not defined: there is no ground truth to average over")
+        return Measured(missing=f"{metric} is not defined: there is no ground truth to average over")
     if not defined:
-        return Measured(missing=f"{cell.metric} was not measured")
+        return Measured(missing=f"{metric} was not measured")
     return Measured(
         {run.run: numbers[run.run] for run in defined},
         {run.seed: numbers[run.run] for run in defined},
-        {
-            run.seed: drawn
-            for run in defined
-            if (drawn := run.evaluations[cell.evaluation].resamples.get(cell.metric)) is not None
-        },
+        {run.seed: drawn for run in defined if (drawn := run.evaluations[setting].resamples.get(metric)) is not None},
     )
 
 

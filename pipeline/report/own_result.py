@@ -75,11 +75,9 @@ def mistake_text(mistake: Mistake, unit: str) -> str:
     return f"{mistake.true} taken for {mistake.predicted} ({how})"
 
 
-def predict_command(run: str, confusion: Confusion | None) -> str:
-    """The command that predicts with a run, with the score of its confusion matrix."""
-    found = confusion is not None and confusion.score is not None and confusion.right > 0
-    score = f" --score {confusion.score:g}" if found else ""  # type: ignore[union-attr]
-    return f"pointrend predict PICTURES --weights {run}{score}"
+def predict_command(run: str) -> str:
+    """The command that predicts with a run; it takes the score threshold with the best F1 by itself."""
+    return f"pointrend predict PICTURES --weights {run}"
 
 
 #: The most classes of which the end of `pointrend train` has the scores, and the confusion matrix.
@@ -124,7 +122,7 @@ def show_result(console: Console, project: Project, name: str) -> None:
         )
     page = f"reports/{name}/index.html"
     console.print(f"report: {page}, with the best and the worst images and the confusion matrix", soft_wrap=True)
-    console.print(f"predict: {predict_command(run, confusion)}", soft_wrap=True)
+    console.print(f"predict: {predict_command(run)}", soft_wrap=True)
 
 
 def _print_confusion(console: Console, confusion: Confusion) -> None:

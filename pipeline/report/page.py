@@ -3,7 +3,7 @@
 import base64
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,11 @@ import yaml
 from jinja2 import Environment, StrictUndefined
 
 from pipeline.config.findings import FindingsConfig
+from pipeline.data.outlines import LONG
 from pipeline.data.problems import group
 from pipeline.files import atomic_folder
-from pipeline.metrics.confusion import MATCHING_IOU, Confusion
+from pipeline.metrics.confusion import MATCHING_IOU
 from pipeline.report.charts import gain_chart, interval_bar
-from pipeline.report.confusion import csv_file, json_file, run_confusion, write_confusion
-from pipeline.report.confusion_table import confusion_table
 from pipeline.report.figures.figure import Figure
 from pipeline.report.figures.gallery import draw_figures
 from pipeline.report.figures.hero import Hero, draw_hero
@@ -28,9 +27,9 @@ from pipeline.report.findings import to_csv as findings_csv
 from pipeline.report.findings import to_markdown as findings_markdown
 from pipeline.report.headline import headline_of
 from pipeline.report.inputs import ReportInputs
-from pipeline.report.own_result import in_words, predict_command
+from pipeline.report.own.comparison import FEW_IMAGES
+from pipeline.report.own.sections import OwnDataset, own_datasets
 from pipeline.report.plots import write_plots
-from pipeline.report.results import RunResult
 from pipeline.report.tables.formats import (
     format_difference,
     format_number,
@@ -45,7 +44,6 @@ from pipeline.report.tables.table import Table, build_table, notes
 from pipeline.report.templates import page_loader
 
 LOCAL_MLFLOW = "http://127.0.0.1:5000"  # the address of a local `mlflow ui`
-OWN_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "boundary_AP", "mIoU", "trimap8_mIoU", "trimap20_mIoU")
 PAPER_SCALE = "paper"  # the scale whose numbers should be the paper's
 NOT_THE_PAPERS_SETTING = (
     "This is not the paper's setting: the data, the backbones and the schedules are stand-ins that fit a small "
@@ -68,8 +66,8 @@ def build_report(report: ReportInputs, output: Path) -> None:
     """Writes the report's folder, whole or not at all.
 
     It holds ``index.html``, ``tables/``, ``findings.md`` and ``findings.csv``, ``plots/`` for `dvc plots`, the
-    pictures, and ``results.parquet`` with the numbers of all tables. A report on somebody's own data has no tables, and
-    the confusion matrix of each run as ``confusion_<run>.csv`` and ``.json``.
+    pictures, and ``results.parquet`` with the numbers of all tables. A report on somebody's own data has only the
+    tables that were asked for, and the confusion matrix of each experiment as ``confusion_<run>.csv`` and ``.json``.
     """
     stand_ins = report.scale != PAPER_SCALE
     with atomic_folder(output, replace=True) as folder:
@@ -84,19 +82,17 @@ def build_report(report: ReportInputs, output: Path) -> None:
                 excluded=report.excluded,
             )
             for name, table in report.tables.items()
-            if report.experiments & table.experiments or not (table.experiments or report.is_own)
+            if report.own or report.experiments & table.experiments or not table.experiments
         ]
         write_tables(tables, folder)
         findings = decide(shown_findings(report), report.results, report.missing)
         write_findings(findings, folder)
         write_plots(report.results, folder / "plots")
-        hero = draw_hero(report, folder)
-        confusions = own_confusions(report)
-        for run, confusion in confusions.items():
-            write_confusion(confusion, run, folder)
-        figures = draw_figures(report, folder, confusions)
+        datasets = own_datasets(report, folder) if report.own else []
+        hero = None if report.own else draw_hero(report, folder)
+        figures = draw_figures(report, folder)
         sweeps = [sweep_section(sweep, folder) for sweep in report.sweeps]
-        page = render_page(report, tables, findings, figures, sweeps, folder, hero, confusions)
+        page = render_page(report, tables, findings, figures, sweeps, folder, hero, datasets)
         (folder / "index.html").write_text(page, encoding="utf-8")
 
 
@@ -132,7 +128,7 @@ def render_page(
     sweeps: Sequence[SweepSection],
     folder: Path,
     hero: Hero | None = None,
-    confusions: Mapping[str, Confusion] | None = None,
+    datasets: Sequence[OwnDataset] = (),
 ) -> str:
     """The HTML page. All pictures are read from ``folder`` and stored inside the page."""
     environment = Environment(
@@ -144,18 +140,18 @@ def render_page(
     )
     environment.globals.update(number=format_number, signed=format_difference, spread=format_spread, duration=duration)
     environment.globals.update(bar=interval_bar, symbols=SYMBOLS, matching_iou=MATCHING_IOU)
+    environment.globals.update(few_images=FEW_IMAGES, long_edge=LONG)
     environment.globals.update(fewer_seeds=row_seeds, seeds_note=seeds_note)
     # A server's address may hold a password, which is not shown.
     shown_uri = re.sub(r"(?<=://)[^/@]*@", "", report.tracking_uri)
     values = [value for table in tables for _, row in table.rows for value in row.values()]
-    return environment.get_template("page.html.j2").render(
+    return environment.get_template("own.html.j2" if report.own else "page.html.j2").render(
         scale=report.scale,
-        own=own_columns(report.results) if report.is_own else None,
-        confusions=_own_results(report.results, confusions or {}),
-        command=lambda run: predict_command(run, (confusions or {}).get(run)),
-        notice="" if report.is_own or report.scale == PAPER_SCALE else NOT_THE_PAPERS_SETTING,
+        datasets=datasets,
+        encoded=lambda file: _encoded(folder / file),
+        notice="" if report.scale == PAPER_SCALE else NOT_THE_PAPERS_SETTING,
         differences=report.scale == PAPER_SCALE,
-        headline=headline_of(report.figures.headline, tables),
+        headline=None if report.own else headline_of(report.figures.headline, tables),
         hero=None if hero is None else _with_pictures(hero, folder),
         findings=findings,
         summary=summary(findings),
@@ -183,42 +179,6 @@ def left_out(report: ReportInputs) -> dict[str, list[str]]:
     datasets = {result.dataset: report.trained[result.run].dataset() for result in shown}
     kinds = {name: [each.title for each in group(prepared.left_out)] for name, prepared in datasets.items()}
     return {name: titles for name, titles in kinds.items() if titles}
-
-
-def own_columns(results: Sequence[RunResult]) -> list[str]:
-    """The metrics that some run on somebody's own data has, in the order in which they are shown."""
-    found = {name for run in results for evaluation in run.evaluations.values() for name in evaluation.metrics}
-    return [name for name in OWN_METRICS if name in found]
-
-
-def own_confusions(report: ReportInputs) -> dict[str, Confusion]:
-    """The confusion matrix of each run on somebody's own data, under its finest setting, by the run's name."""
-    if not report.is_own:
-        return {}
-    return {
-        result.run: run_confusion(report.trained[result.run], result.finest, report.predictions / result.run)
-        for result in report.results
-        if result.evaluations
-    }
-
-
-def _own_results(results: Sequence[RunResult], confusions: Mapping[str, Confusion]) -> list[dict[str, Any]]:
-    """What the page says about each confusion matrix."""
-    shown = []
-    for result in results:
-        if (confusion := confusions.get(result.run)) is not None:
-            evaluation = result.evaluations[result.finest]
-            lines = in_words(evaluation.metrics, *evaluation.classes, confusion)
-            shown.append(
-                {
-                    "run": result.run,
-                    "lines": lines,
-                    "table": confusion_table(confusion),
-                    "confusion": confusion,
-                    "files": [csv_file(result.run), json_file(result.run)],
-                }
-            )
-    return shown
 
 
 def summary(findings: Sequence[Finding]) -> str:

@@ -62,6 +62,9 @@ class RunResult:
         validations: the score that ranks weights after updates, in percent, of a run that was validated.
         best: where its best weights are from, which were evaluated.
         stopped: why it stopped early, if it did.
+        updates: how many updates it had; None if not known.
+        updates_per_second: over the time since it was last resumed; None if not known.
+        peak_memory_gb: the most memory of its first worker, in gigabytes: of the GPU, or of the process without one.
     """
 
     run: str
@@ -83,6 +86,9 @@ class RunResult:
     validations: list[tuple[int, float]] = field(default_factory=list)
     best: BestScore | None = None
     stopped: str | None = None
+    updates: int | None = None
+    updates_per_second: float | None = None
+    peak_memory_gb: float | None = None
 
     @property
     def changes(self) -> str:
@@ -207,4 +213,7 @@ def _read(training: TrainingRecord, evaluation: EvaluationRecord, trained: Path,
         validations=tracker.history(run_id, f"{VALIDATION}{training.best.metric}") if training.best else [],
         best=training.best,
         stopped=training.stopped,
+        updates=training.updates,
+        updates_per_second=training.updates_per_second,
+        peak_memory_gb=training.peak_memory_gb,
     )

@@ -117,6 +117,8 @@ class TrainingRecord(BaseModel):
         seconds: the duration of the training since it was last resumed.
         hardware: the devices that it ran on.
         updates: the number of updates, fewer than the schedule's if the training stopped early; None if not known.
+        resumed_from: the number of updates that it had when it was last resumed.
+        peak_memory_gb: the most memory of worker 0, in gigabytes: of the GPU, or of the process without one.
         best: of a training that validates.
         stopped: why it stopped early, if it did.
     """
@@ -136,8 +138,17 @@ class TrainingRecord(BaseModel):
     seconds: float
     hardware: str
     updates: int | None = Field(None, exclude_if=lambda value: value is None)
+    resumed_from: int | None = Field(None, exclude_if=lambda value: value is None)
+    peak_memory_gb: float | None = Field(None, exclude_if=lambda value: value is None)
     best: BestScore | None = Field(None, exclude_if=lambda value: value is None)
     stopped: str | None = Field(None, exclude_if=lambda value: value is None)
+
+    @property
+    def updates_per_second(self) -> float | None:
+        """Over the time since it was last resumed, with its validations; None if not known."""
+        if self.updates is None or self.seconds <= 0:
+            return None
+        return (self.updates - (self.resumed_from or 0)) / self.seconds
 
     def write(self, trained: Path) -> None:
         """Writes the record into a training's folder."""

@@ -1,7 +1,9 @@
 """A run's training on one of its workers, from the first update to the saved weights."""
 
 import platform
+import resource
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -197,6 +199,7 @@ def train_run(
                 "workers": world_size,
                 "passes": len(share.own),
                 "hardware": hardware(),
+                "peak_memory_gb": round(peak_memory() / 1e9, 2),
                 "images": len(dataset),
                 "losses": log.last_losses,
             }
@@ -296,6 +299,13 @@ def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def peak_memory() -> int:
+    """The most memory that this process has used, in bytes: of the GPU, or its own where it has none."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def hardware() -> str:

@@ -8,13 +8,11 @@ from pipeline.config.evaluations import RenderingConfig
 from pipeline.config.tables import TableConfig
 from pipeline.evaluation.outputs import labels_folder, predictions_file
 from pipeline.evaluation.trained_run import TrainedRun
-from pipeline.metrics.confusion import Confusion
 from pipeline.report.figures.accuracy import draw_accuracy_figure
 from pipeline.report.figures.curves import training_curves, validation_curves
 from pipeline.report.figures.figure import Figure, save_picture
 from pipeline.report.figures.instance_figures import draw_instance_figures
 from pipeline.report.figures.overlays import FoundObject, Scenes, Source, found_objects, object_panels, scene_panels
-from pipeline.report.figures.ranked_images import ranked_figures
 from pipeline.report.figures.semantic_figures import draw_semantic_figures
 from pipeline.report.figures.semantic_overlays import label_panels, with_legend
 from pipeline.report.inputs import ReportInputs
@@ -49,14 +47,8 @@ def compared_columns(tables: Mapping[str, TableConfig], results: Sequence[RunRes
     return list(found.values())
 
 
-def draw_figures(report: ReportInputs, folder: Path, confusions: Mapping[str, Confusion] | None = None) -> list[Figure]:
-    """Draws all figures as PNG and WebP files into a folder.
-
-    Args:
-        report: what to show.
-        folder: where the pictures go.
-        confusions: the confusion matrices of runs on somebody's own data, by the run's name.
-    """
+def draw_figures(report: ReportInputs, folder: Path) -> list[Figure]:
+    """Draws all figures as PNG and WebP files into a folder."""
     figures = []
     columns = compared_columns(report.tables, report.results)
     for dataset in dict.fromkeys(column.run.dataset for column in columns):
@@ -64,8 +56,6 @@ def draw_figures(report: ReportInputs, folder: Path, confusions: Mapping[str, Co
         network = report.trained[of_dataset[0].run.run]
         compare = _compare_labels if network.config.model.task == "semantic" else _compare_masks
         figures += compare(dataset, network, of_dataset, report.predictions, folder)
-    if report.is_own:
-        figures += _own(report, folder, confusions or {})
     figures += _drawn_by_networks(columns, report, folder)
     figures += _accuracy_over_settings(report.results, folder)
     width = training_curves(report.results, folder / "training_curves.png")
@@ -75,17 +65,6 @@ def draw_figures(report: ReportInputs, folder: Path, confusions: Mapping[str, Co
         width = validation_curves(report.results, folder / "validation_curves.png")
         caption = "Scores on the val images while the network was trained. The circle marks the weights that were kept."
         figures.append(Figure("Validation curves", caption, "validation_curves.png", width))
-    return figures
-
-
-def _own(report: ReportInputs, folder: Path, confusions: Mapping[str, Confusion]) -> list[Figure]:
-    """The worst and the best images of each run, under its finest setting, with the score of its confusion matrix."""
-    figures = []
-    for result in report.results:
-        if result.evaluations:
-            confusion, predictions = confusions.get(result.run), report.predictions / result.run
-            score = confusion.score if confusion else None
-            figures += ranked_figures(report.trained[result.run], result.finest, predictions, folder, score)
     return figures
 
 

@@ -36,10 +36,17 @@ MARGIN = 0.12  # around an object's box, as a fraction of its longer edge
 
 @dataclass(frozen=True)
 class Source:
-    """One column of the picture: a caption and predictions, a COCO results file or a folder of label PNGs."""
+    """One column of the picture.
+
+    Attributes:
+        caption: above it.
+        predictions: a COCO results file or a folder of label PNGs.
+        least_score: predictions of instances with lower scores are not drawn.
+    """
 
     caption: str
     predictions: Path
+    least_score: float = MIN_SCORE
 
 
 class Prediction(NamedTuple):
@@ -61,22 +68,15 @@ class Scenes:
         manifest: the manifest of the val split.
         images: the storage that its file names are relative to.
         sources: the columns.
-        least_score: predictions with lower scores are not drawn.
         reading: how the images are read.
     """
 
     def __init__(
-        self,
-        manifest: pa.Table,
-        images: Storage,
-        sources: list[Source],
-        least_score: float = MIN_SCORE,
-        *,
-        reading: Reading = STORED,
+        self, manifest: pa.Table, images: Storage, sources: list[Source], *, reading: Reading = STORED
     ) -> None:
         self._rows = {row["id"]: row for row in manifest.to_pylist()}
         self._images, self.sources, self._reading = images, sources, reading
-        self._predictions = [_confident_by_image(source.predictions, least_score) for source in sources]
+        self._predictions = [_confident_by_image(source.predictions, source.least_score) for source in sources]
 
     def choose(self, count: int) -> list[int]:
         """The ids of up to ``count`` images, evenly spread over those with objects."""

@@ -1,9 +1,11 @@
-"""Shows the images of the val split on which a run is best and worst.
+"""Shows the images of the val split on which models are best and worst, and where two of them differ most.
 
 Shape letters: K classes, D predictions, G objects.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,19 +14,54 @@ from PIL import Image
 from pipeline.data.labels import read_ids
 from pipeline.data.manifest import PreparedDataset
 from pipeline.data.storage import Storage
-from pipeline.evaluation.outputs import labels_folder, prediction_names, predictions_file
-from pipeline.evaluation.trained_run import TrainedRun
+from pipeline.evaluation.outputs import prediction_names
 from pipeline.metrics.segmentation_iou import confusion_counts
-from pipeline.report.figures.figure import Figure, save_picture
-from pipeline.report.figures.overlays import MIN_IOU, MIN_SCORE, Scenes, Source, scene_panels
-from pipeline.report.figures.panels import Panels, with_note
+from pipeline.report.figures.figure import PIXEL_RATIO
+from pipeline.report.figures.overlays import MIN_IOU, Scenes, Source, scene_panels
+from pipeline.report.figures.panels import Panels
 from pipeline.report.figures.semantic_overlays import classes_of, picture_panels, with_legend
+from pointrend.wording import counted
 
-#: The quality of each image by its file's name, and what draws some of them.
-_Ranking = tuple[dict[str, float], Callable[[Sequence[str]], Image.Image]]
+SHOWN = 10  # images of each kind
+QUALITY = {
+    "instance": "Quality is the sum of the IoUs of predictions and objects that match "
+    f"(IoU above {MIN_IOU:g}, same class), over the mean of the numbers of both: 1 where all is exact.",
+    "semantic": "Quality is the mean IoU of the classes in the image.",
+}
 
-SHOWN = 3  # images of each kind
-SEMANTIC_QUALITY = "Quality is the mean IoU of the classes in the image."
+
+@dataclass(frozen=True)
+class ShownImage:
+    """One val image: its truth and predictions, side by side in one picture.
+
+    Attributes:
+        name: of its file.
+        note: what is in it, and how good each prediction is.
+        file: the name of the picture in the report's folder.
+        width: of the picture on the page, in CSS pixels.
+    """
+
+    name: str
+    note: str
+    file: str
+    width: int
+
+
+@dataclass(frozen=True)
+class ImageGroup:
+    """Some val images, and why they are shown."""
+
+    title: str
+    images: list[ShownImage]
+
+
+@dataclass(frozen=True)
+class _Val:
+    """The val images by the names of their files: what is in each, each source's quality, and what draws one."""
+
+    contents: Mapping[str, str]
+    qualities: Sequence[Mapping[str, float]]
+    draw: Callable[[str], Image.Image]
 
 
 def instance_quality(overlaps: np.ndarray) -> float:
@@ -50,84 +87,100 @@ def semantic_quality(truth: np.ndarray, predicted: np.ndarray, classes: int) -> 
     return float((hits[present] / (wholes - hits)[present]).mean()) if present.any() else float("nan")
 
 
-def worst_and_best(qualities: Mapping[str, float]) -> tuple[list[str], list[str]]:
-    """The keys of the lowest qualities, rising, and of the highest, falling; no key is in both."""
-    ranked = sorted((key for key, value in qualities.items() if value == value), key=qualities.__getitem__)
-    count = min(SHOWN, len(ranked) // 2)
-    return ranked[: max(count, min(1, len(ranked)))], ranked[::-1][:count]
+def worst_median_best(qualities: Mapping[str, float]) -> tuple[list[str], list[str], list[str]]:
+    """The keys of the lowest qualities, rising, of those about the median, and of the highest, falling.
+
+    No key is in two of them. Those without a quality are in none.
+    """
+    ranked = sorted((key for key, value in qualities.items() if not math.isnan(value)), key=qualities.__getitem__)
+    count = min(SHOWN, max(1, len(ranked) // 3))
+    worst, rest = ranked[:count], ranked[count:]
+    best, between = rest[len(rest) - min(count, len(rest)) :][::-1], rest[: len(rest) - min(count, len(rest))]
+    start = max(0, (len(ranked) - count) // 2 - count)
+    return worst, between[start : start + count], best
 
 
-def ranked_figures(
-    run: TrainedRun, setting: str, predictions: Path, folder: Path, least_score: float | None = None
-) -> list[Figure]:
-    """Draws the worst and the best val images of a run under a setting.
+def most_different(first: Mapping[str, float], second: Mapping[str, float]) -> list[str]:
+    """The keys with the largest differences of two qualities, falling; without equal and undefined ones."""
+    gaps = {key: abs(value - second[key]) for key, value in first.items()}
+    return sorted((key for key, gap in gaps.items() if gap > 0), key=lambda key: -gaps[key])[:SHOWN]
 
-    There are none if the run has no right prediction in any image, as no image is better than another then.
+
+def image_groups(
+    prepared: PreparedDataset, images: Storage, sources: Sequence[Source], folder: Path, prefix: str
+) -> list[ImageGroup]:
+    """Draws the worst, median and best val images of a model, and those where the second one differs most from it.
 
     Args:
-        run: the run.
-        setting: the name of the evaluation setting.
-        predictions: the folder of the run's predictions.
+        prepared: the dataset.
+        images: the storage that its file names are relative to.
+        sources: the models, the one that decides first; predictions of the least score of each count.
         folder: where the pictures go.
-        least_score: predictions of objects with lower scores do not count; by default :data:`MIN_SCORE`.
+        prefix: of their names.
     """
-    prepared, name = run.dataset(), run.config.run
-    if prepared.task == "semantic":
-        qualities, draw = _labels(prepared, run.images, labels_folder(predictions, setting))
-        what = SEMANTIC_QUALITY
-    else:
-        score = MIN_SCORE if least_score is None else least_score
-        qualities, draw = _instances(prepared, run.images, predictions_file(predictions, setting), score)
-        what = (
-            f"Predictions with a score of {score:.2f} or more. Quality is the sum of the IoUs of predictions and "
-            f"objects that match (IoU above {MIN_IOU:g}, same class), over the mean of the numbers of both."
+    val = (_labels if prepared.task == "semantic" else _instances)(prepared, images, sources)
+    best = sources[0].caption
+    worst, median, good = worst_median_best(val.qualities[0])
+    chosen = {
+        f"The worst images of {best}": worst,
+        f"Images about the median of {best}": median,
+        f"The best images of {best}": good,
+    }
+    if len(sources) > 1:
+        title = f"Where {best} and {sources[1].caption} differ most"
+        chosen[title] = most_different(val.qualities[0], val.qualities[1])
+    drawn: dict[str, ShownImage] = {}
+    for name in dict.fromkeys(name for names in chosen.values() for name in names):
+        file = f"{prefix}_image_{len(drawn)}.webp"
+        picture = val.draw(name)
+        picture.save(folder / file, quality=80, method=4)
+        scores = ", ".join(
+            f"{source.caption} {quality[name]:.2f}" for source, quality in zip(sources, val.qualities, strict=True)
         )
-    if not any(quality > 0 for quality in qualities.values()):
-        return []
-    figures = []
-    for kind, chosen in zip(("worst", "best"), worst_and_best(qualities), strict=True):
-        if chosen:
-            file = f"{kind}_{name}.webp"
-            width = save_picture(draw(chosen), folder / file)
-            figures.append(Figure(f"The {kind} images: {name}, {setting}", what, file, width))
-    return figures
+        note = f"{val.contents[name]}; quality {scores}"
+        drawn[name] = ShownImage(name, note, file, round(picture.width / PIXEL_RATIO))
+    return [ImageGroup(title, [drawn[name] for name in names]) for title, names in chosen.items() if names]
 
 
-def _noted(panels: Panels, notes: Sequence[str]) -> Image.Image:
-    """The rows of panels with a note below the last picture of each, and nothing below the others."""
-    rows = [
-        [with_note(panel, note if panel is row[-1] else "") for panel in row]
-        for row, note in zip(panels.rows, notes, strict=True)
-    ]
-    return Panels(panels.captions, rows).render()
-
-
-def _instances(prepared: PreparedDataset, images: Storage, predictions: Path, least_score: float) -> _Ranking:
+def _instances(prepared: PreparedDataset, images: Storage, sources: Sequence[Source]) -> _Val:
     manifest = prepared.manifest("val")
-    scenes = Scenes(manifest, images, [Source("prediction", predictions)], least_score, reading=prepared.reading)
-    ids = {row["file_name"]: row["id"] for row in manifest.select(["id", "file_name"]).to_pylist()}
-    qualities = {name: instance_quality(scenes.overlaps(image_id, 0)) for name, image_id in ids.items()}
+    scenes = Scenes(manifest, images, list(sources), reading=prepared.reading)
+    names = {category.id: category.name for category in prepared.categories}
+    ids, contents = {}, {}
+    for row in manifest.select(["id", "file_name"]).to_pylist():
+        ids[row["file_name"]] = row["id"]
+        classes = [names[category] for category in scenes.categories(row["id"])]
+        listed = ", ".join(f"{classes.count(name)} {name}" for name in dict.fromkeys(classes))
+        contents[row["file_name"]] = listed or "no object"
+    qualities = [
+        {name: instance_quality(scenes.overlaps(image_id, source)) for name, image_id in ids.items()}
+        for source in range(len(sources))
+    ]
+    return _Val(contents, qualities, lambda name: scene_panels(scenes, [ids[name]]).render())
 
-    def draw(chosen: Sequence[str]) -> Image.Image:
-        panels = scene_panels(scenes, [ids[name] for name in chosen])
-        return _noted(panels, [f"quality {qualities[name]:.2f}" for name in chosen])
 
-    return qualities, draw
-
-
-def _labels(prepared: PreparedDataset, images: Storage, predictions: Path) -> _Ranking:
+def _labels(prepared: PreparedDataset, images: Storage, sources: Sequence[Source]) -> _Val:
     table, names = prepared.labels, prediction_names(prepared)
     rows = {row["file_name"]: row for row in prepared.manifest("val").to_pylist()}
+    kinds = len(table.names)
 
-    def both(name: str) -> tuple[np.ndarray, np.ndarray]:
-        label_file = rows[name]["label_file"]
-        return classes_of(table, images, label_file), table.classes(read_ids(predictions / names[label_file]))
+    def truth(name: str) -> np.ndarray:
+        return classes_of(table, images, rows[name]["label_file"])
 
-    qualities = {name: semantic_quality(*both(name), len(table.names)) for name in rows}
+    def predicted(name: str, source: Source) -> np.ndarray:
+        return table.classes(read_ids(source.predictions / names[rows[name]["label_file"]]))
 
-    def draw(chosen: Sequence[str]) -> Image.Image:
-        drawn = [picture_panels(images, name, both(name), prepared) for name in chosen]
-        panels = Panels(["image", "ground truth", "prediction"], drawn)
-        return with_legend(_noted(panels, [f"quality {qualities[name]:.2f}" for name in chosen]), table)
+    contents, qualities = {}, [dict[str, float]() for _ in sources]
+    for name in rows:
+        classes = truth(name)
+        present = [table.names[number] for number in np.unique(classes) if number < kinds]
+        contents[name] = ", ".join(present) or counted(0, "class")
+        for of_source, source in zip(qualities, sources, strict=True):
+            of_source[name] = semantic_quality(classes, predicted(name, source), kinds)
 
-    return qualities, draw
+    def draw(name: str) -> Image.Image:
+        maps = [truth(name), *(predicted(name, source) for source in sources)]
+        captions = ["image", "ground truth", *(source.caption for source in sources)]
+        return with_legend(Panels(captions, [picture_panels(images, name, maps, prepared)]).render(), table)
+
+    return _Val(contents, qualities, draw)

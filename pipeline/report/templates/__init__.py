@@ -6,15 +6,19 @@ from jinja2 import DictLoader
 
 # Named one by one, because a stage depends on the files that its modules name.
 FILES = (
+    "layout.html.j2",
     "page.html.j2",
     "headline.html.j2",
     "findings.html.j2",
     "table.html.j2",
     "macros.html.j2",
     "own.html.j2",
+    "figures.html.j2",
+    "runs.html.j2",
     "confusion.html.j2",
     "page.css",
     "confusion.css",
+    "own.css",
     "page.js",
 )
 

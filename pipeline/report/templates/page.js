@@ -1,3 +1,9 @@
+// Hides the elements without all words of a text; "4xconv" finds "4×conv".
+const filter = (elements, text) => {
+  const plain = (any) => any.toLowerCase().replaceAll("×", "x");
+  const words = plain(text).split(/\s+/);
+  for (const element of elements) element.hidden = !words.every((word) => plain(element.textContent).includes(word));
+};
 // Long tables: a click on a column's header sorts by it, a text box hides the rows without the text.
 for (const table of document.querySelectorAll("table.long")) {
   const body = table.tBodies[0], rows = [...body.rows];
@@ -29,10 +35,15 @@ for (const table of document.querySelectorAll("table.long")) {
   box.placeholder = "Filter";
   box.setAttribute("aria-label", `Filter the rows of ${table.getAttribute("aria-label")}`);
   box.addEventListener("input", () => {
-    // "4xconv" finds "4×conv".
-    const plain = (text) => text.toLowerCase().replaceAll("×", "x");
-    const words = plain(box.value).split(/\s+/);
-    for (const row of rows) row.hidden = !words.every((word) => plain(row.textContent).includes(word));
+    filter(rows, box.value);
   });
   table.closest(".scroll").before(box);
+}
+// Images: a text box hides those without the text, and opens every list that has one with it.
+for (const gallery of document.querySelectorAll(".gallery")) {
+  const box = gallery.querySelector("input");
+  box.addEventListener("input", () => {
+    filter(gallery.querySelectorAll(".shot"), box.value);
+    for (const list of gallery.querySelectorAll("details")) list.open = !!list.querySelector(".shot:not([hidden])");
+  });
 }

@@ -1,0 +1,80 @@
+"""Scores by class and by size of objects, with what is counted behind each."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipeline.data.manifest import PreparedDataset
+from pipeline.data.survey import LARGE, MEDIUM, Survey
+from pipeline.metrics.precision_recall import Curves
+from pipeline.report.own.comparison import Row
+
+SIZES = {"APs": f"small, below {MEDIUM**0.5:g}² pixels", "APm": "medium", "APl": f"large, from {LARGE**0.5:g}² pixels"}
+AREAS = {"APs": (0, MEDIUM), "APm": (MEDIUM, LARGE), "APl": (LARGE, float("inf"))}
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """Scores of a class, or of a size of objects, in a row each.
+
+    Attributes:
+        first: what a row is of.
+        counts: the heads of the columns of counts.
+        scores: the heads of the columns of scores.
+        rows: name, counts as text, and scores in percent or None.
+    """
+
+    first: str
+    counts: list[str]
+    scores: list[str]
+    rows: list[tuple[str, list[str], list[float | None]]]
+
+
+def class_table(rows: Sequence[Row], found: Survey, curves: Curves | None, score: float | None) -> ScoreTable:
+    """The scores of each class by experiment, and precision and recall of the best one's predictions.
+
+    Args:
+        rows: the row of each experiment, the best one first.
+        found: what is in the dataset.
+        curves: of the best experiment; None for semantic labels.
+        score: the least score of its predictions that count.
+    """
+    classes = [row.run.evaluations[row.setting].classes for row in rows]
+    metric = next((of.metric for of in classes if of.metric), "AP")
+    heads = list(dict.fromkeys(key for of in found.classes.values() for key in of if key not in SIZE_COUNTS))
+    scores = [metric if len(rows) == 1 else f"{metric}, {row.experiment}" for row in rows]
+    of_best = "" if len(rows) == 1 else f", {rows[0].experiment}"
+    if curves is not None:
+        scores += [f"precision{of_best}", f"recall{of_best}"]
+    lines = []
+    for name, counts in found.classes.items():
+        values: list[float | None] = [of.values_by_class.get(name) for of in classes]
+        if curves is not None and score is not None:
+            curve = curves.by_class[name]
+            precision, recall, _ = curve.at(score)
+            predicted = bool((curve.scores >= score).any())
+            values += [100 * precision if predicted else None, 100 * recall if curve.objects else None]
+        lines.append((name, [counts.get(head, "") for head in heads], values))
+    return ScoreTable("class", heads, scores, lines)
+
+
+SIZE_COUNTS = ("small", "medium", "large")  # a survey's, of both splits together
+
+
+def size_table(rows: Sequence[Row], prepared: PreparedDataset) -> ScoreTable | None:
+    """AP by the size of objects, with how many objects of the val split have it; None if it was not measured."""
+    shown = [key for key in SIZES if any(key in row.run.evaluations[row.setting].metrics for row in rows)]
+    if not shown or prepared.task == "semantic":
+        return None
+    numbers: Counter[str] = Counter()
+    for image in prepared.manifest("val").to_pylist():
+        for annotation in image["annotations"]:
+            if not annotation["iscrowd"]:
+                area = annotation["area"]
+                numbers[next(key for key, (low, high) in AREAS.items() if low <= area < high)] += 1
+    lines = [
+        (SIZES[key], [str(numbers[key])], [row.run.evaluations[row.setting].metrics.get(key) for row in rows])
+        for key in SIZES
+    ]
+    scores = ["AP" if len(rows) == 1 else f"AP, {row.experiment}" for row in rows]
+    return ScoreTable("size of the objects", ["val objects"], scores, lines)
