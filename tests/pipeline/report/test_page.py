@@ -21,7 +21,6 @@ from pipeline.data.annotations import Annotation
 from pipeline.data.coco import Category, DatasetError, ImageRecord
 from pipeline.data.manifest import SplitManifest, write_prepared
 from pipeline.data.storage import Storage
-from pipeline.evaluation.class_scores import ClassScores
 from pipeline.evaluation.trained_run import TrainedRun
 from pipeline.files import write_json
 from pipeline.report.figures.figure import Figure
@@ -31,7 +30,6 @@ from pipeline.report.page import build_report, duration, render_page
 from pipeline.report.results import RunResult
 from pipeline.report.tables.table import STAND_INS, build_table
 from pipeline.training.model import build_run_model
-from pipeline.training.record import BestScore
 from pointrend import save_weights
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
@@ -557,77 +555,3 @@ def test_pictures_are_pictures(report: Path) -> None:
             picture.load()
             # The images themselves are grey all over.
             assert np.asarray(picture.convert("RGB")).std() > 0 or path.name == "headline_0_0.webp"
-
-
-# Somebody's own data
-
-
-def test_own_data_have_a_page_about_them_alone(repository: Path, results: list[RunResult], tmp_path: Path) -> None:
-    project = Project(repository)
-    tables = {name: project.table(name) for name in project.table_names()}
-    own = [replace(result, run="mine-0", experiment="mine") for result in results[:1]]
-    scores = {
-        name: replace(found, classes=ClassScores("AP", {EVIL: 12.34})) for name, found in own[0].evaluations.items()
-    }
-    settings = EvaluationConfig({name: RenderingConfig(resolution=28) for name in scores})
-    own = [replace(own[0], evaluations=scores, settings=settings)]
-    inputs = ReportInputs("mine", tables, project.figures(), "sqlite:///mlflow.db", tmp_path, {"mine"}, results=own)
-    assert inputs.is_own
-    assert not replace(inputs, experiments={"coco_pointrend_r50"}).is_own
-    text = render_page(inputs, [], [], [], [], tmp_path)
-    page = Page(text)
-    assert "Kirillov" not in page.text
-    assert "stand-ins" not in page.text
-    assert [EVIL, "12.3"] in table_rows(text)
-    assert EVIL not in text
-    assert "pointrend predict PICTURES --weights mine-0" in page.text
-    assert "flattering" not in page.text
-    best = BestScore(update=40, metric="AP", score=31.0)
-    stopped = [replace(own[0], best=best, stopped="after update 60 of 600: no better mask AP in 1 validations")]
-    text = Page(render_page(replace(inputs, results=stopped), [], [], [], [], tmp_path)).text
-    assert "mine-0 stopped early after update 60 of 600: no better mask AP in 1 validations." in text
-    assert "its weights after update 40, the best of its validations. They were chosen on these val images" in text
-
-
-@pytest.mark.parametrize(("score", "shown"), [(0.9, True), (0.0, False)])
-def test_the_page_on_own_data_has_the_confusion_matrix(
-    repository: Path, made_up: Callable[..., RunResult], tmp_path: Path, score: float, shown: bool
-) -> None:
-    mask = np.zeros((30, 40), dtype=np.uint8, order="F")
-    mask[5:20, 8:30] = 1
-    counts = coco_mask.encode(mask)["counts"]
-    images = [
-        ImageRecord(i, f"{i}.png", 30, 40, [Annotation(i, 1, (8, 5, 22, 15), 330, False, counts)]) for i in (0, 1)
-    ]
-    for i in (0, 1):
-        Image.new("RGB", (40, 30), "gray").save(tmp_path / f"{i}.png")
-    write_prepared(tmp_path, [Category(1, EVIL), Category(2, "b")], {"val": SplitManifest(images)})
-    made = made_up(
-        "mine", 0, {"28x28": {"AP": 50.0}}, settings=EvaluationConfig({"28x28": RenderingConfig(resolution=28)})
-    )
-    segmentation = {"size": [30, 40], "counts": counts.decode("ascii")}
-    found = [{"image_id": i, "category_id": i + 1, "score": score, "segmentation": segmentation} for i in (0, 1)]
-    write_json(tmp_path / "predictions" / made.run / "predictions_28x28.json", found if shown else [])
-    project = Project(repository)
-    tables = {name: project.table(name) for name in project.table_names()}
-    trained = {made.run: TrainedRun(made.config, tmp_path, Storage(str(tmp_path)), tmp_path / "none")}
-    inputs = ReportInputs(
-        "mine", tables, project.figures(), "sqlite:///x.db", tmp_path / "predictions", {"mine"}, [made], trained
-    )
-    build_report(inputs, tmp_path / "out")
-    written = {path.name for path in (tmp_path / "out").iterdir()}
-    assert {f"confusion_{made.run}.csv", f"confusion_{made.run}.json", "index.html"} <= written
-    assert not {"tables", "results.parquet"} & written
-    # Without a right prediction no image is worse than another.
-    assert ({f"worst_{made.run}.webp", f"best_{made.run}.webp"} <= written) == shown
-    text = (tmp_path / "out" / "index.html").read_text()
-    page = Page(text)
-    assert page.open == []
-    assert EVIL not in text
-    assert all(reference.startswith(("#", "data:")) for reference in references(text))
-    rows = table_rows(text)
-    assert [EVIL, "1", "1", "", "2"] in rows if shown else [EVIL, "", "", "2", "2"] in rows
-    if shown:
-        assert "Mask AP is 50.0 on 2 val images." in page.text
-        assert f"Most often confused: {EVIL} taken for b (1 of 2)." in page.text
-        assert f"pointrend predict PICTURES --weights {made.run} --score 0.9" in page.text
