@@ -107,6 +107,7 @@ def edited(text: str, old: str, new: str) -> str:
 def linked_project(root: Path) -> Project:
     """The project's own configuration in another folder, to read."""
     (root / "configs").symlink_to(CONFIGS)
+    (root / "dvc.yaml").symlink_to(REPOSITORY / "dvc.yaml")
     (root / "pipeline").symlink_to(REPOSITORY / "pipeline")  # with the weights that the demo's runs start from
     return Project(root)
 
@@ -114,8 +115,8 @@ def linked_project(root: Path) -> Project:
 def copied_project(root: Path) -> Project:
     """A copy of the project's own configuration, to change."""
     shutil.copytree(CONFIGS, root / "configs")
-    for package in ("pipeline", "pointrend"):
-        (root / package).symlink_to(REPOSITORY / package)
+    for name in ("dvc.yaml", "pipeline", "pointrend"):
+        (root / name).symlink_to(REPOSITORY / name)
     return Project(root)
 
 
