@@ -210,7 +210,7 @@ def export(
         options = {"num_classes": num_classes, "norm": norm, "min_size": min_size, "max_size": max_size}
         source, _ = find_weights(weights)
         network = load_model(source, model, **options)
-        values = network.metadata.pixel_range
+        values = network.metadata.pixel_range if network.metadata else None
         pictures = [to_tensor(read_image(path, bits=bits, pixel_range=values).pixels) for path in check or []]
         agreements = export_model(network, output, paste=paste, images=pictures)
     except (OSError, ValueError) as error:
