@@ -107,6 +107,7 @@ def edited(text: str, old: str, new: str) -> str:
 def linked_project(root: Path) -> Project:
     """The project's own configuration in another folder, to read."""
     (root / "configs").symlink_to(CONFIGS)
+    (root / "dvc.yaml").symlink_to(REPOSITORY / "dvc.yaml")
     (root / "pipeline").symlink_to(REPOSITORY / "pipeline")  # with the weights that the demo's runs start from
     return Project(root)
 
