@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import suppress
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -266,7 +267,10 @@ def add_installed_commands() -> None:
 def expand_home(argument: str) -> str:
     """An argument such as ``--out=~/x`` with the home folder in it: shells expand ``~`` only where a word begins."""
     option, _, value = argument.partition("=")
-    return f"{option}={Path(value).expanduser()}" if option.startswith("--") and value.startswith("~") else argument
+    if option.startswith("--") and value.startswith("~"):
+        with suppress(RuntimeError):  # no such user, or one without a home: it stays as it is
+            return f"{option}={Path(value).expanduser()}"
+    return argument
 
 
 def main() -> None:

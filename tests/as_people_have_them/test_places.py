@@ -1,11 +1,12 @@
-"""Where the project lies, and from where its commands are called: a row for each situation."""
+"""Where the project lies, and who calls it: one row for each situation, with what must be said or come out."""
 
 import os
-import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from made_up_configs import linked_project
@@ -13,159 +14,228 @@ from typer.testing import CliRunner, Result
 
 import pointrend
 from pipeline.config.project import Project
+from pipeline.config.raw_data import MissingDataError, missing_raw_data, refuse_missing
+from pipeline.stage import seen_from
 from pointrend.cli import add_installed_commands, app, expand_home
 from pointrend.image_files import write_image
-from pointrend.runs import find_checkout, find_weights
+from pointrend.runs import find_weights
 
-add_installed_commands()
-REPOSITORY = Path(__file__).parents[2]
+Run = Callable[..., Result]
 
 
-def call(*arguments: str) -> Result:
-    return CliRunner().invoke(app, list(arguments))
+@pytest.fixture(scope="module", autouse=True)
+def commands() -> None:
+    add_installed_commands()
 
 
 @pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project, and in it the working directory."""
-    folder = tmp_path / "project"
-    folder.mkdir()
-    linked_project(folder)
-    if not (folder / "dvc.yaml").exists():
-        shutil.copy(REPOSITORY / "dvc.yaml", folder)
+def checkout(tmp_path: Path) -> Path:
+    """A checkout in which nothing is selected."""
+    root = tmp_path / "my checkout"
+    (root / "docs" / "deep").mkdir(parents=True)
+    linked_project(root)
+    return root
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs a command of `pointrend` in a folder."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.chdir(folder)
-    return folder
+
+    def invoke(folder: Path, *arguments: str) -> Result:
+        monkeypatch.chdir(folder)
+        return CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+
+    return invoke
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["select", "demo"],
-        ["plan"],
-        ["plan", "demo"],
-        ["check"],
-        ["sweep", "x.yaml"],
-        ["train", "--data", "x.json"],
-        ["jobs", "list"],
-        ["jobs", "stop", "--all"],
-        ["jobs", "follow", "run-0"],
-    ],
-    ids=" ".join,
+# Outside a project, and in its subfolders
+
+NEED_A_PROJECT = (
+    ("select", "demo"),
+    ("plan",),
+    ("plan", "demo"),
+    ("check", "demo"),
+    ("sweep", "subdivision.yaml"),
+    ("train", "--data", "labels"),
+    ("jobs", "list"),
+    ("jobs", "stop", "train-1"),
 )
-def test_outside_a_project_one_line_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+
+
+@pytest.mark.parametrize("arguments", NEED_A_PROJECT, ids=" ".join)
+def test_outside_a_project_commands_say_so_and_how_to_get_one(
+    run: Run, tmp_path: Path, arguments: tuple[str, ...]
 ) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.chdir(tmp_path)
-    result = call(*arguments)
+    result = run(tmp_path, *arguments)
     assert result.exit_code == 1
     assert result.stderr.startswith(f"error: no project here: neither {tmp_path} nor a folder above it")
     assert "git clone" in result.stderr
     assert len(result.stderr.splitlines()) == 1
-    assert not any(tmp_path.iterdir())
+    assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    ("given", "written"),
-    [
-        ([], "data"),
-        (["--data-root", "../../raw"], "../raw"),
-        (["--data-root", "raw"], "notes/raw"),
-        (["--data-root", "/raw"], "/raw"),
-        (["--data-root", "s3://bucket/raw"], "s3://bucket/raw"),
-    ],
-)
-def test_in_a_subfolder_paths_are_those_of_the_user(
-    root: Path, monkeypatch: pytest.MonkeyPatch, given: list[str], written: str
-) -> None:
-    (root / "notes").mkdir()
-    monkeypatch.chdir(root / "notes")
-    assert call("select", "demo", *given).exit_code == 0
-    assert yaml.safe_load((root / "params.yaml").read_text())["data_root"] == written
-    assert not any((root / "notes").iterdir())
+def test_half_a_project_is_none(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "dvc.yaml").touch()  # a project of something else
+    assert "no project here" in run(tmp_path, "select", "demo").stderr
 
 
-def test_a_run_is_found_by_its_name_from_a_subfolder(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    weights = root / "outputs/demo/train/run-0/model.safetensors"
+@pytest.mark.parametrize("folder", [".", "docs", "docs/deep"])
+def test_select_and_plan_work_in_any_folder_of_the_project(run: Run, checkout: Path, folder: str) -> None:
+    assert run(checkout / folder, "select", "demo").exit_code == 0
+    assert sorted(path.name for path in checkout.iterdir() if path.suffix == ".yaml") == [
+        "dvc.yaml", "params.yaml", "selection.yaml",
+    ]  # fmt: skip
+    assert yaml.safe_load((checkout / "params.yaml").read_text())["data_root"] == "data"
+    assert "table1" in run(checkout / folder, "plan").stdout
+
+
+def test_plan_needs_no_selection(run: Run, checkout: Path) -> None:
+    result = run(checkout, "plan", "demo")
+    assert result.exit_code == 0
+    assert "table1" in result.stdout
+    assert not (checkout / "params.yaml").exists()
+
+
+#: What is given in docs/ as a path, and what it is in the root.
+PATHS = {
+    "../data": "data",
+    "x": "docs/x",
+    "/datasets": "/datasets",
+    "s3://bucket/data": "s3://bucket/data",
+    "../../beside": "../beside",
+}
+
+
+@pytest.mark.parametrize("given", PATHS)
+def test_paths_are_those_of_the_folder_they_were_given_in(run: Run, checkout: Path, given: str) -> None:
+    assert seen_from(checkout, checkout / "docs", given) == PATHS[given]
+    assert run(checkout / "docs", "select", "demo", "--data-root", given).exit_code == 0
+    assert Project(checkout).params().data_root == PATHS[given]
+
+
+def test_runs_are_found_from_a_subfolder(run: Run, checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = checkout / "outputs/demo/train/coco_pointrend_r50-0/model.safetensors"
     weights.parent.mkdir(parents=True)
     weights.touch()
-    (root / "notes").mkdir()
-    monkeypatch.chdir(root / "notes")
-    assert find_weights("run-0")[0] == weights
+    monkeypatch.chdir(checkout / "docs")
+    assert find_weights("coco_pointrend_r50-0")[0] == weights
 
 
-def test_a_folder_with_another_projects_dvc_yaml_is_not_this_one(root: Path) -> None:
-    inner = root / "other"
-    inner.mkdir()
-    (inner / "dvc.yaml").touch()
-    assert find_checkout(inner) == root
+# What is typed
+
+HOME = {
+    "--data-root=~/d": "--data-root={home}/d",
+    "--out=~": "--out={home}",
+    "--data-root=a~b": "--data-root=a~b",
+    "x=~/d": "x=~/d",
+    "--name=s3://b/~": "--name=s3://b/~",
+}
+
+
+@pytest.mark.parametrize("typed", HOME)
+def test_the_home_folder_after_an_equals_sign(typed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert expand_home(typed) == HOME[typed].format(home=tmp_path)
+
+
+def test_a_user_who_does_not_exist_stays_as_typed() -> None:
+    assert expand_home("--out=~nobody_of_this_name/x") == "--out=~nobody_of_this_name/x"
+
+
+def test_the_command_itself_expands_the_home_folder(checkout: Path, tmp_path: Path) -> None:
+    subprocess.run(
+        [Path(sys.executable).with_name("pointrend"), "select", "demo", "--data-root=~/d"],
+        cwd=checkout, env={**os.environ, "HOME": str(tmp_path)}, check=True, capture_output=True,
+    )  # fmt: skip
+    assert Project(checkout).params().data_root == str(tmp_path / "d")
+    assert not (checkout / "~").exists()
+
+
+ASKED = {
+    ("--version",): f"pointrend {pointrend.__version__}\n",
+    ("-h",): "--install-completion",
+    ("predict", "-h"): "--weights",
+    ("score", "miou", "-h"): "--gt",
+    ("data", "check", "-h"): "--images",
+}
+
+
+@pytest.mark.parametrize("arguments", ASKED, ids=" ".join)
+def test_short_help_and_version_work_anywhere(run: Run, tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    result = run(tmp_path, *arguments)
+    assert result.exit_code == 0
+    assert ASKED[arguments] in result.stdout
+
+
+def test_shells_can_complete_commands(tmp_path: Path) -> None:
+    environment = {
+        **os.environ,
+        "_POINTREND_COMPLETE": "complete_bash",
+        "COMP_WORDS": "pointrend se",
+        "COMP_CWORD": "1",
+    }
+    command = [Path(sys.executable).with_name("pointrend")]
+    found = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["select"]
+
+
+def test_the_paper_is_selected_in_a_few_lines_of_output(run: Run, checkout: Path) -> None:
+    lines = run(checkout, "select", "paper", "--data-root", "s3://bucket").stdout.splitlines()
+    assert len(lines) < 10
+    assert max(map(len, lines)) <= 120
+
+
+@pytest.mark.parametrize("name", ["o.psd", "o", "o.PNG.exe"])
+def test_a_picture_of_an_unknown_kind_is_refused_by_name(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=rf"{name}: expected a name that ends in \.jpg or \.png"):
+        write_image(np.zeros((2, 2, 3), np.uint8), tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+# Sweeps of another scale
+
+
+def test_a_sweep_of_another_scale_is_refused(run: Run, checkout: Path) -> None:
+    run(checkout, "select", "demo")
+    result = run(checkout / "docs", "sweep", "../configs/sweeps/paper/subdivision.yaml")
+    assert result.exit_code == 1
+    assert "is a sweep of scale paper, but demo is selected; `pointrend select paper`" in " ".join(
+        result.stderr.split()
+    )
+
+
+# Raw data that are not there
 
 
 @pytest.mark.parametrize(
-    ("argument", "expanded"),
+    ("made", "missing"),
     [
-        ("--data-root=~/d", "--data-root={home}/d"),
-        ("--out=~", "--out={home}"),
-        ("--data-root=d~", "--data-root=d~"),
-        ("~/d", "~/d"),  # which no shell leaves, so it was quoted
-        ("--name=a=~b", "--name=a=~b"),
+        ((), {"cityscapes_instance", "cityscapes_semantic", "coco2017"}),
+        (("cityscapes/gtFine/train", "cityscapes/gtFine/val"), {"coco2017"}),
+        (("cityscapes/gtFine/train",), {"cityscapes_instance", "cityscapes_semantic", "coco2017"}),
     ],
 )
-def test_the_home_folder_behind_an_equals_sign(argument: str, expanded: str) -> None:
-    assert expand_home(argument) == expanded.format(home=Path.home())
+def test_missing_raw_data_are_named_with_how_to_obtain_them(
+    run: Run, checkout: Path, made: tuple[str, ...], missing: set[str]
+) -> None:
+    for folder in made:
+        (checkout / "my data" / folder).mkdir(parents=True)
+    result = run(checkout, "select", "paper", "--data-root", "my data")
+    assert result.exit_code == 0  # data may come later
+    project = Project(checkout)
+    found = missing_raw_data(project, "paper", project.selection(), "my data")
+    assert set(found) == missing
+    for name, text in found.items():
+        assert text in result.stdout
+        assert text.startswith(f"dataset {name}: ")
+        assert "--data-root FOLDER" in text
+        assert "How to obtain this data: " in text
+        assert "https://" in text
+    with pytest.raises(MissingDataError, match="nothing was run\ndataset "):
+        refuse_missing(list(found.values()))
 
 
-def test_a_sweep_of_another_scale_is_refused(root: Path) -> None:
-    call("select", "demo")
-    result = call("sweep", "configs/sweeps/paper/subdivision.yaml")
-    assert result.exit_code == 1
-    assert "is a sweep of scale paper, but demo is selected; `pointrend select paper`" in result.stderr
-
-
-def test_plan_of_a_scale_needs_no_selection(root: Path) -> None:
-    for name in ("params.yaml", "selection.yaml"):
-        (root / name).unlink(missing_ok=True)
-    result = call("plan", "demo", "--json")
-    assert result.exit_code == 0, result.output
-    assert Project(root).default_cluster("demo") in result.output
-
-
-def test_select_says_which_raw_data_are_missing_and_where_to_get_them(root: Path) -> None:
-    text = call("select", "paper", "--data-root", "nowhere").stdout
-    assert "dataset coco2017: nowhere/coco/annotations/instances_train2017.json and 2 more missing" in text
-    assert "How to obtain this data: train2017.zip" in text
-    assert "missing" not in call("select", "demo").stdout
-    assert "missing" not in call("select", "paper", "--data-root", "s3://bucket/raw").stdout
-
-
-def test_configure_refuses_missing_raw_data_before_anything_runs(root: Path) -> None:
-    call("select", "paper", "--data-root", "nowhere")
-    result = subprocess.run(
-        [sys.executable, "-m", "stages.configure"],
-        cwd=root,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 1
-    assert "raw data are missing; nothing was run" in result.stderr
-    assert "How to obtain this data" in result.stderr
-    assert not (root / "outputs/paper/config").exists()
-
-
-def test_a_picture_of_an_unknown_format_is_named(tmp_path: Path) -> None:
-    import numpy as np
-
-    with pytest.raises(ValueError, match=r"o\.psd: expected a name that ends in \.jpg or \.png"):
-        write_image(np.zeros((2, 2, 3), np.uint8), tmp_path / "o.psd")
-
-
-@pytest.mark.parametrize("arguments", [["-h"], ["select", "-h"], ["jobs", "list", "-h"], ["score", "-h"]], ids=" ".join)
-def test_help_has_a_short_name(arguments: list[str]) -> None:
-    assert "Usage:" in call(*arguments).stdout
-
-
-def test_the_version_is_shown() -> None:
-    assert call("--version").stdout == f"pointrend {pointrend.__version__}\n"
+def test_nothing_is_said_of_drawn_data_and_of_buckets(run: Run, checkout: Path) -> None:
+    assert "missing" not in run(checkout, "select", "demo").stdout
+    assert "missing" not in run(checkout, "select", "paper", "--data-root", "s3://bucket/data").stdout
