@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import suppress
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -210,7 +211,7 @@ def export(
         options = {"num_classes": num_classes, "norm": norm, "min_size": min_size, "max_size": max_size}
         source, _ = find_weights(weights)
         network = load_model(source, model, **options)
-        values = network.metadata.pixel_range
+        values = network.metadata.pixel_range if network.metadata else None
         pictures = [to_tensor(read_image(path, bits=bits, pixel_range=values).pixels) for path in check or []]
         agreements = export_model(network, output, paste=paste, images=pictures)
     except (OSError, ValueError) as error:
@@ -266,7 +267,10 @@ def add_installed_commands() -> None:
 def expand_home(argument: str) -> str:
     """An argument such as ``--out=~/x`` with the home folder in it: shells expand ``~`` only where a word begins."""
     option, _, value = argument.partition("=")
-    return f"{option}={Path(value).expanduser()}" if option.startswith("--") and value.startswith("~") else argument
+    if option.startswith("--") and value.startswith("~"):
+        with suppress(RuntimeError):  # no such user, or one without a home: it stays as it is
+            return f"{option}={Path(value).expanduser()}"
+    return argument
 
 
 def main() -> None:

@@ -107,6 +107,7 @@ def edited(text: str, old: str, new: str) -> str:
 def linked_project(root: Path) -> Project:
     """The project's own configuration in another folder, to read."""
     (root / "configs").symlink_to(CONFIGS)
+    shutil.copy(REPOSITORY / "dvc.yaml", root)  # no link: tests write their own
     (root / "pipeline").symlink_to(REPOSITORY / "pipeline")  # with the weights that the demo's runs start from
     return Project(root)
 
@@ -114,6 +115,7 @@ def linked_project(root: Path) -> Project:
 def copied_project(root: Path) -> Project:
     """A copy of the project's own configuration, to change."""
     shutil.copytree(CONFIGS, root / "configs")
+    shutil.copy(REPOSITORY / "dvc.yaml", root)
     for package in ("pipeline", "pointrend"):
         (root / package).symlink_to(REPOSITORY / package)
     return Project(root)

@@ -113,7 +113,7 @@ def test_comments_docstrings_and_blank_lines_in_every_module_rerun_nothing(settl
         ("pipeline/synthetic/drawing.py", GENERATE),
         ("pipeline/data/prepare.py", PREPARE),
         ("pipeline/data/coco.py", PREPARE | TRAIN | EVALUATE | SWEEP | REPORT),
-        ("pipeline/data/rle.py", EVALUATE | SWEEP | REPORT),
+        ("pipeline/data/rle.py", PREPARE | TRAIN | EVALUATE | SWEEP | REPORT),
         ("pipeline/data/pictures.py", PREPARE | TRAIN | EVALUATE | SWEEP | REPORT),
         ("pipeline/training/loop.py", TRAIN | SWEEP),
         ("pipeline/training/checkpoint.py", TRAIN | SWEEP),

@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import Field
 
 from pipeline.config.clusters import ClusterConfig
-from pipeline.config.evaluations import EvaluationConfig
+from pipeline.config.evaluations import EvaluationConfig, RenderingConfig
 from pipeline.config.experiments import RunConfig
 from pipeline.config.reader import Strict, load
 from pipeline.config.schedules import Phase, ScheduleConfig
@@ -28,7 +28,7 @@ class Kind:
     Attributes:
         key: see :func:`pipeline.plan.measured.kind_of`.
         configs: the runs.
-        settings: all of their evaluation settings, each once.
+        settings: all of their evaluation settings, each once; none is timed.
     """
 
     key: str
@@ -54,6 +54,8 @@ def distinct_trainings(runs: Iterable[tuple[RunConfig, EvaluationConfig]]) -> li
         kind = kinds.setdefault(key, Kind(key, [], EvaluationConfig({})))
         kind.configs.append(config)
         for name, setting in evaluation.root.items():
+            if isinstance(setting, RenderingConfig):
+                setting = setting.model_copy(update={"timed_images": None})
             if setting in kind.settings.root.values():
                 continue
             free = name if name not in kind.settings.root else f"{config.experiment}_{name}"

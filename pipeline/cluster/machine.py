@@ -16,6 +16,8 @@ SOCKET_BYTES = 107
 #: What Ray appends to its folder, at most.
 RAY_SOCKET = "/ray/session_2026-01-31_12-00-00_123456_4194304/sockets/plasma_store"
 LONGEST_FOLDER = SOCKET_BYTES - len(RAY_SOCKET)
+#: What Python's multiprocessing appends to the folder for temporary files; Ray's dashboard and image loaders use it.
+PYTHON_SOCKET = "/pymp-12345678/listener-12345678"
 TOKEN = "auth_token"
 
 #: Of the last lines of a failed start: a pattern, and what to do.
@@ -54,12 +56,15 @@ def socket_folder() -> Path:
 
 
 def adapt_to_machine() -> None:
-    """Sets the environment variable by which a Ray that starts in this process finds a folder for its sockets.
+    """Sets the environment variables by which a Ray that starts in this process finds a folder for its sockets.
 
     Raises:
         MachineError: see :func:`socket_folder`.
     """
-    os.environ["RAY_TMPDIR"] = str(socket_folder())
+    folder = str(socket_folder())
+    os.environ["RAY_TMPDIR"] = folder
+    if len(os.fsencode(tempfile.gettempdir()) + PYTHON_SOCKET.encode()) > SOCKET_BYTES:
+        os.environ["TMPDIR"] = tempfile.tempdir = folder
 
 
 def make_token(folder: Path) -> None:

@@ -210,7 +210,9 @@ class TestMaskRCNN:
         assert len(detected["boxes"]) == 5
         assert (detected["masks"] > 0.6).any()
         assert (detected["masks"] < 0.4).any()
-        torch.testing.assert_close(detected["masks"], paste_masks(masks, detected["boxes"], (64, 96)))
+        # The library folds its frozen norms into the convolutions, which rounds otherwise.
+        expected = paste_masks(masks, detected["boxes"], (64, 96))
+        torch.testing.assert_close(detected["masks"], expected, rtol=1e-4, atol=1e-4)
 
     def test_autocast_places_masks_in_float32(self, scene: Scene) -> None:
         model = mask_rcnn_with_pointrend(mask_rcnn().eval(), rendering=Rendering(28, 49))

@@ -216,7 +216,7 @@ class TestErrors:
     def test_a_picture_that_cannot_be_read_is_one_message(self, running: Server) -> None:
         status, message = running.error("pictures", b"no picture", name="../x/broken.png")
         assert (status, message) == (
-            400, "broken.png: not a readable image (cannot identify image file this file)"
+            400, "broken.png: not a readable image (no image of a known format: save it as PNG, JPEG or TIFF)"
         )  # fmt: skip
         assert running.error("pictures", png()[:300], name="half.png")[1].startswith("half.png: not a readable image")
         dark = png(np.full((4, 4), 4000, np.uint16))
@@ -429,7 +429,7 @@ class TestPage:
         )
         page.wait("!at('message').hidden")
         assert page.run("at('message').textContent") == (
-            "<i>.png: not a readable image (cannot identify image file this file)"
+            "<i>.png: not a readable image (no image of a known format: save it as PNG, JPEG or TIFF)"
         )
         assert page.run("at('result').hidden")
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
+from made_up_configs import linked_project
 from typer.testing import CliRunner
 
 from pipeline import cli
@@ -189,7 +190,7 @@ def test_without_ray() -> None:
 
 def test_without_a_ray_of_the_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(linked_project(tmp_path).root)
     assert find_jobs(tmp_path) is None
     listed = CliRunner().invoke(cli.jobs, ["list"])
     assert (listed.exit_code, listed.output) == (0, f"{cli.NO_JOBS}\n")

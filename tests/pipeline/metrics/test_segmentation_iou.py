@@ -78,7 +78,8 @@ def test_iou_by_hand(score: Callable[..., dict[str, Any]]) -> None:
     assert found["images"] == 1
     assert len(found["IoU"]) == 19
     assert sum(math.isnan(value) for value in found["IoU"].values()) == 16
-    assert set(found) == {"mIoU", "IoU", "images"}
+    assert found["ignored_pixels_percent"] == pytest.approx(100 * 1 / 8)
+    assert set(found) == {"mIoU", "IoU", "images", "ignored_pixels_percent"}
 
 
 def test_pixels_are_counted_over_all_images_together(score: Callable[..., dict[str, Any]]) -> None:
@@ -398,7 +399,7 @@ UNREADABLE = {
     colours: "pixels are RGB; expected one channel",
     alpha: "pixels are LA; expected one channel",
     text: "no image",
-    empty: "no image",
+    empty: "the file is empty",
 }
 
 

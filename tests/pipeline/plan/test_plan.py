@@ -162,7 +162,7 @@ def test_every_scale_can_be_planned(scale: str, tmp_path: Path) -> None:
     assert found.runs
     for run in found.runs:
         assert 0 < run.gpu_hours < 10
-    assert {path.name for path in tmp_path.iterdir()} == {"configs", "pipeline"}, "nothing is written"
+    assert {path.name for path in tmp_path.iterdir()} == {"configs", "dvc.yaml", "pipeline"}, "nothing is written"
 
 
 def test_a_cluster_whose_batch_norm_would_not_see_whole_batches(tmp_path: Path) -> None:
