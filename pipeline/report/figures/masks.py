@@ -3,6 +3,7 @@
 Shape letters: H W rows and columns of an image, h w those of a panel.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ from pipeline.report.figures.figure import PIXEL_RATIO
 from pipeline.report.figures.panels import to_image
 
 BLUR = 0.45  # in pixels of the mask: rounds the stairs between its pixels, but a single pixel stays
+SOFT = 4  # pixels of the mask beside which nothing of it is left when it is blurred and enlarged
 FINER = 2  # edges are found on a grid this much finer than the panel's, for smooth lines
 LINE, HALO = 1.5 * PIXEL_RATIO, 0.75 * PIXEL_RATIO  # widths of the outline and of the white line around it, in pixels
 OPACITY = 0.4
@@ -45,22 +47,55 @@ def enlarged_picture(picture: Tensor, window: Window) -> Image.Image:
 
 def enlarged_mask(mask: np.ndarray, window: Window) -> np.ndarray:
     """The window's part of a mask (H, W) bool, on a grid ``FINER`` than the panel: (FINER h, FINER w) bool."""
-    soft = Image.fromarray(gaussian_filter(mask.astype(np.float32), BLUR, mode="nearest"))
-    size = (window.size[0] * FINER, window.size[1] * FINER)
-    return np.asarray(soft.resize(size, Image.Resampling.BICUBIC, window.box)) >= 0.5
+    enlarged = np.zeros((window.size[1] * FINER, window.size[0] * FINER), bool)
+    if not mask.any():
+        return enlarged
+    # Only about the mask: the rest of a large picture takes a hundred times as long.
+    across, down = mask.any(axis=0), mask.any(axis=1)
+    (left, right), (top, bottom) = (_extent(line, 2 * SOFT) for line in (across, down))
+    part = gaussian_filter(mask[top:bottom, left:right].astype(np.float32), BLUR, mode="nearest")
+    columns, x0, x1 = _places(_extent(across, SOFT), window.box[0], window.box[2], enlarged.shape[1])
+    rows, y0, y1 = _places(_extent(down, SOFT), window.box[1], window.box[3], enlarged.shape[0])
+    if columns and rows:
+        box = (max(0.0, x0 - left), max(0.0, y0 - top), min(x1 - left, right - left), min(y1 - top, bottom - top))
+        soft = Image.fromarray(part).resize((len(columns), len(rows)), Image.Resampling.BICUBIC, box)
+        enlarged[rows.start : rows.stop, columns.start : columns.stop] = np.asarray(soft) >= 0.5
+    return enlarged
 
 
-def paint(panel: Image.Image, area: np.ndarray, color: Color, opacity: float = 1.0) -> None:
-    """Paints an area (FINER h, FINER w) bool of a panel; pixels at its edge are painted in part."""
+def _places(extent: tuple[int, int], start: float, stop: float, count: int) -> tuple[range, float, float]:
+    """The pixels of a grid of ``count`` from ``start`` to ``stop`` that show an extent, and their borders."""
+    fine = count / (stop - start)
+    shown = range(max(0, math.floor((extent[0] - start) * fine)), min(count, math.ceil((extent[1] - start) * fine)))
+    return shown, start + shown.start / fine, start + shown.stop / fine
+
+
+def _extent(line: np.ndarray, room: int) -> tuple[int, int]:
+    """From where to where a line of bools is true, with some room, within the line."""
+    covered = np.flatnonzero(line)
+    return max(0, int(covered[0]) - room), min(len(line), int(covered[-1]) + 1 + room)
+
+
+def paint(
+    panel: Image.Image, area: np.ndarray, color: Color, opacity: float = 1.0, at: tuple[int, int] = (0, 0)
+) -> None:
+    """Paints an area (FINER h, FINER w) bool from a place (x, y) of a panel on; its edge is painted in part."""
     share = Image.fromarray(area.astype(np.uint8) * round(255 * opacity))
     rgb = tuple(round(255 * channel) for channel in color)
-    panel.paste(rgb, (0, 0), share.resize(panel.size, Image.Resampling.BOX))
+    size = (area.shape[1] // FINER, area.shape[0] // FINER)
+    panel.paste(rgb, at, share.resize(size, Image.Resampling.BOX))
 
 
 def draw_mask(panel: Image.Image, mask: np.ndarray, color: Color) -> None:
     """Draws a mask (FINER h, FINER w) bool over a panel: a translucent fill and an outline within a white line."""
-    paint(panel, mask, color, OPACITY)
-    _outline(panel, mask, color)
+    if not mask.any():
+        return
+    room = FINER * math.ceil(LINE / 2 + HALO)
+    (top, bottom), (left, right) = (_extent(mask.any(axis=axis), room) for axis in (1, 0))
+    at = (left // FINER, top // FINER)
+    part = mask[FINER * at[1] : FINER * -(-bottom // FINER), FINER * at[0] : FINER * -(-right // FINER)]
+    paint(panel, part, color, OPACITY, at)
+    _outline(panel, part, color, at)
 
 
 def cut_out(panel: Image.Image, mask: np.ndarray) -> Image.Image:
@@ -71,8 +106,8 @@ def cut_out(panel: Image.Image, mask: np.ndarray) -> Image.Image:
     return drawn
 
 
-def _outline(panel: Image.Image, mask: np.ndarray, color: Color) -> None:
-    """Draws a line along a mask's edge, and a thin white one around it. At the panel's border there is no edge."""
+def _outline(panel: Image.Image, mask: np.ndarray, color: Color, at: tuple[int, int] = (0, 0)) -> None:
+    """Draws a line along a mask's edge, and a thin white one around it. At the mask's border there is no edge."""
     if mask.all() or not mask.any():
         return
     line, halo = LINE * FINER / 2, HALO * FINER
@@ -83,5 +118,5 @@ def _outline(panel: Image.Image, mask: np.ndarray, color: Color) -> None:
     inside[:, :-1] &= mask[:, 1:]
     distance = distance_transform_edt(~mask | inside)  # from the mask's last pixels
     outwards = np.where(mask, -1 - distance, distance)
-    paint(panel, (outwards > line) & (outwards <= line + halo), (1.0, 1.0, 1.0), 0.85)
-    paint(panel, np.abs(outwards) <= line, color)
+    paint(panel, (outwards > line) & (outwards <= line + halo), (1.0, 1.0, 1.0), 0.85, at)
+    paint(panel, np.abs(outwards) <= line, color, at=at)
