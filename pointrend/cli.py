@@ -146,7 +146,15 @@ def predict(
     out: Annotated[Path, typer.Option(help="the folder to write")] = Path("predictions"),
     save: Annotated[str, typer.Option(help="what to write: overlays, json, labels, cutouts")] = "overlays,json",
     classes: Annotated[str | None, typer.Option(help="names of the classes to show, with commas between them")] = None,
-    score: Annotated[float, typer.Option(help="show objects with at least this score", min=0, max=1)] = 0.5,
+    score: Annotated[
+        float | None,
+        typer.Option(
+            help="show objects with at least this score; by default the one with the best F1 of a run, or 0.5",
+            min=0,
+            max=1,
+            show_default=False,
+        ),
+    ] = None,
     resolution: Annotated[int | None, typer.Option(help="side of an object's mask: 28, 56, 112, 224, 448")] = None,
     points: Annotated[int | None, typer.Option(help="most points that a subdivision step predicts", min=1)] = None,
     show_points: Annotated[bool, typer.Option("--show-points", help="draw the subdivision, step by step")] = False,

@@ -4,7 +4,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from pointrend.predict import (
     class_infos,
     predict_files,
 )
-from pointrend.runs import find_weights, why_best
+from pointrend.runs import USUAL_SCORE, find_weights, why_best
 from pointrend.semantic import SemanticSegmenter
 from pointrend.specs import COARSE_SIDE, InstanceSpec, Rendering
 from pointrend.tiles import check_side
@@ -42,7 +42,7 @@ class Request:
     out: Path
     save: str
     classes: str | None
-    score: float
+    score: float | None
     resolution: int | None
     points: int | None
     show_points: bool
@@ -101,6 +101,21 @@ def check_inputs(folder: Path, images: Sequence[Input]) -> None:
             raise ValueError(f"{image.path}: is in a folder that would be written; choose another one with --out")
 
 
+def least_score(asked: float | None, scores: Mapping[str, float]) -> tuple[float, str | None]:
+    """The least score of an object to show, and what to say of it.
+
+    Args:
+        asked: what ``--score`` says; None takes the one with the best F1 on the run's val images.
+        scores: of the run.
+    """
+    if asked is not None:
+        return asked, None
+    if "F1_score" not in scores:
+        return USUAL_SCORE, None
+    best = scores["F1_score"]
+    return best, f"showing objects of score {best:g} or more, where F1 was best on the val images; --score changes it"
+
+
 def empty_hint(best: list[float], done: int, score: float) -> str:
     """What to say of images without an object to show, with the best score seen in each; 0 for none at all."""
     where = f"in {len(best)} of {counted(done, 'image')}"
@@ -151,8 +166,9 @@ def run_predict(request: Request) -> bool:
         raise ValueError("--show-points is for models with a PointRend head, which this one does not have")
     classes = class_infos(model)
     names = None if request.classes is None else [name.strip() for name in request.classes.split(",")]
+    score, why_score = least_score(request.score, scores)
     settings = Settings(
-        request.score,
+        score,
         choose_classes(classes, names),
         rendering,
         request.points,
@@ -163,12 +179,13 @@ def run_predict(request: Request) -> bool:
         request.tile,
         model.metadata.pixel_range,
     )
-    where = "".join(f", {name} {value:g}" for name, value in scores.items())
+    where = "".join(f", {name} {value:g}" for name, value in scores.items() if name != "F1_score")
     console.print(
         f"{source}: {model.metadata.model}, {counted(len(classes), 'class')}{where}; on {device}", markup=False
     )
-    if (why := why_best(source)) is not None:
-        console.print(why, markup=False)
+    for why in (why_best(source), why_score):
+        if why is not None:
+            console.print(why, markup=False)
     if model.metadata.classes is None:
         console.print("the weights do not name their classes: they are called class 1, class 2, ... with ids from 1")
     if inputs.others:
@@ -185,7 +202,7 @@ def run_predict(request: Request) -> bool:
         outcome = predict_files(model, inputs.images, settings, writer, lambda: progress.advance(task))
     seconds = time.monotonic() - begun
     if outcome.best_of_empty:
-        console.print(empty_hint(outcome.best_of_empty, outcome.done, request.score), markup=False)
+        console.print(empty_hint(outcome.best_of_empty, outcome.done, score), markup=False)
     if outcome.tiled:
         limit = "a tile" if request.tile else f"{MAX_PIXELS_AT_ONCE / 1e6:g} million pixels"
         console.print(
@@ -196,7 +213,7 @@ def run_predict(request: Request) -> bool:
         console.print(remark, markup=False)
     for message in outcome.failed:
         console.print(f"error: {message}", style="red", markup=False)
-    what = "classes" if isinstance(model, SemanticSegmenter) else f"objects of score {request.score:g} or more"
+    what = "classes" if isinstance(model, SemanticSegmenter) else f"objects of score {score:g} or more"
     total = len(inputs.images)
     images = counted(outcome.done, "image") + (f" of {total}" if outcome.done < total else "")
     print(f"{request.out}: {images}, {outcome.regions} {what}, {outcome.done / seconds:.2g} images/s")

@@ -13,6 +13,8 @@ SUFFIXES = (".safetensors", ".pth", ".pt", ".pkl")
 LISTED = 12  # names in a message
 
 BEST = "best.safetensors"
+#: The least score of an object that is shown, where no run tells a better one.
+USUAL_SCORE = 0.5
 
 
 def find_checkout(folder: Path) -> Path | None:

@@ -15,10 +15,10 @@ from pipeline.data.coco import Category
 from pipeline.metrics.average_precision import RECALLS, Matches
 from pipeline.metrics.coco_files import detections, read_results
 from pipeline.metrics.matching import match
+from pointrend.runs import USUAL_SCORE
 
 #: The thresholds of which the one with the best F1 is taken, and the one where no prediction is right at any of them.
 SCORES = np.arange(1, 101) / 100
-USUAL_SCORE = 0.5
 
 
 class PrecisionRecall(NamedTuple):

@@ -297,6 +297,24 @@ class TestWeights:
         image("a.png")
         assert said in predict(name, "a.png").stderr
 
+    def test_the_score_of_the_best_f1_is_taken_unless_another_is_given(self, weights: Path) -> None:
+        folder = Path("outputs/mine/train/cells-0")
+        folder.mkdir(parents=True)
+        (folder / "model.safetensors").write_bytes(weights.read_bytes())
+        metrics = Path("outputs/mine/metrics/cells-0.json")
+        metrics.parent.mkdir()
+        metrics.write_text(json.dumps({"AP": 31.0, "F1_score": 0.1}))
+        image("a.png")
+        result = predict("cells-0", "a.png", "--out", "o")
+        assert "showing objects of score 0.1 or more, where F1 was best on the val images" in result.stderr
+        assert "o: 1 image, 5 objects of score 0.1 or more" in result.stdout
+        assert "AP 31;" in result.stderr
+        given = predict("cells-0", "a.png", "--out", "p", "--score", "0.9")
+        assert "where F1" not in given.stderr
+        assert "objects of score 0.9 or more" in given.stdout
+        of_a_file = predict(weights, "a.png", "--out", "q")
+        assert "objects of score 0.5 or more" in of_a_file.stdout
+
     def test_the_best_weights_of_a_run_go_first(self, weights: Path) -> None:
         image("a.png")
         folder = Path("outputs/mine/train/mine-0")
