@@ -225,7 +225,8 @@ class Jobs:
                 # Another process may have submitted the job first, or Ray has just started and has no agent yet.
                 if time.monotonic() > end:
                     raise RayUnreachableError(
-                        f"{self.address}: job {job.id} was not accepted within {PATIENCE_SECONDS:.0f} s ({_reason(error)})"
+                        f"{self.address}: job {job.id} was not accepted within {PATIENCE_SECONDS:.0f} s "
+                        f"({_reason(error)})"
                     ) from error
                 time.sleep(0.3)
             else:

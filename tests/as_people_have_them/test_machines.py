@@ -191,7 +191,7 @@ def test_image_loading_without_shared_memory_ends_and_says_so(
         monkeypatch.setattr(torch.Tensor, "share_memory_", refuse)
     else:
         monkeypatch.setattr(loading.multiprocessing, "Lock", refuse)
-    with pytest.raises(loading.SharedMemoryError, match="too little shared memory .*--shm-size.*loader_processes: 0"):
+    with pytest.raises(loading.SharedMemoryError, match=r"too little shared memory .*--shm-size.*loader_processes: 0"):
         list(loading.load_batches(_Images(), [[0, 1]], 1, torch.device("cpu")))  # type: ignore[arg-type]
 
 
@@ -223,7 +223,7 @@ def test_what_is_waited_for_is_said_while_one_call_hangs(
     "error",
     [
         NoAnswer("HTTPConnectionPool(host='h', port=1): Max retries exceeded (Caused by NewConnectionError('"
-                 "HTTPConnection(host=h, port=1): Failed to establish a new connection: [Errno 111] Connection refused'))"),
+                 "HTTPConnection(host=h, port=1): No connection: [Errno 111] Connection refused'))"),
         RuntimeError("Request failed with status code 500: [Errno 111] Connection refused"),
     ],
     ids=["no answer", "no agent"],
