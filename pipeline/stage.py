@@ -1,5 +1,6 @@
 """Shared by all DVC stages: the project and its folders, the environment of processes, how errors are shown."""
 
+import errno
 import json
 import os
 import subprocess
@@ -25,6 +26,7 @@ from pipeline.config.selection import Selection
 from pipeline.data.storage import Storage
 from pipeline.dvc_process import end_with_dvc
 from pipeline.errors import UserError
+from pipeline.full_disks import full_folders
 from pointrend.runs import find_checkout
 
 NO_PROXY = ("no_proxy", "NO_PROXY")
@@ -190,7 +192,9 @@ def errors_as_messages() -> Iterator[None]:
     except KeyboardInterrupt:
         sys.exit(130)
     except (UserError, OSError) as error:
-        Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+        full = full_folders() if getattr(error, "errno", None) == errno.ENOSPC else ""
+        message = f"{error}; {full}" if full else str(error)
+        Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
         sys.exit(1)
 
 

@@ -7,11 +7,11 @@ import shlex
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from aiohttp import ClientError
 from ray.exceptions import AuthenticationError
@@ -25,6 +25,8 @@ from pipeline.errors import UserError
 
 #: How long to wait for a Ray that does not answer: its head may be restarting.
 PATIENCE_SECONDS = 120.0
+#: How long a single request may take: a dashboard whose head has died may accept one and never answer it.
+REQUEST_SECONDS = 60.0
 #: Shorter waits are not reported.
 SILENT_SECONDS = 10.0
 POLL_SECONDS = 0.3
@@ -97,6 +99,9 @@ class Jobs:
         RayUnreachableError: if no Ray answers at the address. All methods raise it.
     """
 
+    #: Since when the call under way has waited for Ray; None between calls.
+    _begun: float | None = None
+
     def __init__(self, address: str, head: str | None = None) -> None:
         self.address = address
         if head is None and re.fullmatch(r"[^/]+:\d+", address):
@@ -105,41 +110,52 @@ class Jobs:
         # Ray changes RAY_ADDRESS to "auto" in the environment of drivers, so it is set in front of their command.
         self._prefix = ["env", f"RAY_ADDRESS={head}"] if head else []
         try:
-            self._client = JobSubmissionClient(address)
+            self._client = _Client(address)
             self._client.get_version()
         except AuthenticationError as error:
             raise RayUnreachableError(
                 f"{address}: Ray refused the connection; set RAY_AUTH_MODE and the token of its cluster ({error})"
             ) from error
         except (*UNREACHABLE, RuntimeError) as error:
-            raise RayUnreachableError(f"{address}: no Ray answers; start it or change RAY_ADDRESS ({error})") from error
+            raise RayUnreachableError(
+                f"{address}: no Ray answers; start it or change RAY_ADDRESS ({_reason(error)})"
+            ) from error
 
     def _retry(self, call: Callable[[], T]) -> T:
         """Calls until Ray answers, for up to :data:`PATIENCE_SECONDS`, and returns the result."""
-        begun = time.monotonic()
-        # Also while a single call hangs, as those to a dashboard do whose head has died.
-        report = threading.Timer(SILENT_SECONDS, self._report_waiting)
+        with self._patience("does not answer") as end:
+            while True:
+                try:
+                    return call()
+                except UNREACHABLE as error:
+                    if time.monotonic() > end:
+                        raise RayUnreachableError(
+                            f"{self.address}: Ray has not answered for {PATIENCE_SECONDS:.0f} s; the results and "
+                            f"checkpoints of its jobs are kept, and `dvc repro` continues from them ({_reason(error)})"
+                        ) from error
+                    time.sleep(0.5)
+
+    @contextmanager
+    def _patience(self, problem: str) -> Iterator[float]:
+        """Reports the problem once if the block takes long, also while a call in it hangs.
+
+        Yields the time until which to wait. A block within another one shares its time and its report.
+        """
+        if self._begun is not None:
+            yield self._begun + PATIENCE_SECONDS
+            return
+        self._begun = time.monotonic()
+        report = threading.Timer(SILENT_SECONDS, self._report_waiting, [problem])
         report.daemon = True
         report.start()
         try:
-            return self._until_answered(call, begun)
+            yield self._begun + PATIENCE_SECONDS
         finally:
             report.cancel()
+            self._begun = None
 
-    def _report_waiting(self) -> None:
-        print(f"Ray at {self.address} does not answer; waiting up to {PATIENCE_SECONDS:.0f} s", flush=True)
-
-    def _until_answered(self, call: Callable[[], T], begun: float) -> T:
-        while True:
-            try:
-                return call()
-            except UNREACHABLE as error:
-                if time.monotonic() - begun > PATIENCE_SECONDS:
-                    raise RayUnreachableError(
-                        f"{self.address}: Ray has not answered for {PATIENCE_SECONDS:.0f} s; the results and "
-                        f"checkpoints of its jobs are kept, and `dvc repro` continues from them ({error})"
-                    ) from error
-                time.sleep(0.5)
+    def _report_waiting(self, problem: str) -> None:
+        print(f"Ray at {self.address} {problem}; waiting up to {PATIENCE_SECONDS:.0f} s", flush=True)
 
     def nodes(self) -> list[Resources]:
         """The resources of each node that is alive."""
@@ -181,7 +197,10 @@ class Jobs:
         Returns:
             whether the job was submitted.
         """
-        end = time.monotonic() + PATIENCE_SECONDS
+        with self._patience(f"has not accepted job {job.id} yet") as end:
+            return self._submit(job, end)
+
+    def _submit(self, job: Job, end: float) -> bool:
         while True:
             attempts = self._attempts(job.id)
             if attempts and not attempts[-1].status.is_terminal():
@@ -205,7 +224,10 @@ class Jobs:
             except (*UNREACHABLE, RuntimeError, ValueError) as error:
                 # Another process may have submitted the job first, or Ray has just started and has no agent yet.
                 if time.monotonic() > end:
-                    raise RayUnreachableError(f"{self.address}: job {job.id} was not accepted ({error})") from error
+                    raise RayUnreachableError(
+                        f"{self.address}: job {job.id} was not accepted within {PATIENCE_SECONDS:.0f} s "
+                        f"({_reason(error)})"
+                    ) from error
                 time.sleep(0.3)
             else:
                 return True
@@ -313,6 +335,22 @@ if asyncio.run(jobs.get_status(job)) == JobStatus.PENDING:
     asyncio.run(jobs.put_status(job, JobStatus.STOPPED, message="stopped while it waited"))
     ray.kill(ray.get_actor(JOB_ACTOR_NAME_TEMPLATE.format(job_id=job), namespace=SUPERVISOR_ACTOR_RAY_NAMESPACE))
 """
+
+
+class _Client(JobSubmissionClient):
+    """Ray's client, whose requests end after a time."""
+
+    def _do_request(self, *arguments: Any, **options: Any) -> Any:
+        return super()._do_request(*arguments, **{"timeout": REQUEST_SECONDS, **options})
+
+
+def _reason(error: Exception) -> str:
+    """The last part of an error's message, which in those of connections names the cause."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    if "Connection" not in (reason := lines[-1]):
+        return reason
+    reason = reason.rsplit(": ", 1)[-1].rstrip("'\")>")
+    return reason + ")" * (reason.count("(") - reason.count(")"))
 
 
 class _Output:

@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 from pipeline.errors import UserError
+from pipeline.full_disks import MORE_SHARED_MEMORY, full_folders
 
 #: The kernel's limit on the path of a socket.
 SOCKET_BYTES = 107
@@ -23,8 +24,8 @@ TOKEN = "auth_token"
 #: Of the last lines of a failed start: a pattern, and what to do.
 REMEDIES = (
     (r"AF_UNIX path", f"set RAY_TMPDIR to a folder of this machine whose path has at most {LONGEST_FOLDER} bytes"),
+    (r"/dev/shm", MORE_SHARED_MEMORY),
     (r"No space left on device|Errno 28", "make room: `df -h /tmp /dev/shm` shows what is full"),
-    (r"/dev/shm", "make room in /dev/shm, or start the container with a larger --shm-size"),
     (r"Read-only file system|Permission denied", "RAY_TMPDIR and HOME must name folders that can be written"),
     (
         r"timed out during startup|GCS cannot find|Failed to connect to GCS",
@@ -88,12 +89,15 @@ def _home_has_token() -> bool:
     if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
         return True
     try:
-        usual = Path.home() / ".ray" / TOKEN
+        home = Path.home()
+        usual = home / ".ray" / TOKEN
         if usual.is_file():
             return os.access(usual, os.R_OK)
+        folder = usual.parent if usual.parent.exists() else home
+        # A home that does not exist is not made, even where this user could.
+        return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
     except (OSError, RuntimeError):  # no access, or a user without a home
         return False
-    return os.access(next(each for each in usual.parents if each.exists()), os.W_OK | os.X_OK)
 
 
 def explain_failure(log: str) -> str:
@@ -105,6 +109,8 @@ def explain_failure(log: str) -> str:
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
     reason = (errors or lines or ["it wrote nothing"])[-1][:300]
+    if re.search("No space left on device|Errno 28", reason) and "/dev/shm" not in reason and (full := full_folders()):
+        return f"{reason}; {full}"
     for pattern, remedy in REMEDIES:
         if re.search(pattern, reason):
             return f"{reason}; {remedy}"

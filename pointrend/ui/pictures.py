@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from pointrend.pixels import decode_image
+from pointrend.pixels import Reading, decode_image
 from pointrend.points import Size
 from pointrend.predict import MAX_PIXELS
 
@@ -30,13 +30,14 @@ class Picture:
     remarks: tuple[str, ...]
 
 
-def open_picture(data: bytes, name: str, bits: int | None) -> Picture:
-    """A picture from the bytes of its file.
+def open_picture(data: bytes, name: str, bits: int | None, pixel_range: tuple[float, float] | None) -> Picture:
+    """A picture from the bytes of its file; ``bits`` overrules ``pixel_range``, the values of black and white.
 
     Raises:
         OSError, ValueError: as :func:`pointrend.pixels.decode_image`.
     """
-    image = decode_image(io.BytesIO(data), name, bits=bits, max_pixels=MAX_PIXELS["instance"])
+    reading = Reading("exif", pixel_range if bits is None else None)
+    image = decode_image(io.BytesIO(data), name, reading, bits=bits, max_pixels=MAX_PIXELS["instance"])
     return Picture(name, image.pixels, reduced(image.pixels, WHOLE), image.remarks)
 
 

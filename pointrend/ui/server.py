@@ -156,7 +156,10 @@ def build_app(session: Session) -> Starlette:
             return Response(status_code=499)
         if body is None:
             return failure(f"{name}: has more than {MAX_BYTES / 1e6:.0f} MB; make it smaller", 413)
-        return await answer(request, lambda: session.open(body, name))
+        query = request.query_params
+        return await answer(
+            request, lambda: session.open(number(query, "weights") if "weights" in query else session.start, body, name)
+        )
 
     def of_view(use: Callable[[int, str, QueryParams], Any]) -> Callable[[Request], Any]:
         async def endpoint(request: Request) -> Response:

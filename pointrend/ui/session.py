@@ -22,6 +22,8 @@ from pointrend.weights import load_model, stored_metadata
 
 K = TypeVar("K")
 V = TypeVar("V")
+#: The values that were black and white in a model's training; None where all pictures had 8 bits.
+PixelRange = tuple[float, float] | None
 
 MODELS, PICTURES, VIEWS = 2, 2, 2
 EXAMPLES = 6
@@ -135,7 +137,8 @@ class Session:
     def __init__(self, weights: list[Weights], start: int, device: torch.device, bits: int | None) -> None:
         self.weights, self.start, self.device, self.bits = weights, start, device, bits
         self._models: Recent[int, Any] = Recent(MODELS)
-        self._pictures: Recent[str, Picture] = Recent(PICTURES)
+        self._files: Recent[str, tuple[bytes, str]] = Recent(PICTURES)
+        self._pictures: Recent[tuple[str, PixelRange], Picture] = Recent(PICTURES)
         self._views: Recent[tuple[int, str], View] = Recent(VIEWS)
 
     def choose(self, index: int) -> Weights:
@@ -153,14 +156,16 @@ class Session:
         weights = self.choose(index)
         return self._models.get(index, lambda: load_model(weights.source, **weights.options).to(self.device))
 
-    def open(self, data: bytes, name: str) -> dict[str, Any]:
-        """Opens a picture.
+    def open(self, index: int, data: bytes, name: str) -> dict[str, Any]:
+        """Opens a picture, read as it is for a model. Other models may read its file otherwise, see :meth:`view`.
 
         Raises:
             OSError, ValueError: if it cannot be read.
         """
-        picture, key = open_picture(data, name, self.bits), secrets.token_urlsafe(8)
-        self._pictures.get(key, lambda: picture)
+        key, limits = secrets.token_urlsafe(8), self.choose(index).metadata.pixel_range
+        picture = open_picture(data, name, self.bits, limits)
+        self._files.get(key, lambda: (data, name))
+        self._pictures.get((key, limits), lambda: picture)
         height, width = picture.pixels.shape[:2]
         return {"picture": key, "name": name, "width": width, "height": height, "remarks": picture.remarks}
 
@@ -168,13 +173,15 @@ class Session:
         """The pass of a model over a picture.
 
         Raises:
-            ValueError: for a picture that is not open any more.
+            OSError, ValueError: for a picture that is not open any more, or that cannot be read for this model.
         """
 
-        def closed() -> Picture:
+        def closed() -> tuple[bytes, str]:
             raise ValueError("this picture is not open any more; choose it again")
 
-        opened = self._pictures.get(picture, closed)
+        data, name = self._files.get(picture, closed)
+        limits = self.choose(index).metadata.pixel_range
+        opened = self._pictures.get((picture, limits), lambda: open_picture(data, name, self.bits, limits))
 
         def look() -> View:
             model = self.load(index)

@@ -11,12 +11,15 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from requests.exceptions import ConnectionError as NoAnswer
 
+from pipeline import full_disks
 from pipeline.cluster import jobs as jobs_module
-from pipeline.cluster.jobs import Jobs
+from pipeline.cluster.jobs import Job, Jobs, RayUnreachableError
 from pipeline.cluster.machine import (
     LONGEST_FOLDER,
     MachineError,
@@ -26,8 +29,11 @@ from pipeline.cluster.machine import (
     socket_folder,
     use_token,
 )
+from pipeline.data.dataset import Example
 from pipeline.files import locked
+from pipeline.stage import errors_as_messages
 from pipeline.tracking.client import Tracker, TrackingError
+from pipeline.training import loading
 
 TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
@@ -67,7 +73,7 @@ def test_without_any_folder_for_sockets_the_message_says_what_to_set(monkeypatch
         socket_folder()
 
 
-@pytest.mark.parametrize("home", ["read-only", "missing"])
+@pytest.mark.parametrize("home", ["read-only", "missing", "not there"])
 def test_without_a_home_to_write_to_the_token_lies_in_the_project(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: str
 ) -> None:
@@ -77,6 +83,8 @@ def test_without_a_home_to_write_to_the_token_lies_in_the_project(
             raise RuntimeError("Could not determine home directory.")
 
         monkeypatch.setattr(Path, "home", classmethod(no_home))
+    elif home == "not there":
+        monkeypatch.setenv("HOME", str(tmp_path / "home"))
     else:
         monkeypatch.setenv("HOME", "/proc/1")  # not even root can write there
     make_token(tmp_path)
@@ -128,7 +136,8 @@ def test_a_file_system_without_flock(tmp_path: Path, monkeypatch: pytest.MonkeyP
     ("last", "remedy"),
     [
         ("OSError: validate_socket_filename failed: AF_UNIX path length cannot exceed 107 bytes: /x", "set RAY_TMPDIR"),
-        ("OSError: [Errno 28] No space left on device: '/dev/shm/x'", "df -h /tmp /dev/shm"),
+        ("OSError: [Errno 28] No space left on device: '/dev/shm/x'", "--shm-size"),
+        ("OSError: [Errno 28] No space left on device: '/tmp/ray/x'", "df -h /tmp /dev/shm"),
         ("ValueError: The configured object store size (12 GB) exceeds /dev/shm size (0 GB).", "--shm-size"),
         ("OSError: [Errno 30] Read-only file system: '/home/x/.ray'", "HOME"),
         ("Exception: The current node timed out during startup.", "too busy"),
@@ -142,6 +151,48 @@ def test_a_start_that_fails_is_one_line_with_the_remedy(last: str, remedy: str) 
     assert line.startswith(f"{last}; ")
     assert remedy in line
     assert "\n" not in line
+
+
+def test_an_error_without_a_file_names_what_is_full(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Locks between processes lie in /dev/shm; where it is full, the system's message does not say so."""
+
+    def full_shared_memory(folder: Path) -> SimpleNamespace:
+        return SimpleNamespace(free=0 if folder == Path("/dev/shm") else 1 << 40)
+
+    monkeypatch.setattr(full_disks.shutil, "disk_usage", full_shared_memory)
+    with pytest.raises(SystemExit), errors_as_messages():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    said = capsys.readouterr().err
+    assert said.startswith("error: [Errno 28] No space left on device; /dev/shm has 0.0 MB left: make room in /dev/shm")
+    assert "--shm-size" in explain_failure("OSError: [Errno 28] No space left on device")
+
+
+class _Images(torch.utils.data.Dataset[Example]):
+    def __getitem__(self, draw: object) -> Example:
+        return Example(1, torch.full((3, 4, 4), 7, dtype=torch.uint8), {"boxes": torch.ones(1, 4)})
+
+
+@pytest.mark.parametrize(
+    ("where", "error"),
+    [
+        ("a loading process", RuntimeError("unable to allocate shared memory(shm) for file </torch_1_2_3>: No space")),
+        ("the lock of a queue", OSError(errno.ENOSPC, "No space left on device")),
+    ],
+)
+def test_image_loading_without_shared_memory_ends_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, where: str, error: Exception
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise error
+
+    if where == "a loading process":
+        monkeypatch.setattr(torch.Tensor, "share_memory_", refuse)
+    else:
+        monkeypatch.setattr(loading.multiprocessing, "Lock", refuse)
+    with pytest.raises(loading.SharedMemoryError, match=r"too little shared memory .*--shm-size.*loader_processes: 0"):
+        list(loading.load_batches(_Images(), [[0, 1]], 1, torch.device("cpu")))  # type: ignore[arg-type]
 
 
 def test_of_an_unknown_failure_the_error_itself_is_shown() -> None:
@@ -158,7 +209,7 @@ def test_what_is_waited_for_is_said_while_one_call_hangs(
     jobs, said = object.__new__(Jobs), threading.Event()
     jobs.address = "http://head:8265"
     report = jobs._report_waiting
-    monkeypatch.setattr(jobs, "_report_waiting", lambda: (report(), said.set()))
+    monkeypatch.setattr(jobs, "_report_waiting", lambda problem: (report(problem), said.set()))
 
     def hangs() -> str:
         assert said.wait(60)
@@ -166,6 +217,37 @@ def test_what_is_waited_for_is_said_while_one_call_hangs(
 
     assert jobs._retry(hangs) == "answer"
     assert capsys.readouterr().out == "Ray at http://head:8265 does not answer; waiting up to 120 s\n"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        NoAnswer("HTTPConnectionPool(host='h', port=1): Max retries exceeded (Caused by NewConnectionError('"
+                 "HTTPConnection(host=h, port=1): No connection: [Errno 111] Connection refused'))"),
+        RuntimeError("Request failed with status code 500: [Errno 111] Connection refused"),
+    ],
+    ids=["no answer", "no agent"],
+)  # fmt: skip
+def test_a_head_that_dies_before_a_job_is_submitted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    monkeypatch.setattr(jobs_module, "SILENT_SECONDS", 0.05)
+    monkeypatch.setattr(jobs_module, "PATIENCE_SECONDS", 1.0)
+
+    class DeadHead:
+        def list_jobs(self) -> list[object]:
+            return []
+
+        def submit_job(self, **job: object) -> None:
+            raise error
+
+    jobs = object.__new__(Jobs)
+    jobs.address, jobs._client, jobs._prefix, jobs._environment = "http://head:8265", DeadHead(), [], {}  # type: ignore[assignment]
+    with pytest.raises(RayUnreachableError) as caught:
+        jobs.submit(Job("run", ["true"], Path("/")))
+    reason = "([Errno 111] Connection refused)"
+    assert str(caught.value) == f"http://head:8265: job run was not accepted within 1 s {reason}"
+    assert capsys.readouterr().out == "Ray at http://head:8265 has not accepted job run yet; waiting up to 1 s\n"
 
 
 def test_an_answer_in_time_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:

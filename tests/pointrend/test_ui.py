@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
@@ -28,6 +29,8 @@ from pointrend.cli import app
 from pointrend.metadata import ClassInfo
 from pointrend.runs import all_runs, drawn_images
 from pointrend.ui import server
+from pointrend.ui import session as session_module
+from pointrend.ui.session import Session, Weights
 
 CLASSES = (ClassInfo(7, "square"), ClassInfo(3, "a/b"), ClassInfo(11, "<b>leaf</b>"))
 PIXELS = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
@@ -221,6 +224,29 @@ class TestErrors:
         assert running.error("pictures", png()[:300], name="half.png")[1].startswith("half.png: not a readable image")
         dark = png(np.full((4, 4), 4000, np.uint16))
         assert "--bits" in running.error("pictures", dark, name="dark.png")[1]
+
+    def test_a_picture_is_read_with_the_range_of_each_model(self, tiny_model: Callable[..., nn.Module]) -> None:
+        model: Any = tiny_model("4xconv")
+
+        def weights(limits: tuple[float, float] | None) -> Weights:
+            return Weights("w", "w", replace(model.metadata, pixel_range=limits))
+
+        offered = [weights((0, 4000)), weights((2000, 6000)), weights(None)]
+        session = Session(offered, 0, torch.device("cpu"), bits=None)
+        opened = session.open(0, png(np.full((8, 8), 3000, np.uint16)), "a.png")["picture"]
+        seen = []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Session, "load", lambda self, index: model)
+            patch.setattr(session_module, "InstanceView", lambda model, picture: picture)
+            for index in (0, 1, 0):
+                picture: Any = session.view(index, opened)
+                seen.append(picture.pixels[0, 0, 0])
+            with pytest.raises(ValueError, match=r"a\.png: has 16-bit values up to 3000"):
+                session.view(2, opened)
+        assert seen == [191, 64, 191]  # 255 * 3000 / 4000, 255 * 1000 / 4000
+        twelve = Session(offered, 0, torch.device("cpu"), bits=12)  # --bits overrules the model
+        twelve.open(0, png(np.full((8, 8), 4095, np.uint16)), "b.png")
+        assert next(iter(twelve._pictures._values.values())).pixels[0, 0, 0] == 255
 
     def test_only_what_the_page_offers_can_be_asked_for(self, running: Server) -> None:
         query = settings(running, "a_pointrend-0")

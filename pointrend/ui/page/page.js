@@ -102,7 +102,7 @@ const openings = new Newest(async () => {
   const { blob, name } = state.file;
   say("");
   try {
-    const opened = await request(`/api/pictures?${query({ name })}`, { method: "POST", body: blob });
+    const opened = await request(`/api/pictures?${query({ name, weights: state.weights })}`, { method: "POST", body: blob });
     state.picture = opened.picture;
     state.remarks = opened.remarks;
     await look();
