@@ -83,16 +83,20 @@ NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Holds the lock of a file during the block; waits for it.
+def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Holds the lock of a file during the block; it is released if this process dies.
 
     Where the file's own file system has no locks, a file in this machine's temporary folder is locked instead: then
     other machines are not kept out.
+
+    Raises:
+        BlockingIOError: if another process holds it and this one does not wait.
     """
+    kind = fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as stream:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX)
+            fcntl.flock(stream, kind)
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise
@@ -102,7 +106,7 @@ def locked(path: Path) -> Iterator[None]:
     name = hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:16]
     local = Path(tempfile.gettempdir()) / f"pointrend-{os.getuid()}-{name}.lock"
     with os.fdopen(os.open(local, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)) as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+        fcntl.flock(stream, kind)
         yield
 
 

@@ -1,10 +1,9 @@
 """Runs a sweep: its trials, then their results, logged as one MLflow run with the trials nested in it."""
 
-import fcntl
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from pipeline.config.sweep_tasks import SubdivisionTask, TrainingTask
 from pipeline.data.manifest import read_prepared
 from pipeline.errors import UserError
 from pipeline.evaluation.trained_run import TrainedRun
-from pipeline.files import atomic_folder
+from pipeline.files import atomic_folder, locked
 from pipeline.sweep.records import TrialRecords
 from pipeline.sweep.results import best_trial, write_results
 from pipeline.sweep.subdivision import evaluate_settings
@@ -172,15 +171,14 @@ def _conditions(task: TrainingTask | SubdivisionTask) -> dict[str, Any]:
 
 @contextmanager
 def _exclusive(folder: Path, name: str) -> Iterator[None]:
-    """Holds a lock that keeps other processes from running the same sweep. It is released if this process dies.
+    """Holds a lock that keeps other processes from running the same sweep.
 
     Raises:
         SweepError: if another process runs the sweep.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
+    with ExitStack() as held:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held.enter_context(locked(folder / ".lock", wait=False))
         except BlockingIOError as error:
             raise SweepError(
                 f"sweep {name} runs already; wait for it, or stop it with `pointrend jobs stop {name}`"

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -307,3 +308,15 @@ def test_a_server_that_refuses_the_user_is_not_called_dead(
         Tracker(refusing_server, "x", patience=60)  # it does not wait
     assert said in str(caught.value)
     assert "start it" not in str(caught.value)
+
+
+def test_a_dashboard_that_never_answers_a_request_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.cluster.jobs.REQUEST_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        # Should the limit not work, the connection is closed instead, with another message.
+        closing = threading.Timer(20, silent.shutdown, [socket.SHUT_RDWR])
+        closing.daemon = True
+        closing.start()
+        with pytest.raises(RayUnreachableError, match=r"no Ray answers.*timed out"):
+            Jobs(f"http://127.0.0.1:{silent.getsockname()[1]}")
+        closing.cancel()
