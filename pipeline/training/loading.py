@@ -103,4 +103,4 @@ def load_batches(
                 raise TrainingDataError(
                     f"{example}. Repair the file and run `dvc repro` again: training continues from its last checkpoint"
                 ) from example
-        yield batch
+        yield [example for example in batch if isinstance(example, Example)]

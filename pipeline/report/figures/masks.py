@@ -51,11 +51,10 @@ def enlarged_mask(mask: np.ndarray, window: Window) -> np.ndarray:
     if not mask.any():
         return enlarged
     # Only about the mask: the rest of a large picture takes a hundred times as long.
-    across, down = mask.any(axis=0), mask.any(axis=1)
-    (left, right), (top, bottom) = (_extent(line, 2 * SOFT) for line in (across, down))
+    (left, right), (top, bottom) = (_extent(mask, axis, 2 * SOFT) for axis in (0, 1))
     part = gaussian_filter(mask[top:bottom, left:right].astype(np.float32), BLUR, mode="nearest")
-    columns, x0, x1 = _places(_extent(across, SOFT), window.box[0], window.box[2], enlarged.shape[1])
-    rows, y0, y1 = _places(_extent(down, SOFT), window.box[1], window.box[3], enlarged.shape[0])
+    columns, x0, x1 = _places(_extent(mask, 0, SOFT), window.box[0], window.box[2], enlarged.shape[1])
+    rows, y0, y1 = _places(_extent(mask, 1, SOFT), window.box[1], window.box[3], enlarged.shape[0])
     if columns and rows:
         box = (max(0.0, x0 - left), max(0.0, y0 - top), min(x1 - left, right - left), min(y1 - top, bottom - top))
         soft = Image.fromarray(part).resize((len(columns), len(rows)), Image.Resampling.BICUBIC, box)
@@ -70,10 +69,10 @@ def _places(extent: tuple[int, int], start: float, stop: float, count: int) -> t
     return shown, start + shown.start / fine, start + shown.stop / fine
 
 
-def _extent(line: np.ndarray, room: int) -> tuple[int, int]:
-    """From where to where a line of bools is true, with some room, within the line."""
-    covered = np.flatnonzero(line)
-    return max(0, int(covered[0]) - room), min(len(line), int(covered[-1]) + 1 + room)
+def _extent(mask: np.ndarray, axis: int, room: int) -> tuple[int, int]:
+    """From where to where a mask that is not empty reaches, with some room, within it: its columns for axis 0."""
+    covered = np.flatnonzero(mask.any(axis=axis))
+    return max(0, int(covered[0]) - room), min(mask.shape[1 - axis], int(covered[-1]) + 1 + room)
 
 
 def paint(
@@ -91,7 +90,7 @@ def draw_mask(panel: Image.Image, mask: np.ndarray, color: Color) -> None:
     if not mask.any():
         return
     room = FINER * math.ceil(LINE / 2 + HALO)
-    (top, bottom), (left, right) = (_extent(mask.any(axis=axis), room) for axis in (1, 0))
+    (left, right), (top, bottom) = (_extent(mask, axis, room) for axis in (0, 1))
     at = (left // FINER, top // FINER)
     part = mask[FINER * at[1] : FINER * -(-bottom // FINER), FINER * at[0] : FINER * -(-right // FINER)]
     paint(panel, part, color, OPACITY, at)

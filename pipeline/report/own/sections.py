@@ -134,8 +134,8 @@ def _dataset(name: str, number: int, results: list[RunResult], report: ReportInp
     curve = None
     if any(found.together.objects for found in curves):
         file = f"precision_recall_{name}.png"
-        lines = {row.experiment: (of.together, score) for row, of, score in zip(shown, curves, scores, strict=True)}
-        curve = Figure("Precision and recall", "", file, draw_precision_recall(lines, folder / file))
+        drawn = {row.experiment: (of.together, score) for row, of, score in zip(shown, curves, scores, strict=True)}
+        curve = Figure("Precision and recall", "", file, draw_precision_recall(drawn, folder / file))
     found = survey(prepared, network.images)
     return OwnDataset(
         name=name,
