@@ -109,6 +109,24 @@ def write_selection(
         typer.echo(note)
 
 
+@errors_as_messages()
+def report(
+    beside: Annotated[
+        str | None,
+        typer.Option(
+            "--with", metavar="COMMIT", help="show the runs of this commit beside today's, in a page of its own"
+        ),
+    ] = None,
+) -> None:
+    """Write the page of the selected scale again, from its results: nothing is trained or evaluated."""
+    from pipeline.report.build import report_of, report_with
+
+    enter_project()
+    stage = Stage()
+    page = report_of(stage) if beside is None else report_with(stage, beside)
+    typer.echo(page.relative_to(stage.root))
+
+
 SHOWN = 4  # names in a message
 
 
