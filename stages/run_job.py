@@ -2,12 +2,15 @@
 
 import argparse
 
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
+
 from pipeline.cluster.lookup import evaluation_of, training_of, weights_to_evaluate
 from pipeline.cluster.run_job import run_job
 from pipeline.errors import UserError
 from pipeline.evaluation.trained_run import TrainedRun
 from pipeline.stage import Stage, code_version, run_stage
 from pipeline.tracking.client import tracker_of
+from pipeline.tracking.origin import origin_tags, run_note
 from pipeline.training.record import TrainingRecord
 
 
@@ -30,6 +33,9 @@ def main() -> None:
     if evaluation is not None:
         weights = training.weights if arguments.train else weights_to_evaluate(stage, name, evaluation)
         evaluated = TrainedRun(training.config, training.prepared, training.images, weights)
+    version, scale = code_version(stage.root), stage.params.scale
+    tags = origin_tags(f"dvc repro train@{name}", version)
+    tags[MLFLOW_RUN_NOTE] = run_note(stage.project, scale, training.config.experiment, training.config.seed)
     run_job(
         training.config,
         training if arguments.train else None,
@@ -37,7 +43,8 @@ def main() -> None:
         evaluated,
         stage.cluster,
         tracker_of(stage),
-        code_version(stage.root),
+        version,
+        tags,
     )
 
 

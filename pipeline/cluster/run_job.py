@@ -3,7 +3,7 @@
 import json
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +12,8 @@ from pipeline.cluster.worker import RunWork, Tracking, is_trained, run_worker
 from pipeline.config.clusters import ClusterConfig
 from pipeline.config.experiments import RunConfig
 from pipeline.config.parameters import run_parameters
+from pipeline.data.manifest import read_prepared
+from pipeline.evaluation.class_scores import entry_class_scores
 from pipeline.evaluation.evaluation import Evaluation
 from pipeline.evaluation.record import EvaluationRecord, rounded
 from pipeline.evaluation.run import gather, score
@@ -19,6 +21,7 @@ from pipeline.evaluation.speed import with_speeds
 from pipeline.evaluation.trained_run import TrainedRun
 from pipeline.files import atomic_folder
 from pipeline.tracking.client import Tracker, TrackingError
+from pipeline.tracking.datasets import log_dataset
 from pipeline.tracking.runs import RunRecord, log_evaluation, log_run, training_run
 from pipeline.training.metrics_file import MetricsFile, now
 from pipeline.training.record import METRICS, SUMMARY, TrainingRecord
@@ -36,6 +39,7 @@ def run_job(
     cluster: ClusterConfig,
     tracker: Tracker,
     version: str,
+    tags: Mapping[str, str],
 ) -> None:
     """Trains and evaluates a run, or does one of the two, on workers that are started once.
 
@@ -50,6 +54,7 @@ def run_job(
         cluster: the number of workers and the resources of each.
         tracker: the MLflow experiment.
         version: the version of the code, for the record.
+        tags: more tags of the training's MLflow run, see :mod:`pipeline.tracking.origin`.
 
     Raises:
         InterruptedTrainingError: after Ctrl-C, once a checkpoint is written.
@@ -61,7 +66,7 @@ def run_job(
     work = RunWork(cluster)
     record = None
     if training is not None and not training.is_done:
-        record = _begin(training, tracker, version)
+        record = _begin(training, tracker, version, tags)
         tracking = Tracking(tracker.uri, tracker.experiment, record.run_id or "")
         work = replace(work, training=training, tracking=tracking)
     started = now()
@@ -86,7 +91,7 @@ def run_job(
         _finish_evaluation(config, evaluation, work.evaluated, tracker, started)
 
 
-def _begin(training: Training, tracker: Tracker, version: str) -> RunRecord:
+def _begin(training: Training, tracker: Tracker, version: str, more_tags: Mapping[str, str]) -> RunRecord:
     """Starts the training's MLflow run, or continues that of an interrupted training, and returns its record.
 
     If the weights are written already, nothing is logged here: :func:`finish` logs the whole run.
@@ -95,10 +100,12 @@ def _begin(training: Training, tracker: Tracker, version: str) -> RunRecord:
     parameters = run_parameters(config)
     tags = {"kind": "training", "experiment": config.experiment, "code": version, "hardware": hardware()}
     tags |= {name: parameters[name] for name in ("dataset", "head", "backbone", "sampling") if name in parameters}
+    tags |= more_tags
     record = RunRecord(training.key, config.run, parameters, tags, started=now(), config=config.model_dump(mode="json"))
     if is_trained(training.storage):
         return record
     run_id = log_run(tracker, record)
+    _log_dataset(training, tracker, run_id)
     metrics = MetricsFile(training.storage / METRICS)
     if not metrics.path.exists():
         # An interrupted run whose storage was lost has its metrics only in MLflow.
@@ -106,14 +113,21 @@ def _begin(training: Training, tracker: Tracker, version: str) -> RunRecord:
     return replace(record, run_id=run_id)
 
 
+def _log_dataset(training: Training, tracker: Tracker, run_id: str) -> None:
+    prepared, source = read_prepared(training.prepared), training.images.where()
+    log_dataset(tracker, run_id, training.config.dataset, training.data, prepared, source, "training")
+
+
 def _finish_training(
     training: Training, cluster: ClusterConfig, tracker: Tracker, record: RunRecord, version: str
 ) -> None:
     """Ends the MLflow run, then writes the training's record, which marks the training as done."""
     storage = training.storage
-    record = finish(storage, tracker.with_patience(cluster.tracking_patience), record)
-    shutil.rmtree(storage / "checkpoints", ignore_errors=True)
+    patient = tracker.with_patience(cluster.tracking_patience)
+    record = finish(storage, patient, record)
     assert record.run_id is not None
+    _log_dataset(training, patient, record.run_id)
+    shutil.rmtree(storage / "checkpoints", ignore_errors=True)
     assert record.ended is not None
     TrainingRecord(
         run=training.config.run,
@@ -146,8 +160,10 @@ def _finish_evaluation(
     parent = training_run(record, trained, tracker)
     entries = {}
     for name, found in scores.items():
-        run_id = log_evaluation(config, name, settings[name], found.metrics, (started, ended), parent, tracker)
-        entries[name] = {"mlflow_run_id": run_id, **found.metrics, **found.details}
+        entry, times = {**found.metrics, **found.details}, (started, ended)
+        classes = entry_class_scores(entry)
+        run_id = log_evaluation(config, name, settings[name], found.metrics, classes, times, parent, tracker)
+        entries[name] = {"mlflow_run_id": run_id, **entry}
     EvaluationRecord(
         run=config.run,
         mlflow_run_id=parent,

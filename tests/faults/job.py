@@ -60,7 +60,7 @@ def main() -> None:
         evaluation = Evaluation("faults", training.key, SETTINGS, prepared, "test", training.storage)
         evaluated = TrainedRun(run, prepared, images, training.weights)
     tracker = Tracker(f"sqlite:///{folder / 'mlflow.db'}", "faults", folder / "artifacts")
-    run_job(run, training, evaluation, evaluated, cluster, tracker, "test")
+    run_job(run, training, evaluation, evaluated, cluster, tracker, "test", {})
     output = folder / "output"
     training.collect(output)
     if evaluation is not None:
