@@ -166,10 +166,7 @@ def log_evaluation(
     """
     run_name = f"{config.run} {name}"
     training = tracker.get(parent).data
-    shown = {
-        **metrics,
-        **{class_metric(classes.metric, each): value for each, value in classes.values_by_class.items()},
-    }
+    by_class = {class_metric(classes.metric, each): value for each, value in classes.values_by_class.items()}
     record = RunRecord(
         key=content_key(parent, run_name, setting.model_dump(), dict(metrics)),
         name=run_name,
@@ -182,7 +179,7 @@ def log_evaluation(
         },
         started=times[0],
         ended=times[1],
-        metrics=[MetricEntry(key, value, times[1], 0) for key, value in shown.items()],
+        metrics=[MetricEntry(key, value, times[1], 0) for key, value in {**metrics, **by_class}.items()],
         parent=parent,
         run_id=logged_as,
     )

@@ -43,4 +43,4 @@ def test_the_note_names_the_tables_that_show_a_run(repository: Path) -> None:
     assert note.startswith(project.experiment("demo", "coco_pointrend_r50_uniform").description.rstrip("."))
     shown = run_note(project, "paper", "coco_4xconv_r50", 2)
     assert shown.endswith("R50-FPN, COCO 1x, seed 2. Shown in Table 1 and Section 4.1.")
-    assert run_note(project, "nuclei", project.experiment_names("nuclei")[0], 0).endswith("seed 0."), "in no table"
+    assert run_note(project, "pretraining", "shapes_detector", 0).endswith("seed 0."), "in no table"

@@ -337,9 +337,8 @@ def test_an_evaluation_has_the_scores_of_each_class_and_its_training_s_origin(
 ) -> None:
     parent = start(tracker, "key", tags={**origin_tags("dvc repro train@a", "0123456789ab-dirty"), NOTE: "Shapes."})
     classes = ClassScores("AP", {"traffic light": 12.5, "dog/cat (both)": 0.0})
-    found = log_evaluation(
-        config, "28x28", RenderingConfig(resolution=28), {"AP": 6.25}, classes, TIMES, parent, tracker
-    )
+    setting = RenderingConfig(resolution=28)
+    found = log_evaluation(config, "28x28", setting, {"AP": 6.25}, classes, TIMES, parent, tracker)
     run = client.get_run(found)
     assert run.data.metrics == {"AP": 6.25, "AP_by_class/traffic light": 12.5, "AP_by_class/dog_cat _both_": 0.0}
     assert client.get_run(parent).data.metrics == {"AP_28x28": 6.25}
