@@ -2,15 +2,14 @@
 
 import argparse
 
-from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
-
 from pipeline.cluster.lookup import evaluation_of, training_of, weights_to_evaluate
 from pipeline.cluster.run_job import run_job
 from pipeline.errors import UserError
 from pipeline.evaluation.trained_run import TrainedRun
 from pipeline.stage import Stage, code_version, run_stage
 from pipeline.tracking.client import tracker_of
-from pipeline.tracking.origin import origin_tags, run_note
+from pipeline.tracking.origin import origin_tags, run_tags
+from pipeline.tracking.products import products_of
 from pipeline.training.record import TrainingRecord
 
 
@@ -35,7 +34,7 @@ def main() -> None:
         evaluated = TrainedRun(training.config, training.prepared, training.images, weights)
     version, scale = code_version(stage.root), stage.params.scale
     tags = origin_tags(f"dvc repro train@{name}", version)
-    tags[MLFLOW_RUN_NOTE] = run_note(stage.project, scale, training.config.experiment, training.config.seed)
+    tags |= run_tags(stage.project, scale, training.config.experiment, training.config.seed)
     run_job(
         training.config,
         training if arguments.train else None,
@@ -45,6 +44,7 @@ def main() -> None:
         tracker_of(stage),
         version,
         tags,
+        products_of(stage.project, scale, training.config),
     )
 
 

@@ -3,7 +3,8 @@
 import json
 import shutil
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,10 +20,12 @@ from pipeline.evaluation.record import EvaluationRecord, rounded
 from pipeline.evaluation.run import gather, score
 from pipeline.evaluation.speed import with_speeds
 from pipeline.evaluation.trained_run import TrainedRun
-from pipeline.files import atomic_folder
+from pipeline.files import atomic_folder, locked
 from pipeline.tracking.client import Tracker, TrackingError
 from pipeline.tracking.datasets import log_dataset
-from pipeline.tracking.runs import RunRecord, log_evaluation, log_run, training_run
+from pipeline.tracking.products import Products
+from pipeline.tracking.runs import RunRecord, experiment_run, log_evaluation, log_run, training_run
+from pipeline.tracking.system import SYSTEM
 from pipeline.training.metrics_file import MetricsFile, now
 from pipeline.training.record import METRICS, SUMMARY, TrainingRecord
 from pipeline.training.run import InterruptedTrainingError, hardware
@@ -40,6 +43,7 @@ def run_job(
     tracker: Tracker,
     version: str,
     tags: Mapping[str, str],
+    products: Products,
 ) -> None:
     """Trains and evaluates a run, or does one of the two, on workers that are started once.
 
@@ -55,6 +59,7 @@ def run_job(
         tracker: the MLflow experiment.
         version: the version of the code, for the record.
         tags: more tags of the training's MLflow run, see :mod:`pipeline.tracking.origin`.
+        products: what is logged beside parameters and metrics.
 
     Raises:
         InterruptedTrainingError: after Ctrl-C, once a checkpoint is written.
@@ -67,7 +72,8 @@ def run_job(
     record = None
     if training is not None and not training.is_done:
         record = _begin(training, tracker, version, tags)
-        tracking = Tracking(tracker.uri, tracker.experiment, record.run_id or "")
+        seconds = products.settings.system_metrics
+        tracking = Tracking(tracker.uri, tracker.experiment, record.run_id or "", seconds)
         work = replace(work, training=training, tracking=tracking)
     started = now()
     if evaluation is not None and not evaluation.is_done:
@@ -85,10 +91,10 @@ def run_job(
         shutil.rmtree(storage, ignore_errors=True)
     if record is not None:
         assert training is not None
-        _finish_training(training, cluster, tracker, record, version)
+        _finish_training(training, cluster, tracker, record, version, products)
     if work.evaluated is not None:
         assert evaluation is not None
-        _finish_evaluation(config, evaluation, work.evaluated, tracker, started)
+        _finish_evaluation(config, evaluation, work.evaluated, tracker, started, products)
 
 
 def _begin(training: Training, tracker: Tracker, version: str, more_tags: Mapping[str, str]) -> RunRecord:
@@ -102,31 +108,36 @@ def _begin(training: Training, tracker: Tracker, version: str, more_tags: Mappin
     tags |= {name: parameters[name] for name in ("dataset", "head", "backbone", "sampling") if name in parameters}
     tags |= more_tags
     record = RunRecord(training.key, config.run, parameters, tags, started=now(), config=config.model_dump(mode="json"))
+    with locked(training.root / f"{config.experiment}.lock"):
+        record = replace(record, parent=experiment_run(tracker, config, tags))
     if is_trained(training.storage):
         return record
     run_id = log_run(tracker, record)
-    _log_dataset(training, tracker, run_id)
+    prepared, source = read_prepared(training.prepared), training.images.where()
+    log_dataset(tracker, run_id, config.dataset, training.data, prepared, source)
     metrics = MetricsFile(training.storage / METRICS)
     if not metrics.path.exists():
         # An interrupted run whose storage was lost has its metrics only in MLflow.
-        metrics.restore(tracker.entries(run_id))
+        metrics.restore([entry for entry in tracker.entries(run_id) if not entry.key.startswith(SYSTEM)])
     return replace(record, run_id=run_id)
 
 
-def _log_dataset(training: Training, tracker: Tracker, run_id: str) -> None:
-    prepared, source = read_prepared(training.prepared), training.images.where()
-    log_dataset(tracker, run_id, training.config.dataset, training.data, prepared, source, "training")
-
-
 def _finish_training(
-    training: Training, cluster: ClusterConfig, tracker: Tracker, record: RunRecord, version: str
+    training: Training,
+    cluster: ClusterConfig,
+    tracker: Tracker,
+    record: RunRecord,
+    version: str,
+    products: Products,
 ) -> None:
-    """Ends the MLflow run, then writes the training's record, which marks the training as done."""
+    """Ends the MLflow run, logs the weights, then writes the training's record, which marks the training as done."""
     storage = training.storage
     patient = tracker.with_patience(cluster.tracking_patience)
     record = finish(storage, patient, record)
     assert record.run_id is not None
-    _log_dataset(training, patient, record.run_id)
+    trained = TrainedRun(training.config, training.prepared, training.images, training.weights)
+    with nothing_is_lost(storage, record.name):
+        products.log_training(patient, record.run_id, trained, training.data)
     shutil.rmtree(storage / "checkpoints", ignore_errors=True)
     assert record.ended is not None
     TrainingRecord(
@@ -145,7 +156,12 @@ def _finish_training(
 
 
 def _finish_evaluation(
-    config: RunConfig, evaluation: Evaluation, run: TrainedRun, tracker: Tracker, started: int
+    config: RunConfig,
+    evaluation: Evaluation,
+    run: TrainedRun,
+    tracker: Tracker,
+    started: int,
+    products: Products,
 ) -> None:
     """Joins, scores and logs the predictions, then writes the evaluation's record, which marks it as done."""
     dataset, settings = run.dataset(), evaluation.settings.root
@@ -164,6 +180,7 @@ def _finish_evaluation(
         classes = entry_class_scores(entry)
         run_id = log_evaluation(config, name, settings[name], found.metrics, classes, times, parent, tracker)
         entries[name] = {"mlflow_run_id": run_id, **entry}
+    products.log_evaluation(tracker, parent, run, evaluation.predictions, list(settings)[-1])
     EvaluationRecord(
         run=config.run,
         mlflow_run_id=parent,
@@ -210,15 +227,27 @@ def finish(storage: Path, tracker: Tracker, record: RunRecord) -> RunRecord:
         TrackingError: if MLflow does not answer within the tracker's patience.
         InterruptedTrainingError: after Ctrl-C while MLflow does not answer.
     """
-    safe = (
-        f"run {record.name}: the training is complete and nothing is lost; its weights and metrics are in {storage}. "
-        "`dvc repro` logs the rest without training again"
-    )
-    try:
+    with nothing_is_lost(storage, record.name):
         metrics = MetricsFile(storage / METRICS).entries()
         record = replace(record, metrics=metrics, ended=max((entry.timestamp for entry in metrics), default=now()))
         run_id = log_run(tracker, record)
         return replace(record, run_id=run_id, started=tracker.get(run_id).info.start_time)
+
+
+@contextmanager
+def nothing_is_lost(storage: Path, name: str) -> Iterator[None]:
+    """Logs what is left of a complete training: errors say that its files are safe in ``storage``.
+
+    Raises:
+        TrackingError: if MLflow does not answer.
+        InterruptedTrainingError: after Ctrl-C while MLflow does not answer.
+    """
+    safe = (
+        f"run {name}: the training is complete and nothing is lost; its weights and metrics are in {storage}. "
+        "`dvc repro` logs the rest without training again"
+    )
+    try:
+        yield
     except TrackingError as error:
         raise TrackingError(f"{safe} once MLflow answers ({error})") from error
     except KeyboardInterrupt:

@@ -12,10 +12,8 @@ from pipeline.tracking.client import Tracker
 COUNTS = ("images", "objects")
 
 
-def log_dataset(
-    tracker: Tracker, run_id: str, name: str, digest: str, prepared: PreparedDataset, source: str, context: str
-) -> None:
-    """Logs a prepared dataset as an input of a run. MLflow stores one that the run has already only once.
+def log_dataset(tracker: Tracker, run_id: str, name: str, digest: str, prepared: PreparedDataset, source: str) -> None:
+    """Logs a prepared dataset as an input of a training. MLflow stores one that the run has already only once.
 
     Args:
         tracker: the MLflow experiment.
@@ -24,7 +22,6 @@ def log_dataset(
         digest: a hash of what a run reads of it, at most 36 characters.
         prepared: the prepared dataset.
         source: the folder or URI of its raw files, without credentials.
-        context: what the run does with it: "training" or "evaluation".
 
     Raises:
         TrackingError: if MLflow does not answer.
@@ -38,5 +35,5 @@ def log_dataset(
         source=json.dumps({"uri": source}),
         profile=json.dumps({"task": prepared.task, "classes": prepared.num_classes, **counts}),
     )
-    inputs = [DatasetInput(dataset, [InputTag(MLFLOW_DATASET_CONTEXT, context)])]
+    inputs = [DatasetInput(dataset, [InputTag(MLFLOW_DATASET_CONTEXT, "training")])]
     tracker.call(f"run {run_id}", lambda: tracker.client.log_inputs(run_id, inputs))

@@ -27,6 +27,7 @@ ORIGIN_TAGS = (
 )
 DIRTY = "-dirty"
 UNKNOWN = "unknown"
+SEEDS = "seeds"  # the tag with the seeds of an experiment that has several
 
 
 def origin_tags(command: str, version: str) -> dict[str, str]:
@@ -55,7 +56,14 @@ def _user() -> str:
         return UNKNOWN
 
 
-def run_note(project: Project, scale: str, experiment: str, seed: int) -> str:
+def run_tags(project: Project, scale: str, experiment: str, seed: int) -> dict[str, str]:
+    """The tags of a training that say what it is: a note, and the experiment's seeds where there are several."""
+    seeds = project.experiment(scale, experiment).seeds
+    tags = {MLFLOW_RUN_NOTE: _note(project, scale, experiment, seed)}
+    return tags | ({SEEDS: ", ".join(map(str, seeds))} if len(seeds) > 1 else {})
+
+
+def _note(project: Project, scale: str, experiment: str, seed: int) -> str:
     """One sentence about a training, and the tables that show it."""
     tables = {name: project.table(name) for name in project.table_names()}
     shown = [table.heading_of(name) for name, table in tables.items() if experiment in table.experiments]

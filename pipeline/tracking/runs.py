@@ -14,18 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from mlflow.entities import Param, Run, RunTag
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 
 from pipeline.config.evaluations import EvaluationSetting
 from pipeline.config.experiments import RunConfig
-from pipeline.config.parameters import setting_parameters
+from pipeline.config.parameters import run_parameters, setting_parameters
 from pipeline.evaluation.class_scores import ClassScores, entry_class_scores
 from pipeline.evaluation.record import EvaluationRecord
 from pipeline.files import write_json
 from pipeline.tracking.client import Tracker, tags_query
-from pipeline.tracking.origin import ORIGIN_TAGS, evaluation_origin
+from pipeline.tracking.origin import ORIGIN_TAGS, SEEDS, evaluation_origin
 from pipeline.tracking.store import RELOGGED_TAG
-from pipeline.training.metrics_file import MetricEntry, MetricsFile
+from pipeline.training.metrics_file import MetricEntry, MetricsFile, now
 from pipeline.training.record import METRICS, TrainingRecord
 
 KEY_TAG = "pointrend.key"
@@ -117,6 +117,30 @@ def send_missing(tracker: Tracker, run_id: str, entries: Sequence[MetricEntry]) 
         tracker.send_metrics(run_id, missing)
 
 
+def experiment_run(tracker: Tracker, config: RunConfig, tags: Mapping[str, str]) -> str | None:
+    """The id of the MLflow run in which those of an experiment's seeds are nested; None where there is one seed.
+
+    It is created if it is missing; processes that start seeds of an experiment at a time must wait for each other.
+
+    Args:
+        tracker: the MLflow experiment.
+        config: one of the runs.
+        tags: its tags.
+    """
+    if SEEDS not in tags:
+        return None
+    content = config.model_dump(mode="json", exclude={"run", "seed", "starts_from", "starts_from_digest"})
+    key = content_key("experiment", content)
+    if found := tracker.runs({KEY_TAG: key}):
+        return found[0].info.run_id
+    parameters = {name: value for name, value in run_parameters(config).items() if name != "seed"}
+    kept = {name: tags[name] for name in (*ORIGIN_TAGS, SEEDS) if name in tags}
+    kept |= {"kind": "experiment", "experiment": config.experiment}
+    kept[MLFLOW_RUN_NOTE] = f"{config.experiment} with the seeds {tags[SEEDS]}."
+    time = now()
+    return log_run(tracker, RunRecord(key, config.experiment, parameters, kept, time, time))
+
+
 def training_run(record: TrainingRecord, trained: Path, tracker: Tracker) -> str:
     """The id of a finished training's MLflow run; logs it again from the folder ``trained`` if MLflow does not have it.
 
@@ -135,6 +159,7 @@ def training_run(record: TrainingRecord, trained: Path, tracker: Tracker) -> str
         ended=record.ended,
         metrics=MetricsFile(trained / METRICS).entries(),
         config=record.config.model_dump(mode="json"),
+        parent=experiment_run(tracker, record.config, record.tags),
         run_id=record.mlflow_run_id,
     )
     return log_run(tracker, found)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipeline.stage import original_project
 
+READY = 2  # the status of a logged model that is complete
 RELOGGED_TAG = "pointrend.relogged_from"  # the id that a run had before it was logged again
 
 
@@ -16,16 +17,33 @@ def tracking_uri(root: Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{original_project(root) / 'mlflow.db'}"
 
 
-def certainly_has(uri: str, run_ids: Collection[str]) -> bool:
-    """Whether an SQLite store has all of the runs, under their ids or logged again. False for any other store."""
+def certainly_has(
+    uri: str, run_ids: Collection[str], models: Collection[str] = (), registered: Collection[str] = ()
+) -> bool:
+    """Whether an SQLite store has all of the runs, under their ids or logged again. False for any other store.
+
+    Args:
+        uri: of the store.
+        run_ids: of the runs.
+        models: the ids of those that must have logged models.
+        registered: the ids of those that must have versions of registered models.
+    """
     _, scheme, file = uri.partition("sqlite:///")
     if not scheme or not Path(file).is_file():
         return False
     try:
         with closing(sqlite3.connect(f"{Path(file).absolute().as_uri()}?mode=ro", uri=True)) as database:
-            found = {row[0] for row in database.execute("SELECT run_uuid FROM runs WHERE lifecycle_stage = 'active'")}
-            again = database.execute("SELECT run_uuid, value FROM tags WHERE key = ?", (RELOGGED_TAG,))
-            found |= {before for run_id, before in again if run_id in found}
+            again = list(database.execute("SELECT run_uuid, value FROM tags WHERE key = ?", (RELOGGED_TAG,)))
+
+            def has(wanted: Collection[str], query: str) -> bool:
+                found = {row[0] for row in database.execute(query)}
+                found |= {before for run_id, before in again if run_id in found}
+                return found.issuperset(wanted)
+
+            return (
+                has(run_ids, "SELECT run_uuid FROM runs WHERE lifecycle_stage = 'active'")
+                and has(models, f"SELECT source_run_id FROM logged_models WHERE status = {READY}")
+                and has(registered, "SELECT run_id FROM model_versions WHERE current_stage != 'Deleted_Internal'")
+            )
     except sqlite3.Error:
         return False
-    return found.issuperset(run_ids)

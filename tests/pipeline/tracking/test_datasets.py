@@ -20,7 +20,7 @@ def test_a_dataset_is_an_input_once(tmp_path: Path) -> None:
     (tmp_path / "dataset.json").write_text(json.dumps({"splits": splits}))
     prepared = PreparedDataset(tmp_path, LabelTable(("road", "sky"), (0, 1), (255,)))
     for _ in range(2):
-        log_dataset(tracker, run_id, "streets", "0123456789abcdef", prepared, "s3://bucket/streets", "training")
+        log_dataset(tracker, run_id, "streets", "0123456789abcdef", prepared, "s3://bucket/streets")
     (found,) = MlflowClient(uri).get_run(run_id).inputs.dataset_inputs
     dataset = found.dataset
     assert (dataset.name, dataset.digest, dataset.source_type) == ("streets", "0123456789abcdef", "s3")
