@@ -22,7 +22,5 @@ class TrackingConfig(Strict):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.registry is not None and not self.models:
-            raise ValueError(
-                f"registry is {self.registry!r}, but models is false: only logged models can be registered"
-            )
+            raise ValueError(f"registry is {self.registry!r}, but models is false: only logged models are registered")
         return self

@@ -7,6 +7,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ LEAST_SCORE = 0.5  # of an object that is drawn
 SIDE = 512  # pixels of a picture's longer side, at most
 #: Where MLflow keeps pictures with a name and a step.
 FOLDER = "images"
+PREFIX = "overlays"  # of their names
 
 
 def log_overlays(tracker: Tracker, run_id: str, run: TrainedRun, predictions: Path, setting: str, count: int) -> None:
@@ -48,13 +50,14 @@ def log_overlays(tracker: Tracker, run_id: str, run: TrainedRun, predictions: Pa
     """
     subject = f"pictures of run {run.config.run}"
     logged = tracker.call(subject, lambda: tracker.client.list_artifacts(run_id, FOLDER))
-    names = {Path(each.path).name.partition("%step%")[0] for each in logged}
+    names = [Path(each.path).name for each in logged]
     for name, picture in overlays(run, predictions, setting, count) if count else ():
-        key = f"overlays/{name}"
-        if key.replace("/", "#") not in names:
-            step = run.config.schedule.updates
-            log = tracker.client.log_image
-            tracker.call(subject, lambda: log(run_id, picture, key=key, step=step, synchronous=True))
+        key = f"{PREFIX}/{name}"
+        # MLflow separates the parts of a file's name by characters that differ between its versions.
+        pattern = re.compile(rf"{PREFIX}\W{re.escape(name)}\Wstep\W")
+        if not any(pattern.match(each) for each in names):
+            log = partial(tracker.client.log_image, run_id, picture, key=key, step=run.config.schedule.updates)
+            tracker.call(subject, partial(log, synchronous=True))
 
 
 def overlays(run: TrainedRun, predictions: Path, setting: str, count: int) -> Iterator[tuple[str, np.ndarray]]:

@@ -61,9 +61,8 @@ def main() -> None:
         evaluation = Evaluation("faults", training.key, SETTINGS, prepared, "test", training.storage)
         evaluated = TrainedRun(run, prepared, images, training.weights)
     tracker = Tracker(f"sqlite:///{folder / 'mlflow.db'}", "faults", folder / "artifacts")
-    run_job(
-        run, training, evaluation, evaluated, cluster, tracker, "test", {}, Products(Project(REPOSITORY).tracking())
-    )
+    products = Products(Project(REPOSITORY).tracking())
+    run_job(run, training, evaluation, evaluated, cluster, tracker, "test", {}, products)
     output = folder / "output"
     training.collect(output)
     if evaluation is not None:

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.config.project import Project
-from pipeline.tracking.origin import origin_tags, run_note
+from pipeline.tracking.origin import origin_tags, run_tags
+
+NOTE = "mlflow.note.content"
 
 
 def test_who_made_a_run_how_and_from_which_commit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,9 +40,17 @@ def test_a_user_without_a_name(monkeypatch: pytest.MonkeyPatch, error: Exception
 
 def test_the_note_names_the_tables_that_show_a_run(repository: Path) -> None:
     project = Project(repository)
-    note = run_note(project, "demo", "coco_pointrend_r50_uniform", 0)
+    note = run_tags(project, "demo", "coco_pointrend_r50_uniform", 0)[NOTE]
     assert note.endswith(", seed 0. Shown in Table 4.")
     assert note.startswith(project.experiment("demo", "coco_pointrend_r50_uniform").description.rstrip("."))
-    shown = run_note(project, "paper", "coco_4xconv_r50", 2)
+    shown = run_tags(project, "paper", "coco_4xconv_r50", 2)[NOTE]
     assert shown.endswith("R50-FPN, COCO 1x, seed 2. Shown in Table 1 and Section 4.1.")
-    assert run_note(project, "pretraining", "shapes_detector", 0).endswith("seed 0."), "in no table"
+    assert run_tags(project, "pretraining", "shapes_detector", 0)[NOTE].endswith("seed 0."), "in no table"
+
+
+def test_an_experiment_s_seeds_are_a_tag_where_there_are_several(repository: Path) -> None:
+    project = Project(repository)
+    seeds = project.experiment("paper", "coco_4xconv_r50").seeds
+    assert len(seeds) > 1
+    assert run_tags(project, "paper", "coco_4xconv_r50", 2)["seeds"] == ", ".join(map(str, seeds))
+    assert "seeds" not in run_tags(project, "pretraining", "shapes_detector", 0)
