@@ -7,6 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 from pipeline.stage import original_project
+from pipeline.training.record import BEST, WEIGHTS
 
 READY = 2  # the status of a logged model that is complete
 RELOGGED_TAG = "pointrend.relogged_from"  # the id that a run had before it was logged again
@@ -47,3 +48,25 @@ def certainly_has(
             )
     except sqlite3.Error:
         return False
+
+
+def share_weights(training: Path, collected: Path) -> None:
+    """Makes collected weights hard links to those of the training, if MLflow's artifacts have links to these as well.
+
+    Without it the disk would have them twice when the training's own folder is deleted.
+
+    Args:
+        training: the training's own folder.
+        collected: the folder that its files were copied to.
+    """
+    for name in (WEIGHTS, BEST):
+        own, copy = training / name, collected / name
+        if not own.is_file() or not copy.is_file() or own.stat().st_nlink == 1:
+            continue
+        link = copy.with_name(f".{name}.link")
+        link.unlink(missing_ok=True)
+        try:
+            os.link(own, link)
+        except OSError:  # another file system, or one without links: the copy stays
+            continue
+        link.replace(copy)
