@@ -38,8 +38,9 @@ SILENT_SECONDS = 5.0  # shorter outages are not reported
 LONGEST_PAUSE_SECONDS = 5.0
 REQUEST_SECONDS = 30  # more than the 20 for which a server waits for its SQLite database
 
-# Makes MLflow's page show an experiment as trainings, with charts and parallel coordinates. It takes experiments
-# without a kind for those of language models, until they have runs of its own evaluations.
+# Tells MLflow's page that an experiment has trainings, with charts and parallel coordinates, and not language models.
+# In MLflow 3.17 the browser's choice between the two, at the page's top left, goes before it;
+# "?workflowType=machine_learning" in an address makes it.
 KIND_TAG, MODEL_TRAINING = "mlflow.experimentKind", "custom_model_development"
 
 DATABASES = ("sqlite:", "postgresql", "mysql", "mssql")

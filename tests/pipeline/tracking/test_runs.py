@@ -22,6 +22,7 @@ from pipeline.tracking.origin import origin_tags
 from pipeline.tracking.runs import (
     KEY_TAG,
     RunRecord,
+    experiment_run,
     log_evaluation,
     log_run,
     log_sweep,
@@ -310,6 +311,24 @@ def test_a_lost_sweep_is_logged_again_once(tracker: Tracker, tmp_path: Path) -> 
         log_sweep(tmp_path, tracker)
         assert content() == before
     assert {run.data.tags[RELOGGED_TAG] for run in tracker.runs({})} == {sweep, *trials}
+
+
+# Several seeds
+
+
+def test_seeds_of_an_experiment_are_nested_in_one_run(tracker: Tracker, config: RunConfig) -> None:
+    tags = {"seeds": "0, 1", **origin_tags("dvc repro train@a", "unknown")}
+    assert experiment_run(tracker, config, {}) is None, "there is one seed"
+    parent = experiment_run(tracker, config, tags)
+    again = config.model_copy(update={"run": "coco_pointrend_r50-1", "seed": 1, "starts_from": "other-1"})
+    assert experiment_run(tracker, again, tags) == parent is not None
+    shorter = config.schedule.model_copy(update={"batch_size": config.schedule.batch_size * 2})
+    assert experiment_run(tracker, config.model_copy(update={"schedule": shorter}), tags) != parent
+    run = tracker.get(parent)
+    assert (run.info.run_name, run.info.status) == ("coco_pointrend_r50", "FINISHED")
+    assert "seed" not in run.data.params
+    assert run.data.params["head"] == "PointRend"
+    assert run.data.tags[NOTE] == "coco_pointrend_r50 with the seeds 0, 1."
 
 
 # Evaluations

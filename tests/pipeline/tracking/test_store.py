@@ -1,6 +1,7 @@
 """A glance into MLflow's own database, against what MLflow itself writes."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,8 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from pipeline.tracking.store import RELOGGED_TAG, certainly_has, original_project, tracking_uri
+from pipeline.tracking.store import RELOGGED_TAG, certainly_has, original_project, share_weights, tracking_uri
+from pipeline.training.record import WEIGHTS
 
 
 @pytest.fixture
@@ -39,6 +41,39 @@ def test_nothing_is_certain_of_a_server_or_of_what_is_no_database(uri: str, tmp_
     assert not certainly_has(uri, [])
     (tmp_path / "mlflow.db").write_bytes(b"")
     assert not certainly_has(uri, [])
+
+
+def test_models_and_registered_ones_are_asked_for_by_run(uri: str) -> None:
+    client = MlflowClient(uri)
+    experiment = client.create_experiment("experiment")
+    first, second, unfinished = (client.create_run(experiment).info.run_id for _ in range(3))
+    client.set_tag(second, RELOGGED_TAG, "before")
+    for run_id in (first, second):
+        model = client.create_logged_model(experiment, "weights", run_id)
+        client.finalize_logged_model(model.model_id, "READY")
+    client.create_logged_model(experiment, "weights", unfinished)
+    assert certainly_has(uri, [first], models=[first, "before"])
+    assert not certainly_has(uri, [first], models=[unfinished]), "its weights are missing"
+    assert not certainly_has(uri, [first], registered=[first])
+    client.create_registered_model("pointrend")
+    client.create_model_version("pointrend", "models:/m", first)
+    assert certainly_has(uri, [first, "before"], models=[first], registered=[first])
+
+
+def test_collected_weights_share_the_disk_with_mlflow_s(tmp_path: Path) -> None:
+    training, collected, artifacts = (tmp_path / name for name in ("training", "collected", "artifacts"))
+    for folder in (training, collected, artifacts):
+        folder.mkdir()
+    (training / WEIGHTS).write_text("weights")
+    (collected / WEIGHTS).write_text("weights")
+    share_weights(training, collected)
+    assert not (collected / WEIGHTS).samefile(training / WEIGHTS), "MLflow has no link"
+    (artifacts / WEIGHTS).hardlink_to(training / WEIGHTS)
+    share_weights(training, collected)
+    assert (collected / WEIGHTS).samefile(artifacts / WEIGHTS)
+    assert [path.name for path in collected.iterdir()] == [WEIGHTS]
+    shutil.rmtree(training)
+    assert (collected / WEIGHTS).read_text() == (artifacts / WEIGHTS).read_text() == "weights"
 
 
 def test_where_runs_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
