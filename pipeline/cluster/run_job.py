@@ -23,6 +23,7 @@ from pipeline.evaluation.trained_run import TrainedRun
 from pipeline.files import atomic_folder, locked
 from pipeline.tracking.client import Tracker, TrackingError
 from pipeline.tracking.datasets import log_dataset
+from pipeline.tracking.origin import SEEDS
 from pipeline.tracking.products import Products
 from pipeline.tracking.runs import RunRecord, experiment_run, log_evaluation, log_run, training_run
 from pipeline.tracking.system import SYSTEM
@@ -108,8 +109,9 @@ def _begin(training: Training, tracker: Tracker, version: str, more_tags: Mappin
     tags |= {name: parameters[name] for name in ("dataset", "head", "backbone", "sampling") if name in parameters}
     tags |= more_tags
     record = RunRecord(training.key, config.run, parameters, tags, started=now(), config=config.model_dump(mode="json"))
-    with locked(training.root / f"{config.experiment}.lock"):
-        record = replace(record, parent=experiment_run(tracker, config, tags))
+    if SEEDS in tags:
+        with locked(training.root / f"{config.experiment}.lock"):  # the jobs of other seeds start as well
+            record = replace(record, parent=experiment_run(tracker, config, tags))
     if is_trained(training.storage):
         return record
     run_id = log_run(tracker, record)
