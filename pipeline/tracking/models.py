@@ -183,7 +183,9 @@ def _register(
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    found = [each for each in client.search_model_versions(f"name = '{name}'") if each.source == model.model_uri]
+    found = [
+        each for each in client.search_model_versions(f"name = '{name}'") if each.source == model.artifact_location
+    ]
     version = found[0] if found else _create_version(tracker, run_id, model, name)
     client.set_registered_model_alias(name, registration.alias, version.version)
     return version
@@ -192,4 +194,6 @@ def _register(
 def _create_version(tracker: Tracker, run_id: str, model: LoggedModel, name: str) -> ModelVersion:
     tags: dict[str, Any] = dict(tracker.client.get_run(run_id).data.tags)
     note = tags.get("mlflow.note.content")
-    return tracker.client.create_model_version(name, model.model_uri, run_id, description=note, model_id=model.model_id)
+    return tracker.client.create_model_version(
+        name, model.artifact_location, run_id, description=note, model_id=model.model_id
+    )

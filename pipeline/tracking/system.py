@@ -1,5 +1,6 @@
 """Measures CPU, memory, disk, network and GPU of the machine that trains, for the system metrics of an MLflow run."""
 
+import logging
 from typing import Self
 
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
@@ -34,6 +35,8 @@ class SystemMetrics:
         """Starts measuring, unless that is done or not wanted."""
         if self._seconds is None or self._monitor is not None:
             return
+        # It says on every start and stop that it does so.
+        logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)
         self._monitor = SystemMetricsMonitor(
             self._run_id, sampling_interval=self._seconds, resume_logging=True, tracking_uri=self._uri
         )

@@ -115,12 +115,12 @@ def test_a_model_is_registered_once_and_the_alias_moves_to_the_newest(tracker: T
     for key in ("first", "first", "second"):
         ids.append(log_model(tracker, start(tracker, f"registered {key}"), run, REGISTRATION))
         version = client.get_model_version_by_alias(REGISTRATION.name, "demo")
-        assert version.source == f"models:/{ids[-1]}"
+        assert version.source == folder_of(tracker, ids[-1]).as_uri()
         assert version.description == "A note."
     versions = client.search_model_versions(f"name = '{REGISTRATION.name}'")
     assert sorted((int(each.version), each.source) for each in versions) == [
-        (1, f"models:/{ids[0]}"),
-        (2, f"models:/{ids[2]}"),
+        (1, folder_of(tracker, ids[0]).as_uri()),
+        (2, folder_of(tracker, ids[2]).as_uri()),
     ]
 
 
