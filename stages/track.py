@@ -4,25 +4,28 @@ Also logs or registers the models that ``configs/tracking.yaml`` has asked for s
 """
 
 import json
+from pathlib import Path
 
 from pipeline.evaluation.record import EvaluationRecord
 from pipeline.stage import Stage, run_stage
-from pipeline.tracking.store import certainly_has, tracking_uri
+from pipeline.tracking.store import certainly_has, share_weights, tracking_uri
+from pipeline.training.record import weights_to_use
 
 
 def main() -> None:
     stage = Stage()
-    logged, trained = set[str](), set[str]()
+    logged, trained = set[str](), dict[str, Path]()
     for name in stage.selection.runs:
         record = EvaluationRecord.read(stage.outputs.evaluation_record(name))
-        trained.add(record.mlflow_run_id)
+        trained[record.mlflow_run_id] = weights_to_use(stage.outputs.trained(name))
         logged |= {record.mlflow_run_id, *map(record.logged_as, record.evaluations)}
     for name in stage.selection.sweeps:
         about = json.loads((stage.outputs.sweep(name) / "sweep.json").read_text())
         logged |= {about["mlflow_run_id"], *about["mlflow_trial_ids"].values()}
-    settings = stage.project.tracking()
+    uri, settings = tracking_uri(stage.root), stage.project.tracking()
+    share_weights(uri, trained)
     models, registered = trained if settings.models else (), trained if settings.registry else ()
-    if certainly_has(tracking_uri(stage.root), logged, models, registered):
+    if certainly_has(uri, logged, models, registered):
         return
 
     # MLflow takes seconds to import.

@@ -6,7 +6,6 @@ import shutil
 from pipeline.cluster.lookup import training_of
 from pipeline.graph import stages_in_scope
 from pipeline.stage import Stage, run_stage
-from pipeline.tracking.store import share_weights
 
 
 def main() -> None:
@@ -26,7 +25,6 @@ def main() -> None:
         request = run_request(stage, name, train=True, evaluate=evaluate)
         wait_for(request, lambda: ready_requests(stage, f"train@{name}"), place_of(stage))
     training.collect(stage.outputs.trained(name))
-    share_weights(training.storage, stage.outputs.trained(name))
     if stage.cluster.storage is None and not evaluate:
         shutil.rmtree(training.storage)  # no other stage waits for it
 

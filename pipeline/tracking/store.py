@@ -2,13 +2,15 @@
 
 import os
 import sqlite3
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import closing
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from pipeline.stage import original_project
-from pipeline.training.record import BEST, WEIGHTS
+from pipeline.training.record import file_digest
 
+MODEL_WEIGHTS = "data/model.safetensors"  # as pointrend.pyfunc has it, which imports torch
 READY = 2  # the status of a logged model that is complete
 RELOGGED_TAG = "pointrend.relogged_from"  # the id that a run had before it was logged again
 
@@ -50,23 +52,39 @@ def certainly_has(
         return False
 
 
-def share_weights(training: Path, collected: Path) -> None:
-    """Makes collected weights hard links to those of the training, if MLflow's artifacts have links to these as well.
+def share_weights(uri: str, weights: Mapping[str, Path]) -> None:
+    """Makes the weights in an SQLite store's models hard links to the trainings', so that the disk has them once.
 
-    Without it the disk would have them twice when the training's own folder is deleted.
+    Where the artifacts are elsewhere, or the file system has no links, nothing changes. DVC puts a copy in the place of
+    a file when it caches it, so this is done once all runs are collected.
 
     Args:
-        training: the training's own folder.
-        collected: the folder that its files were copied to.
+        uri: of the store.
+        weights: the file of weights by the id of the training's MLflow run.
     """
-    for name in (WEIGHTS, BEST):
-        own, copy = training / name, collected / name
-        if not own.is_file() or not copy.is_file() or own.stat().st_nlink == 1:
+    _, scheme, file = uri.partition("sqlite:///")
+    if not scheme or not Path(file).is_file():
+        return
+    query = f"SELECT source_run_id, artifact_location FROM logged_models WHERE status = {READY}"
+    try:
+        with closing(sqlite3.connect(f"{Path(file).absolute().as_uri()}?mode=ro", uri=True)) as database:
+            found = list(database.execute(query))
+    except sqlite3.Error:
+        return
+    for run_id, location in found:
+        stored = Path(unquote(urlsplit(location).path)) / MODEL_WEIGHTS
+        own = weights.get(run_id)
+        if own is None or not own.is_file() or not stored.is_file() or stored.samefile(own):
             continue
-        link = copy.with_name(f".{name}.link")
-        link.unlink(missing_ok=True)
-        try:
-            os.link(own, link)
-        except OSError:  # another file system, or one without links: the copy stays
-            continue
-        link.replace(copy)
+        if file_digest(stored) == file_digest(own):
+            _link(own, stored)
+
+
+def _link(source: Path, target: Path) -> None:
+    fresh = target.with_name(f".{target.name}.link")
+    fresh.unlink(missing_ok=True)
+    try:
+        os.link(source, fresh)
+    except OSError:  # another file system, or one without links: the copy stays
+        return
+    fresh.replace(target)

@@ -1,7 +1,6 @@
 """A glance into MLflow's own database, against what MLflow itself writes."""
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +8,15 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from pipeline.tracking.store import RELOGGED_TAG, certainly_has, original_project, share_weights, tracking_uri
-from pipeline.training.record import WEIGHTS
+from pipeline.tracking.store import (
+    MODEL_WEIGHTS,
+    RELOGGED_TAG,
+    certainly_has,
+    original_project,
+    share_weights,
+    tracking_uri,
+)
+from pointrend.pyfunc import WEIGHTS
 
 
 @pytest.fixture
@@ -60,20 +66,27 @@ def test_models_and_registered_ones_are_asked_for_by_run(uri: str) -> None:
     assert certainly_has(uri, [first, "before"], models=[first], registered=[first])
 
 
-def test_collected_weights_share_the_disk_with_mlflow_s(tmp_path: Path) -> None:
-    training, collected, artifacts = (tmp_path / name for name in ("training", "collected", "artifacts"))
-    for folder in (training, collected, artifacts):
-        folder.mkdir()
-    (training / WEIGHTS).write_text("weights")
-    (collected / WEIGHTS).write_text("weights")
-    share_weights(training, collected)
-    assert not (collected / WEIGHTS).samefile(training / WEIGHTS), "MLflow has no link"
-    (artifacts / WEIGHTS).hardlink_to(training / WEIGHTS)
-    share_weights(training, collected)
-    assert (collected / WEIGHTS).samefile(artifacts / WEIGHTS)
-    assert [path.name for path in collected.iterdir()] == [WEIGHTS]
-    shutil.rmtree(training)
-    assert (collected / WEIGHTS).read_text() == (artifacts / WEIGHTS).read_text() == "weights"
+def test_the_weights_of_models_share_the_disk_with_those_of_trainings(uri: str, tmp_path: Path) -> None:
+    client = MlflowClient(uri)
+    experiment = client.create_experiment("experiment", artifact_location=(tmp_path / "arti facts").as_uri())
+    weights, stored = {}, {}
+    for name, content in (("same", "weights"), ("other", "changed")):
+        run_id = client.create_run(experiment).info.run_id
+        model = client.create_logged_model(experiment, "weights", run_id)
+        client.finalize_logged_model(model.model_id, "READY")
+        stored[name] = tmp_path / "arti facts/models" / model.model_id / "artifacts" / MODEL_WEIGHTS
+        stored[name].parent.mkdir(parents=True)
+        stored[name].write_text("weights")
+        weights[run_id] = tmp_path / name
+        weights[run_id].write_text(content)
+    for _ in range(2):
+        share_weights(uri, weights)
+        assert stored["same"].samefile(tmp_path / "same")
+        assert stored["other"].read_text() == "weights", "it has the weights that were logged"
+    assert [path.name for path in stored["same"].parent.iterdir()] == [stored["same"].name]
+    share_weights("http://127.0.0.1:5000", weights)
+    share_weights(f"sqlite:///{tmp_path / 'none.db'}", weights)
+    assert MODEL_WEIGHTS == WEIGHTS
 
 
 def test_where_runs_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
