@@ -14,7 +14,7 @@ from torch import Tensor
 from pointrend.drawing import color, font_of
 from pointrend.metadata import ClassInfo
 from pointrend.points import Size
-from pointrend.regions import STRIP, Instances, Region, Segments, regions, tight
+from pointrend.regions import STRIP, Instances, Masks, Region, Segments, regions, tight
 
 OPACITY = 0.4
 #: Smaller images are enlarged by a whole number to about this many pixels, so that contours and names are sharp.
@@ -52,7 +52,7 @@ def outline(mask: Tensor, width: int) -> Tensor:
 
 
 def draw_overlay(
-    pixels: np.ndarray, found: Instances | Segments, classes: Sequence[ClassInfo], *, legend: bool = True
+    pixels: np.ndarray, found: Instances | Masks | Segments, classes: Sequence[ClassInfo], *, legend: bool = True
 ) -> np.ndarray:
     """The overlay of an image uint8 (H, W, 3), enlarged if it is small, with a legend below: uint8 (H', W', 3)."""
     factor = enlargement(found.size)
@@ -62,9 +62,9 @@ def draw_overlay(
     else:
         canvas = np.array(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
     # Only objects have lines of their own: between neighbouring classes one line is enough.
-    thickness = max(2, round(max(height, width) / 500)) if isinstance(found, Instances) else 1
+    thickness = max(2, round(max(height, width) / 500)) if not isinstance(found, Segments) else 1
     seen: Counter[int] = Counter()
-    if isinstance(found, Instances):
+    if not isinstance(found, Segments):
         seen.update(found.classes.tolist())
     numbers, drawn = seen.copy(), []
     for region in regions(found, factor):
@@ -74,7 +74,7 @@ def draw_overlay(
         if region.score is None:
             seen[region.class_index] = int(region.mask.sum())
         drawn.append((region.score, region.class_index, colour, _anchor(region)))
-    if isinstance(found, Instances):
+    if not isinstance(found, Segments):
         picture = Image.fromarray(canvas)
         _write_names(picture, list(reversed(drawn)), classes)
         canvas = np.array(picture)

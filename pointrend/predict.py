@@ -24,9 +24,9 @@ from pointrend.overlays import draw_overlay
 from pointrend.pixels import ImageFile
 from pointrend.points import Size
 from pointrend.regions import Instances, Segments, regions, to_tensor
-from pointrend.results import CutOuts, LabelImage, coco_result, write_json
+from pointrend.results import CutOuts, LabelImage, coco_result, label_image, write_json
 from pointrend.semantic import SemanticSegmenter
-from pointrend.specs import IGNORE_LABEL, Rendering
+from pointrend.specs import Rendering
 from pointrend.steps import draw_steps
 from pointrend.tiles import label_images
 from pointrend.transform import resize_image, resized_size
@@ -215,8 +215,7 @@ class Writer:
     def _label_image(self, found: Instances | Segments) -> LabelImage:
         if isinstance(found, Instances):
             return LabelImage(found.size, len(found.boxes))
-        ids = [known.id for known in self.classes]
-        return LabelImage(found.size, max(ids), IGNORE_LABEL if IGNORE_LABEL not in ids else 0xFFFF)
+        return label_image(found, self.classes)
 
     def close(self) -> None:
         """Writes ``predictions.json``, COCO's results, and ``images.json``, whose ids they use; unless all failed."""

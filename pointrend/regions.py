@@ -3,7 +3,7 @@
 Shape letters: R regions, M the side of a region mask, H W rows and columns of the image, h w of a crop of it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +29,16 @@ class Instances:
 
 
 @dataclass(frozen=True)
+class Masks:
+    """The objects in an image of size (H, W) by their masks in it, best first, as files of results have them."""
+
+    size: Size
+    classes: Tensor  # (R,) from 0
+    scores: Tensor  # (R,)
+    masks: Sequence[Tensor]  # R masks (H, W) bool
+
+
+@dataclass(frozen=True)
 class Segments:
     """The class of every pixel of an image of size (H, W), on the CPU; only some of the classes count as found."""
 
@@ -51,15 +61,20 @@ class Region:
     left: int
 
 
-def regions(found: Instances | Segments, factor: int = 1) -> Iterator[Region]:
+def regions(found: Instances | Masks | Segments, factor: int = 1) -> Iterator[Region]:
     """The regions one after another: objects from the lowest score to the highest, classes in order.
 
     Args:
         found: the objects or classes.
-        factor: enlarges the image; masks of objects are sampled at the larger size, those of classes are repeated.
+        factor: enlarges the image; region masks of objects are sampled at the larger size, others are repeated.
     """
     if isinstance(found, Segments):
         yield from _class_regions(found, factor)
+        return
+    if isinstance(found, Masks):
+        for index in reversed(range(len(found.masks))):
+            mask = _enlarged(found.masks[index], factor)
+            yield _of_mask(index, int(found.classes[index]), float(found.scores[index]), mask)
         return
     height, width = found.size[0] * factor, found.size[1] * factor
     for index in reversed(range(len(found.boxes))):
@@ -79,16 +94,23 @@ def regions(found: Instances | Segments, factor: int = 1) -> Iterator[Region]:
 
 
 def _class_regions(found: Segments, factor: int) -> Iterator[Region]:
-    classes = found.classes
-    if factor > 1:
-        classes = classes.repeat_interleave(factor, 0).repeat_interleave(factor, 1)
+    classes = _enlarged(found.classes, factor)
     # A few rows at a time: `unique` sorts, in many times the memory.
     present = set[int]().union(*(rows.unique().tolist() for rows in classes.split(STRIP)))
     for index in sorted(present & set(found.shown)):
-        mask = classes == index
-        rows, columns = tight(mask)
-        box = (float(columns.start), float(rows.start), float(columns.stop), float(rows.stop))
-        yield Region(index, index, None, box, mask[rows, columns], None, rows.start, columns.start)
+        yield _of_mask(index, index, None, classes == index)
+
+
+def _enlarged(values: Tensor, factor: int) -> Tensor:
+    """Every value of (H, W) as ``factor`` x ``factor`` equal ones."""
+    return values if factor == 1 else values.repeat_interleave(factor, 0).repeat_interleave(factor, 1)
+
+
+def _of_mask(index: int, class_index: int, score: float | None, mask: Tensor) -> Region:
+    """The region of a mask (H, W) bool."""
+    rows, columns = tight(mask)
+    box = (float(columns.start), float(rows.start), float(columns.stop), float(rows.stop))
+    return Region(index, class_index, score, box, mask[rows, columns], None, rows.start, columns.start)
 
 
 def tight(mask: Tensor) -> tuple[slice, slice]:

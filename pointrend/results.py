@@ -18,7 +18,8 @@ from pointrend.image_files import write_image
 from pointrend.metadata import ClassInfo
 from pointrend.paste import crop_runs
 from pointrend.points import Size
-from pointrend.regions import Region, tight
+from pointrend.regions import Region, Segments, tight
+from pointrend.specs import IGNORE_LABEL
 
 #: How fast the alpha of a cut-out rises with the probability of its mask; it is at least 128 exactly inside the mask.
 ALPHA_SLOPE = 4
@@ -79,6 +80,12 @@ class LabelImage:
         height, width = region.mask.shape
         view = self.pixels[region.top : region.top + height, region.left : region.left + width]
         view[region.mask.numpy()] = value
+
+
+def label_image(found: Segments, classes: Sequence[ClassInfo]) -> LabelImage:
+    """An empty label PNG for the ids of classes, whose ignored label is none of them."""
+    ids = [known.id for known in classes]
+    return LabelImage(found.size, max(ids), IGNORE_LABEL if IGNORE_LABEL not in ids else 0xFFFF)
 
 
 class CutOuts:

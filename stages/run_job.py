@@ -8,6 +8,8 @@ from pipeline.errors import UserError
 from pipeline.evaluation.trained_run import TrainedRun
 from pipeline.stage import Stage, code_version, run_stage
 from pipeline.tracking.client import tracker_of
+from pipeline.tracking.origin import origin_tags, run_tags
+from pipeline.tracking.products import products_of
 from pipeline.training.record import TrainingRecord
 
 
@@ -30,6 +32,9 @@ def main() -> None:
     if evaluation is not None:
         weights = training.weights if arguments.train else weights_to_evaluate(stage, name, evaluation)
         evaluated = TrainedRun(training.config, training.prepared, training.images, weights)
+    version, scale = code_version(stage.root), stage.params.scale
+    tags = origin_tags(f"dvc repro train@{name}", version)
+    tags |= run_tags(stage.project, scale, training.config.experiment, training.config.seed)
     run_job(
         training.config,
         training if arguments.train else None,
@@ -37,7 +42,9 @@ def main() -> None:
         evaluated,
         stage.cluster,
         tracker_of(stage),
-        code_version(stage.root),
+        version,
+        tags,
+        products_of(stage.project, scale, training.config),
     )
 
 

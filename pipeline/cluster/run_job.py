@@ -3,7 +3,8 @@
 import json
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,14 +13,20 @@ from pipeline.cluster.worker import RunWork, Tracking, is_trained, run_worker
 from pipeline.config.clusters import ClusterConfig
 from pipeline.config.experiments import RunConfig
 from pipeline.config.parameters import run_parameters
+from pipeline.data.manifest import read_prepared
+from pipeline.evaluation.class_scores import entry_class_scores
 from pipeline.evaluation.evaluation import Evaluation
 from pipeline.evaluation.record import EvaluationRecord, rounded
 from pipeline.evaluation.run import gather, score
 from pipeline.evaluation.speed import with_speeds
 from pipeline.evaluation.trained_run import TrainedRun
-from pipeline.files import atomic_folder
+from pipeline.files import atomic_folder, locked
 from pipeline.tracking.client import Tracker, TrackingError
-from pipeline.tracking.runs import RunRecord, log_evaluation, log_run, training_run
+from pipeline.tracking.datasets import log_dataset
+from pipeline.tracking.origin import SEEDS
+from pipeline.tracking.products import Products
+from pipeline.tracking.runs import RunRecord, experiment_run, log_evaluation, log_run, training_run
+from pipeline.tracking.system import SYSTEM
 from pipeline.training.metrics_file import MetricsFile, now
 from pipeline.training.record import METRICS, SUMMARY, TrainingRecord
 from pipeline.training.run import InterruptedTrainingError, hardware
@@ -36,6 +43,8 @@ def run_job(
     cluster: ClusterConfig,
     tracker: Tracker,
     version: str,
+    tags: Mapping[str, str],
+    products: Products,
 ) -> None:
     """Trains and evaluates a run, or does one of the two, on workers that are started once.
 
@@ -50,6 +59,8 @@ def run_job(
         cluster: the number of workers and the resources of each.
         tracker: the MLflow experiment.
         version: the version of the code, for the record.
+        tags: more tags of the training's MLflow run, see :mod:`pipeline.tracking.origin`.
+        products: what is logged beside parameters and metrics.
 
     Raises:
         InterruptedTrainingError: after Ctrl-C, once a checkpoint is written.
@@ -61,8 +72,9 @@ def run_job(
     work = RunWork(cluster)
     record = None
     if training is not None and not training.is_done:
-        record = _begin(training, tracker, version)
-        tracking = Tracking(tracker.uri, tracker.experiment, record.run_id or "")
+        record = _begin(training, tracker, version, tags)
+        seconds = products.settings.system_metrics
+        tracking = Tracking(tracker.uri, tracker.experiment, record.run_id or "", seconds)
         work = replace(work, training=training, tracking=tracking)
     started = now()
     if evaluation is not None and not evaluation.is_done:
@@ -80,13 +92,13 @@ def run_job(
         shutil.rmtree(storage, ignore_errors=True)
     if record is not None:
         assert training is not None
-        _finish_training(training, cluster, tracker, record, version)
+        _finish_training(training, cluster, tracker, record, version, products)
     if work.evaluated is not None:
         assert evaluation is not None
-        _finish_evaluation(config, evaluation, work.evaluated, tracker, started)
+        _finish_evaluation(config, evaluation, work.evaluated, tracker, started, products)
 
 
-def _begin(training: Training, tracker: Tracker, version: str) -> RunRecord:
+def _begin(training: Training, tracker: Tracker, version: str, more_tags: Mapping[str, str]) -> RunRecord:
     """Starts the training's MLflow run, or continues that of an interrupted training, and returns its record.
 
     If the weights are written already, nothing is logged here: :func:`finish` logs the whole run.
@@ -95,25 +107,40 @@ def _begin(training: Training, tracker: Tracker, version: str) -> RunRecord:
     parameters = run_parameters(config)
     tags = {"kind": "training", "experiment": config.experiment, "code": version, "hardware": hardware()}
     tags |= {name: parameters[name] for name in ("dataset", "head", "backbone", "sampling") if name in parameters}
+    tags |= more_tags
     record = RunRecord(training.key, config.run, parameters, tags, started=now(), config=config.model_dump(mode="json"))
+    if SEEDS in tags:
+        with locked(training.root / f"{config.experiment}.lock"):  # the jobs of other seeds start as well
+            record = replace(record, parent=experiment_run(tracker, config, tags))
     if is_trained(training.storage):
         return record
     run_id = log_run(tracker, record)
+    prepared, source = read_prepared(training.prepared), training.images.where()
+    log_dataset(tracker, run_id, config.dataset, training.data, prepared, source)
     metrics = MetricsFile(training.storage / METRICS)
     if not metrics.path.exists():
         # An interrupted run whose storage was lost has its metrics only in MLflow.
-        metrics.restore(tracker.entries(run_id))
+        metrics.restore([entry for entry in tracker.entries(run_id) if not entry.key.startswith(SYSTEM)])
     return replace(record, run_id=run_id)
 
 
 def _finish_training(
-    training: Training, cluster: ClusterConfig, tracker: Tracker, record: RunRecord, version: str
+    training: Training,
+    cluster: ClusterConfig,
+    tracker: Tracker,
+    record: RunRecord,
+    version: str,
+    products: Products,
 ) -> None:
-    """Ends the MLflow run, then writes the training's record, which marks the training as done."""
+    """Ends the MLflow run, logs the weights, then writes the training's record, which marks the training as done."""
     storage = training.storage
-    record = finish(storage, tracker.with_patience(cluster.tracking_patience), record)
-    shutil.rmtree(storage / "checkpoints", ignore_errors=True)
+    patient = tracker.with_patience(cluster.tracking_patience)
+    record = finish(storage, patient, record)
     assert record.run_id is not None
+    trained = TrainedRun(training.config, training.prepared, training.images, training.weights)
+    with nothing_is_lost(storage, record.name):
+        products.log_training(patient, record.run_id, trained, training.data)
+    shutil.rmtree(storage / "checkpoints", ignore_errors=True)
     assert record.ended is not None
     TrainingRecord(
         run=training.config.run,
@@ -131,7 +158,12 @@ def _finish_training(
 
 
 def _finish_evaluation(
-    config: RunConfig, evaluation: Evaluation, run: TrainedRun, tracker: Tracker, started: int
+    config: RunConfig,
+    evaluation: Evaluation,
+    run: TrainedRun,
+    tracker: Tracker,
+    started: int,
+    products: Products,
 ) -> None:
     """Joins, scores and logs the predictions, then writes the evaluation's record, which marks it as done."""
     dataset, settings = run.dataset(), evaluation.settings.root
@@ -146,8 +178,11 @@ def _finish_evaluation(
     parent = training_run(record, trained, tracker)
     entries = {}
     for name, found in scores.items():
-        run_id = log_evaluation(config, name, settings[name], found.metrics, (started, ended), parent, tracker)
-        entries[name] = {"mlflow_run_id": run_id, **found.metrics, **found.details}
+        entry, times = {**found.metrics, **found.details}, (started, ended)
+        classes = entry_class_scores(entry)
+        run_id = log_evaluation(config, name, settings[name], found.metrics, classes, times, parent, tracker)
+        entries[name] = {"mlflow_run_id": run_id, **entry}
+    products.log_evaluation(tracker, parent, run, evaluation.predictions, list(settings)[-1])
     EvaluationRecord(
         run=config.run,
         mlflow_run_id=parent,
@@ -194,15 +229,27 @@ def finish(storage: Path, tracker: Tracker, record: RunRecord) -> RunRecord:
         TrackingError: if MLflow does not answer within the tracker's patience.
         InterruptedTrainingError: after Ctrl-C while MLflow does not answer.
     """
-    safe = (
-        f"run {record.name}: the training is complete and nothing is lost; its weights and metrics are in {storage}. "
-        "`dvc repro` logs the rest without training again"
-    )
-    try:
+    with nothing_is_lost(storage, record.name):
         metrics = MetricsFile(storage / METRICS).entries()
         record = replace(record, metrics=metrics, ended=max((entry.timestamp for entry in metrics), default=now()))
         run_id = log_run(tracker, record)
         return replace(record, run_id=run_id, started=tracker.get(run_id).info.start_time)
+
+
+@contextmanager
+def nothing_is_lost(storage: Path, name: str) -> Iterator[None]:
+    """Logs what is left of a complete training: errors say that its files are safe in ``storage``.
+
+    Raises:
+        TrackingError: if MLflow does not answer.
+        InterruptedTrainingError: after Ctrl-C while MLflow does not answer.
+    """
+    safe = (
+        f"run {name}: the training is complete and nothing is lost; its weights and metrics are in {storage}. "
+        "`dvc repro` logs the rest without training again"
+    )
+    try:
+        yield
     except TrackingError as error:
         raise TrackingError(f"{safe} once MLflow answers ({error})") from error
     except KeyboardInterrupt:

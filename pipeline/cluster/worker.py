@@ -18,6 +18,7 @@ from pipeline.evaluation.speed import timed_settings, write_speeds
 from pipeline.evaluation.trained_run import TrainedRun
 from pipeline.evaluation.validation import measure
 from pipeline.tracking.sender import MetricSender
+from pipeline.tracking.system import SystemMetrics
 from pipeline.training.metrics_file import MetricsFile
 from pipeline.training.record import METRICS, SUMMARY, WEIGHTS
 from pipeline.training.run import Workers, train_run
@@ -26,11 +27,16 @@ from pipeline.training.training import Training
 
 @dataclass(frozen=True)
 class Tracking:
-    """The MLflow run that a training sends its metrics to."""
+    """The MLflow run that a training sends its metrics to.
+
+    Attributes:
+        system_metrics: seconds between two measurements of the machine; None for none.
+    """
 
     uri: str
     experiment: str
     run_id: str
+    system_metrics: float | None = None
 
 
 @dataclass(frozen=True)
@@ -72,13 +78,19 @@ def run_worker(arguments: dict[str, Any]) -> None:
         assert tracking is not None
         metrics = training.storage / METRICS
         sender = MetricSender(MetricsFile(metrics), tracking.uri, tracking.experiment, tracking.run_id)
-        with sender if workers.rank == 0 else nullcontext():
+        machine = SystemMetrics(tracking.uri, tracking.run_id, tracking.system_metrics)
+
+        def notify() -> None:  # worker 0 alone
+            sender.notify()
+            machine.start()
+
+        with sender if workers.rank == 0 else nullcontext(), machine:
             train_run(
                 training,
                 workers,
                 images_per_worker=work.cluster.images_per_worker,
                 loader_processes=work.cluster.loader_processes,
-                notify=sender.notify,
+                notify=notify,
                 measure=partial(measure, training, workers) if training.config.validation else None,
             )
         workers.broadcast(0)  # waits until worker 0 has written the weights

@@ -29,6 +29,7 @@ from pipeline.config.selection import SelectedDataset, SelectedRun, Selection
 from pipeline.config.sweep_tasks import select_sweeps, swept_experiments
 from pipeline.config.synthetic import SyntheticConfig, load_synthetic
 from pipeline.config.tables import TableConfig
+from pipeline.config.tracking import TrackingConfig
 from pointrend.specs import IMAGENET_WEIGHTS
 
 
@@ -88,6 +89,9 @@ class Project:
 
     def metrics(self) -> MetricsConfig:
         return load(MetricsConfig, self.configs / "metrics.yaml")
+
+    def tracking(self) -> TrackingConfig:
+        return load(TrackingConfig, self.configs / "tracking.yaml")
 
     def figures(self) -> FiguresConfig:
         path = self.configs / "figures.yaml"

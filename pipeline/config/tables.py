@@ -93,6 +93,10 @@ class TableConfig(Strict):
         """The names of the experiments of all cells."""
         return set[str]().union(*(row.experiments for row in self.rows))
 
+    def heading_of(self, name: str) -> str:
+        """The paper's name for a table, "Table 1", from its own name, "table1"."""
+        return self.heading or name.replace("table", "Table ")
+
     def baseline_of(self, index: int) -> int:
         """The index of a row's baseline: the row itself or the nearest above, else the first below, else row 0."""
         baselines = [number for number, row in enumerate(self.rows) if row.baseline] or [0]

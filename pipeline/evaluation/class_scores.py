@@ -1,7 +1,7 @@
 """The scores of each class in a run's evaluation record."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pipeline.evaluation.record import EvaluationRecord
 
@@ -19,7 +19,11 @@ class ClassScores(NamedTuple):
 
 def class_scores(record: EvaluationRecord, setting: str) -> ClassScores:
     """The scores by class of an evaluation setting: AP of instances, IoU of semantic labels."""
-    entry = record.evaluations[setting]
+    return entry_class_scores(record.evaluations[setting])
+
+
+def entry_class_scores(entry: Mapping[str, Any]) -> ClassScores:
+    """The same, from the metrics and details of a setting."""
     if AP_BY_CLASS in entry:
         return ClassScores("AP", entry[AP_BY_CLASS])
     if isinstance(by_class := entry.get("IoU"), dict):

@@ -17,6 +17,7 @@ from pipeline.config.sweeps import GridSearch
 from pipeline.config.synthetic import ShapesConfig
 from pipeline.data.cpus import usable_cpus
 from pipeline.data.manifest import read_prepared
+from pipeline.plan.artifacts import artifact_bytes
 from pipeline.plan.measured import Measured
 from pipeline.plan.plan import PlannedRun, PlannedSweep, makespan
 from pipeline.plan.throughput import Cost, Counter, Throughput, ThroughputError, training_size, validation_area
@@ -71,6 +72,7 @@ class Estimates:
     ) -> None:
         self._project, self._scale, self._selection, self._params = project, scale, selection, params
         self._throughput, self._cluster, self._measured = throughput, cluster, measured
+        self._tracking = project.tracking()
         self._counter, self._costs = Counter(), dict[tuple[Any, ...], Cost]()
         self.runs_at_a_time = runs_at_a_time(cluster, nodes, usable_cpus())
         self.missing_figures: list[str] = []
@@ -107,6 +109,7 @@ class Estimates:
             weights=cost.weights,
             checkpoint=cost.checkpoint,
             predictions=None if images is None else images * evaluations * bytes_of_one,
+            artifacts=artifact_bytes(self._tracking, evaluations > 0),
         )
 
     def sweep(self, name: str, cached: bool | None) -> PlannedSweep:

@@ -75,5 +75,6 @@ def make_plan(
         tables={table: found for table, found in tables.items() if found},
         missing_figures=estimates.missing_figures,
         unused_measurements=measured.unused if measured else [],
+        logs_models=project.tracking().models,
         unknown=unknown if None in {run.cached for run in runs} | {sweep.cached for sweep in sweeps} else None,
     )

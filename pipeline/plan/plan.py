@@ -29,6 +29,7 @@ class PlannedRun:
         weights: bytes of the weights.
         checkpoint: bytes of one checkpoint.
         predictions: bytes over all evaluations; None if the number of val images is not known.
+        artifacts: bytes of its artifacts in MLflow, without the weights.
     """
 
     run: str
@@ -46,6 +47,7 @@ class PlannedRun:
     weights: int
     checkpoint: int
     predictions: int | None
+    artifacts: int
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,7 @@ class Plan:
         unknown: why it is not known whether some runs and sweeps are cached; None if it is known for all.
         missing_figures: what ``configs/throughput.yaml`` lacks for the runs and sweeps whose hours are not known.
         unused_measurements: why measured figures of these runs are not used.
+        logs_models: whether the weights are logged in MLflow as well.
     """
 
     scale: str
@@ -118,6 +121,7 @@ class Plan:
     unknown: str | None
     missing_figures: list[str]
     unused_measurements: list[str]
+    logs_models: bool
 
     @property
     def evaluations(self) -> int:
@@ -162,6 +166,11 @@ class Plan:
         """Bytes of all predictions; None if they are not known for every run."""
         known = [run.predictions for run in self.runs if run.predictions is not None]
         return sum(known) if len(known) == len(self.runs) else None
+
+    @property
+    def artifacts(self) -> int:
+        """Bytes of all artifacts in MLflow, without the weights."""
+        return sum(run.artifacts for run in self.runs)
 
     @property
     def checkpoints(self) -> int:
@@ -216,6 +225,8 @@ class Plan:
                 "weights": self.weights,
                 "predictions": self.predictions,
                 "checkpoints": self.checkpoints,
+                "artifacts": self.artifacts,
+                "artifacts_weights": self.weights if self.logs_models else 0,
             },
             "unknown": self.unknown,
             "missing_figures": self.missing_figures,

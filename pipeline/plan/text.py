@@ -141,9 +141,18 @@ def _summary(plan: Plan) -> Iterator[str]:
     yield f"evaluations: {plan.evaluations}, inside the runs' jobs, not in the hours"
     predictions = "predictions not known" if plan.predictions is None else f"predictions {bytes_text(plan.predictions)}"
     yield f"disk: weights {bytes_text(plan.weights)}, {predictions}; as much again in DVC's cache"
+    yield f"      MLflow's artifacts {bytes_text(plan.artifacts)}{_models(plan)}"
     yield f"      checkpoints {bytes_text(plan.checkpoints)} while trainings run"
     if plan.unknown is not None:
         yield f"not known whether cached: {plan.unknown}"
+
+
+def _models(plan: Plan) -> str:
+    """Where the weights lie that MLflow has."""
+    if not plan.logs_models:
+        return ""
+    again = bytes_text(plan.weights)
+    return f", and models: links to the weights where they are on the same disk, or else another {again}"
 
 
 def at_least(hours: float, unknown: int) -> str:

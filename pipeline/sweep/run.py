@@ -23,6 +23,7 @@ from pipeline.sweep.subset import with_fewer_val_images
 from pipeline.sweep.training import finish_trial, run_trials
 from pipeline.sweep.trial import Trials
 from pipeline.tracking.client import Tracker
+from pipeline.tracking.origin import origin_tags
 from pipeline.tracking.runs import RunRecord, log_run, save_sweep_runs
 from pipeline.training.metrics_file import MetricEntry, now
 from pipeline.training.run import hardware
@@ -56,6 +57,7 @@ def run_sweep(
     records = TrialRecords(place.records(task.name, key))
     with _exclusive(records.folder, task.name):
         tags = {"sweep": task.name, "code": code, "hardware": hardware(), "dataset": task.dataset}
+        tags |= origin_tags("stages/run_sweep.py", code)
         sweep_tags = {"kind": "sweep", **tags}
         settings = task.model_dump(mode="json")
         run = RunRecord(key, task.name, _parameters(task), sweep_tags, started=now(), config=settings)

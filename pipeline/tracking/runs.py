@@ -7,22 +7,25 @@ evaluations, ``mlflow.json`` a sweep.
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mlflow.entities import Param, Run, RunTag
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 
 from pipeline.config.evaluations import EvaluationSetting
 from pipeline.config.experiments import RunConfig
-from pipeline.config.parameters import setting_parameters
+from pipeline.config.parameters import run_parameters, setting_parameters
+from pipeline.evaluation.class_scores import ClassScores, entry_class_scores
 from pipeline.evaluation.record import EvaluationRecord
 from pipeline.files import write_json
 from pipeline.tracking.client import Tracker, tags_query
+from pipeline.tracking.origin import ORIGIN_TAGS, SEEDS, evaluation_origin
 from pipeline.tracking.store import RELOGGED_TAG
-from pipeline.training.metrics_file import MetricEntry, MetricsFile
+from pipeline.training.metrics_file import MetricEntry, MetricsFile, now
 from pipeline.training.record import METRICS, TrainingRecord
 
 KEY_TAG = "pointrend.key"
@@ -114,6 +117,30 @@ def send_missing(tracker: Tracker, run_id: str, entries: Sequence[MetricEntry]) 
         tracker.send_metrics(run_id, missing)
 
 
+def experiment_run(tracker: Tracker, config: RunConfig, tags: Mapping[str, str]) -> str | None:
+    """The id of the MLflow run in which those of an experiment's seeds are nested; None where there is one seed.
+
+    It is created if it is missing; processes that start seeds of an experiment at a time must wait for each other.
+
+    Args:
+        tracker: the MLflow experiment.
+        config: one of the runs.
+        tags: its tags.
+    """
+    if SEEDS not in tags:
+        return None
+    content = config.model_dump(mode="json", exclude={"run", "seed", "starts_from", "starts_from_digest"})
+    key = content_key("experiment", content)
+    if found := tracker.runs({KEY_TAG: key}):
+        return found[0].info.run_id
+    parameters = {name: value for name, value in run_parameters(config).items() if name != "seed"}
+    kept = {name: tags[name] for name in (*ORIGIN_TAGS, SEEDS) if name in tags}
+    kept |= {"kind": "experiment", "experiment": config.experiment}
+    kept[MLFLOW_RUN_NOTE] = f"{config.experiment} with the seeds {tags[SEEDS]}."
+    time = now()
+    return log_run(tracker, RunRecord(key, config.experiment, parameters, kept, time, time))
+
+
 def training_run(record: TrainingRecord, trained: Path, tracker: Tracker) -> str:
     """The id of a finished training's MLflow run; logs it again from the folder ``trained`` if MLflow does not have it.
 
@@ -132,6 +159,7 @@ def training_run(record: TrainingRecord, trained: Path, tracker: Tracker) -> str
         ended=record.ended,
         metrics=MetricsFile(trained / METRICS).entries(),
         config=record.config.model_dump(mode="json"),
+        parent=experiment_run(tracker, record.config, record.tags),
         run_id=record.mlflow_run_id,
     )
     return log_run(tracker, found)
@@ -142,6 +170,7 @@ def log_evaluation(
     name: str,
     setting: EvaluationSetting,
     metrics: Mapping[str, float],
+    classes: ClassScores,
     times: tuple[int, int],
     parent: str,
     tracker: Tracker,
@@ -154,20 +183,28 @@ def log_evaluation(
         name: the setting's name.
         setting: the evaluation setting.
         metrics: the scores.
+        classes: the scores of each class.
         times: when the evaluation began and ended, in milliseconds since 1970.
         parent: the id of the training's MLflow run.
         tracker: the MLflow experiment.
         logged_as: the id under which it was logged before, if it was.
     """
     run_name = f"{config.run} {name}"
+    training = tracker.get(parent).data
+    by_class = {class_metric(classes.metric, each): value for each, value in classes.values_by_class.items()}
     record = RunRecord(
         key=content_key(parent, run_name, setting.model_dump(), dict(metrics)),
         name=run_name,
-        parameters={**tracker.get(parent).data.params, **setting_parameters(setting)},
-        tags={"kind": "evaluation", "experiment": config.experiment, "evaluation": name},
+        parameters={**training.params, **setting_parameters(setting)},
+        tags={
+            "kind": "evaluation",
+            "experiment": config.experiment,
+            "evaluation": name,
+            **evaluation_origin(training.tags, config.run, name),
+        },
         started=times[0],
         ended=times[1],
-        metrics=[MetricEntry(key, value, times[1], 0) for key, value in metrics.items()],
+        metrics=[MetricEntry(key, value, times[1], 0) for key, value in {**metrics, **by_class}.items()],
         parent=parent,
         run_id=logged_as,
     )
@@ -179,13 +216,22 @@ def log_evaluation(
     return run_id
 
 
+def class_metric(metric: str, name: str) -> str:
+    """The name of a class's metric in MLflow: ``AP_by_class/traffic light``.
+
+    MLflow's page shows all of one metric in one section. Characters that MLflow does not take become "_".
+    """
+    return f"{metric}_by_class/{re.sub(r'[^A-Za-z0-9_. -]', '_', name)}"
+
+
 def evaluation_run(record: EvaluationRecord, name: str, config: RunConfig, parent: str, tracker: Tracker) -> str:
     """The id of the MLflow run of the evaluation with setting ``name``; logs it again if MLflow does not have it."""
     logged, times = record.logged_as(name), (record.started, record.ended)
     if tracker.find(logged) is not None:
         return logged
     setting = record.settings.root[name]
-    return log_evaluation(config, name, setting, record.metrics(name), times, parent, tracker, logged)
+    metrics, classes = record.metrics(name), entry_class_scores(record.evaluations[name])
+    return log_evaluation(config, name, setting, metrics, classes, times, parent, tracker, logged)
 
 
 def save_sweep_runs(folder: Path, sweep: RunRecord, trials: Sequence[str], tracker: Tracker) -> None:
@@ -204,7 +250,11 @@ def read_run(tracker: Tracker, run_id: str) -> RunRecord:
         key=run.data.tags[KEY_TAG],
         name=run.info.run_name,
         parameters=dict(run.data.params),
-        tags={key: value for key, value in run.data.tags.items() if not key.startswith(("mlflow.", "pointrend."))},
+        tags={
+            key: value
+            for key, value in run.data.tags.items()
+            if key in ORIGIN_TAGS or not key.startswith(("mlflow.", "pointrend."))
+        },
         started=run.info.start_time,
         ended=run.info.end_time,
         metrics=tracker.entries(run_id),

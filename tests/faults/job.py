@@ -21,6 +21,7 @@ from pipeline.evaluation.evaluation import Evaluation
 from pipeline.evaluation.trained_run import TrainedRun
 from pipeline.stage import run_stage
 from pipeline.tracking.client import Tracker
+from pipeline.tracking.products import Products
 from pipeline.training.training import Training
 
 REPOSITORY = Path(__file__).parents[2]
@@ -60,7 +61,8 @@ def main() -> None:
         evaluation = Evaluation("faults", training.key, SETTINGS, prepared, "test", training.storage)
         evaluated = TrainedRun(run, prepared, images, training.weights)
     tracker = Tracker(f"sqlite:///{folder / 'mlflow.db'}", "faults", folder / "artifacts")
-    run_job(run, training, evaluation, evaluated, cluster, tracker, "test")
+    products = Products(Project(REPOSITORY).tracking())
+    run_job(run, training, evaluation, evaluated, cluster, tracker, "test", {}, products)
     output = folder / "output"
     training.collect(output)
     if evaluation is not None:

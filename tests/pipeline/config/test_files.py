@@ -21,6 +21,7 @@ from pipeline.config.schedules import ScheduleConfig, load_schedule
 from pipeline.config.sweeps import load_sweep
 from pipeline.config.synthetic import SyntheticConfig
 from pipeline.config.tables import TableConfig
+from pipeline.config.tracking import TrackingConfig
 from pipeline.plan.throughput import Throughput
 
 SCHEMAS: dict[str, Callable[[Path], Any]] = {
@@ -35,6 +36,7 @@ SCHEMAS: dict[str, Callable[[Path], Any]] = {
     "schedules": load_schedule,
     "synthetic": lambda path: load(SyntheticConfig, path),
     "tables": lambda path: load(TableConfig, path),
+    "tracking.yaml": lambda path: load(TrackingConfig, path),
     "throughput.yaml": lambda path: load(Throughput, path),
 }
 

@@ -16,6 +16,7 @@ from pipeline.config.experiments import RunConfig
 from pipeline.config.parameters import run_parameters
 from pipeline.config.project import Project
 from pipeline.config.selection import Selection
+from pipeline.evaluation.class_scores import ClassScores
 from pipeline.evaluation.record import EvaluationRecord
 from pipeline.report.results import Results, RunResult, read_results
 from pipeline.stage import Outputs
@@ -107,7 +108,7 @@ class World:
         evaluations: dict[str, dict[str, Any]] = {}
         for index, (setting, value) in enumerate(settings.root.items()):
             metrics = {"AP": AP + index, "AP50": 50.0}
-            run_id = log_evaluation(config, setting, value, metrics, times, parent, tracker)
+            run_id = log_evaluation(config, setting, value, metrics, ClassScores("AP", {}), times, parent, tracker)
             evaluations[setting] = {"mlflow_run_id": run_id, **metrics, "by_class": {"a": 0.5}}
         EvaluationRecord(
             run=name, mlflow_run_id=parent, training=training.key, settings=settings, evaluations=evaluations,

@@ -16,10 +16,13 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from pipeline.config.evaluations import RenderingConfig
 from pipeline.config.experiments import RunConfig
 from pipeline.config.project import Project
-from pipeline.tracking.client import Tracker, TrackingError
+from pipeline.evaluation.class_scores import ClassScores
+from pipeline.tracking.client import KIND_TAG, Tracker, TrackingError
+from pipeline.tracking.origin import origin_tags
 from pipeline.tracking.runs import (
     KEY_TAG,
     RunRecord,
+    experiment_run,
     log_evaluation,
     log_run,
     log_sweep,
@@ -70,6 +73,8 @@ def flaky(monkeypatch: pytest.MonkeyPatch, method: str, failures: int, error: Ex
     return calls
 
 
+NOTE = "mlflow.note.content"
+NO_CLASSES = ClassScores("AP", {})
 NOBODY = "0123456789abcdef0123456789abcdef"
 UNDER_WAY = RunRecord("key", "my run", {}, {}, TIMES[0])
 ENTRIES = [
@@ -115,7 +120,7 @@ def evaluate(tracker: Tracker, config: RunConfig) -> Evaluate:
 
     def evaluate(parent: str, resolution: int = 28, logged_as: str | None = None, **metrics: float) -> str:
         setting = RenderingConfig(resolution=resolution)
-        return log_evaluation(config, "28x28", setting, metrics, TIMES, parent, tracker, logged_as)
+        return log_evaluation(config, "28x28", setting, metrics, NO_CLASSES, TIMES, parent, tracker, logged_as)
 
     return evaluate
 
@@ -275,8 +280,10 @@ def test_a_lost_evaluation_is_logged_again_once(tracker: Tracker, evaluate: Eval
 def test_a_lost_sweep_is_logged_again_once(tracker: Tracker, tmp_path: Path) -> None:
     under_way = replace(FINISHED, key="sweep", parent=None, ended=None)
     sweep = log_run(tracker, under_way)
-    trials = [log_run(tracker, replace(FINISHED, key=f"trial {n}", name=f"trial {n}", parent=sweep)) for n in range(2)]
-    ended = replace(under_way, run_id=sweep, ended=TIMES[1], tags={"kind": "sweep", "best": "trial 1"})
+    of = replace(FINISHED, parent=sweep, tags=origin_tags("stages/run_sweep.py", "unknown"))
+    trials = [log_run(tracker, replace(of, key=f"trial {n}", name=f"trial {n}")) for n in range(2)]
+    tags = {"kind": "sweep", "best": "trial 1", **origin_tags("stages/run_sweep.py", "unknown")}
+    ended = replace(under_way, run_id=sweep, ended=TIMES[1], tags=tags)
     save_sweep_runs(tmp_path, ended, trials, tracker)
     log_run(tracker, ended)
     log_sweep(tmp_path, tracker)
@@ -291,7 +298,7 @@ def test_a_lost_sweep_is_logged_again_once(tracker: Tracker, tmp_path: Path) -> 
                 names.get(run.data.tags.get("mlflow.parentRunId", "")),
                 (run.info.status, run.info.start_time, run.info.end_time),
                 sorted(run.data.params.items()),
-                sorted((key, run.data.tags.get(key)) for key in ("kind", "best", KEY_TAG)),
+                sorted((key, run.data.tags.get(key)) for key in ("kind", "best", "mlflow.user", KEY_TAG)),
                 sorted(tracker.entries(run.info.run_id), key=repr),
             ))
             for run in runs
@@ -306,6 +313,24 @@ def test_a_lost_sweep_is_logged_again_once(tracker: Tracker, tmp_path: Path) -> 
     assert {run.data.tags[RELOGGED_TAG] for run in tracker.runs({})} == {sweep, *trials}
 
 
+# Several seeds
+
+
+def test_seeds_of_an_experiment_are_nested_in_one_run(tracker: Tracker, config: RunConfig) -> None:
+    tags = {"seeds": "0, 1", **origin_tags("dvc repro train@a", "unknown")}
+    assert experiment_run(tracker, config, {}) is None, "there is one seed"
+    parent = experiment_run(tracker, config, tags)
+    again = config.model_copy(update={"run": "coco_pointrend_r50-1", "seed": 1, "starts_from": "other-1"})
+    assert experiment_run(tracker, again, tags) == parent is not None
+    shorter = config.schedule.model_copy(update={"batch_size": config.schedule.batch_size * 2})
+    assert experiment_run(tracker, config.model_copy(update={"schedule": shorter}), tags) != parent
+    run = tracker.get(parent)
+    assert (run.info.run_name, run.info.status) == ("coco_pointrend_r50", "FINISHED")
+    assert "seed" not in run.data.params
+    assert run.data.params["head"] == "PointRend"
+    assert run.data.tags[NOTE] == "coco_pointrend_r50 with the seeds 0, 1."
+
+
 # Evaluations
 
 
@@ -314,7 +339,7 @@ def test_an_evaluation_is_nested_and_has_its_training_s_parameters(
 ) -> None:
     parent = start(tracker, "key", {"seed": "3", "head": "PointRend"})
     setting = RenderingConfig(resolution=224, num_points=784)
-    child = log_evaluation(config, "224x224", setting, {"AP": 36.3, "AP50": 57.1}, TIMES, parent, tracker)
+    child = log_evaluation(config, "224x224", setting, {"AP": 36.3, "AP50": 57.1}, NO_CLASSES, TIMES, parent, tracker)
     run = client.get_run(child)
     assert run.info.status == "FINISHED"
     assert run.info.run_name == "coco_pointrend_r50-0 224x224"
@@ -324,6 +349,23 @@ def test_an_evaluation_is_nested_and_has_its_training_s_parameters(
     assert run.data.metrics == {"AP": 36.3, "AP50": 57.1}
     assert client.get_run(parent).data.metrics == {"AP_224x224": 36.3, "AP50_224x224": 57.1}
     assert start(tracker, "key") == parent
+
+
+def test_an_evaluation_has_the_scores_of_each_class_and_its_training_s_origin(
+    tracker: Tracker, client: MlflowClient, config: RunConfig
+) -> None:
+    parent = start(tracker, "key", tags={**origin_tags("dvc repro train@a", "0123456789ab-dirty"), NOTE: "Shapes."})
+    classes = ClassScores("AP", {"traffic light": 12.5, "dog/cat (both)": 0.0})
+    setting = RenderingConfig(resolution=28)
+    found = log_evaluation(config, "28x28", setting, {"AP": 6.25}, classes, TIMES, parent, tracker)
+    run = client.get_run(found)
+    assert run.data.metrics == {"AP": 6.25, "AP_by_class/traffic light": 12.5, "AP_by_class/dog_cat _both_": 0.0}
+    assert client.get_run(parent).data.metrics == {"AP_28x28": 6.25}
+    tags = run.data.tags
+    assert tags["mlflow.source.name"] == "dvc repro evaluate@coco_pointrend_r50-0"
+    assert (tags["mlflow.source.git.commit"], tags["mlflow.source.git.dirty"]) == ("0123456789ab", "true")
+    assert tags["mlflow.user"] == client.get_run(parent).data.tags["mlflow.user"]
+    assert tags[NOTE] == "Evaluation of coco_pointrend_r50-0 under its setting 28x28. Shapes."
 
 
 def test_an_evaluation_is_there_once_however_often_it_is_added(
@@ -381,6 +423,17 @@ def test_runs_are_found_unless_they_are_deleted(tracker: Tracker) -> None:
     tracker.delete(run_id)
     assert tracker.find(run_id) is None
     assert tracker.runs({"kind": "training"}) == []
+
+
+def test_mlflow_s_page_shows_experiments_as_trainings(tracker: Tracker, client: MlflowClient, uri: str) -> None:
+    earlier, chosen = (f"experiment-{uuid4()}" for _ in range(2))
+    client.create_experiment(earlier)
+    client.create_experiment(chosen, tags={KIND_TAG: "automl"})
+    kinds = [
+        client.get_experiment(of.experiment_id).tags[KIND_TAG]
+        for of in (tracker, Tracker(uri, earlier), Tracker(uri, chosen))
+    ]
+    assert kinds == ["custom_model_development", "custom_model_development", "automl"]
 
 
 def test_an_experiment_that_was_deleted_is_restored(tracker: Tracker, client: MlflowClient, uri: str) -> None:

@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from pipeline.tracking.store import RELOGGED_TAG, certainly_has, original_project, tracking_uri
+from pipeline.tracking.store import (
+    MODEL_WEIGHTS,
+    RELOGGED_TAG,
+    certainly_has,
+    original_project,
+    share_weights,
+    tracking_uri,
+)
+from pointrend.pyfunc import WEIGHTS
 
 
 @pytest.fixture
@@ -39,6 +47,46 @@ def test_nothing_is_certain_of_a_server_or_of_what_is_no_database(uri: str, tmp_
     assert not certainly_has(uri, [])
     (tmp_path / "mlflow.db").write_bytes(b"")
     assert not certainly_has(uri, [])
+
+
+def test_models_and_registered_ones_are_asked_for_by_run(uri: str) -> None:
+    client = MlflowClient(uri)
+    experiment = client.create_experiment("experiment")
+    first, second, unfinished = (client.create_run(experiment).info.run_id for _ in range(3))
+    client.set_tag(second, RELOGGED_TAG, "before")
+    for run_id in (first, second):
+        model = client.create_logged_model(experiment, "weights", run_id)
+        client.finalize_logged_model(model.model_id, "READY")
+    client.create_logged_model(experiment, "weights", unfinished)
+    assert certainly_has(uri, [first], models=[first, "before"])
+    assert not certainly_has(uri, [first], models=[unfinished]), "its weights are missing"
+    assert not certainly_has(uri, [first], registered=[first])
+    client.create_registered_model("pointrend")
+    client.create_model_version("pointrend", "models:/m", first)
+    assert certainly_has(uri, [first, "before"], models=[first], registered=[first])
+
+
+def test_the_weights_of_models_share_the_disk_with_those_of_trainings(uri: str, tmp_path: Path) -> None:
+    client = MlflowClient(uri)
+    experiment = client.create_experiment("experiment", artifact_location=(tmp_path / "arti facts").as_uri())
+    weights, stored = {}, {}
+    for name, content in (("same", "weights"), ("other", "changed")):
+        run_id = client.create_run(experiment).info.run_id
+        model = client.create_logged_model(experiment, "weights", run_id)
+        client.finalize_logged_model(model.model_id, "READY")
+        stored[name] = tmp_path / "arti facts/models" / model.model_id / "artifacts" / MODEL_WEIGHTS
+        stored[name].parent.mkdir(parents=True)
+        stored[name].write_text("weights")
+        weights[run_id] = tmp_path / name
+        weights[run_id].write_text(content)
+    for _ in range(2):
+        share_weights(uri, weights)
+        assert stored["same"].samefile(tmp_path / "same")
+        assert stored["other"].read_text() == "weights", "it has the weights that were logged"
+    assert [path.name for path in stored["same"].parent.iterdir()] == [stored["same"].name]
+    share_weights("http://127.0.0.1:5000", weights)
+    share_weights(f"sqlite:///{tmp_path / 'none.db'}", weights)
+    assert MODEL_WEIGHTS == WEIGHTS
 
 
 def test_where_runs_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
