@@ -75,7 +75,7 @@ def draw_precision_recall(curves: Mapping[str, tuple[PrecisionRecall, float]], p
     panel.tick_params(labelsize=8)
     panel.grid(alpha=0.3)
     panel.spines[["top", "right"]].set_visible(False)
-    panel.legend(frameon=False, fontsize=8, loc="lower left")
+    panel.legend(frameon=False, fontsize=8, loc="best")
     width = save_chart(figure, path)
     plt.close(figure)
     return width
