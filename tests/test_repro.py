@@ -108,10 +108,23 @@ def test_predictions_are_plain_coco_results(base_project: MiniProject) -> None:
     assert results[0].keys() == {"image_id", "category_id", "bbox", "score", "segmentation"}
 
 
+def commit(project: MiniProject) -> str:
+    """Puts the project, without its outputs, into git, and returns the commit's short hash."""
+    project.edit(".dvc/config", "    no_scm = true\n", "")
+    (project.root / ".gitignore").write_text("outputs/\nreports/\n*.db\nmlartifacts/\n.pointrend/\n__pycache__/\n")
+    (project.root / ".dvc/.gitignore").write_text("/cache\n/tmp\n/config.local\n")
+    who = ("-c", "user.name=Test", "-c", "user.email=test@localhost")
+    for command in (["init", "-q"], ["add", "-A"], [*who, "commit", "-qm", "results"]):
+        done = project.run("git", *command)
+        assert done.returncode == 0, done.stdout
+    return project.run("git", "rev-parse", "--short", "HEAD").stdout.strip()
+
+
 def test_a_training_that_changes_and_an_evaluation_that_changes_rerun_themselves_and_what_follows(
     project_copy_on_ray: MiniProject,
 ) -> None:
     project = project_copy_on_ray
+    earlier = commit(project)
     trained = [project.root / f"outputs/demo/train/coco_{head}_r50-0/model.safetensors" for head in BOTH]
     before = [file.read_bytes() for file in trained]
     project.edit(
@@ -129,6 +142,19 @@ def test_a_training_that_changes_and_an_evaluation_that_changes_rerun_themselves
     ]
     assert [file.read_bytes() == old for file, old in zip(trained, before, strict=True)] == [True, False]
     assert (project.root / "outputs/demo/predictions/coco_4xconv_r50-0/predictions_narrow.json").is_file()
+
+    about_the_paper = project.run("pointrend", "report", "--with", "HEAD")
+    assert about_the_paper.returncode == 1
+    assert "scale demo is about the paper" in about_the_paper.stdout
+    project.edit("configs/scales.yaml", "demo: {about: paper}", "demo: {about: own data}")
+    unknown = project.run("pointrend", "report", "--with", "nowhere")
+    assert (unknown.returncode, unknown.stdout.count("\n")) == (1, 1)
+    assert "nowhere: git knows no such commit" in unknown.stdout
+    shown = project.run("pointrend", "report", "--with", "HEAD")
+    assert shown.stdout.endswith("reports/demo_and_HEAD/index.html\n"), shown.stdout
+    page = (project.root / "reports/demo_and_HEAD/index.html").read_text()
+    assert f"coco_pointrend_r50@{earlier}" in page
+    assert f"coco_4xconv_r50@{earlier}" not in page  # it is the same training
 
 
 def test_a_comment_in_the_configuration_reruns_nothing(project: MiniProject) -> None:
