@@ -89,7 +89,7 @@ def test_an_output_that_was_deleted_comes_back(project: MiniProject) -> None:
 def test_a_report_that_is_killed_half_way_is_written_again(project: MiniProject) -> None:
     page = project.root / "reports/demo/index.html"
     before = page.stat().st_ino
-    with (project.root / "pipeline/report/templates/page.html.j2").open("a") as stream:
+    with (project.root / "pipeline/report/templates/layout.html.j2").open("a") as stream:
         stream.write("<!-- another layout -->\n")
     process = project.start("dvc", "repro")
     wait_for(lambda: list(page.parent.parent.glob(".*")), "the folder that the report is written to at first")
