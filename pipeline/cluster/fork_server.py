@@ -44,6 +44,8 @@ LIBRARIES = (
     "ray.tune",
     "ray.job_submission",
     "ray.util.state",
+    "mlflow.pyfunc",
+    "mlflow.system_metrics.system_metrics_monitor",
     "mlflow.tracking",
     "sqlalchemy.orm",
     "safetensors.torch",

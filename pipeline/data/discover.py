@@ -242,6 +242,8 @@ def remedies_for_names(dataset: DatasetConfig) -> dict[str, str]:
             names, present = file_names(Path(dataset.root, split.annotations)), pictures_below(folder)
         except (UserError, OSError):
             continue
+        found = resolved_names(Storage(dataset.root), split.images, names)
+        names = [found.get(name, name) for name in names]
         if set(names) - set(present) and present:
             return {"no such file": explain_missing(names, present)}
     return {}

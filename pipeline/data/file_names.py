@@ -2,9 +2,10 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
+from pipeline.config.locations import is_remote
 from pipeline.data.storage import Storage
 from pointrend.wording import counted
 
@@ -28,11 +29,14 @@ def resolved_names(storage: Storage, folder: str, names: Sequence[str]) -> dict[
 
     A name that is there is itself. Others may have Windows' separators, %20 for a space, .JPG for .jpg, a folder's name
     twice, or a path of the machine that wrote them; they stand for a file if no other could be meant. The folder is
-    listed only if a name looks like one of these.
+    listed only if a file is missing; in a remote storage, only if a name looks like one of these.
     """
     repeated = {*PurePosixPath(folder).parts, PurePosixPath(storage.root).name} - {"."}
-    suspicious = [name for name in names if _may_differ(name, repeated)]
-    if not suspicious:
+    if is_remote(storage.root):
+        complete = not any(_may_differ(name, repeated) for name in names)
+    else:
+        complete = all(Path(storage.root, folder, name).is_file() for name in names)
+    if complete:
         return {}
     there = {name.removeprefix(f"{folder}/") for name in storage.files(folder)}
     by_path, by_base = dict[str, list[str]](), dict[str, list[str]]()
@@ -40,7 +44,7 @@ def resolved_names(storage: Storage, folder: str, names: Sequence[str]) -> dict[
         by_path.setdefault(lower_extension(name), []).append(name)
         by_base.setdefault(PurePosixPath(name).name, []).append(name)
     found = {}
-    for name in suspicious:
+    for name in names:
         if name in there:
             continue
         readings = _readings(name, repeated)

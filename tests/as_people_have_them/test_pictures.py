@@ -220,6 +220,7 @@ ROWS = [
     Row("percent", lambda r: instances(r, NOISE, "my {}.png", "my%20{}.png"), "my%200.png is my 0.png"),
     Row("a folder twice", lambda r: instances(r, NOISE, written="images/{}.png"), "images/0.png is 0.png"),
     Row("another case", lambda r: instances(r, NOISE, written="{}.PNG"), "4 file names written as on another system"),
+    Row("capitals here", lambda r: instances(r, NOISE, "{}.PNG", written="{}.png"), "4 file names written as on"),
     Row("a percent sign of its own", lambda r: instances(r, NOISE, "100%20{}.png")),
     Row("labels in capitals", lambda r: labelled(r, labels="labels/{}.PNG")),
     Row("labels with a suffix", lambda r: labelled(r, labels="labels/{}_label.png")),
