@@ -105,11 +105,6 @@ class Choice:
     images: ImageList | None = None
     classes: tuple[str, ...] = ()
 
-    @property
-    def left_out(self) -> list[int]:
-        """Ids of listed images, which may have predictions also where the ground truth does not have the image."""
-        return [entry for entry in (self.images.entries if self.images else ()) if isinstance(entry, int)]
-
     def names(self, known: Iterable[str], truth: Path) -> list[str]:
         """The chosen class names, in the order of the known ones.
 

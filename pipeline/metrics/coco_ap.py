@@ -74,8 +74,8 @@ def score_instances(
     every = read_ground_truth(annotations)
     truth = choice.of_instances(every, annotations) if choice else every
     categories = [category["id"] for category in every["categories"]]
-    more_images = choice.left_out if choice else ()
-    results, left_out = chosen_results(predictions, every, truth, categories, more_images)
+    others = None if choice and choice.images else ()
+    results, left_out = chosen_results(predictions, every, truth, categories, others)
     images = len(truth["images"])
     matches = match(truth, detections(results), iou)
     all_once = np.ones((1, images), np.int64)

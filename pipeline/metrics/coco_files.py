@@ -57,7 +57,7 @@ def check_ground_truth(data: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def read_results(
-    path: Path, images: Sequence[Mapping[str, Any]], categories: Collection[int], left_out: Collection[int] = ()
+    path: Path, images: Sequence[Mapping[str, Any]], categories: Collection[int], left_out: Collection[int] | None = ()
 ) -> list[dict[str, Any]]:
     """A COCO results file, a list of {image_id, category_id, segmentation (RLE), score}; other keys are dropped.
 
@@ -67,7 +67,7 @@ def read_results(
         path: the file.
         images: the images that may have predictions, with id, height and width.
         categories: the category ids that predictions may have.
-        left_out: ids of other images; their predictions are skipped.
+        left_out: ids of other images, whose predictions are skipped; None for all others.
 
     Returns:
         The results with their segmentations as compressed RLE, in the file's order.
@@ -83,11 +83,12 @@ def read_results(
     if not isinstance(entries, list):
         raise PredictionError(f"{path}: expected a list of results")
     sizes = {image["id"]: (image["height"], image["width"]) for image in images}
-    categories, others = frozenset(categories), frozenset(left_out) - sizes.keys()
+    categories, others = frozenset(categories), None if left_out is None else frozenset(left_out) - sizes.keys()
     scored = []
     for index, entry in enumerate(entries):
-        if isinstance(entry, dict) and type(image_id := entry.get("image_id")) is int and image_id in others:
-            continue
+        if isinstance(entry, dict) and type(image_id := entry.get("image_id")) is int:
+            if image_id not in sizes if others is None else image_id in others:
+                continue
         if (fault := _fault(entry, sizes, categories)) is not None:
             raise PredictionError(f"{path}: entry {index}{fault}")
         scored.append((index, entry))
@@ -116,7 +117,7 @@ def chosen_results(
     every: Mapping[str, Any],
     truth: Mapping[str, Any],
     categories: Collection[int],
-    left_out: Collection[int] = (),
+    left_out: Collection[int] | None = (),
 ) -> tuple[list[dict[str, Any]], int]:
     """The results of the images and categories to score, and how many are of others.
 
@@ -125,7 +126,7 @@ def chosen_results(
         every: the whole ground truth.
         truth: the part to score.
         categories: the category ids that predictions may have; those that are not in ``every`` are kept.
-        left_out: ids of more images that may have predictions.
+        left_out: ids of more images that may have predictions; None for any.
 
     Raises:
         PredictionError: as :func:`read_results`.
@@ -135,7 +136,7 @@ def chosen_results(
     others = {category["id"] for category in every["categories"]} - {c["id"] for c in truth["categories"]}
     kept = [result for result in results if result["image_id"] in images and result["category_id"] not in others]
     # Those of images that the ground truth does not have are in the file alone.
-    return kept, (len(json.loads(path.read_bytes())) if left_out else len(results)) - len(kept)
+    return kept, (len(json.loads(path.read_bytes())) if left_out is None or left_out else len(results)) - len(kept)
 
 
 def detections(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -54,8 +54,8 @@ def ap_star(
         seed: of the resampling.
         resampled: the names of those metrics.
         by_class: whether to give the AP of each category as well, ``AP_by_class``.
-        choice: the images and categories to score, by default all. Predictions for listed images that the LVIS file
-            does not have are left out.
+        choice: the images and categories to score, by default all. Where images are chosen, predictions for any
+            others are left out.
         with_counts: whether to say what was scored as well, see :func:`pipeline.metrics.coco_files.counts`.
 
     Returns:
@@ -73,8 +73,8 @@ def ap_star(
     every = check_ground_truth(coco_view(annotations), annotations)
     view = choice.of_instances(every, annotations) if choice else every
     categories = [entry.id for entry in synset_table(every, annotations).root]
-    left_out = [*left_out, *(choice.left_out if choice else ())]
-    results, others = chosen_results(predictions, every, view, categories, left_out)
+    skipped = None if choice and choice.images else left_out
+    results, others = chosen_results(predictions, every, view, categories, skipped)
     truth = Truth(view)
     evaluation = Evaluation(truth, Detections(truth, detections(results)))
     evaluation.evaluate()

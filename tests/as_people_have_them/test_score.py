@@ -353,6 +353,13 @@ INSTANCES = {
         | {"predictions": 4, "predictions_left_out": 5, "ignored_predictions_percent": 50},
         list_=SHARED,
     ),
+    "LVIS and COCO share some images, and the list has only those of LVIS": Instances(
+        f"ap-star {FILES} --images list.txt",
+        lvis_file(),
+        OVERLAPPING,
+        {"AP": 100, "images": 2, "predictions": 4, "predictions_left_out": 5},
+        list_="1\n3\n",
+    ),
     "images that predictions are not of": Instances(
         f"ap-star {FILES}",
         lvis_file(),
