@@ -17,6 +17,7 @@ from pipeline.config.findings import FindingsConfig
 from pipeline.config.metrics import MetricsConfig
 from pipeline.config.models import load_model
 from pipeline.config.reader import load
+from pipeline.config.scales import ScalesConfig
 from pipeline.config.schedules import ScheduleConfig, load_schedule
 from pipeline.config.sweeps import load_sweep
 from pipeline.config.synthetic import SyntheticConfig
@@ -32,6 +33,7 @@ SCHEMAS: dict[str, Callable[[Path], Any]] = {
     "findings.yaml": lambda path: load(FindingsConfig, path),
     "metrics.yaml": lambda path: load(MetricsConfig, path),
     "models": load_model,
+    "scales.yaml": lambda path: load(ScalesConfig, path),
     "sweeps": load_sweep,
     "schedules": load_schedule,
     "synthetic": lambda path: load(SyntheticConfig, path),

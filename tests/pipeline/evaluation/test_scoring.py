@@ -54,7 +54,9 @@ def test_coco_gives_ap_and_boundary_ap(coco: tuple[PreparedDataset, Path]) -> No
     instances = prepared.truth / "instances.json"
     scores = score_instances(prepared, predictions).metrics
     names = ["AP", "AP50", "AP75", "APs", "APm", "APl"]
-    assert list(scores) == names + [f"boundary_{name}" for name in names]
+    assert list(scores) == [*names, "F1_score", "F1", *(f"boundary_{name}" for name in names)]
+    with_f1 = coco_ap(instances, predictions, best_f1=True)
+    assert {name: scores[name] for name in ("F1", "F1_score")} == {name: with_f1[name] for name in ("F1", "F1_score")}
     assert {name: scores[name] for name in names} == coco_ap(instances, predictions)
     assert {name: scores[f"boundary_{name}"] for name in names} == boundary_ap(instances, predictions)
 
@@ -143,8 +145,9 @@ def test_the_main_metrics_on_resamples_of_the_images(coco: tuple[PreparedDataset
     found = score_instances(prepared, predictions, resamples=20)
     assert found.metrics == score_instances(prepared, predictions).metrics
     assert found.resamples == {
-        "AP": coco_ap(instances, predictions, resamples=20)["AP_resamples"].tolist(),
-        "boundary_AP": boundary_ap(instances, predictions, resamples=20)["AP_resamples"].tolist(),
+        f"{prefix}{name}": metric(instances, predictions, resamples=20)[f"{name}_resamples"].tolist()
+        for prefix, metric in (("", coco_ap), ("boundary_", boundary_ap))
+        for name in ("AP", "AP50", "AP75")
     }
     assert found.resamples == score_instances(prepared, predictions, resamples=20).resamples
 

@@ -18,7 +18,7 @@ from pipeline.evaluation.record import EvaluationRecord
 from pipeline.metrics.confusion import Confusion
 from pipeline.report.confusion import read_confusion, write_confusion
 from pipeline.report.confusion_table import OTHERS, confusion_table, mistakes
-from pipeline.report.own_result import ADVICE, in_words, predict_command, show_result
+from pipeline.report.own_result import ADVICE, in_words, show_result
 from pipeline.report.results import RunResult
 from pipeline.stage import Outputs
 from pipeline.training.record import BestScore, TrainingRecord
@@ -133,12 +133,6 @@ def test_without_a_find_the_words_say_what_to_do() -> None:
     assert in_words({}, "AP", {}, nothing) == ["AP is not defined: the 4 val images have nothing to measure."]
 
 
-def test_the_command_has_the_score_with_which_something_is_found() -> None:
-    assert predict_command("mine-0", FOUND) == "pointrend predict PICTURES --weights mine-0 --score 0.6"
-    for found in (None, PIXELS, objects([[0, 5], [2, 0]], "cat")):
-        assert predict_command("mine-0", found) == "pointrend predict PICTURES --weights mine-0"
-
-
 @pytest.mark.parametrize(("classes", "listed"), [(2, True), (40, False)])
 def test_what_a_training_ends_with(
     tmp_path: Path,
@@ -178,4 +172,4 @@ def test_what_a_training_ends_with(
     assert "Most often confused: class_0 taken for class_1 (2 of 6)." in lines
     assert ("class_0 4 2 0" in lines) == ("class_1 43.2" in lines) == ("background 0 0" in lines) == listed
     assert any("the weights after update 40, the best of all validations" in line for line in lines)
-    assert lines[-1] == "predict: pointrend predict PICTURES --weights mine-0 --score 0.6"
+    assert lines[-1] == "predict: pointrend predict PICTURES --weights mine-0"
