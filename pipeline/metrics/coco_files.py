@@ -86,9 +86,9 @@ def read_results(
     categories, others = frozenset(categories), None if left_out is None else frozenset(left_out) - sizes.keys()
     scored = []
     for index, entry in enumerate(entries):
-        if isinstance(entry, dict) and type(image_id := entry.get("image_id")) is int:
-            if image_id not in sizes if others is None else image_id in others:
-                continue
+        image_id = entry.get("image_id") if isinstance(entry, dict) else None
+        if type(image_id) is int and (image_id not in sizes if others is None else image_id in others):
+            continue
         if (fault := _fault(entry, sizes, categories)) is not None:
             raise PredictionError(f"{path}: entry {index}{fault}")
         scored.append((index, entry))
