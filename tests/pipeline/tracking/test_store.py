@@ -62,7 +62,7 @@ def test_models_and_registered_ones_are_asked_for_by_run(uri: str) -> None:
     assert not certainly_has(uri, [first], models=[unfinished]), "its weights are missing"
     assert not certainly_has(uri, [first], registered=[first])
     client.create_registered_model("pointrend")
-    client.create_model_version("pointrend", "models:/m", first)
+    client.create_model_version("pointrend", model.artifact_location, first)
     assert certainly_has(uri, [first, "before"], models=[first], registered=[first])
 
 
