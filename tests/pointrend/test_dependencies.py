@@ -36,6 +36,7 @@ INFERENCE_ONLY = {
     "pointrend.paste",
     "pointrend.predict",
     "pointrend.predict_command",
+    "pointrend.pyfunc",
     "pointrend.regions",
     "pointrend.rendering",
     "pointrend.results",
