@@ -56,7 +56,13 @@ KINDS = (
         True,
     ),
     Kind(
-        r"polygon \d+ (?:has a coordinate|is not a list).*",
+        r"polygon \d+ is not a list.*",
+        "annotations with polygons that are no lists of x, y pairs",
+        "each polygon is a list of its own: [[x, y, x, y, ...], ...]",
+        True,
+    ),
+    Kind(
+        r"polygon \d+ has a coordinate.*",
         "annotations with coordinates that are no numbers in the image",
         _DELETE,
         True,
@@ -83,9 +89,16 @@ KINDS = (
     Kind(r"the list of polygons is empty", "annotations without a mask", _EXPORT_MASKS),
     Kind(r"segmentation is neither.*", "annotations without a mask", _EXPORT_MASKS),
     Kind(
-        r"the RLE is of size .*|the RLE's counts .*",
-        "annotations whose RLE does not fit the image",
-        "the images were resized or turned since: export anew for those there",
+        r"the RLE is of size .*",
+        "annotations whose RLE is of another size than the image",
+        "height comes first; or the images were resized or turned since: export anew for those there",
+        True,
+    ),
+    Kind(
+        r"the RLE's counts .*",
+        "annotations whose RLE cannot be decoded",
+        "they were damaged or edited: export them anew",
+        True,
     ),
     Kind(
         r"(?:is|the labels are) \d+x\d+, .* is \d+x\d+, which it is in the other orientation.*"

@@ -96,6 +96,17 @@ REFUSED: dict[str, tuple[Change, tuple[str, ...]]] = {
     "an image of 100,000 pixels square": (
         lambda c: c["images"][0].update(width=100_000, height=100_000), ("100000x100000 are too many pixels",),
     ),
+    "an RLE with width and height swapped": (
+        one(segmentation={"size": [WIDTH, HEIGHT], "counts": [HEIGHT * WIDTH]}),
+        (f"the RLE is of size [{WIDTH}, {HEIGHT}], its image of [{HEIGHT}, {WIDTH}]", "height comes first"),
+    ),
+    "a damaged RLE": (
+        one(segmentation={"size": [HEIGHT, WIDTH], "counts": [100]}),
+        ("the RLE's counts add up to 100 pixels", "they were damaged or edited"),
+    ),
+    "polygons without their outer list": (
+        one(segmentation=[10, 10, 50, 10, 50, 40]), ("polygon 0 is not a list", "each polygon is a list of its own"),
+    ),
     # Twenty lines that say the same
     "files that were merged": (
         merged_ids, ("12 problems", "problem: 12 ids that occur several times", "annotation 1; annotation 2; ...",
