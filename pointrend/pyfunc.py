@@ -20,13 +20,13 @@ from pointrend.pixels import Reading, decode_image
 from pointrend.predict import MAX_PIXELS, Settings, class_infos, find
 from pointrend.regions import Instances, Segments, regions
 from pointrend.results import coco_result, label_image
+from pointrend.runs import USUAL_SCORE
 from pointrend.semantic import SemanticSegmenter
 from pointrend.weights import load_model
 
 #: Where the weights lie in the folder of an MLflow model.
 WEIGHTS = "data/model.safetensors"
 IMAGE = "image"  # the column of the input
-SCORE = 0.5  # the lowest score of an object, unless the parameter ``score`` says otherwise
 
 
 class Segmenter:
@@ -61,7 +61,7 @@ class Segmenter:
             KeyError: without a column ``image``.
             OSError, ValueError: if a picture cannot be read, or if ``score`` is not in [0, 1].
         """
-        score = float((params or {}).get("score", SCORE))
+        score = float((params or {}).get("score", USUAL_SCORE))
         if not 0 <= score <= 1:
             raise ValueError(f"score is {score:g}, expected a number from 0 to 1")
         return [self._entry(file, f"image {number}", score) for number, file in enumerate(model_input[IMAGE])]

@@ -31,7 +31,8 @@ import pointrend
 from pipeline.data.dataset import ManifestImages
 from pipeline.evaluation.trained_run import TrainedRun
 from pipeline.tracking.client import Tracker
-from pointrend.pyfunc import IMAGE, SCORE, WEIGHTS
+from pointrend.pyfunc import IMAGE, WEIGHTS
+from pointrend.runs import USUAL_SCORE
 from pointrend.specs import Task
 
 #: The libraries that the model needs to predict, beside MLflow, which adds itself.
@@ -111,7 +112,7 @@ def _write(folder: Path, model: LoggedModel, run: TrainedRun, run_id: str) -> No
             code_paths=[str(code)],
             mlflow_model=described,
             signature=signature(run.config.model.task),
-            input_example=(_example(run), {"score": SCORE}),
+            input_example=(_example(run), {"score": USUAL_SCORE}),
             pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in REQUIRED],
             metadata={"run": run.config.run, "classes": run.dataset().class_names},
         )
@@ -138,7 +139,7 @@ def signature(task: Task) -> ModelSignature:
     return ModelSignature(
         inputs=Schema([ColSpec(DataType.binary, IMAGE)]),
         outputs=Schema([*size, *found]),
-        params=ParamSchema([ParamSpec("score", DataType.double, SCORE)]),
+        params=ParamSchema([ParamSpec("score", DataType.double, USUAL_SCORE)]),
     )
 
 

@@ -5,25 +5,18 @@ import os
 from collections.abc import Mapping
 
 from mlflow.entities import SourceType
-from mlflow.utils.mlflow_tags import (
-    MLFLOW_GIT_COMMIT,
-    MLFLOW_GIT_DIRTY,
-    MLFLOW_RUN_NOTE,
-    MLFLOW_SOURCE_NAME,
-    MLFLOW_SOURCE_TYPE,
-    MLFLOW_USER,
-)
+from mlflow.utils import mlflow_tags
 
 from pipeline.config.project import Project
 
 #: The tags of MLflow's own that a run keeps when it is logged again.
 ORIGIN_TAGS = (
-    MLFLOW_GIT_COMMIT,
-    MLFLOW_GIT_DIRTY,
-    MLFLOW_RUN_NOTE,
-    MLFLOW_SOURCE_NAME,
-    MLFLOW_SOURCE_TYPE,
-    MLFLOW_USER,
+    mlflow_tags.MLFLOW_GIT_COMMIT,
+    mlflow_tags.MLFLOW_GIT_DIRTY,
+    mlflow_tags.MLFLOW_RUN_NOTE,
+    mlflow_tags.MLFLOW_SOURCE_NAME,
+    mlflow_tags.MLFLOW_SOURCE_TYPE,
+    mlflow_tags.MLFLOW_USER,
 )
 DIRTY = "-dirty"
 UNKNOWN = "unknown"
@@ -38,13 +31,13 @@ def origin_tags(command: str, version: str) -> dict[str, str]:
         version: the version of the code, see :func:`pipeline.stage.code_version`.
     """
     tags = {
-        MLFLOW_USER: _user(),
-        MLFLOW_SOURCE_NAME: command,
-        MLFLOW_SOURCE_TYPE: SourceType.to_string(SourceType.LOCAL),
+        mlflow_tags.MLFLOW_USER: _user(),
+        mlflow_tags.MLFLOW_SOURCE_NAME: command,
+        mlflow_tags.MLFLOW_SOURCE_TYPE: SourceType.to_string(SourceType.LOCAL),
     }
     if version != UNKNOWN:
-        tags[MLFLOW_GIT_COMMIT] = version.removesuffix(DIRTY)
-        tags[MLFLOW_GIT_DIRTY] = str(version.endswith(DIRTY)).lower()
+        tags[mlflow_tags.MLFLOW_GIT_COMMIT] = version.removesuffix(DIRTY)
+        tags[mlflow_tags.MLFLOW_GIT_DIRTY] = str(version.endswith(DIRTY)).lower()
     return tags
 
 
@@ -59,7 +52,7 @@ def _user() -> str:
 def run_tags(project: Project, scale: str, experiment: str, seed: int) -> dict[str, str]:
     """The tags of a training that say what it is: a note, and the experiment's seeds where there are several."""
     seeds = project.experiment(scale, experiment).seeds
-    tags = {MLFLOW_RUN_NOTE: _note(project, scale, experiment, seed)}
+    tags = {mlflow_tags.MLFLOW_RUN_NOTE: _note(project, scale, experiment, seed)}
     return tags | ({SEEDS: ", ".join(map(str, seeds))} if len(seeds) > 1 else {})
 
 
@@ -75,9 +68,9 @@ def evaluation_origin(training: Mapping[str, str], run: str, setting: str) -> di
     """The tags of an evaluation's MLflow run, from those of its training's."""
     tags = {key: training[key] for key in ORIGIN_TAGS if key in training}
     note = f"Evaluation of {run} under its setting {setting}."
-    tags[MLFLOW_RUN_NOTE] = " ".join(filter(None, (note, training.get(MLFLOW_RUN_NOTE))))
-    if MLFLOW_SOURCE_NAME in tags:
-        tags[MLFLOW_SOURCE_NAME] = f"dvc repro evaluate@{run}"
+    tags[mlflow_tags.MLFLOW_RUN_NOTE] = " ".join(filter(None, (note, training.get(mlflow_tags.MLFLOW_RUN_NOTE))))
+    if mlflow_tags.MLFLOW_SOURCE_NAME in tags:
+        tags[mlflow_tags.MLFLOW_SOURCE_NAME] = f"dvc repro evaluate@{run}"
     return tags
 
 

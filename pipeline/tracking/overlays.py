@@ -25,8 +25,8 @@ from pipeline.tracking.client import Tracker
 from pointrend.metadata import ClassInfo
 from pointrend.overlays import draw_overlay
 from pointrend.regions import Masks, Segments
+from pointrend.runs import USUAL_SCORE
 
-LEAST_SCORE = 0.5  # of an object that is drawn
 SIDE = 512  # pixels of a picture's longer side, at most
 #: Where MLflow keeps pictures with a name and a step.
 FOLDER = "images"
@@ -87,7 +87,7 @@ def _objects(dataset: PreparedDataset, rows: list[dict[str, Any]], predictions: 
     numbers = {known.id: number for number, known in enumerate(classes)}
     wanted, by_image = {row["id"] for row in rows}, defaultdict(list)
     for result in json.loads(predictions_file(predictions, setting).read_text(encoding="utf-8")):
-        if result["image_id"] in wanted and result["score"] >= LEAST_SCORE:
+        if result["image_id"] in wanted and result["score"] >= USUAL_SCORE:
             by_image[result["image_id"]].append(result)
     for row in rows:
         found = sorted(by_image[row["id"]], key=lambda result: -result["score"])
