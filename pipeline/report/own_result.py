@@ -19,7 +19,7 @@ from pointrend.wording import counted
 LITTLE = 1.0
 ADVICE = (
     "Almost nothing was found. Train longer (--updates), with larger images if the objects are small (--image-size), "
-    "or from weights of similar pictures (--from); `pointrend data check` shows whether the masks lie on the objects."
+    "or from weights of similar pictures (--from); pointrend data check shows whether the masks lie on the objects."
 )
 MANY_CLASSES, NAMED = 6, 3  # from so many classes on, this many of the best and of the worst are named
 
