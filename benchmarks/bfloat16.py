@@ -8,6 +8,8 @@ For COCO's and Cityscapes' sizes it prints, against float32:
 - how far losses and gradients are off with float32's proposals, beside what another draw of RoIs and points changes;
 - the bytes that the forward pass saves for the backward pass, with the bfloat16 copies of the weights.
 
+On a CPU without instructions for bfloat16, sums are in float32 and rounded once, as tensor cores compute them.
+
 A third row is bfloat16 as it was with torchvision's own frozen batch norm, which promotes features to float32, and with
 RoIs and proposals rounded to bfloat16.
 """
@@ -15,12 +17,13 @@ RoIs and proposals rounded to bfloat16.
 import argparse
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 from unittest import mock
 
 import torch
 import torchvision.ops
+from float32_sums import Float32Sums, emulates_bfloat16
 from mask_head import random_boxes
 from measure import parser
 from rcnn_pair import CONFIGS, rcnn_pair
@@ -89,15 +92,17 @@ def step(model: Any, images: list[Tensor], targets: list[dict[str, Tensor]], pro
     """
     torch.manual_seed(how["seed"])
     model.zero_grad()
-    with (
-        mock.patch.object(model.rpn, "select_proposals", return_value=proposals),
-        SavedBytes(model) as saved,
-        torch.autocast(images[0].device.type, torch.bfloat16, enabled=how["bfloat16"]),
-    ):
-        losses = model(images, targets)
-        total = sum(losses.values())
-    size = saved.total
-    total.backward()
+    device = images[0].device
+    with Float32Sums() if emulates_bfloat16(device) else nullcontext():
+        with (
+            mock.patch.object(model.rpn, "select_proposals", return_value=proposals),
+            SavedBytes(model) as saved,
+            torch.autocast(device.type, torch.bfloat16, enabled=how["bfloat16"]),
+        ):
+            losses = model(images, targets)
+            total = sum(losses.values())
+        size = saved.total
+        total.backward()
     gradients = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]).cpu()
     return {name: loss.item() for name, loss in losses.items()}, gradients, size
 

@@ -9,6 +9,7 @@ from types import FrameType
 from typing import Any
 
 import torch
+from float32_sums import emulates_bfloat16
 from measure import measure
 from torch import nn
 
@@ -98,10 +99,12 @@ def timed(
         describe: figures of the output.
 
     Raises:
-        NotRunError: for TF32 on a CPU, or if the backbone does not compile, or takes too long to.
+        NotRunError: for TF32 on a CPU, for bfloat16 on a CPU without instructions for it, or if the backbone does not compile, or takes too long to.
     """
     if recipe.precision == "tf32" and device.type == "cpu":
         raise NotRunError("a CPU has no TF32")
+    if recipe.precision == "bfloat16" and emulates_bfloat16(device):
+        raise NotRunError("this CPU has no instructions for bfloat16")
     output: list[Any] = [None]
 
     def keep() -> None:
