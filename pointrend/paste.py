@@ -91,6 +91,8 @@ def paste_crops(region_masks: Tensor, boxes: Tensor, size: Size) -> Iterator[tup
 
 def paste_masks(region_masks: Tensor, boxes: Tensor, size: Size) -> Tensor:
     """Region masks (R, 1, M, M) in boxes (R, 4) xyxy to image masks (R, 1, H, W), zero outside their boxes."""
+    if region_masks.device.type != "cpu":
+        return paste_masks_at_once(region_masks, boxes, size)
     pasted = region_masks.new_zeros(len(boxes), 1, *size)
     for index, (crop, (top, left)) in enumerate(paste_crops(region_masks[:, 0], boxes, size)):
         pasted[index, 0, top : top + crop.shape[0], left : left + crop.shape[1]] = crop
@@ -113,6 +115,15 @@ def paste_masks_densely(region_masks: Tensor, boxes: Tensor, size: Size) -> Tens
     rows = _weight_matrix(boxes[:, 1], boxes[:, 3], side, size[0])
     columns = _weight_matrix(boxes[:, 0], boxes[:, 2], side, size[1])
     return (rows @ region_masks[:, 0] @ columns.transpose(1, 2))[:, None]
+
+
+def paste_masks_at_once(region_masks: Tensor, boxes: Tensor, size: Size) -> Tensor:
+    """:func:`paste_masks` for GPUs, where some 20 operators for all regions replace 7 and a host read for each."""
+    has_area = (boxes[:, 2:] > boxes[:, :2]).all(dim=1, keepdim=True)
+    outside = torch.arange(-4, 0, dtype=boxes.dtype, device=boxes.device)  # xyxy, left of and above every image
+    with torch.autocast(region_masks.device.type, enabled=False):
+        pasted = paste_masks_densely(region_masks.to(boxes.dtype), torch.where(has_area, boxes, outside), size)
+    return pasted.to(region_masks.dtype)
 
 
 def mask_runs(region_masks: Tensor, boxes: Tensor, size: Size) -> list[Tensor]:

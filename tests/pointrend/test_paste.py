@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pointrend.paste import ROWS_MULTIPLE, mask_runs, paste_crops, paste_masks
+from pointrend.paste import ROWS_MULTIPLE, mask_runs, paste_crops, paste_masks, paste_masks_at_once
 
 
 def sample_whole_image(mask: Tensor, box: tuple[float, ...], size: tuple[int, int]) -> Tensor:
@@ -99,6 +99,20 @@ def test_a_box_without_area_pastes_nothing(box: tuple[float, ...]) -> None:
     pasted = paste_masks(torch.ones(1, 1, 7, 7), torch.tensor([box]), (10, 10))
     assert pasted.shape == (1, 1, 10, 10)
     assert not pasted.any()
+
+
+@pytest.mark.parametrize("side", [1, 2, 7, 28])
+def test_all_at_once_pastes_the_same(side: int) -> None:
+    """The way of GPUs: boxes inside, across a corner, beside the image, without area, and turned around."""
+    boxes = torch.tensor([[3, 2, 20, 25], [-8.5, -3, 9, 6], [40, 40, 60, 70], [5, 5, 5, 9], [9, 9, 2, 3]])
+    masks = torch.rand(len(boxes), 1, side, side, generator=torch.Generator().manual_seed(side))
+    pasted = paste_masks_at_once(masks, boxes, (26, 31))
+    torch.testing.assert_close(pasted, paste_masks(masks, boxes, (26, 31)), atol=2e-6, rtol=0)
+    assert pasted[:2].flatten(1).amax(1).gt(0).all()
+    assert not pasted[2:].any()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(paste_masks_at_once(masks, boxes, (26, 31)), pasted)
+    assert paste_masks_at_once(masks[:0], boxes[:0], (26, 31)).shape == (0, 1, 26, 31)
 
 
 def test_no_regions() -> None:

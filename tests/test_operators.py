@@ -1,0 +1,42 @@
+"""How many operators and host reads a model needs on a GPU, counted on the CPU: upper limits."""
+
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+MODEL = "pointrend_rcnn_r50_fpn_coco"
+
+
+def batch_of_two(operators: object) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
+    arguments = Namespace(images=2, objects=4, height=96, width=128)
+    return operators.batch(arguments, torch.device("cpu"))  # type: ignore[attr-defined]
+
+
+def test_inference(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one image; of pasting all masks, what the image needs beyond detector and mask head."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    import operators
+
+    images, _ = batch_of_two(operators)
+    found = operators.inference(MODEL, images[0])
+    pasting = found["image"].operators - found["detector"].operators - found["mask head"].operators
+    print(found)
+    assert 0 < pasting <= 50
+    assert found["mask head"].operators <= 500
+
+
+def test_what_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Views and allocations are free; reading a value, and indices that depend on values, make the host wait."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    import operators
+
+    values = torch.arange(6.0)
+    assert operators.count(lambda: values.view(2, 3).T[0].unsqueeze(0)) == (0, 0)
+    assert operators.count(lambda: torch.empty(3)) == (0, 0)
+    assert operators.count(lambda: (values + 1).relu()) == (2, 0)
+    assert operators.count(lambda: values.sum().item())[1] == 1
+    assert operators.count(lambda: values.nonzero())[1] == 1
+    assert operators.count(lambda: values[values > 2])[1] == 1
