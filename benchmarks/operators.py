@@ -76,6 +76,7 @@ def gpu_paths() -> Iterator[None]:
     with (
         mock.patch.object(pooling, "roi_align", _kernel_roi_align),
         mock.patch.dict(rendering.POINTS_AT_ONCE, cpu=rendering.POINTS_AT_ONCE["cuda"]),
+        mock.patch.object(rendering, "SUM_TABLE_ROWS", frozenset()),
         mock.patch("pointrend.instance_inference.paste_masks", paste_masks_at_once),
     ):
         yield

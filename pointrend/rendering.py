@@ -8,6 +8,8 @@ Bilinear interpolation and the product with a layer's weights are both linear, s
 - So is what the first layer computes from the fine features, if the map has fewer cells than there are points.
 - The last layer computes one class per region, the only one that its mask shows.
 
+On a GPU :class:`pointrend.rendering_gpu.GpuPointHead` computes the same in fewer and larger steps.
+
 Shape letters: R regions, C channels of the features, D channels of the hidden layers, K classes, P points, M the side
 of a region mask, H W rows and columns of the feature map, h w of the coarse prediction.
 """
@@ -25,11 +27,14 @@ from pointrend.instance import PointRendMaskHead, class_indices, select_class_lo
 from pointrend.interpolation import bilinear_cells, sum_weighted_rows
 from pointrend.points import Size, mask_uncertainty, points_in_image, sample_features
 from pointrend.pooling import Features
+from pointrend.rendering_gpu import GpuPointHead
 from pointrend.specs import Rendering
 from pointrend.subdivision import num_point_predictions, subdivide, subdivision_sizes
 
 #: Points that go through the point head together. On a CPU their features stay in the cache from layer to layer.
 POINTS_AT_ONCE = {"cpu": 2**12, "cuda": 2**17}
+#: Devices on which sums of table rows are faster than products.
+SUM_TABLE_ROWS = {"cpu"}
 
 
 def mask_logits(
@@ -219,7 +224,12 @@ def render_regions(
         return logits
     if not regions:
         return logits.new_zeros(0, 1, *sizes[-1])
-    point_head = RegionPointHead(head, fine, boxes, coarse, classes, num_point_predictions(sizes, num_points), dtype)
+    point_head: RegionPointHead | GpuPointHead
+    if coarse.device.type in SUM_TABLE_ROWS:
+        predicted = num_point_predictions(sizes, num_points)
+        point_head = RegionPointHead(head, fine, boxes, coarse, classes, predicted, dtype)
+    else:
+        point_head = GpuPointHead(head, fine, boxes, coarse, classes, dtype)
     regions_at_once = max(1, POINTS_AT_ONCE.get(coarse.device.type, 2**17) // num_points)
     rendered = []
     for first in range(0, regions, regions_at_once):

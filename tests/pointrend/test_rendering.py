@@ -1,4 +1,7 @@
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -6,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pointrend import Rendering
+from pointrend import Rendering, rendering
 from pointrend.instance import FourConvMaskHead, PointRendMaskHead, select_class_logits
 from pointrend.interpolation import bilinear_cells, sum_weighted_rows
 from pointrend.points import grid_points, sample_features
@@ -34,10 +37,21 @@ def layer_by_layer(head: PointRendMaskHead, features: Any, boxes: Any, labels: A
     return mask_logits_layer_by_layer(head, features, boxes, labels, sizes, rendering.num_points)
 
 
+@contextmanager
+def path_of(device: str) -> Iterator[None]:
+    """Renders as on a device."""
+    with mock.patch.object(rendering, "SUM_TABLE_ROWS", {"cpu"} if device == "cpu" else set()):
+        yield
+
+
+DEVICES = pytest.mark.parametrize("device", ["cpu", "cuda"])
+
+
 def pyramid(images: int, side: int) -> dict[str, Tensor]:
     return {"p2": torch.randn(images, 4, side, side + 3, dtype=torch.float64)}
 
 
+@DEVICES
 class TestEqualsTheLayers:
     # The same examples each time: of two cells that are equally uncertain but for the last digit, either may be chosen.
     @settings(deadline=None, max_examples=60, derandomize=True)
@@ -51,7 +65,7 @@ class TestEqualsTheLayers:
         num_points=st.integers(1, 300),
     )
     def test_any_regions(
-        self, seed: int, regions: list[int], num_classes: int, side: int, resolution: int, num_points: int
+        self, device: str, seed: int, regions: list[int], num_classes: int, side: int, resolution: int, num_points: int
     ) -> None:
         head, rendering = decided_head(num_classes), Rendering(resolution, num_points)
         torch.manual_seed(seed)
@@ -60,7 +74,8 @@ class TestEqualsTheLayers:
         corners = [torch.rand(count, 2, dtype=torch.float64) * side * 6 - side for count in regions]
         boxes = [torch.cat((c, c + torch.rand_like(c) * side * 2), dim=1) for c in corners]
         labels = [torch.randint(1, num_classes + 1, (count,)) for count in regions]
-        rendered = head.logits(features, boxes, labels, rendering)
+        with path_of(device):
+            rendered = head.logits(features, boxes, labels, rendering)
         expected = layer_by_layer(head, features, boxes, labels, rendering)
         assert rendered.shape == (sum(regions), 1, resolution, resolution)
         torch.testing.assert_close(rendered, expected, atol=1e-5, rtol=0)
@@ -77,47 +92,52 @@ class TestEqualsTheLayers:
         ],
     )
     @pytest.mark.parametrize("side", [5, 60])
-    def test_odd_boxes(self, box: list[float], side: int) -> None:
+    def test_odd_boxes(self, device: str, box: list[float], side: int) -> None:
         head, features = decided_head(), pyramid(1, side)
         boxes, labels = [torch.tensor([box], dtype=torch.float64)], [torch.tensor([2])]
-        rendered = head.logits(features, boxes, labels, Rendering(28, 60))
+        with path_of(device):
+            rendered = head.logits(features, boxes, labels, Rendering(28, 60))
         assert rendered.isfinite().all()
         expected = layer_by_layer(head, features, boxes, labels, Rendering(28, 60))
         torch.testing.assert_close(rendered, expected, atol=1e-5, rtol=0)
 
-    def test_many_regions_in_portions(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_many_regions_in_portions(self, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
         head, features = decided_head(), pyramid(1, 16)
         corners = torch.rand(11, 2, dtype=torch.float64) * 30
         boxes, labels = [torch.cat((corners, corners + 20), dim=1)], [torch.arange(11) % 3 + 1]
-        whole = head.logits(features, boxes, labels, Rendering(28, 50))
-        monkeypatch.setitem(POINTS_AT_ONCE, "cpu", 150)
-        torch.testing.assert_close(head.logits(features, boxes, labels, Rendering(28, 50)), whole)
+        with path_of(device):
+            whole = head.logits(features, boxes, labels, Rendering(28, 50))
+            monkeypatch.setitem(POINTS_AT_ONCE, "cpu", 150)
+            torch.testing.assert_close(head.logits(features, boxes, labels, Rendering(28, 50)), whole)
 
-    def test_more_points_than_cells(self) -> None:
+    def test_more_points_than_cells(self, device: str) -> None:
         head, features = decided_head(), pyramid(1, 16)
         boxes, labels = [torch.tensor([[3.0, 5.0, 40.0, 50.0]]).double()], [torch.tensor([1])]
-        torch.testing.assert_close(
-            head.logits(features, boxes, labels, Rendering(28, 28**2)),
-            head.logits(features, boxes, labels, Rendering(28, 10**6)),
-        )
+        with path_of(device):
+            torch.testing.assert_close(
+                head.logits(features, boxes, labels, Rendering(28, 28**2)),
+                head.logits(features, boxes, labels, Rendering(28, 10**6)),
+            )
 
-    def test_gradients_do_not_matter(self) -> None:
+    def test_gradients_do_not_matter(self, device: str) -> None:
         head, features = decided_head(), pyramid(1, 16)
         features["p2"].requires_grad_()
         boxes, labels = [torch.tensor([[3.0, 5.0, 40.0, 50.0]]).double()], [torch.tensor([1])]
-        rendered = head.logits(features, boxes, labels, Rendering(28, 50))
-        with torch.inference_mode():
+        with path_of(device), torch.inference_mode():
+            rendered = head.logits(features, boxes, labels, Rendering(28, 50))
+        with path_of(device):
             assert torch.equal(rendered, head.logits(features, boxes, labels, Rendering(28, 50)))
 
 
+@DEVICES
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_keeps_the_mask(dtype: torch.dtype) -> None:
+def test_half_precision_keeps_the_mask(device: str, dtype: torch.dtype) -> None:
     head = decided_head().float()
     features = {"p2": torch.nn.functional.avg_pool2d(torch.randn(1, 4, 24, 24), 5, 1, 2) * 5}
     corners = torch.rand(6, 2) * 40
     boxes, labels = [torch.cat((corners, corners + 50), dim=1)], [torch.arange(6) % 3 + 1]
     exact = head.logits(features, boxes, labels, Rendering(56, 28**2))
-    with torch.autocast("cpu", dtype):
+    with path_of(device), torch.autocast("cpu", dtype):
         rendered = head.logits(features, boxes, labels, Rendering(56, 28**2))
     assert rendered.dtype == torch.float32
     assert not torch.equal(rendered, exact)
