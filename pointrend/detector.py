@@ -34,6 +34,7 @@ class Anchors(AnchorGenerator):
 
     def __init__(self, sizes: tuple[int, ...]) -> None:
         super().__init__(tuple((size,) for size in sizes), (ASPECT_RATIOS,) * len(sizes))
+        self._kept: tuple[object, Tensor] = (None, torch.empty(0))  # the last maps' sizes and device, and anchors
 
     def generate_anchors(self, scales, aspect_ratios, dtype=torch.float32, device=torch.device("cpu")):  # noqa: B008
         """torchvision's anchors without rounding to whole pixels: (A, 4)."""
@@ -44,13 +45,21 @@ class Anchors(AnchorGenerator):
 
     def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
         """One (A H W summed over levels, 4) tensor per image."""
+        grids, device = [list(feature.shape[-2:]) for feature in feature_maps], feature_maps[0].device
+        if torch.compiler.is_compiling():
+            anchors = self._anchors(grids, device)
+        else:
+            if self._kept[0] != (grids, device):
+                with torch.inference_mode(False):  # a tensor of inference mode could not train
+                    self._kept = (grids, device), self._anchors(grids, device)
+            anchors = self._kept[1]
+        return [anchors] * len(image_list.image_sizes)
+
+    def _anchors(self, grids: list[list[int]], device: torch.device) -> Tensor:
         # torchvision divides the padded image's size by the map's, which is not the stride of P6 for most images.
-        device = feature_maps[0].device
         self.set_cell_anchors(torch.float32, device)
         strides = [torch.tensor(stride, device=device) for stride in STRIDES.values()]
-        grids = [list(feature.shape[-2:]) for feature in feature_maps]
-        anchors = torch.cat(self.grid_anchors(grids, [[stride, stride] for stride in strides]))
-        return [anchors] * len(image_list.image_sizes)
+        return torch.cat(self.grid_anchors(grids, [[stride, stride] for stride in strides]))
 
 
 def split_like(flat: Tensor, parts: list[Tensor]) -> list[Tensor]:
@@ -156,7 +165,7 @@ class ProposalNetwork(RegionProposalNetwork):
             scores = image_logits[image_indices].to(boxes.dtype)
             finite = boxes.isfinite().all(dim=1) & scores.isfinite()
             boxes = clip_boxes_to_image(boxes, size)
-            usable = finite & (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+            usable = torch.where(finite & (boxes[:, 2:] > boxes[:, :2]).all(dim=1))[0]
             boxes, scores = boxes[usable], scores[usable]
             kept_boxes = nms_per_group(level_of[usable], boxes, scores, self.nms_thresh)[: self.post_nms_top_n()]
             chosen.append((boxes[kept_boxes], scores[kept_boxes]))

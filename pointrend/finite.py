@@ -16,7 +16,7 @@ def check_finite(tensors: Mapping[str, Tensor]) -> None:
         return
     # The sum of a tensor with NaN or infinity is NaN or infinite, and needs no boolean tensor of the same size.
     totals = [t.detach().sum(dtype=torch.promote_types(t.dtype, torch.float32)) for t in tensors.values()]
-    finite = torch.stack([total.isfinite() for total in totals]).tolist()
+    finite = torch.stack(totals).isfinite().tolist()
     for (name, tensor), is_finite in zip(tensors.items(), finite, strict=True):
         if not is_finite:
             raise ValueError(f"{name}, of shape {tuple(tensor.shape)}, holds NaN or infinity")

@@ -94,7 +94,7 @@ def grid_points(size: Size, device: torch.device | None = None) -> Tensor:
     height, width = size
     y = (torch.arange(height, device=device) + 0.5) / height
     x = (torch.arange(width, device=device) + 0.5) / width
-    return torch.stack((x.repeat(height), y.repeat_interleave(width)), dim=1)
+    return torch.stack((x.expand(height, width), y[:, None].expand(height, width)), dim=2).flatten(0, 1)
 
 
 def points_in_image(points: Tensor, boxes: Tensor) -> Tensor:

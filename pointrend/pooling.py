@@ -144,9 +144,15 @@ def pool_regions(features: Features, boxes: list[Tensor], output_size: int, samp
     # A box of 224 x 224 pixels is read from P4.
     level = (4 + torch.log2(areas.clamp(min=0).sqrt() / 224 + 1e-8)).floor().clamp(2, 5).long() - 2
     precise = torch.promote_types(levels[0].dtype, torch.float32)
-    pooled = levels[0].new_zeros(rois.shape[0], levels[0].shape[1], output_size, output_size)
-    for index, (feature, stride) in enumerate(zip(levels, STRIDES.values(), strict=False)):
-        chosen = torch.where(level == index)[0]
-        crops = roi_align(feature.to(precise), rois[chosen].to(precise), output_size, 1 / stride, sampling_ratio)
-        pooled = pooled.index_copy(0, chosen, crops.to(pooled.dtype))
-    return pooled
+    if torch.compiler.is_compiling():  # how many regions a level has is no number in a graph
+        chosen = [torch.where(level == index)[0] for index in range(len(levels))]
+        order, of_level = torch.cat(chosen), [rois[rows] for rows in chosen]
+    else:  # one read by the host
+        order = level.argsort(stable=True)
+        counts = (level[:, None] == torch.arange(len(levels), device=level.device)).sum(dim=0)
+        of_level = list(rois[order].split(counts.tolist()))
+    crops = [
+        roi_align(feature.to(precise), rows.to(precise), output_size, 1 / stride, sampling_ratio).to(feature.dtype)
+        for feature, rows, stride in zip(levels, of_level, STRIDES.values(), strict=False)
+    ]
+    return torch.cat(crops)[order.argsort()]

@@ -243,4 +243,4 @@ def render_regions(
                 num_points,
             )
         )
-    return torch.cat(rendered)
+    return rendered[0] if len(rendered) == 1 else torch.cat(rendered)
