@@ -43,10 +43,9 @@ def select_grid_points(uncertainty: Tensor, num_points: int) -> tuple[Tensor, Te
     indices = topk_indices(uncertainty.flatten(1), torch.sym_min(num_points, height * width))
     if indices.device.type == "cpu":  # sorted into the order of the grid, so that neighbours are looked up together
         indices = indices.sort(dim=1).values
-    points = torch.stack((indices % width, indices // width), dim=2) + 0.5
-    points[..., 0] /= width
-    points[..., 1] /= height
-    return indices, points
+    rows = indices // width
+    columns = indices - rows * width  # graphs for any size know no remainder
+    return indices, torch.stack(((columns + 0.5) / width, (rows + 0.5) / height), dim=2)
 
 
 def subdivision_sizes(coarse: Size, output: Size) -> list[Size]:
