@@ -240,30 +240,42 @@ class BoxHeads(RoIHeads):
         proposals, matched, labels, deltas = self.select_training_samples(proposals, targets)
         logits, predicted_deltas = self.predict(features, proposals)
         flat_labels = torch.cat(labels)
-        foreground = torch.where(flat_labels > 0)[0]
+        foreground, (proposals, labels, matched) = choose_foreground(labels, proposals, matched)
         classes = flat_labels[foreground]
         chosen = predicted_deltas.view(len(flat_labels), -1, 4)[foreground, classes]
         box_loss = F.l1_loss(chosen, torch.cat(deltas)[foreground], reduction="sum") / max(1, len(flat_labels))
         losses = {"loss_classifier": F.cross_entropy(logits, flat_labels), "loss_box_reg": box_loss}
-        masks = [image_labels > 0 for image_labels in labels]
-        proposals, labels, matched = (choose(fields, masks) for fields in (proposals, labels, matched))
         return decode_regions(self.box_coder, proposals, labels, matched, chosen), losses
 
     @torch.no_grad()
     def foreground(self, features: Features, proposals: list[Tensor], targets: list[Target]) -> Regions:
         """The regions of :meth:`train_step` without its losses, which need the background's predictions as well."""
         proposals, matched, labels, _ = self.select_training_samples(proposals, targets)
-        masks = [image_labels > 0 for image_labels in labels]
-        proposals, labels, matched = (choose(fields, masks) for fields in (proposals, labels, matched))
+        _, (proposals, labels, matched) = choose_foreground(labels, proposals, matched)
         _, deltas = self.predict(features, proposals)
         classes = torch.cat(labels)
         chosen = deltas.view(len(classes), -1, 4)[torch.arange(len(classes), device=classes.device), classes]
         return decode_regions(self.box_coder, proposals, labels, matched, chosen)
 
 
-def choose(fields: list[Tensor], masks: list[Tensor]) -> list[Tensor]:
-    """The chosen entries of each image."""
-    return [field[mask] for field, mask in zip(fields, masks, strict=True)]
+def choose_foreground(
+    labels: list[Tensor], proposals: list[Tensor], matched: list[Tensor]
+) -> tuple[Tensor, tuple[list[Tensor], list[Tensor], list[Tensor]]]:
+    """The foreground, where labels are not 0, with two reads by the host for any number of images.
+
+    Args:
+        labels: (R,) of each image.
+        proposals: (R, 4) of each image.
+        matched: (R,) of each image.
+
+    Returns:
+        indices of the foreground among the regions of all images, and its proposals, labels and matches, by image.
+    """
+    is_foreground = torch.cat(labels) > 0
+    foreground = torch.where(is_foreground)[0]
+    counts = torch.stack([part.sum() for part in split_like(is_foreground, labels)]).tolist()
+    chosen = [list(torch.cat(field)[foreground].split(counts)) for field in (proposals, labels, matched)]
+    return foreground, (chosen[0], chosen[1], chosen[2])
 
 
 def proposal_network(

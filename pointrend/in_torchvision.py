@@ -20,7 +20,7 @@ from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.models.segmentation import DeepLabV3
 
-from pointrend.detector import Target, choose, decode_regions, split_like
+from pointrend.detector import Target, choose_foreground, decode_regions, split_like
 from pointrend.instance import PointRendMaskHead
 from pointrend.paste import paste_masks
 from pointrend.points import Size, upsample
@@ -168,10 +168,8 @@ class PointRendRoIHeads(RoIHeads):
         loss_classifier, loss_box_reg = fastrcnn_loss(logits, predicted, labels, deltas)
 
         flat_labels = torch.cat(labels)
-        foreground = torch.where(flat_labels > 0)[0]
+        foreground, (proposals, labels, matched) = choose_foreground(labels, proposals, matched)
         chosen = predicted.detach().unflatten(1, (-1, 4))[foreground, flat_labels[foreground]]
-        masks = [image_labels > 0 for image_labels in labels]
-        proposals, labels, matched = (choose(fields, masks) for fields in (proposals, labels, matched))
         regions = decode_regions(self.box_coder, proposals, labels, matched, chosen)
         targets = [
             {"masks": target["masks"].bool(), "size": torch.tensor(size)}

@@ -74,14 +74,17 @@ def sample_masks(masks: Tensor, indices: Tensor, points: Tensor) -> Tensor:
     x = points[..., 0] * width - 0.5
     y = points[..., 1] * height - 0.5
     left, top = x.floor(), y.floor()
-    values = torch.zeros_like(x)
-    for column, weight_x in ((left, left + 1 - x), (left + 1, x - left)):
-        for row, weight_y in ((top, top + 1 - y), (top + 1, y - top)):
-            inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-            # Clamped as floats: a huge coordinate has no int64.
-            rows, columns = row.clamp(0, height - 1).long(), column.clamp(0, width - 1).long()
-            values += weight_x * weight_y * (masks[indices[:, None], rows, columns] & inside)
-    return values
+    # The four cells around each point: (4, R, P).
+    columns, rows = torch.stack((left, left, left + 1, left + 1)), torch.stack((top, top + 1, top, top + 1))
+    (from_right, from_left), (from_bottom, from_top) = (left + 1 - x, x - left), (top + 1 - y, y - top)
+    weights = torch.stack((from_right, from_right, from_left, from_left)) * torch.stack(
+        (from_bottom, from_top, from_bottom, from_top)
+    )
+    inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
+    # Clamped as floats: a huge coordinate has no int64.
+    rows, columns = rows.clamp(0, height - 1).long(), columns.clamp(0, width - 1).long()
+    first, second, third, fourth = weights * (masks[indices[:, None], rows, columns] & inside)
+    return first + second + third + fourth
 
 
 def upsample(grids: Tensor, size: Size) -> Tensor:
