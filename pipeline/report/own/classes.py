@@ -43,12 +43,17 @@ def class_table(rows: Sequence[Row], found: Survey, curves: Curves | None, score
     metric = next((of.metric for of in classes if of.metric), "AP")
     heads = list(dict.fromkeys(key for of in found.classes.values() for key in of if key not in SIZE_COUNTS))
     scores = [metric if len(rows) == 1 else f"{metric}, {row.experiment}" for row in rows]
+    starred = any(of.star_by_class for of in classes)
+    if starred:
+        scores += ["AP*" if len(rows) == 1 else f"AP*, {row.experiment}" for row in rows]
     of_best = "" if len(rows) == 1 else f", {rows[0].experiment}"
     if curves is not None:
         scores += [f"precision{of_best}", f"recall{of_best}"]
     lines = []
     for name, counts in found.classes.items():
         values: list[float | None] = [of.values_by_class.get(name) for of in classes]
+        if starred:
+            values += [of.star_by_class.get(name) for of in classes]
         if curves is not None and score is not None:
             curve = curves.by_class[name]
             precision, recall, _ = curve.at(score)

@@ -1,11 +1,12 @@
 """What the page says about each dataset of a scale about somebody's own data."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from pipeline.data.manifest import PreparedDataset
-from pipeline.data.outlines import Outlines, val_outlines
+from pipeline.data.manifest import FINER_VAL, PreparedDataset
+from pipeline.data.outlines import Outlines
 from pipeline.data.survey import Survey, survey
 from pipeline.evaluation.outputs import labels_folder, predictions_file
 from pipeline.metrics.confusion import Confusion
@@ -45,6 +46,19 @@ class ShownConfusion:
 
 
 @dataclass(frozen=True)
+class Star:
+    """What AP* is measured against: an instances file with finer masks, or LVIS annotations.
+
+    Attributes:
+        file: the name of the finer file; empty for LVIS.
+        outlines: of the finer file; None where they are not polygons.
+    """
+
+    file: str = ""
+    outlines: Outlines | None = None
+
+
+@dataclass(frozen=True)
 class OwnDataset:
     """What the page says about one dataset and the experiments on it.
 
@@ -64,6 +78,7 @@ class OwnDataset:
         quality: what is meant by their quality.
         found: what is in the dataset.
         outlines: how coarse the outlines of the val annotations are; None where they are not polygons.
+        star: what AP* is measured against; None where it was not measured.
         runs: the runs on this dataset.
         command: how to predict with the best one.
     """
@@ -84,6 +99,7 @@ class OwnDataset:
     quality: str
     found: Survey
     outlines: Outlines | None
+    star: Star | None
     runs: list[RunResult]
     command: str
 
@@ -129,7 +145,8 @@ def _dataset(name: str, number: int, results: list[RunResult], report: ReportInp
         confusion = run_confusion(report.trained[row.run.run], row.setting, predictions, score)
         write_confusion(confusion, row.run.run, folder)
         evaluation = row.run.evaluations[row.setting]
-        lines = in_words(evaluation.metrics, *evaluation.classes, confusion)
+        classes = evaluation.classes
+        lines = in_words(evaluation.metrics, classes.metric, classes.values_by_class, confusion)
         confusions.append(ShownConfusion(row.run.run, lines, confusion_table(confusion), confusion))
     curve = None
     if any(found.together.objects for found in curves):
@@ -155,10 +172,22 @@ def _dataset(name: str, number: int, results: list[RunResult], report: ReportInp
         ),
         quality=QUALITY[prepared.task],
         found=found,
-        outlines=val_outlines(prepared),
+        outlines=_outlines(prepared.val_annotations),
+        star=_star(prepared) if "AP_star" in shown_metrics(results) else None,
         runs=results,
         command=predict_command(shown[0].run.run),
     )
+
+
+def _outlines(content: Mapping[str, Any]) -> Outlines | None:
+    """The outlines in ``val_annotations.json``, or in its part about the finer ones."""
+    found = content.get("outlines")
+    return None if found is None else Outlines(**found)
+
+
+def _star(prepared: PreparedDataset) -> Star:
+    finer = prepared.val_annotations.get(FINER_VAL)
+    return Star() if finer is None else Star(finer["file"], _outlines(finer))
 
 
 def _curves(prepared: PreparedDataset, row: Row, predictions: Path) -> Curves:
