@@ -8,6 +8,7 @@ from pipeline.data.manifest import PreparedDataset
 from pipeline.data.survey import LARGE, MEDIUM, Survey
 from pipeline.metrics.precision_recall import Curves
 from pipeline.report.own.comparison import Row
+from pointrend.wording import counted
 
 SIZES = {"APs": f"small, below {MEDIUM**0.5:g}² pixels", "APm": "medium", "APl": f"large, from {LARGE**0.5:g}² pixels"}
 AREAS = {"APs": (0, MEDIUM), "APm": (MEDIUM, LARGE), "APl": (LARGE, float("inf"))}
@@ -83,3 +84,31 @@ def size_table(rows: Sequence[Row], prepared: PreparedDataset) -> ScoreTable | N
     ]
     scores = ["AP" if len(rows) == 1 else f"AP, {row.experiment}" for row in rows]
     return ScoreTable("size of the objects", ["val objects"], scores, lines)
+
+
+def weakest(row: Row, found: Survey, sizes: ScoreTable | None) -> str:
+    """What an experiment is worst at, in words: a class, or of a single class a size; empty if there is one of both.
+
+    Args:
+        row: of the experiment, which is the first one in ``sizes``.
+        found: what is in the dataset.
+        sizes: of :func:`size_table`.
+    """
+    metric, by_class, _ = row.run.evaluations[row.setting].classes
+    scores = {name: by_class[name] for name in found.classes if name in by_class}
+    if len(scores) > 1:
+        name = min(scores, key=scores.__getitem__)
+        of = found.classes[name]
+        amount = (
+            f"{counted(int(of['train']), 'object')} to train on"
+            if "train" in of
+            else f"{of['train pixels']} of the train pixels"
+        )
+        return f"{name}, whose {metric} is lowest ({scores[name]:.1f}, with {amount})"
+    of_sizes = sizes.rows if sizes else []
+    sized = [(values[0], name, counts[0]) for name, counts, values in of_sizes if values[0] is not None]
+    if len(sized) > 1:
+        value, name, number = min(sized)
+        amount = counted(int(number), "val object")
+        return f"{name.partition(',')[0]} objects, whose AP is lowest ({value:.1f}, on {amount})"
+    return ""

@@ -18,7 +18,7 @@ from pipeline.report.figures.overlays import MIN_SCORE, Source
 from pipeline.report.figures.ranked_images import QUALITY, ImageGroup, ShownImage, image_groups
 from pipeline.report.inputs import ReportInputs
 from pipeline.report.own.charts import ScoreChart, draw_precision_recall, score_chart
-from pipeline.report.own.classes import ScoreTable, class_table, size_table
+from pipeline.report.own.classes import ScoreTable, class_table, size_table, weakest
 from pipeline.report.own.comparison import (
     Comparison,
     Row,
@@ -29,7 +29,7 @@ from pipeline.report.own.comparison import (
     rows_of,
     shown_metrics,
 )
-from pipeline.report.own_result import in_words, predict_command
+from pipeline.report.own_result import ADVICE, in_words, predict_command
 from pipeline.report.results import RunResult
 
 PICTURED = 3  # models whose predictions stand side by side
@@ -81,6 +81,7 @@ class OwnDataset:
         star: what AP* is measured against; None where it was not measured.
         runs: the runs on this dataset.
         command: how to predict with the best one.
+        weakest: what the best one is worst at, so that it is worth annotating; None where almost nothing was found.
     """
 
     name: str
@@ -102,6 +103,7 @@ class OwnDataset:
     star: Star | None
     runs: list[RunResult]
     command: str
+    weakest: str | None
 
     @property
     def best_experiment(self) -> str:
@@ -154,6 +156,7 @@ def _dataset(name: str, number: int, results: list[RunResult], report: ReportInp
         drawn = {row.experiment: (of.together, score) for row, of, score in zip(shown, curves, scores, strict=True)}
         curve = Figure("Precision and recall", "", file, draw_precision_recall(drawn, folder / file))
     found = survey(prepared, network.images)
+    by_size = size_table(shown, prepared)
     return OwnDataset(
         name=name,
         task=prepared.task,
@@ -164,7 +167,7 @@ def _dataset(name: str, number: int, results: list[RunResult], report: ReportInp
         chart=None if metric is None else score_chart(best_first, metric),
         comparisons=compare(rows, results, images),
         by_class=class_table(shown, found, curves[0] if curves else None, scores[0]),
-        by_size=size_table(shown, prepared),
+        by_size=by_size,
         curve=curve,
         confusions=confusions,
         groups=image_groups(
@@ -176,6 +179,7 @@ def _dataset(name: str, number: int, results: list[RunResult], report: ReportInp
         star=_star(prepared) if "AP_star" in shown_metrics(results) else None,
         runs=results,
         command=predict_command(shown[0].run.run),
+        weakest=None if ADVICE in confusions[0].lines else weakest(shown[0], found, by_size),
     )
 
 

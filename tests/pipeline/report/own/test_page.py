@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +200,10 @@ def test_the_page(own: Own) -> None:
         assert paper not in text
     assert "Scores on 24 val images of cells, in percent" in text
     assert "Where good and bad differ most" in text
+    scores = good.evaluations["28x28"].classes.values_by_class
+    name = min(scores, key=scores.__getitem__)
+    worst = f"more {name}, whose AP is lowest ({scores[name]:.1f}, with 24 objects to train on)"
+    assert f"To annotate next: images like the worst ones , and {worst}" in unescape(text)
     assert "The worst images of good (8)" in text
     assert "missed" in text
     assert "background" in text
@@ -243,6 +248,7 @@ def test_one_experiment_without_a_right_prediction(own: Own) -> None:
     build_report(own.inputs(lost), own.folder / "out")
     text = text_of((own.folder / "out" / "index.html").read_text())
     assert "Almost nothing was found." in text
+    assert "To annotate next" not in text
     assert "is better than" not in text
 
 
