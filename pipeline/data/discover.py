@@ -174,7 +174,7 @@ def _coco(source: Source) -> CocoDataset:
         root=str(root),
         train=splits[0],
         val=splits[1] if len(splits) > 1 else source.held_out,
-        finer_val=finer and str(finer),
+        finer_val=str(finer) if finer else None,
         invalid_annotations="drop" if source.drop_invalid else "error",
         classes=list(source.classes),
     )

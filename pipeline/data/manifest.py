@@ -128,7 +128,8 @@ class PreparedDataset:
     def val_annotations(self) -> dict[str, Any]:
         """The content of ``val_annotations.json``; empty for a dataset without one."""
         path = self.folder / VAL_ANNOTATIONS
-        return json.loads(path.read_text()) if path.is_file() else {}
+        content: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+        return content
 
     @property
     def left_out(self) -> list[str]:
