@@ -145,8 +145,8 @@ def check(
     The exit status is 1 if there are errors; warnings do not change it.
     """
     console = Console(highlight=False)
-    files = (data, images, val, val_images, finer_val)
-    source = _source(*files, val_share, seed, classes, ignore, drop_invalid, orientation)
+    given = (data, images, val, val_images, finer_val)
+    source = _source(*given, val_share, seed, classes, ignore, drop_invalid, orientation)
     sheet = sheet or sheet_path(data)
     check_sheet(sheet, data, overwrite=overwrite)
     dataset = discover(source)
@@ -333,8 +333,8 @@ def train(
     refuse_while_running(project.root)
     if not re.fullmatch(NAME, name):
         raise UserError(f"--name {name}: expected letters without accents, digits and _, as in photos_2026")
-    files = (data, images, val, val_images, finer_val)
-    source = _source(*files, val_share, seed, classes, ignore, drop_invalid, orientation)
+    given = (data, images, val, val_images, finer_val)
+    source = _source(*given, val_share, seed, classes, ignore, drop_invalid, orientation)
     dataset = discover(source)
     with prepared_dataset(dataset, data_root) as prepared:
         size = measure(prepared)
