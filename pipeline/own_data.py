@@ -58,6 +58,9 @@ DataArgument = Annotated[
 ImagesOption = Annotated[Path | None, typer.Option(help="the folder of the instances file's images")]
 ValOption = Annotated[Path | None, typer.Option(help="a second instances file, to measure on")]
 ValImagesOption = Annotated[Path | None, typer.Option(help="the folder of its images")]
+FinerValOption = Annotated[
+    Path | None, typer.Option(help="an instances file of the same val images with finer masks, to measure AP* on")
+]
 ValShareOption = Annotated[
     float, typer.Option(help="share of images held out to measure on, where there is no val split")
 ]
@@ -83,6 +86,7 @@ def _source(
     images: Path | None,
     val: Path | None,
     val_images: Path | None,
+    finer_val: Path | None,
     val_share: float,
     seed: int,
     classes: str | None,
@@ -97,7 +101,8 @@ def _source(
         ignored = tuple(int(number) for number in ignore.split(",") if number.strip())
     except ValueError as error:
         raise UserError(f"--ignore {ignore}: expected label ids with commas between them") from error
-    return Source(data, images, val, val_images, val_share, seed, names, ignored, drop_invalid, orientation)
+    options = (val_share, seed, names, ignored, drop_invalid, orientation, finer_val)
+    return Source(data, images, val, val_images, *options)
 
 
 @contextmanager
@@ -121,6 +126,7 @@ def check(
     images: ImagesOption = None,
     val: ValOption = None,
     val_images: ValImagesOption = None,
+    finer_val: FinerValOption = None,
     val_share: ValShareOption = 0.2,
     seed: SeedOption = 0,
     classes: ClassesOption = None,
@@ -139,7 +145,8 @@ def check(
     The exit status is 1 if there are errors; warnings do not change it.
     """
     console = Console(highlight=False)
-    source = _source(data, images, val, val_images, val_share, seed, classes, ignore, drop_invalid, orientation)
+    given = (data, images, val, val_images, finer_val)
+    source = _source(*given, val_share, seed, classes, ignore, drop_invalid, orientation)
     sheet = sheet or sheet_path(data)
     check_sheet(sheet, data, overwrite=overwrite)
     dataset = discover(source)
@@ -273,6 +280,7 @@ def train(
     images: ImagesOption = None,
     val: ValOption = None,
     val_images: ValImagesOption = None,
+    finer_val: FinerValOption = None,
     val_share: ValShareOption = 0.2,
     seed: SeedOption = 0,
     classes: ClassesOption = None,
@@ -316,8 +324,8 @@ def train(
     """Train on your own data: write its configuration as a scale, select it, and run `dvc repro`."""
     here, project = Path.cwd(), enter_project()
     data = Path(seen_from(project.root, here, str(data)))
-    images, val, val_images = (
-        path and Path(seen_from(project.root, here, str(path))) for path in (images, val, val_images)
+    images, val, val_images, finer_val = (
+        path and Path(seen_from(project.root, here, str(path))) for path in (images, val, val_images, finer_val)
     )
     data_root = "data" if data_root is None else seen_from(project.root, here, data_root)
     if start is not None and (here / start).is_file():
@@ -325,7 +333,8 @@ def train(
     refuse_while_running(project.root)
     if not re.fullmatch(NAME, name):
         raise UserError(f"--name {name}: expected letters without accents, digits and _, as in photos_2026")
-    source = _source(data, images, val, val_images, val_share, seed, classes, ignore, drop_invalid, orientation)
+    given = (data, images, val, val_images, finer_val)
+    source = _source(*given, val_share, seed, classes, ignore, drop_invalid, orientation)
     dataset = discover(source)
     with prepared_dataset(dataset, data_root) as prepared:
         size = measure(prepared)

@@ -100,15 +100,24 @@ class CocoDataset(DatasetFolder):
     train: CocoSplit
     val: Annotated[Annotated[CocoSplit, Tag("files")] | Annotated[HeldOut, Tag("held_out")], Discriminator(_split_kind)]
     lvis: LvisSource | None = None
+    # Left out where it is not set, so that datasets without it stay as they are.
+    finer_val: str | None = Field(
+        None,
+        min_length=1,
+        exclude_if=lambda value: value is None,
+        description="annotations of the same val images with finer masks, on which AP* is measured; relative to root",
+    )
     invalid_annotations: Literal["error", "drop"] = Field(
         "error", description="what to do about annotations that cannot be used"
     )
     classes: list[str] = Field([], description="names of the categories to keep; by default all")
 
     @model_validator(mode="after")
-    def _check_classes(self) -> Self:
+    def _check_lvis(self) -> Self:
         if self.classes and self.lvis is not None:
             raise ValueError("classes is for datasets without lvis, whose view has all categories")
+        if self.finer_val is not None and self.lvis is not None:
+            raise ValueError("finer_val and lvis both say what AP* is measured on; expected one of them")
         return self
 
 

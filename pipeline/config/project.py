@@ -389,7 +389,11 @@ class Project:
         if isinstance(dataset, CocoDataset):
             given = dataset.train if isinstance(dataset.val, HeldOut) else dataset.val
             train, val = (watched(dataset.root, split.annotations) for split in (dataset.train, given))
-            lvis = watched(dataset.lvis.root, dataset.lvis.annotations) if dataset.lvis else val
+            lvis = val
+            if dataset.lvis:
+                lvis = watched(dataset.lvis.root, dataset.lvis.annotations)
+            elif dataset.finer_val:
+                lvis = watched(dataset.root, dataset.finer_val)
         else:
             labelled = dataset.train if isinstance(dataset.val, HeldOut) else dataset.val
             train, val = (watched(dataset.root, split.labels) for split in (dataset.train, labelled))

@@ -9,8 +9,9 @@ from pointrend.specs import Task
 class SelectedDataset(Strict):
     """A dataset's raw annotations, which DVC watches.
 
-    DVC needs the same number of dependencies for every dataset, so a dataset without LVIS annotations has its val
-    annotations twice. For raw files behind a URI, DVC watches the dataset's configuration file instead.
+    ``lvis`` is the file of AP*: LVIS's, or that of ``finer_val``. DVC needs the same number of dependencies for every
+    dataset, so a dataset with neither has its val annotations twice. For raw files behind a URI, DVC watches the
+    dataset's configuration file instead.
     """
 
     task: Task

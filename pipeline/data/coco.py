@@ -209,7 +209,7 @@ def read_coco(
     if empty := [problem for key, problem in EMPTY.items() if not data[key]]:
         raise DatasetError(annotations, empty)  # all that refers to them would be a problem too
     if classes:
-        problems += _keep_classes(data, classes)
+        problems += keep_classes(data, classes)
     found = check_instances(data, invalid)
     problems += found.problems
     categories = sorted((Category(c["id"], c["name"]) for c in data["categories"]), key=lambda c: c.id)
@@ -240,7 +240,7 @@ def read_coco(
     return InstanceSplit(categories, ordered, found.dropped, found.parts, found.warnings)
 
 
-def _keep_classes(data: dict[str, Any], classes: Sequence[str]) -> list[str]:
+def keep_classes(data: dict[str, Any], classes: Sequence[str]) -> list[str]:
     """Leaves out the other categories and their annotations, in place; returns messages for unknown names."""
     names = [category["name"] for category in data["categories"]]
     left_out = {category["id"] for category in data["categories"] if category["name"] not in classes}
@@ -249,3 +249,19 @@ def _keep_classes(data: dict[str, Any], classes: Sequence[str]) -> list[str]:
     return [
         f"no category is named {name!r}; its categories are {', '.join(names)}" for name in classes if name not in names
     ]
+
+
+def different_categories(sides: Mapping[str, Sequence[tuple[int, str]]]) -> str:
+    """Says that two lists of categories differ, and how.
+
+    Args:
+        sides: the ids and names of each list, by what it is of.
+    """
+    (first, one), (second, other) = sides.items()
+    only = [
+        f"only {name} has {', '.join(f'{label} (id {id_})' for id_, label in missing[:3])}"
+        + (", ..." * (len(missing) > 3))
+        for name, own, others in ((first, one, other), (second, other, one))
+        if (missing := [category for category in own if category not in others])
+    ]
+    return "; ".join([f"{first} and {second} have different categories", *only])

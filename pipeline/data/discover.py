@@ -65,6 +65,7 @@ class Source:
         images: the folder of an instances file's images; None to look for it.
         val: a second instances file.
         val_images: the folder of its images; None to look for it.
+        finer_val: an instances file with finer masks of the val images.
         val_share: the share of images that are held out for val where there is no val split.
         seed: decides which.
         classes: of label PNGs, the names ``name`` with ids from 0 or ``name=id``, empty to look for them; of an
@@ -84,6 +85,7 @@ class Source:
     ignored: tuple[int, ...] = (255,)
     drop_invalid: bool = False
     orientation: Orientation | None = None
+    finer_val: Path | None = None
 
     @property
     def held_out(self) -> HeldOut:
@@ -117,9 +119,10 @@ def _laid_out(source: Source) -> DatasetConfig:
     if not data.exists():
         raise DataError(f"{data}: no such file or folder")
     if data.suffix in (".yaml", ".yml"):
-        if source.images or source.val or source.classes or source.orientation:
+        if source.images or source.val or source.finer_val or source.classes or source.orientation:
             raise DataError(
-                f"{data}: says itself where images, val and classes are, and the orientation; leave out these options"
+                f"{data}: says itself where images, val, finer_val and classes are, and the orientation; leave out "
+                "these options"
             )
         if known := recognise_yaml(read(data)):
             raise DataError(f"{data}: is {known}")
@@ -135,8 +138,8 @@ def _laid_out(source: Source) -> DatasetConfig:
     if (data / "train" / ROBOFLOW).is_file():
         val = next((path for name in VAL if (path := data / name / ROBOFLOW).is_file()), None)
         return _coco(replace(source, data=data / "train" / ROBOFLOW, val=source.val or val))
-    if source.images or source.val:
-        raise DataError(f"{data}: --images and --val go with an instances file, and this is a folder")
+    if source.images or source.val or source.finer_val:
+        raise DataError(f"{data}: --images, --val and --finer-val go with an instances file, and this is a folder")
     if (data / "leftImg8bit").is_dir() and (data / "gtFine").is_dir():
         if source.classes:
             raise DataError(f"{data}: Cityscapes' layout has Cityscapes' 19 classes and ids; leave out --classes")
@@ -163,11 +166,15 @@ def _coco(source: Source) -> CocoDataset:
         CocoSplit(annotations=str(file.relative_to(root)), images=str(folder.relative_to(root)))
         for file, folder in zip(files, folders, strict=True)
     ]
+    finer = source.finer_val and source.finer_val.resolve()
+    if finer and finer.is_relative_to(root):  # not a reason for another root, which would make the images others
+        finer = finer.relative_to(root)
     return CocoDataset(
         source="coco",
         root=str(root),
         train=splits[0],
         val=splits[1] if len(splits) > 1 else source.held_out,
+        finer_val=str(finer) if finer else None,
         invalid_annotations="drop" if source.drop_invalid else "error",
         classes=list(source.classes),
     )

@@ -6,9 +6,11 @@ A prepared dataset is a folder with
   left out, what looks wrong, and how unusual pictures are read;
 - ``train.parquet`` and ``val.parquet``: one row per image, of instances with their masks as RLE, of semantic labels
   with the name of their PNG; images and label PNGs stay where they are;
-- ``truth/``: the ground truth of the val split: ``instances.json`` with the objects of the manifest and, where the
-  dataset has LVIS annotations, their COCO-category view ``lvis.json``; copies of Cityscapes' ``instanceIds`` PNGs, or
-  of label PNGs.
+- ``truth/``: the ground truth of the val split: ``instances.json`` with the objects of the manifest; for AP*, where the
+  dataset has LVIS annotations, their COCO-category view ``lvis.json``, or ``finer.json`` of ``finer_val``; copies of
+  Cityscapes' ``instanceIds`` PNGs, or of label PNGs;
+- ``val_annotations.json`` of a COCO dataset: how coarse the outlines of the val annotations are, and of the finer ones
+  with messages about these.
 """
 
 import json
@@ -35,6 +37,11 @@ Split = Literal["train", "val"]
 ROWS_PER_GROUP = 1000
 #: Where ``dataset.json`` has messages about what was left out of a split.
 LEFT_OUT = ("dropped_annotations", "dropped_parts")
+FINER_VAL = "finer_val"  # the key of a dataset's file, which messages name
+FINER = "truth/finer.json"
+VAL_ANNOTATIONS = "val_annotations.json"
+#: Files that no training depends on, not even one that validates.
+FOR_SCORES_ALONE = (FINER, VAL_ANNOTATIONS)
 
 _IMAGE = [
     ("id", pa.int64()),
@@ -117,17 +124,28 @@ class PreparedDataset:
         content: dict[str, Any] = json.loads((self.folder / "dataset.json").read_text())
         return content
 
+    @cached_property
+    def val_annotations(self) -> dict[str, Any]:
+        """The content of ``val_annotations.json``; empty for a dataset without one."""
+        path = self.folder / VAL_ANNOTATIONS
+        content: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+        return content
+
     @property
     def left_out(self) -> list[str]:
         """Messages about the annotations of both splits, and the parts of masks, that were left out."""
-        splits = self.summary["splits"].values()
-        return [line for split in splits for key in LEFT_OUT for line in split.get(key, [])]
+        return [line for part in self._parts for key in LEFT_OUT for line in part.get(key, [])]
 
     @property
     def warnings(self) -> list[str]:
         """What looks wrong in both splits."""
-        splits = self.summary["splits"].values()
-        return [line for of in [*splits, self.summary] for line in of.get("warnings", [])]
+        return [line for part in [*self._parts, self.summary] for line in part.get("warnings", [])]
+
+    @property
+    def _parts(self) -> list[dict[str, Any]]:
+        """What is said of each split, and of the finer annotations."""
+        finer = self.val_annotations.get(FINER_VAL)
+        return [*self.summary["splits"].values(), *([finer] if finer else [])]
 
     @property
     def reading(self) -> Reading:

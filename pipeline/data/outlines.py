@@ -1,12 +1,12 @@
 """How coarse the outlines of polygon annotations are: boundary metrics end where they do."""
 
-import json
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from pipeline.data.manifest import PreparedDataset
+from pipeline.data.masks import usable_polygons
 
 LONG = 10.0  # pixels of an edge from which it is drawn straight, rather than along the object
 
@@ -28,28 +28,29 @@ class Outlines:
     straight: float
 
 
-def val_outlines(prepared: PreparedDataset) -> Outlines | None:
-    """The outlines of the val annotations of a COCO dataset, as its file has them.
+def outlines_of(annotations: Iterable[Mapping[str, Any]], usable: Collection[int]) -> Outlines | None:
+    """The outlines of the annotations of an instances file.
+
+    Args:
+        annotations: its entries.
+        usable: the ids of those that can be used; crowds among them are left out.
 
     Returns:
-        The outlines; None if no object has polygons, or the dataset is none in COCO's format.
+        The outlines; None if no object has polygons.
     """
-    path = prepared.truth / "instances.json"
-    if not path.is_file():
-        return None
-    annotations = json.loads(path.read_bytes())["annotations"]
-    return outlines(entry["segmentation"] for entry in annotations if not entry.get("iscrowd"))
+    return outlines(raw["segmentation"] for raw in annotations if raw["id"] in usable and not raw.get("iscrowd"))
 
 
-def outlines(segmentations: Iterable[object]) -> Outlines | None:
-    """The outlines of COCO segmentations; None if none of them is a list of polygons."""
+def outlines(segmentations: Iterable[Any]) -> Outlines | None:
+    """The outlines of usable COCO segmentations; None if none of them is a list of polygons."""
     points, total, straight, others = [], 0.0, 0.0, 0
     for segmentation in segmentations:
         if not isinstance(segmentation, list):
             others += 1
             continue
-        points.append(sum(len(polygon) // 2 for polygon in segmentation))
-        for polygon in segmentation:
+        polygons, _ = usable_polygons(segmentation, drop=True)
+        points.append(sum(len(polygon) // 2 for polygon in polygons))
+        for polygon in polygons:
             for length in edge_lengths(polygon):
                 total += length
                 straight += length if length >= LONG else 0.0

@@ -4,11 +4,11 @@ import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import count
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -28,14 +28,33 @@ from pipeline.config.labels import LabelTable
 from pipeline.config.locations import join
 from pipeline.data.annotations import Annotation, Invalid, as_truth
 from pipeline.data.cityscapes import CATEGORIES, INSTANCE_SUFFIX, instances
-from pipeline.data.coco import Category, DatasetError, ImageRecord, InstanceSplit, check_instances, read_coco
+from pipeline.data.coco import (
+    Category,
+    DatasetError,
+    ImageRecord,
+    InstanceSplit,
+    check_instances,
+    different_categories,
+    load_instances,
+    read_coco,
+)
 from pipeline.data.contents import nothing_in
 from pipeline.data.file_names import names_note
+from pipeline.data.finer import read_finer
 from pipeline.data.held_out import held_out
 from pipeline.data.label_files import LabelledImage, Pairs, cityscapes_pairs, read_labels, same_path_pairs
 from pipeline.data.labels import CITYSCAPES
 from pipeline.data.lvis import coco_view
-from pipeline.data.manifest import Split, SplitManifest, record_reading, write_prepared
+from pipeline.data.manifest import (
+    FINER,
+    FINER_VAL,
+    VAL_ANNOTATIONS,
+    Split,
+    SplitManifest,
+    record_reading,
+    write_prepared,
+)
+from pipeline.data.outlines import Outlines, outlines_of
 from pipeline.data.picture_reading import how_to_read
 from pipeline.data.pictures import KnownPictures, known_pictures
 from pipeline.data.problems import NOTHING
@@ -108,6 +127,8 @@ class _Preparation:
         sources: dict[str, tuple[Storage, str]] = {name: (self.storage, it.annotations) for name, it in given.items()}
         if dataset.lvis is not None:
             sources["lvis"] = (Storage(join(data_root, dataset.lvis.root)), dataset.lvis.annotations)
+        if dataset.finer_val is not None:
+            sources[FINER_VAL] = self.storage.beside(dataset.finer_val)
         # Fetched before the images, whose checks take long.
         files = self.all_of(sources, lambda part: self.fetch(part, *sources[part]))
 
@@ -131,16 +152,41 @@ class _Preparation:
         else:
             if splits["train"].categories != splits["val"].categories:
                 files_named = f"{files['train'].where}, {files['val'].where}"
-                raise DatasetError(files_named, [_different_categories(splits["train"], splits["val"])])
+                named = {f"the {name} split": [(c.id, c.name) for c in splits[name].categories] for name in SPLITS}
+                raise DatasetError(files_named, [different_categories(named)])
         write_json(self.folder / "truth" / "instances.json", splits["val"].truth)
         if dataset.lvis is not None:
             with files["lvis"].named():
                 self.lvis(dataset.lvis, files["lvis"].path, splits["val"], dataset.invalid_annotations)
+        of_val = {"outlines": _entry(_val_outlines(files.get("val", files["train"]).path, splits["val"]))}
+        if dataset.finer_val is not None:
+            folders = {name: given.get(name, dataset.train).images for name in SPLITS}
+            with files[FINER_VAL].named():
+                of_val[FINER_VAL] = self.finer(dataset, files[FINER_VAL], folders, splits)
+        write_json(self.folder / VAL_ANNOTATIONS, of_val)
         manifests = {
             name: SplitManifest(split.images, split.dropped, split.parts, split.warnings)
             for name, split in splits.items()
         }
         self.write(splits["val"].categories, manifests, {name: file.where for name, file in files.items()})
+
+    def finer(
+        self,
+        dataset: CocoDataset,
+        file: _AnnotationFile,
+        folders: Mapping[Split, str],
+        splits: Mapping[Split, InstanceSplit],
+    ) -> dict[str, Any]:
+        """Writes the finer ground truth of the val images; returns what is said of it."""
+        both = {name: (folders[name], splits[name]) for name in SPLITS}
+        found = read_finer(file.path, self.storage, both, dataset.invalid_annotations, dataset.classes)
+        write_json(self.folder / FINER, found.truth)
+        messages = {"dropped_annotations": found.dropped, "dropped_parts": found.parts, "warnings": found.warnings}
+        return {
+            "file": PurePosixPath(file.where).name,
+            "outlines": _entry(found.outlines),
+            **{key: [f"{FINER_VAL}: {line}" for line in lines] for key, lines in messages.items()},
+        }
 
     def write(
         self, classes: list[Category] | LabelTable, splits: dict[Split, SplitManifest], where: Mapping[str, str]
@@ -279,12 +325,13 @@ class _Preparation:
     def fetch(self, part: str, storage: Storage, name: str) -> _AnnotationFile:
         """An annotation file of this machine, or a local copy of a remote one."""
         where = storage.where(name)
+        missing = f"no such annotation file{f' ({part})' if part == FINER_VAL else ''}"
         try:
             path = storage.local(name, self.scratch / part)
         except UnreadableFileError as error:
-            raise DatasetError(where, ["no such annotation file"]) from error
+            raise DatasetError(where, [missing]) from error
         if not path.is_file():
-            raise DatasetError(where, ["no such annotation file"])
+            raise DatasetError(where, [missing])
         return _AnnotationFile(path, where)
 
 
@@ -340,14 +387,14 @@ def prepare(
             raise DatasetError(error.where, error.problems, remedy) from error
 
 
-def _different_categories(train: InstanceSplit, val: InstanceSplit) -> str:
-    sides = {"train": (train, val), "val": (val, train)}
-    only = [
-        f"only {name} has {', '.join(f'{c.name} (id {c.id})' for c in missing[:3])}" + (", ..." * (len(missing) > 3))
-        for name, (one, other) in sides.items()
-        if (missing := [category for category in one.categories if category not in other.categories])
-    ]
-    return "; ".join(["the train and the val split have different categories", *only])
+def _val_outlines(file: Path, val: InstanceSplit) -> Outlines | None:
+    """The outlines of the val split's objects, which the checked split has as masks."""
+    usable = {annotation.id for image in val.images for annotation in image.annotations}
+    return outlines_of(load_instances(file)["annotations"], usable)
+
+
+def _entry(outlines: Outlines | None) -> dict[str, Any] | None:
+    return None if outlines is None else asdict(outlines)
 
 
 def _cityscapes_labels(storage: Storage, split: LabelSplit) -> Pairs:

@@ -117,6 +117,17 @@ KINDS = (
         "images that are not there",
         "file_name is relative to --images (--val-images); some tools add folders",
     ),
+    Kind(
+        r"a val image that finer_val does not have",
+        "val images that finer_val does not have",
+        "finer_val needs every val image by its file name, those without objects too; AP* of a part would mislead",
+    ),
+    Kind(
+        r"\S.* is in neither split",
+        "images of finer_val that are in neither split",
+        "finer_val is told by file names: write them as the dataset's own file does",
+        True,
+    ),
     Kind(r"unknown category id \d+", "annotations with a category id that no category has", _NEW_IDS, True),
     Kind(r"there is no such image", "annotations with an image id that no image has", _NEW_IDS),
     Kind(r"the id occurs \d+ times", "ids that occur several times", _NEW_IDS),

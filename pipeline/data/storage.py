@@ -78,6 +78,13 @@ class Storage:
             for chunk in self._chunks(name, COPIED_AT_ONCE):
                 file.write(chunk)
 
+    def beside(self, name: str) -> tuple["Storage", str]:
+        """The storage of a file that may be outside this one, by an absolute path or a URI, and its name in it."""
+        if not name.startswith("/") and not is_remote(name):
+            return self, name
+        folder, _, file = name.rpartition("/")
+        return Storage(folder or "/"), file
+
     def local(self, name: str, folder: Path) -> Path:
         """The path of a file on this machine: the file itself, or a copy in ``folder`` if the storage is remote.
 

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from pipeline.data.manifest import PreparedDataset
+from pipeline.data.manifest import FINER, PreparedDataset
 from pipeline.evaluation.scores import Scores
 from pipeline.metrics.bootstrap import RESAMPLES
 from pipeline.metrics.boundary_ap import boundary_ap
@@ -22,7 +22,7 @@ from pipeline.metrics.lvis_ap import ap_star
 RESAMPLED = ("AP", "AP50", "AP75")  # these take as long as AP alone
 
 
-def score_instances(prepared: PreparedDataset, predictions: Path, resamples: int = 0) -> Scores:
+def score_instances(prepared: PreparedDataset, predictions: Path, resamples: int = 0, *, finer: bool = True) -> Scores:
     """All metrics of a COCO results file of the val split, in percent but for ``F1_score``.
 
     Args:
@@ -30,14 +30,16 @@ def score_instances(prepared: PreparedDataset, predictions: Path, resamples: int
         predictions: the COCO results file.
         resamples: how many bootstrap resamples of the images to compute AP, AP50 and AP75, their like of boundary AP,
             and AP* on as well.
+        finer: whether to measure AP* against the annotations of ``finer_val``, if there are any.
 
     Returns:
         For a COCO dataset: AP, AP50, AP75, APs, APm and APl; the best F1 and the least score that it is reached with
-        (``F1``, and ``F1_score`` in [0, 1]); the same for boundary AP (``boundary_AP`` ...); with LVIS
-        annotations also AP* on the images that have them (``AP_star``, ``AP_star50``, ``AP_star75``, ``AP_star_s``
-        ...). For a Cityscapes dataset: AP and AP50, over all classes and by class (``AP-person`` ...). Undefined
-        metrics, such as APs without small objects, are left out, because JSON and MLflow have only numbers. Details
-        of a COCO dataset are its AP by class (``AP_by_class``).
+        (``F1``, and ``F1_score`` in [0, 1]); the same for boundary AP (``boundary_AP`` ...); AP* (``AP_star``,
+        ``AP_star50``, ``AP_star75``, ``AP_star_s`` ...) by LVIS's rules on the images that have LVIS annotations, or as
+        AP is measured against the annotations of ``finer_val``. For a Cityscapes dataset: AP and AP50, over all
+        classes and by class (``AP-person`` ...). Undefined metrics, such as APs without small objects, are left out,
+        because JSON and MLflow have only numbers. Details of a COCO dataset are its AP by class (``AP_by_class``), and
+        against ``finer_val`` its AP* by class (``AP_star_by_class``).
 
     Raises:
         DatasetError, GroundTruthError, PredictionError: if a metric cannot read one of the files.
@@ -46,13 +48,16 @@ def score_instances(prepared: PreparedDataset, predictions: Path, resamples: int
     instances, lvis = prepared.truth / "instances.json", prepared.truth / "lvis.json"
     if instances.is_file():
         scores = coco_ap(instances, predictions, resamples=resamples, resampled=RESAMPLED, by_class=True, best_f1=True)
-        classes = scores.pop("AP_by_class")
-        details["AP_by_class"] = {name: round(value, 4) for name, value in classes.items() if not math.isnan(value)}
+        details["AP_by_class"] = _defined(scores.pop("AP_by_class"))
         boundary = boundary_ap(instances, predictions, resamples=resamples, resampled=RESAMPLED)
         scores |= {f"boundary_{name}": value for name, value in boundary.items()}
         if lvis.is_file():
             left_out = prepared.manifest("val")["id"].to_pylist()
             starred = ap_star(lvis, predictions, left_out=left_out, resamples=resamples, resampled=["AP"])
+            scores |= {_starred(name): value for name, value in starred.items()}
+        elif finer and (file := prepared.folder / FINER).is_file():
+            starred = coco_ap(file, predictions, resamples=resamples, resampled=["AP"], by_class=True)
+            details["AP_star_by_class"] = _defined(starred.pop("AP_by_class"))
             scores |= {_starred(name): value for name, value in starred.items()}
     else:
         manifest = prepared.manifest("val")
@@ -63,6 +68,10 @@ def score_instances(prepared: PreparedDataset, predictions: Path, resamples: int
     drawn = {name.removesuffix(RESAMPLES): scores.pop(name) for name in list(scores) if name.endswith(RESAMPLES)}
     metrics = {name: value for name, value in scores.items() if not math.isnan(value)}
     return Scores(metrics, details, {name: values.tolist() for name, values in drawn.items() if name in metrics})
+
+
+def _defined(by_class: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(value, 4) for name, value in by_class.items() if not math.isnan(value)}
 
 
 def _starred(name: str) -> str:

@@ -96,7 +96,9 @@ def predict(run: TrainedRun, settings: EvaluationConfig, device: torch.device, c
     gather(run, settings, chunks, output)
 
 
-def score(dataset: PreparedDataset, predictions: Path, name: str, setting: EvaluationSetting) -> Scores:
+def score(
+    dataset: PreparedDataset, predictions: Path, name: str, setting: EvaluationSetting, *, finer: bool = True
+) -> Scores:
     """Scores the predictions of one setting.
 
     Every run of a dataset is scored on the same resamples of its images, so that their differences can be resampled.
@@ -106,6 +108,7 @@ def score(dataset: PreparedDataset, predictions: Path, name: str, setting: Evalu
         predictions: the folder that :func:`gather` has written.
         name: the setting's name.
         setting: the setting, with the number of resamples.
+        finer: whether to score against the annotations of ``finer_val`` as well, if there are any.
     """
     resamples = setting.resamples or 0
     if isinstance(setting, SemanticRenderingConfig):
@@ -115,7 +118,7 @@ def score(dataset: PreparedDataset, predictions: Path, name: str, setting: Evalu
         return score_labels(dataset.truth, folder, dataset.labels, setting.trimap_widths or (), resamples)
     from pipeline.evaluation.instance_scores import score_instances
 
-    return score_instances(dataset, predictions_file(predictions, name), resamples)
+    return score_instances(dataset, predictions_file(predictions, name), resamples, finer=finer)
 
 
 def own_device(use_gpu: bool) -> torch.device:

@@ -54,6 +54,7 @@ def measure(training: "Training", workers: "Workers", save: Callable[[Path], Non
     if workers.rank > 0:
         return {}
     gather(run, settings, folder / "chunks", folder)
-    found = score(run.dataset(), folder, SETTING, config.validation.setting)
+    # A training does not depend on the finer annotations.
+    found = score(run.dataset(), folder, SETTING, config.validation.setting, finer=False)
     shutil.rmtree(root, ignore_errors=True)
     return found.metrics

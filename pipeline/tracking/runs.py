@@ -191,7 +191,11 @@ def log_evaluation(
     """
     run_name = f"{config.run} {name}"
     training = tracker.get(parent).data
-    by_class = {class_metric(classes.metric, each): value for each, value in classes.values_by_class.items()}
+    by_class = {
+        class_metric(metric, each): value
+        for metric, values in ((classes.metric, classes.values_by_class), ("AP_star", classes.star_by_class))
+        for each, value in values.items()
+    }
     record = RunRecord(
         key=content_key(parent, run_name, setting.model_dump(), dict(metrics)),
         name=run_name,

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from pipeline.config.experiments import RunConfig
+from pipeline.data.manifest import FOR_SCORES_ALONE
 from pipeline.data.storage import Storage
 from pipeline.files import atomic_folder
 from pipeline.training.record import BEST, METRICS, RECORD, WEIGHTS, data_digest, file_digest, training_key
@@ -47,10 +48,12 @@ class Training:
         return training_key(self.config, data, self.code, self.starts_from)
 
     def _validation_data(self) -> str:
-        """A hash of the whole prepared dataset."""
+        """A hash of the prepared dataset, without what only evaluations measure."""
         digest = hashlib.sha256()
         for file in sorted(path for path in self.prepared.rglob("*") if path.is_file()):
-            digest.update(f"{file.relative_to(self.prepared)} {file_digest(file)}".encode())
+            name = file.relative_to(self.prepared).as_posix()
+            if name not in FOR_SCORES_ALONE:
+                digest.update(f"{name} {file_digest(file)}".encode())
         return digest.hexdigest()[:16]
 
     @property

@@ -8,6 +8,7 @@ from pipeline.data.manifest import PreparedDataset
 from pipeline.data.survey import LARGE, MEDIUM, Survey
 from pipeline.metrics.precision_recall import Curves
 from pipeline.report.own.comparison import Row
+from pointrend.wording import counted
 
 SIZES = {"APs": f"small, below {MEDIUM**0.5:g}² pixels", "APm": "medium", "APl": f"large, from {LARGE**0.5:g}² pixels"}
 AREAS = {"APs": (0, MEDIUM), "APm": (MEDIUM, LARGE), "APl": (LARGE, float("inf"))}
@@ -43,12 +44,17 @@ def class_table(rows: Sequence[Row], found: Survey, curves: Curves | None, score
     metric = next((of.metric for of in classes if of.metric), "AP")
     heads = list(dict.fromkeys(key for of in found.classes.values() for key in of if key not in SIZE_COUNTS))
     scores = [metric if len(rows) == 1 else f"{metric}, {row.experiment}" for row in rows]
+    starred = any(of.star_by_class for of in classes)
+    if starred:
+        scores += ["AP*" if len(rows) == 1 else f"AP*, {row.experiment}" for row in rows]
     of_best = "" if len(rows) == 1 else f", {rows[0].experiment}"
     if curves is not None:
         scores += [f"precision{of_best}", f"recall{of_best}"]
     lines = []
     for name, counts in found.classes.items():
         values: list[float | None] = [of.values_by_class.get(name) for of in classes]
+        if starred:
+            values += [of.star_by_class.get(name) for of in classes]
         if curves is not None and score is not None:
             curve = curves.by_class[name]
             precision, recall, _ = curve.at(score)
@@ -78,3 +84,31 @@ def size_table(rows: Sequence[Row], prepared: PreparedDataset) -> ScoreTable | N
     ]
     scores = ["AP" if len(rows) == 1 else f"AP, {row.experiment}" for row in rows]
     return ScoreTable("size of the objects", ["val objects"], scores, lines)
+
+
+def weakest(row: Row, found: Survey, sizes: ScoreTable | None) -> str:
+    """What an experiment is worst at, in words: a class, or of a single class a size; empty if there is one of both.
+
+    Args:
+        row: of the experiment, which is the first one in ``sizes``.
+        found: what is in the dataset.
+        sizes: of :func:`size_table`.
+    """
+    metric, by_class, _ = row.run.evaluations[row.setting].classes
+    scores = {name: by_class[name] for name in found.classes if name in by_class}
+    if len(scores) > 1:
+        name = min(scores, key=scores.__getitem__)
+        of = found.classes[name]
+        amount = (
+            f"{counted(int(of['train']), 'object')} to train on"
+            if "train" in of
+            else f"{of['train pixels']} of the train pixels"
+        )
+        return f"{name}, whose {metric} is lowest ({scores[name]:.1f}, with {amount})"
+    of_sizes = sizes.rows if sizes else []
+    sized = [(values[0], name, counts[0]) for name, counts, values in of_sizes if values[0] is not None]
+    if len(sized) > 1:
+        value, name, number = min(sized)
+        amount = counted(int(number), "val object")
+        return f"{name.partition(',')[0]} objects, whose AP is lowest ({value:.1f}, on {amount})"
+    return ""

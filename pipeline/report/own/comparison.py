@@ -72,7 +72,8 @@ class Comparison:
         return self.interval is not None and self.images >= FEW_IMAGES and self.interval[0] > 0
 
     def in_words(self) -> str:
-        better, other, gain = self.best.experiment, self.other.experiment, f"{self.difference:.1f} {self.metric}"
+        better, other = self.best.experiment, self.other.experiment
+        gain = f"{self.difference:.1f} {self.metric}" if self.difference >= 0.05 else f"less than 0.1 {self.metric}"
         if self.interval is not None:
             ends = f"the 95% interval of the difference is {self.interval[0]:+.1f} to {self.interval[1]:+.1f}"
         if self.is_told:

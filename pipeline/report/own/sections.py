@@ -1,11 +1,12 @@
 """What the page says about each dataset of a scale about somebody's own data."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from pipeline.data.manifest import PreparedDataset
-from pipeline.data.outlines import Outlines, val_outlines
+from pipeline.data.manifest import FINER_VAL, PreparedDataset
+from pipeline.data.outlines import Outlines
 from pipeline.data.survey import Survey, survey
 from pipeline.evaluation.outputs import labels_folder, predictions_file
 from pipeline.metrics.confusion import Confusion
@@ -17,7 +18,7 @@ from pipeline.report.figures.overlays import MIN_SCORE, Source
 from pipeline.report.figures.ranked_images import QUALITY, ImageGroup, ShownImage, image_groups
 from pipeline.report.inputs import ReportInputs
 from pipeline.report.own.charts import ScoreChart, draw_precision_recall, score_chart
-from pipeline.report.own.classes import ScoreTable, class_table, size_table
+from pipeline.report.own.classes import ScoreTable, class_table, size_table, weakest
 from pipeline.report.own.comparison import (
     Comparison,
     Row,
@@ -28,7 +29,7 @@ from pipeline.report.own.comparison import (
     rows_of,
     shown_metrics,
 )
-from pipeline.report.own_result import in_words, predict_command
+from pipeline.report.own_result import ADVICE, in_words, predict_command
 from pipeline.report.results import RunResult
 
 PICTURED = 3  # models whose predictions stand side by side
@@ -42,6 +43,19 @@ class ShownConfusion:
     lines: list[str]
     table: ConfusionTable
     confusion: Confusion
+
+
+@dataclass(frozen=True)
+class Star:
+    """What AP* is measured against: an instances file with finer masks, or LVIS annotations.
+
+    Attributes:
+        file: the name of the finer file; empty for LVIS.
+        outlines: of the finer file; None where they are not polygons.
+    """
+
+    file: str = ""
+    outlines: Outlines | None = None
 
 
 @dataclass(frozen=True)
@@ -64,8 +78,10 @@ class OwnDataset:
         quality: what is meant by their quality.
         found: what is in the dataset.
         outlines: how coarse the outlines of the val annotations are; None where they are not polygons.
+        star: what AP* is measured against; None where it was not measured.
         runs: the runs on this dataset.
         command: how to predict with the best one.
+        weakest: what the best one is worst at, so that it is worth annotating; None where almost nothing was found.
     """
 
     name: str
@@ -84,8 +100,10 @@ class OwnDataset:
     quality: str
     found: Survey
     outlines: Outlines | None
+    star: Star | None
     runs: list[RunResult]
     command: str
+    weakest: str | None
 
     @property
     def best_experiment(self) -> str:
@@ -129,7 +147,8 @@ def _dataset(name: str, number: int, results: list[RunResult], report: ReportInp
         confusion = run_confusion(report.trained[row.run.run], row.setting, predictions, score)
         write_confusion(confusion, row.run.run, folder)
         evaluation = row.run.evaluations[row.setting]
-        lines = in_words(evaluation.metrics, *evaluation.classes, confusion)
+        classes = evaluation.classes
+        lines = in_words(evaluation.metrics, classes.metric, classes.values_by_class, confusion)
         confusions.append(ShownConfusion(row.run.run, lines, confusion_table(confusion), confusion))
     curve = None
     if any(found.together.objects for found in curves):
@@ -137,6 +156,7 @@ def _dataset(name: str, number: int, results: list[RunResult], report: ReportInp
         drawn = {row.experiment: (of.together, score) for row, of, score in zip(shown, curves, scores, strict=True)}
         curve = Figure("Precision and recall", "", file, draw_precision_recall(drawn, folder / file))
     found = survey(prepared, network.images)
+    by_size = size_table(shown, prepared)
     return OwnDataset(
         name=name,
         task=prepared.task,
@@ -147,7 +167,7 @@ def _dataset(name: str, number: int, results: list[RunResult], report: ReportInp
         chart=None if metric is None else score_chart(best_first, metric),
         comparisons=compare(rows, results, images),
         by_class=class_table(shown, found, curves[0] if curves else None, scores[0]),
-        by_size=size_table(shown, prepared),
+        by_size=by_size,
         curve=curve,
         confusions=confusions,
         groups=image_groups(
@@ -155,10 +175,23 @@ def _dataset(name: str, number: int, results: list[RunResult], report: ReportInp
         ),
         quality=QUALITY[prepared.task],
         found=found,
-        outlines=val_outlines(prepared),
+        outlines=_outlines(prepared.val_annotations),
+        star=_star(prepared) if "AP_star" in shown_metrics(results) else None,
         runs=results,
         command=predict_command(shown[0].run.run),
+        weakest=None if ADVICE in confusions[0].lines else weakest(shown[0], found, by_size),
     )
+
+
+def _outlines(content: Mapping[str, Any]) -> Outlines | None:
+    """The outlines in ``val_annotations.json``, or in its part about the finer ones."""
+    found = content.get("outlines")
+    return None if found is None else Outlines(**found)
+
+
+def _star(prepared: PreparedDataset) -> Star:
+    finer = prepared.val_annotations.get(FINER_VAL)
+    return Star() if finer is None else Star(finer["file"], _outlines(finer))
 
 
 def _curves(prepared: PreparedDataset, row: Row, predictions: Path) -> Curves:

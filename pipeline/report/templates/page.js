@@ -47,3 +47,16 @@ for (const gallery of document.querySelectorAll(".gallery")) {
     for (const list of gallery.querySelectorAll("details")) list.open = !!list.querySelector(".shot:not([hidden])");
   });
 }
+// Boxes that scroll sideways are marked at each side that has more, and can be scrolled by keys.
+for (const box of document.querySelectorAll(".scroll, .picture, .pan")) {
+  const mark = () => {
+    const hidden = box.scrollWidth - box.clientWidth;
+    box.classList.toggle("before", box.scrollLeft > 1);
+    box.classList.toggle("more", hidden - box.scrollLeft > 1);
+    if (hidden > 1) box.tabIndex = 0;
+    else box.removeAttribute("tabindex");
+  };
+  box.addEventListener("scroll", mark, { passive: true });
+  const observer = new ResizeObserver(mark);
+  for (const element of [box, ...box.children]) observer.observe(element);
+}

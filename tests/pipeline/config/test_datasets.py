@@ -59,6 +59,7 @@ def test_the_published_numbers_of_images(repository: Path, name: str, train: int
         ("source: synthetic\ntrain_images: 1\n", "'synthetic'"),
         (COCO + "  synsets: {a: x.n.01, b: x.n.01}\n", "lvis.synsets: a synset appears more than once"),
         (COCO + "  num_images: 0\n", "lvis.num_images: "),
+        (COCO + "finer_val: x.json\n", "finer_val and lvis both say what AP* is measured on; expected one of them"),
         (edited(COCO, "val: {annotations: c, images: d}", "val: c"), "val: "),
         (edited(COCO, "val: {annotations: c, images: d}", "val: {share: 1.0}"), "val.share: "),
         (edited(LABELS, "labels: b}\nval", "annotations: b}\nval"), "train.annotations: unknown key"),

@@ -214,8 +214,10 @@ INSTANCE, SEMANTIC = "coco_4xconv_r50", "cityscapes_semantic_fpn_pointrend_r101"
         ("lvis: {root: lvis, annotations: lvis.json}\n", "data/lvis/lvis.json"),
         ("lvis: {root: /elsewhere, annotations: lvis.json}\n", "/elsewhere/lvis.json"),
         ("lvis: {root: 's3://bucket/lvis', annotations: lvis.json}\n", "configs/datasets/mine.yaml"),
+        ("finer_val: fine/val.json\n", "data/nuclei/fine/val.json"),
+        ("finer_val: /elsewhere/val.json\n", "/elsewhere/val.json"),
     ],
-    ids=["none", "beside", "elsewhere", "behind a URI"],
+    ids=["none", "beside", "elsewhere", "behind a URI", "finer", "finer elsewhere"],
 )
 def test_what_dvc_watches_of_coco_files(project: Project, lvis: str, expected: str) -> None:
     text = (CONFIGS / "datasets" / "nuclei.yaml").read_text() + lvis

@@ -1,6 +1,7 @@
 """How somebody's own data are laid out."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,19 @@ def test_an_instances_file_whose_images_are_held_out(tmp_path: Path) -> None:
     assert isinstance(dataset, CocoDataset)
     assert (dataset.root, dataset.train.images) == (str(tmp_path), "photos")
     assert dataset.val == HeldOut(share=0.4, seed=3)
+
+
+def test_finer_annotations_do_not_change_where_the_images_are(tmp_path: Path) -> None:
+    image(tmp_path / "set" / "a.png")
+    image(tmp_path / "set" / "b.png")
+    file, finer = (instances(tmp_path / name, "a.png", "b.png") for name in ("set/all.json", "fine/all.json"))
+    source = Source(file, val_share=0.4)
+    dataset = usable(replace(source, finer_val=finer), tmp_path)
+    assert dataset == discover(source).model_copy(update={"finer_val": str(finer)})
+    beside = instances(tmp_path / "set" / "fine" / "all.json", "a.png", "b.png")
+    assert usable(replace(source, finer_val=beside), tmp_path).finer_val == "fine/all.json"
+    with pytest.raises(DataError, match="--finer-val go with an instances file"):
+        discover(Source(tmp_path, finer_val=finer))
 
 
 @pytest.mark.parametrize("place", [".", "images", "train", "../train"])

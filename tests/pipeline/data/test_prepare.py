@@ -45,7 +45,8 @@ def run(tmp_path: Path, splits: dict[str, Any]) -> Callable[..., Path]:
 
 def test_a_prepared_dataset(run: Callable[..., Path], tmp_path: Path) -> None:
     folder = run()
-    assert sorted(os.listdir(folder)) == ["dataset.json", "train.parquet", "truth", "val.parquet"]
+    files = ["dataset.json", "train.parquet", "truth", "val.parquet", "val_annotations.json"]
+    assert sorted(os.listdir(folder)) == files
     prepared = read_prepared(folder)
     assert [(c.id, c.name) for c in prepared.categories] == [(2, "bolt"), (5, "nut"), (9, "gear")]
     rows = prepared.manifest("train").to_pylist()
@@ -151,7 +152,7 @@ def test_splits_with_different_categories(run: Callable[..., Path], splits: dict
     else:
         categories[0]["id"] = 10
         splits["val"].find("annotations", 21)["category_id"] = 10
-    with pytest.raises(DatasetError, match="the train and the val split have different categories"):
+    with pytest.raises(DatasetError, match="the train split and the val split have different categories"):
         run()
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_up_instances import rle, scene
+from made_up_instances import annotation, rle, scene
 from PIL import Image
 
 from pipeline.data.cityscapes import CATEGORIES
@@ -101,6 +101,37 @@ def test_lvis_gives_ap_star_on_the_images_that_it_has(coco: tuple[PreparedDatase
     results.append({**results[0], "image_id": 99})
     with pytest.raises(PredictionError, match="unknown image id 99"):
         ap_star(prepared.truth / "lvis.json", write(predictions, results), left_out=range(1, 13))
+
+
+def moved(mask: np.ndarray, columns: int) -> np.ndarray:
+    return np.roll(mask, columns, axis=1)
+
+
+def test_finer_annotations_give_ap_star_worked_by_hand(tmp_path: Path) -> None:
+    """A square of 20 rows, annotated 2 columns too wide on each side, and predicted as it is."""
+    prepared = prepare(
+        tmp_path / "prepared", [Category(COCO_DOG, "dog"), Category(COCO_PERSON, "person")], {1: "a.png"}
+    )
+    exact, wide = np.zeros((60, 80), bool), np.zeros((60, 80), bool)
+    exact[10:30, 20:40] = True
+    wide[10:30, 18:42] = True
+    images = [{"id": 1, "file_name": "a.png", "height": 60, "width": 80}]
+    categories = [{"id": COCO_DOG, "name": "dog"}, {"id": COCO_PERSON, "name": "person"}]
+    for name, mask in (("instances", wide), ("finer", exact)):
+        objects = [annotation(1, 1, COCO_DOG, mask)]
+        write(prepared.truth / f"{name}.json", {"images": images, "annotations": objects, "categories": categories})
+    predictions = tmp_path / "predictions.json"
+    found = {"image_id": 1, "category_id": COCO_DOG, "score": 0.9, "segmentation": rle(exact)}
+    write(predictions, [found])
+    scores = score_instances(prepared, predictions, resamples=5)
+    # 20 of 24 columns: right at 7 of the 10 thresholds, up to 0.80.
+    assert (scores.metrics["AP"], scores.metrics["AP_star"]) == (pytest.approx(70), pytest.approx(100))
+    assert scores.details["AP_star_by_class"] == {"dog": 100.0}
+    assert len(scores.resamples["AP_star"]) == 5
+    # Moved by 4 columns, it covers 16 of 24 columns of the exact one: right up to 0.65, which is 4 of the thresholds.
+    write(predictions, [{**found, "segmentation": rle(moved(exact, 4))}])
+    assert score_instances(prepared, predictions).metrics["AP_star"] == pytest.approx(40)
+    assert "AP_star" not in score_instances(prepared, predictions, finer=False).metrics
 
 
 def cityscapes(root: Path) -> tuple[PreparedDataset, list[dict[str, Any]]]:

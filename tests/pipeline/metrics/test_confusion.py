@@ -145,6 +145,27 @@ def test_predictions_of_unknown_images_are_refused(tmp_path: Path) -> None:
         instance_confusion(manifest([[]]), CATEGORIES, results(tmp_path / "x", [[], [(CAT, LEFT, 0.5)]]), 0.5)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_matched_objects_are_those_of_scikit_learn(seed: int, tmp_path: Path) -> None:
+    """Each of four places in an image may have an object, and a prediction that fits it: all pairs are known."""
+    random, kinds, none = np.random.default_rng(seed), len(CATEGORIES), len(CATEGORIES)
+    truths, predicted = (random.integers(0, kinds + 1, (20, 4)) for _ in range(2))
+    scores = random.uniform(0.1, 1.0, predicted.shape)
+    places = (LEFT, RIGHT, BELOW, CORNER)
+    objects = [[(int(kind), box, False) for kind, box in zip(of, places, strict=True) if kind < none] for of in truths]
+    found = [
+        [(int(kind), (x, y, w, h - 1), score) for kind, (x, y, w, h), score in zip(*of, strict=True) if kind < none]
+        for of in zip(predicted, [places] * 20, scores, strict=True)
+    ]
+    confusion = instance_confusion(manifest(objects), CATEGORIES, results(tmp_path / "found.json", found), 0.4)
+    # The last label is background as a true class, and missed as a predicted one.
+    shown = np.where(scores >= 0.4, predicted, none)
+    counted = (truths < none) | (shown < none)
+    expected = confusion_matrix(truths[counted], shown[counted], labels=range(kinds + 1))
+    assert confusion.counts.tolist() == expected.tolist()
+    assert (expected[:-1, :-1].sum() > expected.trace()) & (expected[-1].sum() > 0) & (expected[:, -1].sum() > 0)
+
+
 start, length = st.integers(0, 6), st.integers(2, 6)
 boxes = st.tuples(start, start, length, length)
 kinds = st.integers(0, len(CATEGORIES) - 1)

@@ -96,6 +96,32 @@ def pycocotools_curves(truth: Path, found: Path) -> COCOeval:
 
 
 @pytest.mark.parametrize("seed", range(3))
+def test_points_of_predictions_are_those_of_scikit_learn(seed: int, tmp_path: Path) -> None:
+    """Of each class, with right and wrong detections as pycocotools matches them."""
+    content, predictions = made_up_instances.scene(seed)
+    truth, found = tmp_path / "truth.json", tmp_path / "found.json"
+    truth.write_text(json.dumps(content))
+    found.write_text(json.dumps(predictions))
+    categories = [Category(entry["id"], entry["name"]) for entry in content["categories"]]
+    curves = read_curves(manifest(content), categories, found)
+    cells = [cell for cell in pycocotools_curves(truth, found).evalImgs if cell and cell["aRng"] == [0, 1e10]]
+    for category in categories:
+        own = [cell for cell in cells if cell["category_id"] == category.id]
+        counts = ~np.concatenate([cell["dtIgnore"][0] for cell in own]).astype(bool)
+        right = np.concatenate([cell["dtMatches"][0] for cell in own])[counts] > 0
+        scores = np.concatenate([cell["dtScores"] for cell in own])[counts]
+        objects = sum(int(np.sum(np.asarray(cell["gtIgnore"]) == 0)) for cell in own)
+        assert 0 < right.sum() < min(objects, len(right)), "some are found, some missed, some invented"
+        precision, recall, thresholds = precision_recall_curve(right, scores)
+        curve = curves.by_class[category.name]
+        assert curve.objects == objects
+        for score, its_precision, its_recall in zip(thresholds, precision, recall, strict=False):
+            # scikit-learn knows of no objects that are missed at every threshold: its recall is of those found.
+            expected = (its_precision, its_recall * right.sum() / objects)
+            assert curve.at(float(score))[:2] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("seed", range(3))
 def test_curves_by_class_are_those_of_pycocotools(seed: int, tmp_path: Path) -> None:
     content, predictions = made_up_instances.scene(seed)
     truth, found = tmp_path / "truth.json", tmp_path / "found.json"

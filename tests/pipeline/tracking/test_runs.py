@@ -355,11 +355,12 @@ def test_an_evaluation_has_the_scores_of_each_class_and_its_training_s_origin(
     tracker: Tracker, client: MlflowClient, config: RunConfig
 ) -> None:
     parent = start(tracker, "key", tags={**origin_tags("dvc repro train@a", "0123456789ab-dirty"), NOTE: "Shapes."})
-    classes = ClassScores("AP", {"traffic light": 12.5, "dog/cat (both)": 0.0})
+    classes = ClassScores("AP", {"traffic light": 12.5, "dog/cat (both)": 0.0}, {"traffic light": 15.0})
     setting = RenderingConfig(resolution=28)
     found = log_evaluation(config, "28x28", setting, {"AP": 6.25}, classes, TIMES, parent, tracker)
     run = client.get_run(found)
-    assert run.data.metrics == {"AP": 6.25, "AP_by_class/traffic light": 12.5, "AP_by_class/dog_cat _both_": 0.0}
+    by_class = {"AP_by_class/traffic light": 12.5, "AP_by_class/dog_cat _both_": 0.0}
+    assert run.data.metrics == {"AP": 6.25, **by_class, "AP_star_by_class/traffic light": 15.0}
     assert client.get_run(parent).data.metrics == {"AP_28x28": 6.25}
     tags = run.data.tags
     assert tags["mlflow.source.name"] == "dvc repro evaluate@coco_pointrend_r50-0"

@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.config.evaluations import RenderingConfig
+from pipeline.config.experiments import ValidationConfig
 from pipeline.config.project import Project
 from pipeline.config.selection import SelectedRun
+from pipeline.data.manifest import FINER, VAL_ANNOTATIONS
 from pipeline.data.storage import Storage
 from pipeline.training.training import Training
 
@@ -57,6 +60,18 @@ def test_the_key_does_not_change_with_the_val_split(training: Training) -> None:
     before = training.key
     (training.prepared / "val.parquet").write_text("other images")
     assert replace(training).key == before
+
+
+def test_the_key_of_a_training_that_validates_does_not_change_with_finer_annotations(training: Training) -> None:
+    validation = ValidationConfig(setting=RenderingConfig(resolution=28), code="code")
+    validated = replace(training, config=training.config.model_copy(update={"validation": validation}))
+    before = validated.key
+    (training.prepared / "truth").mkdir()
+    for name in (FINER, VAL_ANNOTATIONS):
+        (training.prepared / name).write_text("finer")
+        assert replace(validated).key == before
+    (training.prepared / "truth" / "instances.json").write_text("other objects")
+    assert replace(validated).key != before
 
 
 def test_beginning_with_nothing_is_another_training(training: Training) -> None:

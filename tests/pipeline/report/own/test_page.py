@@ -1,8 +1,10 @@
 """The page about somebody's own data, on predictions whose quality is known."""
 
+import json
 import re
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,10 @@ from PIL import Image
 from pipeline.config.evaluations import EvaluationConfig, RenderingConfig
 from pipeline.config.project import Project
 from pipeline.data.coco import Annotation, Category, ImageRecord
-from pipeline.data.manifest import PreparedDataset, SplitManifest, write_prepared
+from pipeline.data.manifest import FINER, VAL_ANNOTATIONS, PreparedDataset, SplitManifest, write_prepared
+from pipeline.data.outlines import Outlines
 from pipeline.data.storage import Storage
-from pipeline.evaluation.class_scores import ClassScores
+from pipeline.evaluation.class_scores import entry_class_scores
 from pipeline.evaluation.instance_scores import score_instances
 from pipeline.evaluation.trained_run import TrainedRun
 from pipeline.files import write_json
@@ -60,8 +63,6 @@ class Own:
         split = SplitManifest(records)
         categories = [Category(id_, name) for id_, name in NAMES.items()]
         write_prepared(folder, categories, {"train": split, "val": split})
-        x, y, r = 16, 16, 9
-        polygon = [x - r, y - r, x + r, y - r, x + r, y + r, x - r, y + r]
         truth = {
             "images": [{"id": i, "file_name": f"{i}.png", "height": SIDE, "width": SIDE} for i in range(images)],
             "annotations": [
@@ -80,8 +81,18 @@ class Own:
             "categories": [{"id": c.id, "name": c.name} for c in categories],
         }
         write_json(folder / "truth" / "instances.json", truth)
-        self.polygons = [polygon]
         self.prepared = PreparedDataset(folder, categories)
+
+    def annotate_finer(self, by: float) -> None:
+        """Adds finer annotations, in which all objects are moved to the right by so many pixels."""
+        truth = json.loads((self.folder / "truth" / "instances.json").read_text())
+        for entry in truth["annotations"]:
+            x, y, radius = place(entry["image_id"], entry["category_id"] - 1)
+            entry["segmentation"]["counts"] = counts(disc(SIDE, SIDE, x + by, y, radius)).decode()
+        write_json(self.folder / FINER, truth)
+        fine, coarse = Outlines(48, 0, 60, 0.0), Outlines(48, 0, 6, 0.9)
+        said = {"outlines": asdict(coarse), "finer_val": {"file": "fine.json", "outlines": asdict(fine)}}
+        write_json(self.folder / VAL_ANNOTATIONS, said)
 
     def model(self, name: str, moved: Callable[[int], float], **changes: Any) -> RunResult:
         """The result of a model whose masks are moved to the right by so many pixels in each image."""
@@ -108,8 +119,8 @@ class Own:
             **changes,
         )
         evaluation = result.evaluations["28x28"]
-        by_class = ClassScores("AP", scores.details["AP_by_class"])
-        return replace(result, evaluations={"28x28": replace(evaluation, classes=by_class)})
+        classes = entry_class_scores(scores.details)
+        return replace(result, evaluations={"28x28": replace(evaluation, classes=classes)})
 
     def inputs(self, *results: RunResult) -> ReportInputs:
         trained = {
@@ -163,6 +174,11 @@ def test_what_cannot_be_told_is_said_so(own: Own) -> None:
     assert not comparison.is_told
     assert "cannot be told" in comparison.in_words()
     assert "contains 0, on 24 val images" in comparison.in_words()
+    build_report(own.inputs(first, second), own.folder / "out")
+    text = text_of((own.folder / "out" / "index.html").read_text())
+    assert comparison.in_words() in text
+    assert "is better than first, by" not in text
+    assert "is better than second, by" not in text
 
 
 def test_few_images_tell_nothing(tmp_path: Path, repository: Path, made_up: Callable[..., RunResult]) -> None:
@@ -184,6 +200,10 @@ def test_the_page(own: Own) -> None:
         assert paper not in text
     assert "Scores on 24 val images of cells, in percent" in text
     assert "Where good and bad differ most" in text
+    scores = good.evaluations["28x28"].classes.values_by_class
+    name = min(scores, key=scores.__getitem__)
+    worst = f"more {name}, whose AP is lowest ({scores[name]:.1f}, with 24 objects to train on)"
+    assert f"To annotate next: images like the worst ones , and {worst}" in unescape(text)
     assert "The worst images of good (8)" in text
     assert "missed" in text
     assert "background" in text
@@ -196,11 +216,39 @@ def test_the_page(own: Own) -> None:
     assert not {"tables", "findings.md", "results.parquet"} & written
 
 
+def test_against_finer_annotations(own: Own) -> None:
+    own.annotate_finer(by=3)
+    # What is nearer to the coarse annotations is further from the finer ones.
+    near, fine = own.model("near", lambda image: 0.5), own.model("fine", lambda image: 2.5)
+    scores = [model.evaluations["28x28"].metrics for model in (near, fine)]
+    assert scores[0]["AP"] > scores[1]["AP"]
+    assert scores[0]["AP_star"] < scores[1]["AP_star"]
+    build_report(own.inputs(near, fine), own.folder / "out")
+    text = text_of((own.folder / "out" / "index.html").read_text())
+    assert "AP*: against fine.json's finer outlines of the same images" in text
+    (data,) = own_datasets(own.inputs(near, fine), own.folder)
+    assert ("AP_star", "AP*") in data.metrics
+    assert data.by_class.scores[:4] == ["AP, near", "AP, fine", "AP*, near", "AP*, fine"]
+    name, _, values = data.by_class.rows[1]
+    assert (name, values[3]) == ("nut", pytest.approx(fine.evaluations["28x28"].classes.star_by_class["nut"]))
+    assert "Outlines that coarse may be worse than the predictions" in text
+    assert "AP* is against fine.json: polygons of 60 points (median), 0% of their outline straight" in text
+
+
+def test_where_outlines_are_coarse_the_page_says_how_to_get_ap_star(own: Own) -> None:
+    write_json(own.folder / VAL_ANNOTATIONS, {"outlines": asdict(Outlines(48, 0, 6, 0.9))})
+    build_report(own.inputs(own.model("good", lambda image: 0.5)), own.folder / "out")
+    text = text_of((own.folder / "out" / "index.html").read_text())
+    assert "The val annotations are polygons of 6 points (median). 90% of their outline are straight edges" in text
+    assert "finer_val: FILE in the dataset's YAML) give AP*" in text.replace(" )", ")")
+
+
 def test_one_experiment_without_a_right_prediction(own: Own) -> None:
     lost = own.model("lost", lambda image: 30.0)
     build_report(own.inputs(lost), own.folder / "out")
     text = text_of((own.folder / "out" / "index.html").read_text())
     assert "Almost nothing was found." in text
+    assert "To annotate next" not in text
     assert "is better than" not in text
 
 
