@@ -77,10 +77,6 @@ def click_group(program: str) -> Any:
         from mlflow.cli import cli
 
         return cli
-    if program == "ray":
-        from ray.scripts.scripts import cli
-
-        return cli
     from typer.main import get_command
 
     from pointrend.cli import add_installed_commands, app
@@ -112,7 +108,7 @@ def parse(words: Sequence[str], partly: bool = False) -> None:
     """Raises the parser's own error if a program does not know a command or an option, or lacks an argument.
 
     Args:
-        words: ``pointrend``, ``dvc``, ``mlflow`` or ``ray``, and what follows.
+        words: ``pointrend``, ``dvc`` or ``mlflow``, and what follows.
         partly: whether arguments may be missing, as in a sentence about a command.
     """
     try:
