@@ -22,6 +22,6 @@ COPY . .
 RUN pip install --no-cache-dir --no-deps --editable . \
     && useradd --uid 1000 --create-home pointrend \
     && chown --recursive pointrend /pointrend
-USER pointrend
+USER 1000
 
 CMD ["pointrend", "--help"]
