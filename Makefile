@@ -2,6 +2,7 @@
 # path may have spaces in it.
 PYTHON ?= python3
 VENV := .venv
+DOCS_VENV := .venv-docs
 BIN := $(VENV)/bin
 # What the stages write below outputs/<scale>.
 KINDS := config data drawn evaluations metrics predictions sweeps train
@@ -10,7 +11,7 @@ export DO_NOT_TRACK := 1
 export RAY_USAGE_STATS_ENABLED := 0
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help install demo weights test test-faults check-paper lint clean
+.PHONY: help install demo weights test test-faults check-paper lint docs clean
 .DEFAULT_GOAL := help
 
 help:
@@ -21,7 +22,8 @@ help:
 	@echo "make test-faults  kill workers, drivers and nodes of trainings under Ray (15 minutes on two cores)"
 	@echo "make check-paper  three updates of every distinct training of the paper, small, on two processes (minutes)"
 	@echo "make lint         check style, types and the direction of imports"
-	@echo "make clean        remove what these targets and dvc repro made: .venv, outputs, reports, tracked runs, DVC's"
+	@echo "make docs         write the documentation's pages to site/ (in .venv-docs, without torch)"
+	@echo "make clean        remove what these targets and dvc repro made: .venv, site, outputs, reports, tracked runs, DVC's"
 	@echo "                  cache, and dvc.lock unless a commit has it. The folders of a scale go as a whole. It stops"
 	@echo "                  while a dvc repro or jobs run"
 
@@ -74,11 +76,22 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The pages are written from Markdown and docstrings alone, in an environment of their own: torch is not needed. A broken
+# link, an unknown name or a page outside the menu is an error.
+docs: $(DOCS_VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --quiet --strict
+	@echo "Open site/index.html, or: $(DOCS_VENV)/bin/mkdocs serve"
+
+$(DOCS_VENV)/.installed: docs/requirements.lock
+	@test -x $(DOCS_VENV)/bin/python || $(PYTHON) -m venv $(DOCS_VENV)
+	@$(DOCS_VENV)/bin/python -m pip install --quiet -r docs/requirements.lock
+	@touch $@
+
 # Name by name: outputs and reports may hold other files as well, and .dvc/config.local is the user's. Status 75 means
 # that something runs; a broken .venv is no reason not to remove it. `dvc exp run` puts dvc.lock into git's index.
 clean:
 	@if test -x $(BIN)/python; then $(BIN)/python -m pipeline.cluster.idle; test $$? -ne 75; fi
-	rm -rf $(VENV) mlflow.db mlflow.db-* mlflow.db.lock mlartifacts dvc_plots .pointrend .dvc/cache .dvc/tmp
+	rm -rf $(VENV) $(DOCS_VENV) site docs/__pycache__ mlflow.db mlflow.db-* mlflow.db.lock mlartifacts dvc_plots .pointrend .dvc/cache .dvc/tmp
 	for scale in configs/experiments/*/; do \
 	  scale=$$(basename "$$scale"); \
 	  rm -rf "reports/$$scale"; \

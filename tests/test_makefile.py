@@ -63,7 +63,7 @@ def test_clean_removes_what_the_project_made_and_nothing_else(project: Path) -> 
     assert "outputs/demo/drawn/one" in made
     write(project, *(f"{output}/file" for output in made))
     write(project, ".venv/bin/python", "mlflow.db", "mlartifacts/0/model", ".pointrend/ray/ray.log", "dvc.lock")
-    write(project, "mlflow.db.lock", "dvc_plots/index.html")
+    write(project, "mlflow.db.lock", "dvc_plots/index.html", ".venv-docs/bin/mkdocs", "site/index.html")
     write(project, ".dvc/cache/files/md5/00/11", ".dvc/tmp/lock", "pipeline/data/__pycache__/coco.cpython-311.pyc")
     make(project, "clean")
     assert files(project) == kept

@@ -39,7 +39,9 @@ def boundary_ap(
         resamples: how many bootstrap resamples of the images to compute metrics on as well.
         seed: of the resampling.
         resampled: the names of those metrics.
-        by_class, choice, with_counts: as for :func:`pipeline.metrics.coco_ap.coco_ap`.
+        by_class: as for :func:`pipeline.metrics.coco_ap.coco_ap`, as are the next two.
+        choice: which images and categories to score.
+        with_counts: whether to say what was scored as well.
 
     Returns:
         The same keys as :func:`pipeline.metrics.coco_ap.coco_ap`.
