@@ -266,7 +266,7 @@ def add_installed_commands() -> None:
         except ModuleNotFoundError as error:
             if error.name is not None and error.name.partition(".")[0] in ("pipeline", "pointrend"):
                 raise
-            _add_missing_command(entry.name, " and ".join(entry.extras), str(error.name))
+            _add_missing_command(entry.name, ",".join(entry.extras), str(error.name))
         else:
             _add_command(entry.name, command)
 

@@ -74,37 +74,35 @@ def run(folder: Path, environment: dict[str, str], *command: str) -> str:
     return done.stdout
 
 
-class TestProject:
+@pytest.fixture(scope="module")
+def environment(installed: Path) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(installed), "DO_NOT_TRACK": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
+
+
+@pytest.fixture(scope="module")
+def project(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Made by the wheel's own command."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    call = "from pointrend.cli import main; main()"
+    assert "project: wrote .dvc, " in run(folder, environment, sys.executable, "-c", call, "init", "project")
+    return folder / "project"
 
-    @staticmethod
-    @pytest.fixture(scope="class")
-    def environment(installed: Path) -> dict[str, str]:
-        return {**os.environ, "PYTHONPATH": str(installed), "DO_NOT_TRACK": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
 
-    @staticmethod
-    @pytest.fixture(scope="class")
-    def project(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-        folder = tmp_path_factory.mktemp("elsewhere")
-        command = (sys.executable, "-c", "from pointrend.cli import main; main()")
-        assert "project: wrote" in run(folder, environment, *command, "init", "project")
-        run(folder / "project", environment, *command, "select", "demo")
-        return folder / "project"
+def test_a_project_of_the_wheel_is_the_demo(project: Path) -> None:
+    for path in (*project_files(REPOSITORY), Path("params.yaml"), Path("selection.yaml")):
+        assert (project / path).read_bytes() == (REPOSITORY / path).read_bytes(), path
 
-    def test_it_is_the_demo(self, project: Path) -> None:
-        for name in ("params.yaml", "selection.yaml"):
-            assert (project / name).read_text() == (REPOSITORY / name).read_text()
 
-    def test_its_stages_run_the_installed_code_and_watch_it(
-        self, project: Path, installed: Path, environment: dict[str, str]
-    ) -> None:
-        run(project, environment, "sh", "stages/run", "configure")
-        folder = project / "outputs" / "demo" / "config" / "code"
-        written = {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
-        # The same code as the repository's, so results of one are current in the other.
-        assert written == {"-".join(kind): code_of(REPOSITORY, *kind) for kind in KINDS}
-        loop = installed / "pipeline" / "training" / "loop.py"
-        loop.write_text(loop.read_text() + "\nchanged = True\n")
-        run(project, environment, "sh", "stages/run", "configure")
-        changed = {kind for kind in written if json.loads((folder / f"{kind}.json").read_text()) != written[kind]}
-        assert changed == {f"{kind}-{task}" for kind in ("train", "sweep") for task in ("instance", "semantic")}
+def test_its_stages_run_the_installed_code_and_watch_it(
+    project: Path, installed: Path, environment: dict[str, str]
+) -> None:
+    run(project, environment, "sh", "stages/run", "configure")
+    folder = project / "outputs" / "demo" / "config" / "code"
+    written = {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
+    # The same code as the repository's, so results of one are current in the other.
+    assert written == {"-".join(kind): code_of(REPOSITORY, *kind) for kind in KINDS}
+    loop = installed / "pipeline" / "training" / "loop.py"
+    loop.write_text(loop.read_text() + "\nchanged = True\n")
+    run(project, environment, "sh", "stages/run", "configure")
+    changed = {kind for kind in written if json.loads((folder / f"{kind}.json").read_text()) != written[kind]}
+    assert changed == {f"{kind}-{task}" for kind in ("train", "sweep") for task in ("instance", "semantic")}
