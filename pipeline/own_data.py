@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.cli import write_selection
+from pipeline.config.code import code_folder
 from pipeline.config.datasets import CocoDataset, DatasetConfig, HeldOut
 from pipeline.config.locations import join
 from pipeline.config.own import Data, Device, Weights, Wishes, config_files, model_name, settings, write_files
@@ -226,10 +227,11 @@ def find_weights(project: Project, source: str, task: Task, backbone: str) -> We
         if backbone.startswith("tiny"):
             raise UserError(f"--from imagenet: there are no ImageNet weights for backbone {backbone}; take scratch")
         return Weights(imagenet=True, norm="frozen_batch")
-    shipped = project.root / "pipeline" / "synthetic" / "weights"
+    packages = code_folder(project.root)
+    shipped = packages / "pipeline" / "synthetic" / "weights"
     file = Path(source)
     if (own := shipped / f"{source}.safetensors").is_file():
-        file = own.relative_to(project.root)
+        file = own.relative_to(packages)
     elif source in ZOO:
         try:
             file = fetch(str(address(source)))
@@ -246,8 +248,8 @@ def find_weights(project: Project, source: str, task: Task, backbone: str) -> We
     from pointrend.weights import read_state_dict
 
     try:
-        state = read_state_dict(project.root / file)
-        source = backbone_source(project.root / file)
+        state = read_state_dict(project.weights_file(str(file)))
+        source = backbone_source(project.weights_file(str(file)))
     except (OSError, ValueError) as error:
         raise UserError(str(error)) from error
     norm = "frozen_batch" if any(name.endswith("running_mean") for name in state) else "group"
@@ -262,7 +264,7 @@ def check_start(project: Project, weights: Weights, network: str, names: list[st
     from pointrend.registry import build_model
 
     model = build_model(network, num_classes=len(names), norm=weights.norm)  # type: ignore[arg-type]
-    found = fine_tune(model, project.root / weights.file, network, names)
+    found = fine_tune(model, project.weights_file(weights.file), network, names)
     # The training prints the names of the tensors as it starts.
     parts = {
         "kept": found.kept,

@@ -8,13 +8,14 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 
 from pipeline.config.clusters import ClusterConfig
-from pipeline.config.code import digest
+from pipeline.config.code import PACKAGES, code_folder, digest
 from pipeline.config.datasets import DatasetConfig, load_dataset
 from pipeline.config.evaluations import EvaluationConfig
 from pipeline.config.experiments import RunConfig
@@ -132,7 +133,7 @@ class Stage:
 
 
 class NoProjectError(UserError):
-    """Neither the working directory nor a folder above it is a checkout of the project."""
+    """Neither the working directory nor a folder above it is a project."""
 
 
 def enter_project() -> Project:
@@ -145,7 +146,7 @@ def enter_project() -> Project:
     if (root := find_checkout(here)) is None:
         raise NoProjectError(
             f"no project here: neither {here} nor a folder above it has dvc.yaml and configs/experiments; change to "
-            "your checkout of the repository, or get one with `git clone` and run `make install` in it"
+            "your project, or make one: `pointrend init FOLDER`"
         )
     os.chdir(root)
     return Project(root)
@@ -169,7 +170,12 @@ def bypass_proxy_for_loopback() -> None:
 
 
 def code_version(root: Path) -> str:
-    """The checked out commit, with ``-dirty`` if tracked files differ from it; "unknown" without git."""
+    """The commit of a checkout, with ``-dirty`` if tracked files differ from it; "unknown" without git.
+
+    In a project whose code is installed, the version of the package.
+    """
+    if code_folder(root) != root:
+        return f"pointrend {version('pointrend')}"
     try:
         result = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
@@ -191,11 +197,19 @@ def errors_as_messages() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         sys.exit(130)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] in PACKAGES:
+            raise
+        _show_error(f"this needs {error.name}, which is not installed: pip install 'pointrend[pipeline]'")
+        sys.exit(1)
     except (UserError, OSError) as error:
         full = full_folders() if getattr(error, "errno", None) == errno.ENOSPC else ""
-        message = f"{error}; {full}" if full else str(error)
-        Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
+        _show_error(f"{error}; {full}" if full else str(error))
         sys.exit(1)
+
+
+def _show_error(message: str) -> None:
+    Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
 
 
 def run_stage(main: Callable[[], None]) -> None:

@@ -5,10 +5,11 @@ import sys
 from contextlib import suppress
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Column, Table
 
 from pointrend import __version__
@@ -257,7 +258,7 @@ def ui(
 def add_installed_commands() -> None:
     """Adds the commands of the entry point group: functions, or groups of commands (Typer apps).
 
-    Commands whose requirements are not installed are left out.
+    A command whose requirements are not installed says which extra has them.
     """
     for entry in sorted(entry_points(group="pointrend.commands"), key=lambda entry: entry.name):
         try:
@@ -265,11 +266,32 @@ def add_installed_commands() -> None:
         except ModuleNotFoundError as error:
             if error.name is not None and error.name.partition(".")[0] in ("pipeline", "pointrend"):
                 raise
-            continue
-        if isinstance(command, typer.Typer):
-            app.add_typer(command, name=entry.name)
+            _add_missing_command(entry.name, ",".join(entry.extras), str(error.name))
         else:
-            app.command(entry.name)(command)
+            _add_command(entry.name, command)
+
+
+def _add_command(name: str, command: Any) -> None:
+    if isinstance(command, typer.Typer):
+        app.add_typer(command, name=name)
+    else:
+        app.command(name)(command)
+
+
+def _add_missing_command(name: str, extra: str, module: str) -> None:
+    """Adds a command that says what to install, whatever its arguments are."""
+    install = f"pip install 'pointrend[{extra}]'"
+
+    def command() -> None:
+        fail(f"pointrend {name} needs {module}, which is not installed: {install}")
+
+    app.command(
+        name,
+        help="",
+        rich_help_panel=f"Not installed: {escape(install)}",
+        add_help_option=False,
+        context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    )(command)
 
 
 def expand_home(argument: str) -> str:

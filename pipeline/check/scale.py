@@ -112,7 +112,7 @@ class CheckedScale:
         if name is None:
             return None, None
         if is_weights_file(name):
-            return str((self.stage.root / name).resolve()), None
+            return str(self.stage.project.weights_file(name).resolve()), None
         weights = weights_to_use(self.stage.outputs.trained(name))
         return (str(weights.resolve()), None) if weights.is_file() else (None, self.configs[name])
 

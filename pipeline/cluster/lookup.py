@@ -29,7 +29,7 @@ def _initial_weights(stage: Stage, starts_from: str | None) -> Path | None:
     if starts_from is None:
         return None
     if is_weights_file(starts_from):
-        return (stage.root / starts_from).resolve()
+        return stage.project.weights_file(starts_from).resolve()
     return weights_to_use(stage.outputs.trained(starts_from)).resolve()
 
 

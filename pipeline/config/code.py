@@ -109,11 +109,19 @@ for _task, _train in _TRAIN.items():
     )
 
 
+def code_folder(root: Path) -> Path:
+    """The folder with the packages that a project's stages run: a checkout itself, or else where they are installed.
+
+    Stages run as ``python -m stages.NAME`` in the project, so Python looks there first.
+    """
+    return root if (root / "pipeline" / "__init__.py").is_file() else Path(__file__).parents[2]
+
+
 def code_of(root: Path, *kind: str) -> dict[str, dict[str, str]]:
     """The code of a kind of stage.
 
     Args:
-        root: folder of the project, which contains the packages.
+        root: the project's folder, see :func:`code_folder`.
         kind: stage, and task where the stage's code differs by task, such as ``"train", "instance"``.
 
     Returns:
@@ -125,7 +133,7 @@ def code_of(root: Path, *kind: str) -> dict[str, dict[str, str]]:
     """
     entry = KINDS[kind]
     return {
-        "modules": modules(root, entry.roots, lazy=entry.lazy, without=entry.without),
+        "modules": modules(code_folder(root), entry.roots, lazy=entry.lazy, without=entry.without),
         "libraries": library_versions(entry.libraries),
     }
 

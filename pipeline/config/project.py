@@ -1,10 +1,10 @@
-"""The configuration of one checkout, and what ``pointrend select`` chooses from it."""
+"""The configuration of one project, and what ``pointrend select`` chooses from it."""
 
 import hashlib
 from pathlib import Path
 
 from pipeline.config.clusters import ClusterConfig
-from pipeline.config.code import code_of, digest
+from pipeline.config.code import code_folder, code_of, digest
 from pipeline.config.datasets import CocoDataset, DatasetConfig, HeldOut, dataset_task, load_dataset
 from pipeline.config.evaluations import EvaluationConfig, with_metrics
 from pipeline.config.experiments import (
@@ -34,7 +34,7 @@ from pointrend.specs import IMAGENET_WEIGHTS
 
 
 class Project:
-    """The configuration of one checkout: ``params.yaml``, ``selection.yaml`` and ``configs/``, all in ``root``."""
+    """The configuration of one project: ``params.yaml``, ``selection.yaml`` and ``configs/``, all in ``root``."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -187,7 +187,7 @@ class Project:
             )
         if experiment.negatives and model.task != "instance":
             return f"negatives: {network} trains on every image"
-        if is_weights_file(experiment.starts_from) and not (self.root / str(experiment.starts_from)).is_file():
+        if is_weights_file(experiment.starts_from) and not self.weights_file(str(experiment.starts_from)).is_file():
             return f"starts_from: there is no file {self.root / str(experiment.starts_from)}"
         if model.task == "instance" and self.schedule(experiment.schedule).head_multiplier != 1:
             return f"schedule: {experiment.schedule!r} has a head_multiplier, which is for semantic models"
@@ -259,8 +259,12 @@ class Project:
     def _weights_digest(self, starts_from: str | None) -> str | None:
         if starts_from is None or not is_weights_file(starts_from):
             return None
-        with (self.root / starts_from).open("rb") as stream:
+        with self.weights_file(starts_from).open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
+
+    def weights_file(self, name: str) -> Path:
+        """The file that ``starts_from`` names: of the project, or one of those that the package ships."""
+        return file if (file := self.root / name).is_file() else code_folder(self.root) / name
 
     def check(self, params: Params, selection: Selection) -> None:
         """Checks that ``params.yaml`` and ``selection.yaml`` go together, and what the report will be made from.

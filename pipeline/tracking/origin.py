@@ -2,6 +2,7 @@
 
 import getpass
 import os
+import re
 from collections.abc import Mapping
 
 from mlflow.entities import SourceType
@@ -19,6 +20,7 @@ ORIGIN_TAGS = (
     mlflow_tags.MLFLOW_USER,
 )
 DIRTY = "-dirty"
+COMMIT = re.compile(rf"[0-9a-f]+({DIRTY})?")
 UNKNOWN = "unknown"
 SEEDS = "seeds"  # the tag with the seeds of an experiment that has several
 
@@ -35,7 +37,7 @@ def origin_tags(command: str, version: str) -> dict[str, str]:
         mlflow_tags.MLFLOW_SOURCE_NAME: command,
         mlflow_tags.MLFLOW_SOURCE_TYPE: SourceType.to_string(SourceType.LOCAL),
     }
-    if version != UNKNOWN:
+    if COMMIT.fullmatch(version):
         tags[mlflow_tags.MLFLOW_GIT_COMMIT] = version.removesuffix(DIRTY)
         tags[mlflow_tags.MLFLOW_GIT_DIRTY] = str(version.endswith(DIRTY)).lower()
     return tags

@@ -70,7 +70,7 @@ def test_outside_a_project_commands_say_so_and_how_to_get_one(
     result = run(tmp_path, *arguments)
     assert result.exit_code == 1
     assert result.stderr.startswith(f"error: no project here: neither {tmp_path} nor a folder above it")
-    assert "git clone" in result.stderr
+    assert "change to your project, or make one: `pointrend init FOLDER`" in result.stderr
     assert len(result.stderr.splitlines()) == 1
     assert not list(tmp_path.iterdir())
 

@@ -8,11 +8,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
-from pipeline.stage import Stage, bypass_proxy_for_loopback, code_version
+from pipeline.stage import Stage, bypass_proxy_for_loopback, code_version, errors_as_messages
 
 SYNTHETIC = '{"source": "cityscapes", "task": "semantic", "root": "streets", "synthetic": true, %s}'
 REAL = '{"source": "cityscapes", "task": "semantic", "root": "cityscapes", %s}'
@@ -106,7 +107,13 @@ def git(folder: Path, *arguments: str) -> str:
     return done.stdout.strip()
 
 
+def have_code(folder: Path) -> None:
+    (folder / "pipeline").mkdir()
+    (folder / "pipeline" / "__init__.py").touch()
+
+
 def test_the_code_s_version(tmp_path: Path) -> None:
+    have_code(tmp_path)
     git(tmp_path, "init", "--quiet")
     (tmp_path / "file").write_text("1")
     git(tmp_path, "add", "file")
@@ -121,10 +128,30 @@ def test_the_code_s_version(tmp_path: Path) -> None:
 
 
 def test_the_version_of_code_without_a_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    have_code(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert code_version(tmp_path) == "unknown"
 
 
 def test_the_version_of_code_where_there_is_no_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    have_code(tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert code_version(tmp_path) == "unknown"
+
+
+def test_the_version_of_installed_code_is_the_package_s(tmp_path: Path) -> None:
+    git(tmp_path, "init", "--quiet")  # the project's own repository has no code
+    assert code_version(tmp_path) == f"pointrend {version('pointrend')}"
+
+
+def test_a_missing_library_is_a_message(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended, errors_as_messages():
+        import no_such_library.part  # noqa: F401
+    assert ended.value.code == 1
+    expected = "error: this needs no_such_library, which is not installed: pip install 'pointrend[pipeline]'\n"
+    assert capsys.readouterr().err == expected
+
+
+def test_a_missing_module_of_this_project_is_no_message() -> None:
+    with pytest.raises(ModuleNotFoundError), errors_as_messages():
+        import pipeline.no_such_module  # noqa: F401

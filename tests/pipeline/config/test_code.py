@@ -266,6 +266,11 @@ class TestThisProject:
         assert code["libraries"]["pillow"] == metadata.version("pillow")
         assert not any(name.startswith("pipeline.tracking") for name in code["modules"])
 
+    def test_a_project_without_packages_runs_the_installed_ones(self, tmp_path: Path) -> None:
+        (tmp_path / "stages").mkdir()
+        (tmp_path / "stages" / "run").touch()  # which a project has
+        assert code_of(tmp_path, "prepare") == code_of(ROOT, "prepare")
+
     @pytest.mark.parametrize("kind", KINDS)
     def test_all_kinds_can_be_followed(self, kind: tuple[str, ...]) -> None:
         assert set(KINDS[kind].roots) <= set(code_of(ROOT, *kind)["modules"])

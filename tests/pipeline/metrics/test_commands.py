@@ -108,7 +108,7 @@ def test_groups_of_commands_join_pointrend(monkeypatch: pytest.MonkeyPatch) -> N
     entries = [
         EntryPoint("score", "pipeline.metrics.commands:app", "pointrend.commands"),
         EntryPoint("select", "pipeline.cli:select", "pointrend.commands"),
-        EntryPoint("absent", "no_such_package:app", "pointrend.commands"),
+        EntryPoint("absent", "no_such_package:app [extra, more]", "pointrend.commands"),
     ]
     joined = typer.Typer()
     monkeypatch.setattr(cli, "app", joined)
@@ -116,7 +116,22 @@ def test_groups_of_commands_join_pointrend(monkeypatch: pytest.MonkeyPatch) -> N
     cli.add_installed_commands()
     assert "ap-star" in CliRunner().invoke(joined, ["score", "--help"]).output
     assert "scale" in CliRunner().invoke(joined, ["select", "--help"]).output.lower()
-    assert CliRunner().invoke(joined, ["absent"]).exit_code == 2
+    shown = CliRunner().invoke(joined, ["--help"]).output
+    assert "Not installed: pip install 'pointrend[extra,more]'" in shown
+    for arguments in ([], ["demo", "--seeds", "3"], ["--help"]):
+        absent = CliRunner().invoke(joined, ["absent", *arguments])
+        assert (absent.exit_code, absent.stdout) == (1, "")
+        assert absent.stderr == (
+            "error: pointrend absent needs no_such_package, which is not installed: "
+            "pip install 'pointrend[extra,more]'\n"
+        )
+
+
+def test_a_broken_command_of_this_project_is_no_missing_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = EntryPoint("broken", "pipeline.no_such_module:app [pipeline]", "pointrend.commands")
+    monkeypatch.setattr(cli, "entry_points", lambda group: [broken])
+    with pytest.raises(ModuleNotFoundError, match="no_such_module"):
+        cli.add_installed_commands()
 
 
 @pytest.fixture

@@ -1,0 +1,29 @@
+"""Adds to the wheel what a project has beside its packages, for `pointrend init`. All else is in pyproject.toml."""
+
+import runpy
+from pathlib import Path
+
+from setuptools import setup
+from setuptools.command.build_py import build_py
+
+FILES = runpy.run_path("pipeline/project_files.py")
+
+
+class BuildWithProjectFiles(build_py):
+    """Copies the project's files, of which the repository has one copy at its root, into the package."""
+
+    def run(self) -> None:
+        super().run()
+        if self.editable_mode:  # then `pointrend init` copies the checkout's
+            return
+        for path in FILES["project_files"](Path()):
+            target = Path(self.build_lib) / FILES["INSTALLED"] / path
+            self.mkpath(str(target.parent))
+            self.copy_file(str(path), str(target))
+
+    def get_source_files(self) -> list[str]:
+        """What an sdist has."""
+        return [*super().get_source_files(), *map(str, FILES["project_files"](Path()))]
+
+
+setup(cmdclass={"build_py": BuildWithProjectFiles})
