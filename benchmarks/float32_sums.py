@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_map_only
 
 
 def emulates_bfloat16(device: torch.device) -> bool:
-    """Whether a device has no instructions for bfloat16, so that its convolutions take about a hundred times as long."""
+    """Whether a device has no instructions for bfloat16: its convolutions take about a hundred times as long."""
     return device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 

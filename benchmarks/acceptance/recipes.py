@@ -99,7 +99,8 @@ def timed(
         describe: figures of the output.
 
     Raises:
-        NotRunError: for TF32 on a CPU, for bfloat16 on a CPU without instructions for it, or if the backbone does not compile, or takes too long to.
+        NotRunError: for TF32 on a CPU, for bfloat16 on one without instructions for it, or if the backbone does not
+            compile, or takes too long to.
     """
     if recipe.precision == "tf32" and device.type == "cpu":
         raise NotRunError("a CPU has no TF32")
