@@ -10,22 +10,36 @@ from torch import Tensor
 MODEL = "pointrend_rcnn_r50_fpn_coco"
 
 
-def batch_of_two(operators: object) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
-    arguments = Namespace(images=2, objects=4, height=96, width=128)
+def batch(operators: object, images: int) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
+    arguments = Namespace(images=images, objects=4, height=96, width=128)
     return operators.batch(arguments, torch.device("cpu"))  # type: ignore[attr-defined]
 
 
 def test_inference(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of one image; of pasting all masks, what the image needs beyond detector and mask head."""
+    """Of one image."""
     monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
     import operators
 
-    images, _ = batch_of_two(operators)
+    images, _ = batch(operators, 1)
     found = operators.inference(MODEL, images[0])
-    pasting = found["image"].operators - found["detector"].operators - found["mask head"].operators
-    print(found)
-    assert 0 < pasting <= 50
-    assert found["mask head"].operators <= 500
+    assert found["detector"].operators <= 450
+    assert found["mask head"].operators <= 170
+    assert found["image"].operators <= 600
+    assert found["image"].reads <= 10
+
+
+def test_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two images, and of one more."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    import operators
+
+    images, targets = batch(operators, 3)
+    two = operators.training(MODEL, images[:2], targets[:2])
+    three = operators.training(MODEL, images, targets)
+    assert two.operators <= 1250
+    assert three.operators - two.operators <= 250
+    assert two.reads <= 25
+    assert three.reads - two.reads <= 10
 
 
 def test_what_counts(monkeypatch: pytest.MonkeyPatch) -> None:

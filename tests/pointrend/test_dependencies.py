@@ -39,6 +39,7 @@ INFERENCE_ONLY = {
     "pointrend.pyfunc",
     "pointrend.regions",
     "pointrend.rendering",
+    "pointrend.rendering_gpu",
     "pointrend.results",
     "pointrend.runs",
     "pointrend.semantic_inference",
