@@ -32,6 +32,27 @@ def test_mask_targets(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 0.9 < found["IoU Detectron2"] <= found["IoU here"] <= 1
 
 
+def test_float32_sums(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both passes of a convolution are those of the rounded numbers in float32, rounded once."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from float32_sums import Float32Sums
+
+    torch.manual_seed(0)
+    image, weight, gradient = torch.randn(1, 8, 9, 9), torch.randn(4, 8, 3, 3), torch.randn(1, 4, 7, 7)
+    image, weight, gradient = (tensor.bfloat16() for tensor in (image, weight, gradient))
+    rounded, exact = weight.clone().requires_grad_(), weight.float().requires_grad_()
+    with Float32Sums():
+        found = torch.nn.functional.conv2d(image, rounded)
+        found.backward(gradient)
+    expected = torch.nn.functional.conv2d(image.float(), exact)
+    expected.backward(gradient.float())
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found, expected.bfloat16())
+    assert rounded.grad is not None
+    assert exact.grad is not None
+    assert torch.equal(rounded.grad, exact.grad.bfloat16())
+
+
 def test_predict_folder() -> None:
     command = [sys.executable, "benchmarks/predict_folder.py", "--quick", "--json", "--threads", "1"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
