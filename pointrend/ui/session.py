@@ -11,7 +11,7 @@ import torch
 
 from pointrend.instance import MaskRCNN
 from pointrend.metadata import KEY, MetadataError, ModelMetadata, parse_metadata
-from pointrend.runs import all_runs, drawn_images, run_scores
+from pointrend.runs import USUAL_SCORE, all_runs, drawn_images, run_scores
 from pointrend.semantic import SemanticSegmenter
 from pointrend.specs import COARSE_SIDE, InstanceSpec
 from pointrend.ui.instance_view import InstanceView
@@ -95,6 +95,7 @@ class Weights:
             "task": "instance" if isinstance(spec, InstanceSpec) else "semantic",
             "pointrend": spec.has_pointrend,
             "scores": dict(self.scores),
+            "least_score": self.scores.get("F1_score", USUAL_SCORE),
             "examples": len(self.examples),
             **self.controls(),
         }
@@ -119,7 +120,7 @@ def best(weights: list[Weights]) -> int:
 
     def rank(index: int) -> tuple[bool, bool, float]:
         spec = weights[index].metadata.spec
-        return isinstance(spec, InstanceSpec), spec.has_pointrend, max(weights[index].scores.values(), default=0)
+        return isinstance(spec, InstanceSpec), spec.has_pointrend, next(iter(weights[index].scores.values()), 0.0)
 
     return max(range(len(weights)), key=rank)
 

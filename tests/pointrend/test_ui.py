@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -343,6 +344,25 @@ class TestCommand:
 
 
 class TestRuns:
+    def test_the_score_is_where_f1_was_best_and_the_highest_ap_comes_first(
+        self, project: Path, tmp_path: Path
+    ) -> None:
+        trained = project / "outputs" / "toy" / "train" / RUNS[0] / "model.safetensors"
+        for name, scores in {
+            "a-0": {"AP": 30.0, "F1": 70.0, "F1_score": 0.42},
+            "b-0": {"AP": 40.0, "F1": 60.0, "F1_score": 0.37},
+            "c-0": None,
+        }.items():
+            folder = tmp_path / "outputs" / "own"
+            (folder / "train" / name).mkdir(parents=True)
+            shutil.copy(trained, folder / "train" / name)
+            if scores:
+                (folder / "metrics").mkdir(exist_ok=True)
+                (folder / "metrics" / f"{name}.json").write_text(json.dumps(scores))
+        weights, _ = session_module.offered_weights(tmp_path)
+        assert {each.name: each.answer()["least_score"] for each in weights} == {"a-0": 0.42, "b-0": 0.37, "c-0": 0.5}
+        assert weights[session_module.best(weights)].name == "b-0"
+
     def test_runs_that_scales_share_are_named_with_their_scale(self, tmp_path: Path) -> None:
         for name in ("demo/train/a-0", "mine/train/a-0", "mine/train/b-0"):
             (tmp_path / "outputs" / name).mkdir(parents=True)
@@ -434,8 +454,17 @@ class TestPage:
 
     def test_a_high_score_hides_all(self, page: browser.Browser) -> None:
         self.slide(page, "score", 1)
-        page.wait("at('summary').textContent.startsWith('No object has a score of 0.95 or more')")
+        page.wait("at('summary').textContent.startsWith('No object has a score of 0.99 or more')")
         assert page.run("at('panels').hidden")
+
+    def test_the_lowest_score_is_the_weights_own_until_it_is_moved(self, page: browser.Browser) -> None:
+        page.run("state.scoreChosen = false; state.offered[1].least_score = 0.37")
+        self.choose(page, 1)
+        assert page.run("[at('score').value, at('score-value').textContent]") == ["0.37", "0.37"]
+        self.slide(page, "score", 0.6)
+        self.choose(page, 2)
+        self.choose(page, 1)
+        assert page.run("at('score').value") == "0.6"
 
     def test_other_weights_on_the_same_picture(self, page: browser.Browser) -> None:
         self.choose(page, 1)

@@ -69,6 +69,10 @@ function choose(index) {
   slider("resolution", known.resolutions, known.resolution, (value) => `${value} × ${value}`);
   slider("points", known.points, known.num_points, (value) => value.toLocaleString("en"));
   at("score-label").hidden = !isInstance();
+  if (!state.scoreChosen) {
+    at("score").value = known.least_score;
+    showScore();
+  }
   at("resolution-label").hidden = !isInstance();
   at("note").textContent = known.note ?? "";
   at("note").hidden = !known.note;
@@ -81,6 +85,9 @@ function choose(index) {
   at("examples").replaceChildren(at("examples").firstElementChild, ...shown);
   at("examples").hidden = !shown.length;
 }
+
+// Until that slider is moved it is where F1 is best for the weights.
+function showScore() { at("score-value").textContent = Number(at("score").value).toFixed(2); }
 
 function slider(name, choices, value, format) {
   const input = at(name);
@@ -232,7 +239,8 @@ at("weights").addEventListener("change", async () => {
   try { await look(); } catch (error) { failed(error); }
 });
 at("score").addEventListener("input", () => {
-  at("score-value").textContent = Number(at("score").value).toFixed(2);
+  state.scoreChosen = true;
+  showScore();
   if (!state.found) return; // what is still awaited is shown with the new score
   if (!shownObjects().some((object) => object.index === state.object)) state.object = telling();
   list();
@@ -264,7 +272,7 @@ addEventListener("drop", (event) => {
 });
 
 at("drop").classList.add("empty");
-at("score-value").textContent = Number(at("score").value).toFixed(2);
+showScore();
 request("/api/weights").then(({ weights: offered, start }) => {
   listWeights(offered, start);
   at("examples").querySelector("button")?.click();  // so that there is something to see at once
