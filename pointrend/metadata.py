@@ -92,7 +92,9 @@ class ModelMetadata:
     def __post_init__(self) -> None:
         if self.classes is not None:
             if (other := next((each for each in self.classes if not isinstance(each, ClassInfo)), None)) is not None:
-                raise TypeError(f"classes has {other!r}, expected pointrend.metadata.ClassInfo(id, name) for each class")
+                raise TypeError(
+                    f"classes has {other!r}, expected pointrend.metadata.ClassInfo(id, name) for each class"
+                )
             if len(self.classes) != self.spec.num_classes:
                 raise ValueError(f"there are {len(self.classes)} classes, expected {self.spec.num_classes}")
             ids = [known.id for known in self.classes]
