@@ -117,7 +117,7 @@ def add_to_git(folder: Path, written: list[Path]) -> None:
 
 
 @errors_as_messages()
-def init(folder: Annotated[Path, typer.Argument(help="a new folder, or one without files of these names")]) -> None:
+def init(folder: Annotated[Path, typer.Argument(help="a new folder, or one that has none of these files")]) -> None:
     """Make a project: a folder with dvc.yaml, params.yaml, configs and what else `dvc repro` needs."""
     written = write_project(folder)
     add_to_git(folder, written)
