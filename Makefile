@@ -24,7 +24,7 @@ help:
 	@echo "make lint         check style, types and the direction of imports"
 	@echo "make docs         write the documentation's pages to site/ (in .venv-docs, without torch)"
 	@echo "make clean        remove what these targets and dvc repro made: .venv, site, outputs, reports, tracked runs, DVC's"
-	@echo "                  cache, and dvc.lock unless a commit has it. The folders of a scale go as a whole. It stops"
+	@echo "                  cache, wheels, and dvc.lock unless a commit has it. The folders of a scale go as a whole. It stops"
 	@echo "                  while a dvc repro or jobs run"
 
 install: $(VENV)/.installed
@@ -102,4 +102,4 @@ clean:
 	@if git cat-file -e HEAD:./dvc.lock 2>/dev/null; then echo "dvc.lock stays: it is committed"; else \
 	  rm -f dvc.lock; git rm --quiet --cached --ignore-unmatch dvc.lock 2>/dev/null || true; fi
 	find benchmarks pipeline pointrend stages tests -name __pycache__ -prune -exec rm -rf {} +
-	rm -rf pointrend.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf build dist pointrend.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

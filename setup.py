@@ -1,6 +1,7 @@
 """Adds to the wheel what a project has beside its packages, for `pointrend init`. All else is in pyproject.toml."""
 
 import runpy
+import shutil
 from pathlib import Path
 
 from setuptools import setup
@@ -13,9 +14,12 @@ class BuildWithProjectFiles(build_py):
     """Copies the project's files, of which the repository has one copy at its root, into the package."""
 
     def run(self) -> None:
-        super().run()
         if self.editable_mode:  # then `pointrend init` copies the checkout's
+            super().run()
             return
+        # A wheel gets all that is in this folder, also what an earlier build left there.
+        shutil.rmtree(self.build_lib, ignore_errors=True)
+        super().run()
         for path in FILES["project_files"](Path()):
             target = Path(self.build_lib) / FILES["INSTALLED"] / path
             self.mkpath(str(target.parent))

@@ -19,6 +19,7 @@ from pipeline.stage import errors_as_messages
 
 SCALE = "demo"  # what is selected at first
 SELECTED = ("params.yaml", "selection.yaml")
+IGNORED = ".gitignore"  # one that is there gets the lines that it lacks
 
 
 class ConflictError(UserError):
@@ -29,7 +30,8 @@ def write_project(folder: Path) -> list[Path]:
     """Writes a project into a folder, all of it or nothing. Its scale ``demo`` is selected.
 
     Args:
-        folder: a new folder, or one without files of these names.
+        folder: a new folder, or one without files of these names. A ``.gitignore`` may be there: the lines that it
+            lacks are added.
 
     Returns:
         what was written: files and folders in ``folder``.
@@ -45,8 +47,9 @@ def write_project(folder: Path) -> list[Path]:
     files = project_files(source)
     names = {path.parts[0] for path in (*files, *map(Path, SELECTED))}
     created, moved = not folder.exists(), list[Path]()
+    ignored = (folder / IGNORED).read_bytes() if (folder / IGNORED).is_file() else None
     if not created:
-        _refuse_conflicts(folder, names)
+        _refuse_conflicts(folder, names if ignored is None else names - {IGNORED})
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with tempfile.TemporaryDirectory(dir=folder, prefix=".pointrend-") as name:
@@ -54,16 +57,27 @@ def write_project(folder: Path) -> list[Path]:
             for path in files:
                 (staging / path).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source / path, staging / path)
+            if ignored is not None:
+                _prepend_lines(ignored, staging / IGNORED)
             _select(Project(staging))
             for entry in sorted(names):
                 moved.append((staging / entry).rename(folder / entry))
     except BaseException:
         for path in moved:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if ignored is not None:
+            (folder / IGNORED).write_bytes(ignored)
         if created:
             folder.rmdir()
         raise
     return moved
+
+
+def _prepend_lines(lines: bytes, file: Path) -> None:
+    """Puts the lines of a file of the user's in front of those in ``file`` that it lacks."""
+    own = [line for line in file.read_bytes().splitlines() if line not in lines.splitlines()]
+    ending = b"" if not lines or lines.endswith(b"\n") else b"\n"
+    file.write_bytes(lines + ending + b"".join(line + b"\n" for line in own))
 
 
 def _select(project: Project) -> None:
@@ -103,7 +117,7 @@ def add_to_git(folder: Path, written: list[Path]) -> None:
 
 
 @errors_as_messages()
-def init(folder: Annotated[Path, typer.Argument(help="a new folder, or one without files of these names")]) -> None:
+def init(folder: Annotated[Path, typer.Argument(help="a new folder, or one that has none of these files")]) -> None:
     """Make a project: a folder with dvc.yaml, params.yaml, configs and what else `dvc repro` needs."""
     written = write_project(folder)
     add_to_git(folder, written)

@@ -95,7 +95,7 @@ def convert(
     max_size: MaxSizeOption = None,
     overwrite: OverwriteOption = False,
 ) -> None:
-    """Rewrite a checkpoint as safetensors in this library's names, which say what they are."""
+    """Rewrite a checkpoint as a safetensors file that says which model it is for."""
     from pointrend.weights import convert_weights
 
     try:
@@ -117,7 +117,7 @@ def complexity(
     num_points: Annotated[int, typer.Option(help="most points per subdivision step")] = PAPER_RENDERING.num_points,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
-    """Multiply-adds and activations of the mask heads for one region (Table 2)."""
+    """Multiply-adds and activations of the mask heads for one region (Table 2 of the paper)."""
     from pointrend.complexity import compare_heads
 
     try:

@@ -78,6 +78,7 @@ class ModelMetadata:
         pixel_range: the values that were black and white in pictures of more than 8 bits; None if all had 8.
 
     Raises:
+        TypeError: if a class is no :class:`ClassInfo`.
         ValueError: if there are not K classes, two have the same id, a key of ``origin`` is unknown, or black is not
             below white.
     """
@@ -90,6 +91,10 @@ class ModelMetadata:
 
     def __post_init__(self) -> None:
         if self.classes is not None:
+            if (other := next((each for each in self.classes if not isinstance(each, ClassInfo)), None)) is not None:
+                raise TypeError(
+                    f"classes has {other!r}, expected pointrend.metadata.ClassInfo(id, name) for each class"
+                )
             if len(self.classes) != self.spec.num_classes:
                 raise ValueError(f"there are {len(self.classes)} classes, expected {self.spec.num_classes}")
             ids = [known.id for known in self.classes]

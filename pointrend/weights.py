@@ -367,6 +367,7 @@ def save_weights(
         pixel_range: see :class:`pointrend.metadata.ModelMetadata`; by default that of ``model.metadata``.
 
     Raises:
+        TypeError: if a class is no :class:`pointrend.metadata.ClassInfo`.
         ValueError: if the name does not end in ``.safetensors``, or the classes do not fit the model.
         OSError: if the file cannot be written.
     """

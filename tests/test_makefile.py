@@ -64,6 +64,7 @@ def test_clean_removes_what_the_project_made_and_nothing_else(project: Path) -> 
     write(project, *(f"{output}/file" for output in made))
     write(project, ".venv/bin/python", "mlflow.db", "mlartifacts/0/model", ".pointrend/ray/ray.log", "dvc.lock")
     write(project, "mlflow.db.lock", "dvc_plots/index.html", ".venv-docs/bin/mkdocs", "site/index.html")
+    write(project, "build/lib/pointrend/old.py", "dist/pointrend-0.1.0-py3-none-any.whl")
     write(project, ".dvc/cache/files/md5/00/11", ".dvc/tmp/lock", "pipeline/data/__pycache__/coco.cpython-311.pyc")
     make(project, "clean")
     assert files(project) == kept

@@ -44,6 +44,8 @@ def free_agent_port() -> Iterator[None]:
 
     `ray.init` always gives it the same port, so a second Ray on the machine could not run jobs.
     """
+    # Private, because no argument of `ray.init` sets this port. `ray start` has an option for it, but also starts a Ray
+    # Client server, on a port that cannot be 0, and takes seconds longer: see docs/design.md.
     original = RayParams.__init__
     RayParams.__init__ = functools.partialmethod(original, dashboard_agent_listen_port=None)
     try:

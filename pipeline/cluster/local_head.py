@@ -107,9 +107,13 @@ def _start(folder: Path, cpus: float, idle_seconds: float, environment: Mapping[
         if (jobs := find_ray(folder)) is not None:
             return jobs
         time.sleep(0.1)
-    keeper.terminate()
-    keeper.wait()
-    raise LocalRayError(f"Ray did not start on this machine: {explain_failure(log.read_text())}; the rest is in {log}")
+    if keeper.poll() is None:
+        reason = f"not within {START_SECONDS:.0f} s, so the machine is too busy or short of memory; try again"
+        keeper.terminate()
+        keeper.wait()
+    else:
+        reason = explain_failure(log.read_text())
+    raise LocalRayError(f"Ray did not start on this machine: {reason}; the rest is in {log}")
 
 
 def run_until_idle(folder: Path, cpus: int, idle_seconds: float) -> None:

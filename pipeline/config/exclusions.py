@@ -110,8 +110,9 @@ def _matched(patterns: Sequence[str], names: Sequence[str]) -> set[str]:
     for pattern in patterns:
         matched = {name for name in names if fnmatchcase(name, pattern)}
         if not matched:
-            near, more = _near(pattern, names), len(names) - NEAR
-            hint = f"near it: {', '.join(near)}" if near else f"there are {', '.join(names[:NEAR])} and {more} more"
+            near = _near(pattern, names)
+            more = f" and {len(names) - NEAR} more" if len(names) > NEAR else ""
+            hint = f"near it: {', '.join(near)}" if near else f"there are {', '.join(names[:NEAR])}{more}"
             raise ExclusionError(f"--without {pattern}: matches no experiment or sweep that is selected; {hint}")
         found |= matched
     return found

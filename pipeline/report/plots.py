@@ -16,9 +16,9 @@ METRICS = ("AP", "AP_star", "boundary_AP")  # drawn over the resolution
 def write_plots(results: Sequence[RunResult], folder: Path) -> None:
     """Writes the plots' data into a new folder. An experiment is named with its overridden settings.
 
-    ``training_loss.csv`` has the columns experiment, run, step and loss, the total loss after so many updates.
-    ``accuracy_over_resolution.csv`` has experiment, resolution (the side of the masks), AP, AP_star and boundary_AP in
-    percent: the median over seeds, empty where it was not measured.
+    ``training_loss.csv`` has the columns dataset, experiment, run, step and loss, the total loss after so many updates.
+    ``accuracy_over_resolution.csv`` has dataset, experiment, resolution (the side of the masks), AP, AP_star and
+    boundary_AP in percent: the median over seeds, empty where it was not measured.
 
     Args:
         results: the results of the runs.
@@ -27,10 +27,10 @@ def write_plots(results: Sequence[RunResult], folder: Path) -> None:
     folder.mkdir()
     _write(
         folder / LOSS,
-        ("experiment", "run", "step", "loss"),
-        ((result.label, result.run, step, loss) for result in results for step, loss in result.losses),
+        ("dataset", "experiment", "run", "step", "loss"),
+        ((result.dataset, result.label, result.run, step, loss) for result in results for step, loss in result.losses),
     )
-    _write(folder / RESOLUTION, ("experiment", "resolution", *METRICS), _over_resolution(results))
+    _write(folder / RESOLUTION, ("dataset", "experiment", "resolution", *METRICS), _over_resolution(results))
 
 
 def _over_resolution(results: Sequence[RunResult]) -> Iterable[tuple[str | int | float, ...]]:
@@ -45,7 +45,8 @@ def _over_resolution(results: Sequence[RunResult]) -> Iterable[tuple[str | int |
             found = [run.evaluations[name].metrics for run in runs if name in run.evaluations]
             if setting.num_points == usual and found:
                 values = ([metrics[key] for metrics in found if key in metrics] for key in METRICS)
-                yield label, setting.resolution, *(statistics.median(each) if each else "" for each in values)
+                medians = (statistics.median(each) if each else "" for each in values)
+                yield runs[0].dataset, label, setting.resolution, *medians
 
 
 def _write(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str | int | float]]) -> None:

@@ -45,6 +45,17 @@ def test_other_files_of_the_folder_stay(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*WRITTEN, "README.md"])
 
 
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("there", ["*.log\n/outputs/\n", "*.log", ""])
+def test_a_gitignore_that_is_there_gets_what_it_lacks(tmp_path: Path, there: str) -> None:
+    file, own = tmp_path / ".gitignore", (REPOSITORY / ".gitignore").read_text().splitlines()
+    file.write_text(there)
+    write_project(tmp_path)
+    lines = file.read_text().splitlines()
+    assert lines == there.split() + [line for line in own if line not in there.split()]
+    assert "/outputs/" in lines
+
+
 @pytest.mark.parametrize(
     ("there", "message"),
     [
@@ -75,6 +86,7 @@ def test_after_a_failure_nothing_is_left(tmp_path: Path, monkeypatch: pytest.Mon
     folder = tmp_path / "project"
     if is_there:
         folder.mkdir()
+        (folder / ".gitignore").write_text("mine")
     rename = Path.rename
 
     def fail_at_the_sixth(path: Path, target: Path) -> Path:
@@ -85,8 +97,9 @@ def test_after_a_failure_nothing_is_left(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(Path, "rename", fail_at_the_sixth)
     with pytest.raises(OSError, match="No space left"):
         write_project(folder)
-    assert not folder.exists() or not list(folder.iterdir())
     assert folder.exists() == is_there
+    if is_there:
+        assert {path.name: path.read_text() for path in folder.iterdir()} == {".gitignore": "mine"}
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -20,6 +20,7 @@ def test_they_are_what_a_project_needs() -> None:
         ".dvc/.gitignore",
         ".dvc/config",
         ".dvc/plots/by_experiment.json",
+        ".dvc/plots/over_resolution.json",
     }
 
 

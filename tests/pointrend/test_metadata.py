@@ -192,6 +192,12 @@ class TestFilesThatDoNotSay:
         assert found.metadata is not None
         assert found.metadata.spec.stride_in_1x1 is True  # type: ignore[union-attr]
 
+    def test_classes_have_ids_and_names(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.safetensors"
+        with pytest.raises(TypeError, match=r"classes has 'cat', expected pointrend\.metadata\.ClassInfo\(id, name\)"):
+            save_weights(built("semantic_fpn_tiny"), path, classes=["cat", "dog", "bird"])  # type: ignore[list-item]
+        assert not path.exists()
+
     def test_semantic_classes_are_counted_too(self, tmp_path: Path) -> None:
         torch.save(built("semantic_fpn_tiny").state_dict(), tmp_path / "bare.pt")
         with pytest.raises(ValueError, match=r"its classes are 3: pass that as num_classes"):

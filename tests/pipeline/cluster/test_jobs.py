@@ -203,6 +203,17 @@ def test_ray_that_does_not_start_says_why(tmp_path: Path, monkeypatch: pytest.Mo
         raise AssertionError
 
 
+def test_ray_that_takes_too_long_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sleeper = tmp_path / "python"
+    sleeper.write_text("#!/bin/sh\necho nothing is wrong yet\nexec sleep 60\n")
+    sleeper.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(sleeper))
+    monkeypatch.setattr("pipeline.cluster.local_head.START_SECONDS", 0.5)
+    with pytest.raises(LocalRayError, match=r"machine: not within [01] s, so .* try again; the rest is in .*ray\.log"):
+        ensure_ray(tmp_path, 1).__enter__()
+    assert keepers(tmp_path) == []
+
+
 def test_a_ray_that_runs_and_does_not_answer_is_an_error_and_no_second_one_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,7 @@ import pytest
 from made_up_configs import linked_project
 
 from pipeline.config.batch_norm import check_batch_norm
-from pipeline.config.exclusions import ExclusionError, exclude, patterns_of, select_command
+from pipeline.config.exclusions import ExclusionError, _matched, exclude, patterns_of, select_command
 from pipeline.config.params import Params
 from pipeline.config.project import Project
 from pipeline.config.reader import ConfigError
@@ -125,3 +125,13 @@ def test_the_command_repeats_what_was_given() -> None:
     assert select_command(params, ["*r101*"], 2) == (
         "pointrend select paper --cluster one_gpu --data-root 's3://my bucket' --seeds 2 --without '*r101*'"
     )
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [(["a", "b"], "there are a, b"), (["a", "b", "c"], "a, b, c"), (["a", "b", "c", "d"], "c and 1 more")],
+)
+def test_what_there_is_is_counted(names: list[str], said: str) -> None:
+    with pytest.raises(ExclusionError) as caught:
+        _matched(["nothing*"], names)
+    assert str(caught.value).endswith(said)

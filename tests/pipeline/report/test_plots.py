@@ -29,21 +29,21 @@ def test_plots(made_up: Callable[..., RunResult], tmp_path: Path) -> None:
     config = changed.config.model_copy(update={"changes": {"importance_sample_ratio": 0.5}})
     write_plots([*runs, replace(changed, config=config)], tmp_path / "plots")
     assert (tmp_path / "plots/training_loss.csv").read_text().splitlines() == [
-        "experiment,run,step,loss",
-        *(f"a,a-{seed},{step},{loss}" for seed in range(3) for step, loss in ((10, 2.5), (20, 0.125))),
-        "a [importance_sample_ratio 0.5],a-0,10,3.0",
+        "dataset,experiment,run,step,loss",
+        *(f"shapes,a,a-{seed},{step},{loss}" for seed in range(3) for step, loss in ((10, 2.5), (20, 0.125))),
+        "shapes,a [importance_sample_ratio 0.5],a-0,10,3.0",
     ]
     # Of three seeds the median, in order of the resolution, with the N that most settings have.
     assert (tmp_path / "plots/accuracy_over_resolution.csv").read_text().splitlines() == [
-        "experiment,resolution,AP,AP_star,boundary_AP",
-        "a,28,22.0,,",
-        "a,224,23.0,40.0,",
+        "dataset,experiment,resolution,AP,AP_star,boundary_AP",
+        "shapes,a,28,22.0,,",
+        "shapes,a,224,23.0,40.0,",
     ]
 
 
 def test_plots_of_nothing(tmp_path: Path) -> None:
     write_plots([], tmp_path / "plots")
     assert {path.name: path.read_text() for path in (tmp_path / "plots").iterdir()} == {
-        "training_loss.csv": "experiment,run,step,loss\n",
-        "accuracy_over_resolution.csv": "experiment,resolution,AP,AP_star,boundary_AP\n",
+        "training_loss.csv": "dataset,experiment,run,step,loss\n",
+        "accuracy_over_resolution.csv": "dataset,experiment,resolution,AP,AP_star,boundary_AP\n",
     }
