@@ -213,8 +213,11 @@ def run_predict(request: Request) -> bool:
         console.print(remark, markup=False)
     for message in outcome.failed:
         console.print(f"error: {message}", style="red", markup=False)
-    what = "classes" if isinstance(model, SemanticSegmenter) else f"objects of score {score:g} or more"
+    if isinstance(model, SemanticSegmenter):
+        found = counted(outcome.regions, "class")
+    else:
+        found = f"{counted(outcome.regions, 'object')} of score {score:g} or more"
     total = len(inputs.images)
     images = counted(outcome.done, "image") + (f" of {total}" if outcome.done < total else "")
-    print(f"{request.out}: {images}, {outcome.regions} {what}, {outcome.done / seconds:.2g} images/s")
+    print(f"{request.out}: {images}, {found}, {outcome.done / seconds:.2g} images/s")
     return bool(outcome.failed)
