@@ -161,7 +161,10 @@ class ProposalNetwork(RegionProposalNetwork):
         scores = logits.gather(1, indices).flatten().to(boxes.dtype)
         finite = boxes.isfinite().all(dim=1) & scores.isfinite()
         boxes = torch.cat(
-            [clip_boxes_to_image(of_image, size) for of_image, size in zip(boxes.chunk(images), image_sizes, strict=True)]
+            [
+                clip_boxes_to_image(of_image, size)
+                for of_image, size in zip(boxes.chunk(images), image_sizes, strict=True)
+            ]
         )
         usable = finite & (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
         # Boxes without area suppress none.

@@ -53,9 +53,7 @@ def mean_bce(logits: Tensor, targets: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits.float(), targets)
 
 
-def crop_masks(
-    masks: list[Tensor], indices: list[Tensor], boxes: list[Tensor], sizes: list[Size], side: int
-) -> Tensor:
+def crop_masks(masks: list[Tensor], indices: list[Tensor], boxes: list[Tensor], sizes: list[Size], side: int) -> Tensor:
     """Ground-truth masks on the regions' grids: a cell is 1 if the object covers at least half of it.
 
     Args:
@@ -82,11 +80,6 @@ def crop_masks(
     return (torch.cat(crops)[:, 0] >= 0.5).float()
 
 
-def target_masks_and_sizes(targets: list[Target]) -> tuple[list[Tensor], list[Size]]:
-    """The masks of each image and the size of the image, which lies on the CPU."""
-    return [target["masks"] for target in targets], [tuple(target["size"].tolist()) for target in targets]
-
-
 class FourConvMaskHead(nn.Module):
     """Mask R-CNN's default mask branch: RoIAlign 14x14 from the pyramid level of a box's size, 28x28 masks out.
 
@@ -105,10 +98,16 @@ class FourConvMaskHead(nn.Module):
         self.sampling_ratio, self.side, self.pooled_size = sampling_ratio, side, side // 2
         self.head = FourConvHead(in_channels, num_classes, channels)
 
-    def losses(self, features: Features, regions: Regions, targets: list[Target]) -> dict[str, Tensor]:
-        """{"loss_mask"}: the mean cross-entropy of the masks of the proposals' classes."""
+    def losses(self, features: Features, regions: Regions, masks: list[Tensor], sizes: list[Size]) -> dict[str, Tensor]:
+        """{"loss_mask"}: the mean cross-entropy of the masks of the proposals' classes.
+
+        Args:
+            features: of the batch.
+            regions: to train on.
+            masks: (G, H, W) bool, the ground truth of each image at any resolution.
+            sizes: of each image, in pixels of the boxes.
+        """
         logits = self.logits(features, regions.proposals, regions.labels, None)
-        masks, sizes = target_masks_and_sizes(targets)
         target_masks = crop_masks(masks, regions.targets, regions.proposals, sizes, logits.shape[-1])
         return {"loss_mask": mean_bce(logits[:, 0], target_masks)}
 
@@ -180,11 +179,13 @@ class PointRendMaskHead(nn.Module):
         """Predictions at points (R, P, 2) given the coarse prediction (R, K, 7, 7): (R, K, P)."""
         return self.point_head(self.fine_features(features, boxes, points), sample_features(coarse, points))
 
-    def losses(self, features: Features, regions: Regions, targets: list[Target]) -> dict[str, Tensor]:
-        """{"loss_mask", "loss_mask_point"}: mean cross-entropy of the coarse mask and of the points, unweighted."""
+    def losses(self, features: Features, regions: Regions, masks: list[Tensor], sizes: list[Size]) -> dict[str, Tensor]:
+        """{"loss_mask", "loss_mask_point"}: mean cross-entropy of the coarse mask and of the points, unweighted.
+
+        The arguments are those of :meth:`FourConvMaskHead.losses`.
+        """
         boxes, labels = regions.predicted if self.cascade else regions.proposals, torch.cat(regions.labels)
         coarse = self.coarse_logits(features, boxes)
-        masks, sizes = target_masks_and_sizes(targets)
         target_masks = crop_masks(masks, regions.targets, boxes, sizes, coarse.shape[-1])
         points = select_training_points(
             select_class_logits(coarse, labels).detach().float(),
@@ -272,10 +273,6 @@ class MaskRCNN(nn.Module):
 
     def _losses(self, images: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
         batch = self.transform(images)
-        targets = [
-            {**target, "size": torch.tensor(size)}  # on the CPU, where reading it waits for no device
-            for target, size in zip(targets, batch.image_sizes, strict=True)
-        ]
         features = self.backbone(batch.tensors)
         if self.detector_is_frozen:
             losses: dict[str, Tensor] = {}
@@ -284,7 +281,8 @@ class MaskRCNN(nn.Module):
             proposals, losses = self.rpn(batch, features, targets)
             regions, box_losses = self.roi_heads.train_step(features, proposals, targets)
             losses |= box_losses
-        return {**losses, **self.mask_head.losses(features, regions, targets)}
+        masks = [target["masks"] for target in targets]
+        return {**losses, **self.mask_head.losses(features, regions, masks, batch.image_sizes)}
 
     def detect(self, images: list[Tensor]) -> "Detections":
         """The detector's pass: boxes, labels and scores of N images (3, H, W), and the features to render from.
