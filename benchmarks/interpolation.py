@@ -68,7 +68,7 @@ def training_points(device: torch.device) -> Case:
     masks = torch.rand(8, *SIZE, device=device) > 0.5
     indices, points = torch.randint(8, (128,), device=device), torch.rand(128, 196, 2, device=device)
     return (
-        lambda: sample_masks(masks, indices, points),
+        lambda: sample_masks([masks], [indices], points),
         lambda: sample_features(masks[indices][:, None].float(), points),
     )
 

@@ -85,7 +85,7 @@ def compare(annotation: dict[str, Any], size: Size, boxes_each: int) -> dict[str
     boxes = training_boxes(torch.tensor([x0, y0, x0 + width, y0 + height]), boxes_each, size)
     no_index = torch.zeros(len(boxes), dtype=torch.int64)
 
-    ours = crop_masks(mask[None], no_index, boxes, size, SIDE)
+    ours = crop_masks([mask[None]], [no_index], [boxes], [size], SIDE)
     theirs = torch.stack([rasterised_in_box(polygons, box, SIDE) for box in boxes]).float()
     # The precision of an annotation: Detectron2's own targets where the outline lies up to half a pixel elsewhere.
     shift = (torch.rand(2) - 0.5).tolist()
@@ -97,8 +97,8 @@ def compare(annotation: dict[str, Any], size: Size, boxes_each: int) -> dict[str
     resized_mask, resized_boxes = rasterised(enlarged, large), rescale_boxes(boxes, size, large)
     moved_enlarged = [p.ravel() for p in scaled(moved, large[1] / size[1], large[0] / size[0])]
     moved_mask = rasterised(moved_enlarged, large)
-    coarse = crop_masks(mask[None], no_index, boxes, size, COARSE_SIDE)
-    their_coarse = crop_masks(resized_mask[None], no_index, resized_boxes, large, COARSE_SIDE)
+    coarse = crop_masks([mask[None]], [no_index], [boxes], [size], COARSE_SIDE)
+    their_coarse = crop_masks([resized_mask[None]], [no_index], [resized_boxes], [large], COARSE_SIDE)
 
     # Three quarters of the points are as near the outline as the best third of three times as many.
     drawn = torch.rand(len(boxes), 3 * POINTS, 2)
@@ -110,7 +110,7 @@ def compare(annotation: dict[str, Any], size: Size, boxes_each: int) -> dict[str
 
     def at_points(masks: Tensor, its_boxes: Tensor) -> Tensor:
         extent = torch.tensor(masks.shape[::-1], dtype=torch.float32)
-        return sample_masks(masks[None], no_index, points_in_image(points, its_boxes) / extent)
+        return sample_masks([masks[None]], [no_index], points_in_image(points, its_boxes) / extent)
 
     our_points, their_points = at_points(mask, boxes) >= 0.5, at_points(resized_mask, resized_boxes) >= 0.5
     moved_points = at_points(moved_mask, resized_boxes) >= 0.5

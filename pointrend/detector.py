@@ -6,11 +6,13 @@ strides are exact, RoIAlign is aligned to pixel centres, and box losses are L1.
 Shape letters: N images, R regions, C channels, K classes.
 """
 
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
@@ -20,12 +22,13 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, con
 from torchvision.ops import batched_nms, clip_boxes_to_image, nms
 
 from pointrend.backbones import STRIDES
+from pointrend.matching import Target, existing, match, pad_objects, sample
 from pointrend.points import Size
 from pointrend.pooling import Features, pool_regions
 
-Target = dict[str, Tensor]
-
 ASPECT_RATIOS = (0.5, 1.0, 2.0)
+#: Beyond it torchvision suppresses group by group, each with its own waits for the device.
+NMS_BOXES_AT_ONCE = 25_000
 MAX_COORDINATE = 1e4  # pixels; masks are not trained on predicted boxes beyond it
 
 
@@ -114,28 +117,22 @@ class ProposalNetwork(RegionProposalNetwork):
             return boxes, {}
         if targets is None:
             raise ValueError("training needs targets: rpn(images, features, targets)")
-        labels, matched_boxes = self.assign_targets_to_anchors(anchors, targets)
-        return boxes, self.losses(logits, deltas, anchors, labels, matched_boxes)
+        return boxes, self.losses(logits, deltas, anchors, targets)
 
     def propose(self, batch: ImageList, features: Features) -> list[Tensor]:
         """The proposals of each image, without losses: N tensors (R, 4)."""
         return self._predict(batch, features)[0]
 
-    def _predict(self, images: ImageList, features: Features) -> tuple[list[Tensor], Tensor, Tensor, list[Tensor]]:
-        """The proposals of each image, and what the losses need: logits (N A,), deltas (N A, 4) and anchors."""
+    def _predict(self, images: ImageList, features: Features) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
+        """The proposals of each image, and what the losses need: logits (N, A), deltas (N, A, 4), anchors (A, 4)."""
         maps = list(features.values())
-        logits, deltas = self.head(maps)
+        level_logits, level_deltas = self.head(maps)
         anchors = self.anchor_generator(images, maps)
-        counts = [level.shape[1] * level.shape[2] * level.shape[3] for level in logits]
-        flat_logits, flat_deltas = concat_box_prediction_layers(logits, deltas)
-        boxes, _ = self.select_proposals(
-            flat_logits.detach().view(len(anchors), -1),
-            flat_deltas.detach().view(len(anchors), -1, 4),
-            anchors[0],
-            images.image_sizes,
-            counts,
-        )
-        return boxes, flat_logits.flatten(), flat_deltas, anchors
+        counts = [level.shape[1] * level.shape[2] * level.shape[3] for level in level_logits]
+        flat_logits, flat_deltas = concat_box_prediction_layers(level_logits, level_deltas)
+        logits, deltas = flat_logits.view(len(anchors), -1), flat_deltas.view(len(anchors), -1, 4)
+        boxes, _ = self.select_proposals(logits.detach(), deltas.detach(), anchors[0], images.image_sizes, counts)
+        return boxes, logits, deltas, anchors[0]
 
     def select_proposals(
         self, logits: Tensor, deltas: Tensor, anchors: Tensor, image_sizes: list[Size], counts: list[int]
@@ -152,50 +149,67 @@ class ProposalNetwork(RegionProposalNetwork):
         Returns:
             proposals (R, 4) inside the image and their logits (R,) of each image, best first.
         """
-        best, levels, first = [], [], 0
+        images, best, levels, first = len(logits), [], [], 0
         for level, count in enumerate(counts):
             kept = min(count, self.pre_nms_top_n())
             best.append(logits[:, first : first + count].topk(kept, dim=1).indices + first)
             levels.append(torch.full((kept,), level, device=logits.device))
             first += count
-        indices, level_of = torch.cat(best, dim=1), torch.cat(levels)
-        chosen = []
-        for image_logits, image_deltas, image_indices, size in zip(logits, deltas, indices, image_sizes, strict=True):
-            boxes = self.box_coder.decode_single(image_deltas[image_indices], anchors[image_indices])
-            scores = image_logits[image_indices].to(boxes.dtype)
-            finite = boxes.isfinite().all(dim=1) & scores.isfinite()
-            boxes = clip_boxes_to_image(boxes, size)
-            usable = torch.where(finite & (boxes[:, 2:] > boxes[:, :2]).all(dim=1))[0]
-            boxes, scores = boxes[usable], scores[usable]
-            kept_boxes = nms_per_group(level_of[usable], boxes, scores, self.nms_thresh)[: self.post_nms_top_n()]
-            chosen.append((boxes[kept_boxes], scores[kept_boxes]))
-        return [boxes for boxes, _ in chosen], [scores for _, scores in chosen]
+        indices = torch.cat(best, dim=1)
+        chosen = deltas.gather(1, indices.unsqueeze(2).expand(-1, -1, 4)).flatten(0, 1)
+        boxes = self.box_coder.decode_single(chosen, anchors[indices.flatten()])
+        scores = logits.gather(1, indices).flatten().to(boxes.dtype)
+        finite = boxes.isfinite().all(dim=1) & scores.isfinite()
+        boxes = torch.cat(
+            [
+                clip_boxes_to_image(of_image, size)
+                for of_image, size in zip(boxes.chunk(images), image_sizes, strict=True)
+            ]
+        )
+        usable = finite & (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+        # Boxes without area suppress none.
+        boxes, scores = torch.where(usable[:, None], boxes, 0), torch.where(usable, scores, 0)
+        groups = (torch.arange(images, device=logits.device)[:, None] * len(counts) + torch.cat(levels)).flatten()
+        kept = self._suppress(groups, boxes, scores, indices.shape[1])
+        if images == 1:
+            parts = [kept[usable[kept]]]
+        else:
+            # Image by image, what is not usable after all of them; scores stay in order.
+            image = torch.where(usable[kept], kept // indices.shape[1], images)
+            found = (image[:, None] == torch.arange(images, device=image.device)).sum(dim=0).tolist()
+            parts = list(kept[image.argsort(stable=True)][: sum(found)].split(found))
+        parts = [part[: self.post_nms_top_n()] for part in parts]
+        return [boxes[part] for part in parts], [scores[part] for part in parts]
 
-    def losses(
-        self,
-        logits: Tensor,
-        deltas: Tensor,
-        anchors: list[Tensor],
-        labels: list[Tensor],
-        matched_boxes: list[Tensor],
-    ) -> dict[str, Tensor]:
+    def _suppress(self, groups: Tensor, boxes: Tensor, scores: Tensor, boxes_per_image: int) -> Tensor:
+        """Non-maximum suppression among the boxes of each group, of as many images at once as a GPU is faster with."""
+        boxes_at_once = max(1, NMS_BOXES_AT_ONCE // boxes_per_image) * boxes_per_image
+        if boxes_at_once >= len(boxes):
+            return nms_per_group(groups, boxes, scores, self.nms_thresh)
+        parts = zip(*(values.split(boxes_at_once) for values in (groups, boxes, scores)), strict=True)
+        kept = [nms_per_group(*part, self.nms_thresh) + index * boxes_at_once for index, part in enumerate(parts)]
+        return torch.cat(kept)
+
+    def losses(self, logits: Tensor, deltas: Tensor, anchors: Tensor, targets: list[Target]) -> dict[str, Tensor]:
         """The losses of sampled anchors. Predictions and box targets of the others are neither read nor computed.
 
         Args:
-            logits: (N A,), A anchors of each image.
-            deltas: (N A, 4).
-            anchors: N tensors (A, 4).
-            labels: N tensors (A,): 1 for an object, 0 for background, -1 for neither.
-            matched_boxes: N tensors (A, 4), the object's box where the label is 1.
+            logits: (N, A).
+            deltas: (N, A, 4).
+            anchors: (A, 4) xyxy, the same for all images.
+            targets: ``boxes`` and ``labels`` of each image.
         """
-        positive, negative = (torch.where(torch.cat(masks))[0] for masks in self.fg_bg_sampler(labels))
-        sampled = torch.cat((positive, negative))
+        objects = pad_objects(targets, anchors.dtype)
+        matched, labels = match(objects, anchors.expand(len(targets), -1, -1), self.proposal_matcher)
+        positive, negative = (torch.cat(drawn) for drawn in sample(labels, self.fg_bg_sampler))
+        sampled_logits = logits.flatten()[torch.cat((positive, negative))]
         wanted = torch.cat((torch.ones_like(positive), torch.zeros_like(negative)))
-        sampled_logits = logits[sampled]
         objectness_loss = F.binary_cross_entropy_with_logits(sampled_logits, wanted.to(sampled_logits), reduction="sum")
-        targets = self.box_coder.encode_single(torch.cat(matched_boxes)[positive], torch.cat(anchors)[positive])
-        box_loss = F.l1_loss(deltas[positive], targets, reduction="sum")
-        normaliser = self.fg_bg_sampler.batch_size_per_image * len(labels)
+        image = positive // len(anchors)
+        matched_boxes = objects.boxes[image, matched.flatten()[positive]]
+        box_targets = self.box_coder.encode_single(matched_boxes, anchors[positive - image * len(anchors)])
+        box_loss = F.l1_loss(deltas.flatten(0, 1)[positive], box_targets, reduction="sum")
+        normaliser = self.fg_bg_sampler.batch_size_per_image * len(targets)
         return {"loss_objectness": objectness_loss / normaliser, "loss_rpn_box_reg": box_loss / normaliser}
 
 
@@ -222,6 +236,24 @@ def decode_regions(
     return Regions(proposals, list(decoded.split([len(boxes) for boxes in proposals])), labels, matched)
 
 
+class Foreground(NamedTuple):
+    """Foreground proposals; each field has one tensor per image."""
+
+    proposals: list[Tensor]  # (R, 4) xyxy
+    labels: list[Tensor]  # (R,) from 1
+    targets: list[Tensor]  # (R,) index of the matched ground-truth object
+
+
+class Samples(NamedTuple):
+    """Proposals that the box head trains on."""
+
+    proposals: list[Tensor]  # (S, 4) of each image, foreground first
+    labels: Tensor  # (S summed over images,), 0 for background
+    foreground: Tensor  # (R summed over images,) the indices of the foreground among these
+    regions: Foreground
+    deltas: Tensor  # (R summed over images, 4) from the foreground to its objects
+
+
 class BoxHeads(RoIHeads):
     """torchvision's box head with aligned pooling and an L1 loss, which also returns its foreground regions."""
 
@@ -237,25 +269,45 @@ class BoxHeads(RoIHeads):
         self, features: Features, proposals: list[Tensor], targets: list[Target]
     ) -> tuple[Regions, dict[str, Tensor]]:
         """Samples and classifies proposals: their foreground regions, and the two losses of the box head."""
-        proposals, matched, labels, deltas = self.select_training_samples(proposals, targets)
-        logits, predicted_deltas = self.predict(features, proposals)
-        flat_labels = torch.cat(labels)
-        foreground, (proposals, labels, matched) = choose_foreground(labels, proposals, matched)
-        classes = flat_labels[foreground]
-        chosen = predicted_deltas.view(len(flat_labels), -1, 4)[foreground, classes]
-        box_loss = F.l1_loss(chosen, torch.cat(deltas)[foreground], reduction="sum") / max(1, len(flat_labels))
-        losses = {"loss_classifier": F.cross_entropy(logits, flat_labels), "loss_box_reg": box_loss}
-        return decode_regions(self.box_coder, proposals, labels, matched, chosen), losses
+        samples = self.sample_proposals(proposals, targets)
+        logits, deltas = self.predict(features, samples.proposals)
+        chosen = deltas.unflatten(1, (-1, 4))[samples.foreground, samples.labels[samples.foreground]]
+        box_loss = F.l1_loss(chosen, samples.deltas, reduction="sum") / max(1, len(samples.labels))
+        losses = {"loss_classifier": F.cross_entropy(logits, samples.labels), "loss_box_reg": box_loss}
+        return decode_regions(self.box_coder, *samples.regions, chosen), losses
 
     @torch.no_grad()
     def foreground(self, features: Features, proposals: list[Tensor], targets: list[Target]) -> Regions:
         """The regions of :meth:`train_step` without its losses, which need the background's predictions as well."""
-        proposals, matched, labels, _ = self.select_training_samples(proposals, targets)
-        _, (proposals, labels, matched) = choose_foreground(labels, proposals, matched)
+        proposals, labels, matched = self.sample_proposals(proposals, targets).regions
         _, deltas = self.predict(features, proposals)
         classes = torch.cat(labels)
-        chosen = deltas.view(len(classes), -1, 4)[torch.arange(len(classes), device=classes.device), classes]
+        chosen = deltas.unflatten(1, (-1, 4))[torch.arange(len(classes), device=classes.device), classes]
         return decode_regions(self.box_coder, proposals, labels, matched, chosen)
+
+    @torch.no_grad()
+    def sample_proposals(self, proposals: list[Tensor], targets: list[Target]) -> Samples:
+        """Draws foreground and background of each image among its proposals (R, 4) and the objects themselves."""
+        objects = pad_objects(targets, proposals[0].dtype)
+        boxes = torch.cat((pad_sequence(proposals, batch_first=True), objects.boxes), dim=1)
+        exist = existing([len(part) for part in proposals], boxes.shape[1] - objects.exist.shape[1], boxes.device)
+        exist = torch.cat((exist, objects.exist), dim=1)
+        matched, labels = match(objects, boxes, self.proposal_matcher)
+        positive, negative = sample(labels.masked_fill(~exist, -1), self.fg_bg_sampler)
+        counts, sizes = [len(p) for p in positive], [len(p) + len(n) for p, n in zip(positive, negative, strict=True)]
+        flat_boxes, flat_labels, foreground = boxes.flatten(0, 1), labels.flatten(), torch.cat(positive)
+        drawn = torch.cat([part for of_image in zip(positive, negative, strict=True) for part in of_image])
+        image, origins, of_object = foreground // boxes.shape[1], flat_boxes[foreground], matched.flatten()[foreground]
+        # Before the foreground of an image comes the background of those before it.
+        background_before = torch.tensor([0, *accumulate(len(part) for part in negative)], device=boxes.device)
+        fields = (origins, flat_labels[foreground], of_object)
+        return Samples(
+            list(flat_boxes[drawn].split(sizes)),
+            flat_labels[drawn],
+            torch.arange(len(foreground), device=boxes.device) + background_before[image],
+            Foreground(*(list(field.split(counts)) for field in fields)),
+            self.box_coder.encode_single(objects.boxes[image, of_object], origins),
+        )
 
 
 def choose_foreground(

@@ -171,14 +171,11 @@ class PointRendRoIHeads(RoIHeads):
         foreground, (proposals, labels, matched) = choose_foreground(labels, proposals, matched)
         chosen = predicted.detach().unflatten(1, (-1, 4))[foreground, flat_labels[foreground]]
         regions = decode_regions(self.box_coder, proposals, labels, matched, chosen)
-        targets = [
-            {"masks": target["masks"].bool(), "size": torch.tensor(size)}
-            for target, size in zip(targets, image_shapes, strict=True)
-        ]
+        masks = [target["masks"].bool() for target in targets]
         return {
             "loss_classifier": loss_classifier,
             "loss_box_reg": loss_box_reg,
-            **self.mask_head.losses(features, regions, targets),
+            **self.mask_head.losses(features, regions, masks, image_shapes),
         }
 
 

@@ -21,13 +21,14 @@ from pointrend.points import (
     grid_points,
     mask_uncertainty,
     points_in_image,
+    repeat_rows,
     sample_features,
     sample_masks,
     select_training_points,
 )
 from pointrend.pooling import Features, pool_regions
 from pointrend.specs import COARSE_SIDE, FOUR_CONV_SIDE, PointSampling, Rendering
-from pointrend.transform import ImageTransform, rescale_boxes
+from pointrend.transform import ImageTransform
 
 if TYPE_CHECKING:
     from pointrend.instance_inference import Detections
@@ -52,31 +53,31 @@ def mean_bce(logits: Tensor, targets: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits.float(), targets)
 
 
-def crop_masks(masks: Tensor, indices: Tensor, boxes: Tensor, size: Size, side: int) -> Tensor:
+def crop_masks(masks: list[Tensor], indices: list[Tensor], boxes: list[Tensor], sizes: list[Size], side: int) -> Tensor:
     """Ground-truth masks on the regions' grids: a cell is 1 if the object covers at least half of it.
 
     Args:
-        masks: (G, H, W) bool, at any resolution: they cover the same image as the boxes.
-        indices: (R,) the object of each region.
-        boxes: (R, 4) in pixels of an image of size ``size``.
+        masks: (G, H, W) bool of each image, at any resolution: they cover the same image as the boxes.
+        indices: (R,) of each image, the object of each region.
+        boxes: (R, 4) of each image, in pixels.
+        sizes: of each image that the boxes are in.
         side: M.
 
     Returns:
-        (R, M, M) of zeros and ones.
+        (R summed over images, M, M) of zeros and ones.
     """
-    height, width = masks.shape[-2:]
-    rois = torch.cat((indices[:, None].to(boxes.dtype), rescale_boxes(boxes, size, (height, width))), dim=1)
-    return (roi_align(masks[:, None].float(), rois.float(), side, aligned=True)[:, 0] >= 0.5).float()
-
-
-def crop_all_masks(targets: list[Target], regions: Regions, boxes: list[Tensor], side: int) -> Tensor:
-    """:func:`crop_masks` over N images: (R summed over images, M, M)."""
-    return torch.cat(
-        [
-            crop_masks(target["masks"], indices, image_boxes, tuple(target["size"].tolist()), side)
-            for target, indices, image_boxes in zip(targets, regions.targets, boxes, strict=True)
-        ]
-    )
+    flat = torch.cat(boxes).float()
+    scales = [
+        [of_image.shape[-1] / width, of_image.shape[-2] / height]
+        for of_image, (height, width) in zip(masks, sizes, strict=True)
+    ]
+    rois = flat * repeat_rows(flat.new_tensor(scales), boxes).repeat(1, 2)
+    rois = torch.cat((torch.cat(indices)[:, None], rois), dim=1)
+    crops = [
+        roi_align(of_image[:, None].float(), image_rois, side, aligned=True)
+        for of_image, image_rois in zip(masks, split_like(rois, boxes), strict=True)
+    ]
+    return (torch.cat(crops)[:, 0] >= 0.5).float()
 
 
 class FourConvMaskHead(nn.Module):
@@ -97,10 +98,17 @@ class FourConvMaskHead(nn.Module):
         self.sampling_ratio, self.side, self.pooled_size = sampling_ratio, side, side // 2
         self.head = FourConvHead(in_channels, num_classes, channels)
 
-    def losses(self, features: Features, regions: Regions, targets: list[Target]) -> dict[str, Tensor]:
-        """{"loss_mask"}: the mean cross-entropy of the masks of the proposals' classes."""
+    def losses(self, features: Features, regions: Regions, masks: list[Tensor], sizes: list[Size]) -> dict[str, Tensor]:
+        """{"loss_mask"}: the mean cross-entropy of the masks of the proposals' classes.
+
+        Args:
+            features: of the batch.
+            regions: to train on.
+            masks: (G, H, W) bool, the ground truth of each image at any resolution.
+            sizes: of each image, in pixels of the boxes.
+        """
         logits = self.logits(features, regions.proposals, regions.labels, None)
-        target_masks = crop_all_masks(targets, regions, regions.proposals, logits.shape[-1])
+        target_masks = crop_masks(masks, regions.targets, regions.proposals, sizes, logits.shape[-1])
         return {"loss_mask": mean_bce(logits[:, 0], target_masks)}
 
     def logits(
@@ -151,13 +159,13 @@ class PointRendMaskHead(nn.Module):
         """Fine-grained features of P2 at points (R, P, 2) of all images' boxes: (R, C, P)."""
         fine = features[self.fine_level]
         height, width = (cells * self.fine_stride for cells in fine.shape[-2:])
+        columns, rows = points_in_image(points, torch.cat(boxes)).unbind(-1)
+        located = torch.stack((columns / width, rows / height), dim=-1)
         sampled = []
-        for feature, image_boxes, image_points in zip(fine, boxes, split_like(points, boxes), strict=True):
-            columns, rows = points_in_image(image_points, image_boxes).unbind(-1)
-            located = torch.stack((columns / width, rows / height), dim=-1)
+        for feature, image_points in zip(fine, split_like(located, boxes), strict=True):
             # All regions of an image read the same map: one call with R P points needs no copy of it per region.
-            flat = sample_features(feature[None], located.view(1, -1, 2))[0]
-            sampled.append(flat.unflatten(1, located.shape[:2]).transpose(0, 1))
+            flat = sample_features(feature[None], image_points.view(1, -1, 2))[0]
+            sampled.append(flat.unflatten(1, image_points.shape[:2]).transpose(0, 1))
         return torch.cat(sampled)
 
     def coarse_logits(self, features: Features, boxes: list[Tensor]) -> Tensor:
@@ -171,29 +179,22 @@ class PointRendMaskHead(nn.Module):
         """Predictions at points (R, P, 2) given the coarse prediction (R, K, 7, 7): (R, K, P)."""
         return self.point_head(self.fine_features(features, boxes, points), sample_features(coarse, points))
 
-    def losses(self, features: Features, regions: Regions, targets: list[Target]) -> dict[str, Tensor]:
-        """{"loss_mask", "loss_mask_point"}: mean cross-entropy of the coarse mask and of the points, unweighted."""
+    def losses(self, features: Features, regions: Regions, masks: list[Tensor], sizes: list[Size]) -> dict[str, Tensor]:
+        """{"loss_mask", "loss_mask_point"}: mean cross-entropy of the coarse mask and of the points, unweighted.
+
+        The arguments are those of :meth:`FourConvMaskHead.losses`.
+        """
         boxes, labels = regions.predicted if self.cascade else regions.proposals, torch.cat(regions.labels)
         coarse = self.coarse_logits(features, boxes)
-        target_masks = crop_all_masks(targets, regions, boxes, coarse.shape[-1])
+        target_masks = crop_masks(masks, regions.targets, boxes, sizes, coarse.shape[-1])
         points = select_training_points(
             select_class_logits(coarse, labels).detach().float(),
             self.sampling,
             lambda logits: mask_uncertainty(logits[:, 0]),
         )
-        with torch.no_grad():
-            target_points = torch.cat(
-                [
-                    sample_masks(
-                        target["masks"],
-                        indices,
-                        points_in_image(image_points, image_boxes) / target["size"].flip(0).to(points),
-                    )
-                    for target, indices, image_boxes, image_points in zip(
-                        targets, regions.targets, boxes, split_like(points, boxes), strict=True
-                    )
-                ]
-            )
+        extents = repeat_rows(points.new_tensor([(width, height) for height, width in sizes]), boxes)
+        located = points_in_image(points, torch.cat(boxes)) / extents[:, None]
+        target_points = sample_masks(masks, regions.targets, located)
         logits = self.point_logits(features, boxes, coarse, points)
         return {
             "loss_mask": mean_bce(select_class_logits(coarse, labels)[:, 0], target_masks),
@@ -272,10 +273,6 @@ class MaskRCNN(nn.Module):
 
     def _losses(self, images: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
         batch = self.transform(images)
-        targets = [
-            {**target, "size": torch.tensor(size)}  # on the CPU, where reading it waits for no device
-            for target, size in zip(targets, batch.image_sizes, strict=True)
-        ]
         features = self.backbone(batch.tensors)
         if self.detector_is_frozen:
             losses: dict[str, Tensor] = {}
@@ -284,7 +281,8 @@ class MaskRCNN(nn.Module):
             proposals, losses = self.rpn(batch, features, targets)
             regions, box_losses = self.roi_heads.train_step(features, proposals, targets)
             losses |= box_losses
-        return {**losses, **self.mask_head.losses(features, regions, targets)}
+        masks = [target["masks"] for target in targets]
+        return {**losses, **self.mask_head.losses(features, regions, masks, batch.image_sizes)}
 
     def detect(self, images: list[Tensor]) -> "Detections":
         """The detector's pass: boxes, labels and scores of N images (3, H, W), and the features to render from.

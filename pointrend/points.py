@@ -57,20 +57,25 @@ def sample_features(features: Tensor, points: Tensor) -> Tensor:
     return F.grid_sample(features.to(grid.dtype), grid, mode="bilinear", align_corners=False).squeeze(3)
 
 
-def sample_masks(masks: Tensor, indices: Tensor, points: Tensor) -> Tensor:
+def sample_masks(masks: list[Tensor], indices: list[Tensor], points: Tensor) -> Tensor:
     """Bilinear interpolation of one mask per region, without copying a mask per region.
 
-    Equal to ``sample_features(masks[indices][:, None].float(), points)[:, 0]``, in O(R P) memory.
+    Of one image equal to ``sample_features(masks[indices][:, None].float(), points)[:, 0]``, in O(R P) memory.
 
     Args:
-        masks: (G, H, W) bool.
-        indices: (R,) int64, the mask of each region.
-        points: (R, P, 2) in [0, 1] of the mask.
+        masks: (G, H, W) bool of each image, of any sizes.
+        indices: (R,) int64 of each image, the mask of each region.
+        points: (R summed over images, P, 2) in [0, 1] of the mask.
 
     Returns:
-        (R, P) float values in [0, 1].
+        (R summed over images, P) float values in [0, 1].
     """
-    height, width = masks.shape[-2:]
+    first, layout = 0, []
+    for of_image in masks:
+        layout.append((first, *of_image.shape[-2:]))
+        first += of_image.numel()
+    first_cell, height, width = repeat_rows(torch.tensor(layout, device=points.device), indices).unsqueeze(1).unbind(2)
+    first_cell = first_cell + torch.cat(indices)[:, None] * height * width
     x = points[..., 0] * width - 0.5
     y = points[..., 1] * height - 0.5
     left, top = x.floor(), y.floor()
@@ -81,10 +86,18 @@ def sample_masks(masks: Tensor, indices: Tensor, points: Tensor) -> Tensor:
         (from_bottom, from_top, from_bottom, from_top)
     )
     inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
-    # Clamped as floats: a huge coordinate has no int64.
-    rows, columns = rows.clamp(0, height - 1).long(), columns.clamp(0, width - 1).long()
-    first, second, third, fourth = weights * (masks[indices[:, None], rows, columns] & inside)
+    # Set to 0 as floats: a huge coordinate has no int64.
+    rows, columns = torch.where(inside, rows, 0).long(), torch.where(inside, columns, 0).long()
+    cells = first_cell + rows * width + columns
+    flat = torch.cat([of_image.flatten() for of_image in masks])
+    first, second, third, fourth = weights * (flat[cells] & inside)
     return first + second + third + fourth
+
+
+def repeat_rows(values: Tensor, like: list[Tensor]) -> Tensor:
+    """Row i of values (N, ...) as many times as the i-th of N tensors has rows: (R summed over these, ...)."""
+    counts = [len(tensor) for tensor in like]
+    return values.repeat_interleave(torch.tensor(counts, device=values.device), dim=0, output_size=sum(counts))
 
 
 def upsample(grids: Tensor, size: Size) -> Tensor:

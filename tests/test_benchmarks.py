@@ -25,7 +25,7 @@ def test_mask_targets(monkeypatch: pytest.MonkeyPatch) -> None:
     index = torch.zeros(1, dtype=torch.int64)
     assert torch.equal(mask_targets.rasterised_in_box(square, box, 28).float(), expected)
     index = torch.zeros(1, dtype=torch.int64)
-    assert torch.equal(mask_targets.crop_masks(mask[None], index, box[None], (140, 140), 28)[0], expected)
+    assert torch.equal(mask_targets.crop_masks([mask[None]], [index], [box[None]], [(140, 140)], 28)[0], expected)
     triangle = {"segmentation": [[10.0, 10, 70, 22, 31, 60]], "bbox": [10.0, 10, 60, 50]}
     found = mask_targets.compare(triangle, (80, 96), 4)
     assert 0 < found["4xconv 28x28, %"] < 5

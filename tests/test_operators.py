@@ -36,10 +36,11 @@ def test_training(monkeypatch: pytest.MonkeyPatch) -> None:
     images, targets = batch(operators, 3)
     two = operators.training(MODEL, images[:2], targets[:2])
     three = operators.training(MODEL, images, targets)
-    assert two.operators <= 1250
-    assert three.operators - two.operators <= 250
-    assert two.reads <= 25
-    assert three.reads - two.reads <= 10
+    assert two.operators <= 1080
+    assert two.reads <= 6
+    # Only what depends on an image's size is computed image by image, and nothing waits for it.
+    assert three.operators - two.operators <= 120
+    assert three.reads == two.reads
 
 
 def test_what_counts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,6 +45,7 @@ LIBRARIES = (
     "ray.job_submission",
     "ray.util.state",
     "mlflow.pyfunc",
+    "mlflow.store.tracking.sqlalchemy_store",
     "mlflow.system_metrics.system_metrics_monitor",
     "mlflow.tracking",
     "sqlalchemy.orm",

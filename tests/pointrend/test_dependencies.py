@@ -56,7 +56,7 @@ INFERENCE_ONLY = {
     "pointrend.ui.views",
     "pointrend.wording",
 }
-INSTANCE_ONLY = {"pointrend.detector", "pointrend.instance", "pointrend.instance_models"}
+INSTANCE_ONLY = {"pointrend.detector", "pointrend.instance", "pointrend.instance_models", "pointrend.matching"}
 SEMANTIC_ONLY = {"pointrend.semantic", "pointrend.semantic_heads", "pointrend.semantic_models"}
 
 

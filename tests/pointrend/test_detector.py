@@ -91,12 +91,12 @@ def test_proposal_losses_by_hand() -> None:
     network = proposal_network(8, (32, 64, 128, 256, 512), (100, 100), 100)
     logits = torch.tensor([2.0, -1.0, 5.0], requires_grad=True)
     deltas = torch.tensor([[0.5, -0.25, 0.0, 0.1], [9.0, 9.0, 9.0, 9.0], [9.0, 9.0, 9.0, 9.0]], requires_grad=True)
-    labels = [torch.tensor([1.0, 0.0, -1.0])]  # an object, background, neither
-    # The object is as wide as its anchor and e^0.3 times as high, about the same centre.
+    # The object is as wide as the first anchor and e^0.3 times as high, about the same centre: an IoU of 0.74. The
+    # second anchor is far away, background; the third has an IoU of 0.37, which is neither.
     height = 10 * math.exp(0.3)
-    anchors = [torch.tensor([[0.0, -5.0, 10.0, 5.0], [0.0, 0.0, 8.0, 8.0], [0.0, 0.0, 8.0, 8.0]])]
-    matched = [torch.tensor([[0.0, -height / 2, 10.0, height / 2], [0.0, 0.0, 1.0, 1.0], [0.0, 0.0, 1.0, 1.0]])]
-    losses = network.losses(logits, deltas, anchors, labels, matched)
+    anchors = torch.tensor([[0.0, -5.0, 10.0, 5.0], [40.0, 40.0, 48.0, 48.0], [0.0, -5.0, 10.0, 0.0]])
+    target = {"boxes": torch.tensor([[0.0, -height / 2, 10.0, height / 2]]), "labels": torch.tensor([1])}
+    losses = network.losses(logits[None], deltas[None], anchors, [target])
     expected = (math.log1p(math.exp(-2)) + math.log1p(math.exp(-1))) / 256
     assert losses["loss_objectness"].item() == pytest.approx(expected)
     # L1, over the 256 anchors that an image samples at most.

@@ -66,12 +66,12 @@ class TestCropMasks:
         ],
     )
     def test_by_hand(self, index: int, box: list[int], side: int, expected: list[list[int]]) -> None:
-        crop = crop_masks(self.MASKS, torch.tensor([index]), torch.tensor([box]).float(), (8, 8), side)
+        crop = crop_masks([self.MASKS], [torch.tensor([index])], [torch.tensor([box]).float()], [(8, 8)], side)
         assert crop[0].tolist() == expected
 
     def test_one_object_for_many_regions(self) -> None:
         boxes = torch.tensor([[0.0, 0.0, 8.0, 8.0], [0.0, 0.0, 8.0, 8.0], [0.0, 0.0, 4.0, 4.0]])
-        crops = crop_masks(self.MASKS, torch.tensor([1, 0, 0]), boxes, (8, 8), 2)
+        crops = crop_masks([self.MASKS], [torch.tensor([1, 0, 0])], [boxes], [(8, 8)], 2)
         assert crops.tolist() == [[[0, 0], [0, 1]], [[1, 0], [1, 0]], [[1, 1], [1, 1]]]
 
     def test_resolution_of_the_ground_truth_does_not_matter(self) -> None:
@@ -80,16 +80,26 @@ class TestCropMasks:
         indices = torch.tensor([0, 1, 2, 0])
         # In an image of 32x24: cells of the ground truth are 4x3 pixels.
         boxes = torch.tensor([[0, 0, 24, 32], [3, 4, 15, 20], [9, 16, 21, 32], [0, 8, 12, 24]]).float()
-        expected = crop_masks(masks, indices, boxes, (32, 24), 4)
+        expected = crop_masks([masks], [indices], [boxes], [(32, 24)], 4)
         assert 0 < expected.mean() < 1
         for factor in (2, 3):
             finer = masks.repeat_interleave(factor, dim=1).repeat_interleave(factor, dim=2)
-            assert torch.equal(crop_masks(finer, indices, boxes, (32, 24), 4), expected)
+            assert torch.equal(crop_masks([finer], [indices], [boxes], [(32, 24)], 4), expected)
 
     def test_no_objects(self) -> None:
         nothing = torch.zeros(0, 9, 9, dtype=torch.bool)
-        crops = crop_masks(nothing, torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4), (18, 18), 7)
+        crops = crop_masks([nothing], [torch.zeros(0, dtype=torch.int64)], [torch.zeros(0, 4)], [(18, 18)], 7)
         assert crops.shape == (0, 7, 7)
+
+    def test_images_of_different_sizes_at_once(self) -> None:
+        torch.manual_seed(0)
+        masks = [torch.rand(count, *size) < 0.5 for count, size in ((3, (8, 8)), (0, (5, 9)), (2, (20, 6)))]
+        indices = [torch.tensor([2, 0]), torch.zeros(0, dtype=torch.int64), torch.tensor([1, 1, 0])]
+        boxes = [torch.rand(len(i), 2).repeat(1, 2) * 10 + torch.tensor([0.0, 0.0, 9.0, 12.0]) for i in indices]
+        sizes = [(32, 24), (10, 18), (20, 24)]
+        images = zip(masks, indices, boxes, sizes, strict=True)
+        each = [crop_masks(*([value] for value in image), 4) for image in images]
+        assert torch.equal(crop_masks(masks, indices, boxes, sizes, 4), torch.cat(each))
 
 
 def pyramid(images: int = 1, channels: int = 4) -> dict[str, Tensor]:
@@ -147,7 +157,7 @@ class TestMaskLosses:
         mask = torch.zeros(1, 12, 16, dtype=torch.bool)
         mask[0, 2:11, 4:10] = True
         mask = mask.repeat_interleave(factor, dim=1).repeat_interleave(factor, dim=2)
-        return {"masks": mask, "size": torch.tensor([48, 64])}
+        return {"masks": mask}
 
     ONE = torch.tensor([[8.0, 8.0, 50.0, 60.0], [4.0, 12.0, 44.0, 52.0]])
     OTHER = torch.tensor([[20.0, 2.0, 62.0, 40.0], [10.0, 30.0, 30.0, 64.0]])
@@ -155,7 +165,9 @@ class TestMaskLosses:
     @staticmethod
     def losses(head: nn.Module, regions: Regions, target: dict[str, Tensor]) -> dict[str, float]:
         torch.manual_seed(7)
-        return {name: loss.item() for name, loss in head.losses(pyramid(), regions, [target]).items()}
+        return {
+            name: loss.item() for name, loss in head.losses(pyramid(), regions, [target["masks"]], [(48, 64)]).items()
+        }
 
     def test_pointrend_trains_on_predicted_boxes(self) -> None:
         head, target = pointrend_head(), self.target()
@@ -222,7 +234,9 @@ class TestMaskLosses:
     def test_only_the_own_class_learns(self) -> None:
         head = pointrend_head()
         boxes = self.ONE[:1]  # of class 1
-        sum(head.losses(pyramid(), self.regions(boxes, boxes), [self.target()]).values()).backward()
+        sum(
+            head.losses(pyramid(), self.regions(boxes, boxes), [self.target()["masks"]], [(48, 64)]).values()
+        ).backward()
         learning = [row.any().item() for row in head.point_head.predictor.weight.grad]
         assert learning == [True, False, False]
 

@@ -88,16 +88,16 @@ class TestSampleMasks:
         boxes[:, 2:] += boxes[:, :2]
         points = points_in_image(torch.rand(regions, 20, 2), boxes)
         copied = sample_features(masks[indices][:, None].float(), points)[:, 0]
-        torch.testing.assert_close(sample_masks(masks, indices, points), copied, atol=1e-4, rtol=0)
+        torch.testing.assert_close(sample_masks([masks], [indices], points), copied, atol=1e-4, rtol=0)
 
     def test_far_outside_is_zero(self) -> None:
         masks = torch.ones(1, 4, 4, dtype=torch.bool)
         far = torch.tensor([[[1e12, 0.5], [-1e12, 0.5], [0.5, 1e30], [0.5, -1e30]]])
-        assert sample_masks(masks, torch.tensor([0]), far).tolist() == [[0, 0, 0, 0]]
+        assert sample_masks([masks], [torch.tensor([0])], far).tolist() == [[0, 0, 0, 0]]
 
     def test_no_regions_and_no_masks(self) -> None:
         masks = torch.zeros(0, 6, 6, dtype=torch.bool)
-        assert sample_masks(masks, torch.zeros(0, dtype=torch.int64), torch.zeros(0, 9, 2)).shape == (0, 9)
+        assert sample_masks([masks], [torch.zeros(0, dtype=torch.int64)], torch.zeros(0, 9, 2)).shape == (0, 9)
 
 
 def test_grid_points_are_row_major_cell_centres() -> None:
