@@ -344,9 +344,7 @@ class TestCommand:
 
 
 class TestRuns:
-    def test_the_score_is_where_f1_was_best_and_the_highest_ap_comes_first(
-        self, project: Path, tmp_path: Path
-    ) -> None:
+    def test_the_score_is_where_f1_was_best_and_the_highest_ap_comes_first(self, project: Path, tmp_path: Path) -> None:
         trained = project / "outputs" / "toy" / "train" / RUNS[0] / "model.safetensors"
         for name, scores in {
             "a-0": {"AP": 30.0, "F1": 70.0, "F1_score": 0.42},
