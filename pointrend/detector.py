@@ -187,8 +187,8 @@ class ProposalNetwork(RegionProposalNetwork):
         if boxes_at_once >= len(boxes):
             return nms_per_group(groups, boxes, scores, self.nms_thresh)
         parts = zip(*(values.split(boxes_at_once) for values in (groups, boxes, scores)), strict=True)
-        kept = [nms_per_group(*part, self.nms_thresh) + index * boxes_at_once for index, part in enumerate(parts)]
-        return torch.cat(kept)
+        kept = [nms_per_group(group, box, score, self.nms_thresh) for group, box, score in parts]
+        return torch.cat([indices + part * boxes_at_once for part, indices in enumerate(kept)])
 
     def losses(self, logits: Tensor, deltas: Tensor, anchors: Tensor, targets: list[Target]) -> dict[str, Tensor]:
         """The losses of sampled anchors. Predictions and box targets of the others are neither read nor computed.

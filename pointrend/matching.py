@@ -68,26 +68,24 @@ def match(objects: Objects, boxes: Tensor, matcher: Matcher) -> tuple[Tensor, Te
     pairs = objects.boxes.shape[1] * boxes.shape[1]
     images_at_once = max(1, PAIRS_AT_ONCE // max(1, pairs))
     parts = [
-        _match(*part, matcher)
-        for part in zip(*(field.split(images_at_once) for field in (*objects, boxes)), strict=True)
+        _match(Objects(*some), some_boxes, matcher)
+        for *some, some_boxes in zip(*(field.split(images_at_once) for field in (*objects, boxes)), strict=True)
     ]
     matched, labels = parts[0] if len(parts) == 1 else map(torch.cat, zip(*parts, strict=True))
     return matched, labels
 
 
-def _match(
-    objects: Tensor, object_labels: Tensor, exist: Tensor, boxes: Tensor, matcher: Matcher
-) -> tuple[Tensor, Tensor]:
-    iou = pairwise_iou(objects, boxes).masked_fill_(~exist[:, :, None], -1)
+def _match(objects: Objects, boxes: Tensor, matcher: Matcher) -> tuple[Tensor, Tensor]:
+    iou = pairwise_iou(objects.boxes, boxes).masked_fill_(~objects.exist[:, :, None], -1)
     best, matched = iou.max(dim=1)
     foreground = best >= matcher.high_threshold
     if matcher.allow_low_quality_matches:
         # The best boxes of every object, all of those that tie.
-        best_of_object = iou.amax(dim=2, keepdim=True).masked_fill_(~exist[:, :, None], 2)
+        best_of_object = iou.amax(dim=2, keepdim=True).masked_fill_(~objects.exist[:, :, None], 2)
         foreground |= (iou == best_of_object).any(dim=1)
     # 0 below the low threshold, -1 from there on.
     labels = -(best >= matcher.low_threshold).long()
-    return matched, torch.where(foreground, object_labels.gather(1, matched), labels)
+    return matched, torch.where(foreground, objects.labels.gather(1, matched), labels)
 
 
 def sample(labels: Tensor, sampler: BalancedPositiveNegativeSampler) -> tuple[list[Tensor], list[Tensor]]:

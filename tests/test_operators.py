@@ -39,7 +39,7 @@ def test_training(monkeypatch: pytest.MonkeyPatch) -> None:
     assert two.operators <= 1080
     assert two.reads <= 6
     # Only what depends on an image's size is computed image by image, and nothing waits for it.
-    assert three.operators - two.operators <= 120
+    assert three.operators - two.operators <= 40
     assert three.reads == two.reads
 
 
