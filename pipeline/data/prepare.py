@@ -148,7 +148,7 @@ class _Preparation:
 
         splits = self.all_of(given, read)
         if isinstance(dataset.val, HeldOut):
-            splits = self.held_out(dataset.val, splits["train"], files["train"].where)
+            splits = self.held_out(dataset.val, splits["train"], dataset.train.images, files["train"].where)
         else:
             if splits["train"].categories != splits["val"].categories:
                 files_named = f"{files['train'].where}, {files['val'].where}"
@@ -212,17 +212,19 @@ class _Preparation:
         self.all_of([name for name in splits if name in where], check)
         self.all_of([name for name in splits if name not in where], check)
 
-    def held_out(self, val: HeldOut, found: InstanceSplit, where: str) -> dict[Split, InstanceSplit]:
+    def held_out(self, val: HeldOut, found: InstanceSplit, folder: str, where: str) -> dict[Split, InstanceSplit]:
         """Both splits of a dataset whose val images are held out; all messages are train's."""
-        chosen = self.names_held_out(val, [image.file_name for image in found.images], where)
+        chosen = self.names_held_out(val, [image.file_name for image in found.images], folder, where)
         train, held = ([i for i in found.images if (i.file_name in chosen) == is_val] for is_val in (False, True))
         none = replace(found, images=held, dropped=[], parts=[], warnings=[])
         return {"train": replace(found, images=train), "val": none}
 
-    def names_held_out(self, val: HeldOut, names: list[str], where: str) -> set[str]:
+    def names_held_out(self, val: HeldOut, names: list[str], folder: str, where: str) -> set[str]:
+        """Which images are held out. Their names below the folder of images decide, wherever that folder lies."""
         if len(names) < 2:
             raise DatasetError(where, [f"{len(names)} image; expected 2 or more to hold one out for val"])
-        return held_out(names, val.share, val.seed)
+        below = {name.removeprefix(f"{folder}/"): name for name in names}
+        return {below[name] for name in held_out(below, val.share, val.seed)}
 
     def lvis(self, source: LvisSource, file: Path, val: InstanceSplit, invalid: Invalid) -> None:
         """Writes the COCO-category view of the LVIS annotations of the val images; adds messages about it to val's."""
@@ -302,9 +304,9 @@ class _Preparation:
 
         splits = self.all_of(given, read)
         if isinstance(val, HeldOut):
-            chosen = self.names_held_out(
-                val, [image.file_name for image, _ in splits["train"]], self.storage.where(dataset.train.images)
-            )
+            folder = dataset.train.images
+            names = [image.file_name for image, _ in splits["train"]]
+            chosen = self.names_held_out(val, names, folder, self.storage.where(folder))
             splits["val"] = [found for found in splits["train"] if found[0].file_name in chosen]
             splits["train"] = [found for found in splits["train"] if found[0].file_name not in chosen]
         manifests = {

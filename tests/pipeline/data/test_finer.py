@@ -122,7 +122,7 @@ def test_training_does_not_depend_on_them(
 def test_of_a_held_out_split_the_images_of_training_may_be_there(
     run: Callable[..., PreparedDataset], splits: dict[str, Any], finer: dict[str, Any]
 ) -> None:
-    layout = LAYOUT.model_copy(update={"val": HeldOut(share=0.4, seed=0)})
+    layout = LAYOUT.model_copy(update={"val": HeldOut(share=0.4, seed=3)})
     prepared = run(layout)
     held_out = prepared.manifest("val").to_pylist()
     truth = json.loads((prepared.truth / "finer.json").read_text())

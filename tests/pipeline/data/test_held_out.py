@@ -1,6 +1,7 @@
 """Datasets whose val images are held out of the train split's."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,21 @@ def test_instances(tmp_path: Path, coco_folder: Callable[..., Any]) -> None:
     assert {
         annotation["id"] for annotation in json.loads((found.truth / "instances.json").read_text())["annotations"]
     } == (in_manifest)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_where_the_folders_lie_changes_no_split(tmp_path: Path, coco_folder: Callable[..., Any], seed: int) -> None:
+    split = coco_folder(tmp_path / "raw", "train")
+    split.data["annotations"].append(split.annotation(25, 12, 9, (2, 2, 5, 5)))
+    split.write()
+    expected = ids(prepared(coco(seed), tmp_path), "val")
+    (tmp_path / "data" / "deeper").mkdir(parents=True)
+    (tmp_path / "raw" / "train").rename(tmp_path / "data" / "deeper" / "pictures")
+    (tmp_path / "raw" / "annotations" / "instances_train.json").rename(tmp_path / "data" / "second.json")
+    shutil.rmtree(tmp_path / "raw")
+    moved = CocoSplit(annotations="second.json", images="deeper/pictures")
+    dataset = coco(seed).model_copy(update={"root": "data", "train": moved})
+    assert ids(prepared(dataset, tmp_path), "val") == expected
 
 
 def test_an_annotation_that_was_dropped_is_not_in_the_truth(tmp_path: Path, coco_folder: Callable[..., Any]) -> None:
