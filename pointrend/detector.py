@@ -160,20 +160,17 @@ class ProposalNetwork(RegionProposalNetwork):
         boxes = self.box_coder.decode_single(chosen, anchors[indices.flatten()])
         scores = logits.gather(1, indices).flatten().to(boxes.dtype)
         finite = boxes.isfinite().all(dim=1) & scores.isfinite()
-        boxes = torch.cat(
-            [
-                clip_boxes_to_image(of_image, size)
-                for of_image, size in zip(boxes.chunk(images), image_sizes, strict=True)
-            ]
-        )
+        by_image = boxes.view(images, -1, 4)
+        boxes = torch.cat([clip_boxes_to_image(by_image[index], size) for index, size in enumerate(image_sizes)])
         usable = finite & (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
         # Boxes without area suppress none.
         boxes, scores = torch.where(usable[:, None], boxes, 0), torch.where(usable, scores, 0)
         groups = (torch.arange(images, device=logits.device)[:, None] * len(counts) + torch.cat(levels)).flatten()
-        kept = self._suppress(groups, boxes, scores, indices.shape[1])
         if images == 1:
+            kept = nms_per_group(groups, boxes, scores, self.nms_thresh)
             parts = [kept[usable[kept]]]
         else:
+            kept = self._suppress(groups, boxes, scores, indices.shape[1])
             # Image by image, what is not usable after all of them; scores stay in order.
             image = torch.where(usable[kept], kept // indices.shape[1], images)
             found = (image[:, None] == torch.arange(images, device=image.device)).sum(dim=0).tolist()
