@@ -179,7 +179,14 @@ class ProposalNetwork(RegionProposalNetwork):
         return [boxes[part] for part in parts], [scores[part] for part in parts]
 
     def _suppress(self, groups: Tensor, boxes: Tensor, scores: Tensor, boxes_per_image: int) -> Tensor:
-        """Non-maximum suppression among the boxes of each group, of as many images at once as a GPU is faster with."""
+        """:func:`nms_per_group` of several images: (R',) indices, best first among the images suppressed at once.
+
+        Args:
+            groups: (N B,) int64, B boxes of each image.
+            boxes: (N B, 4) xyxy.
+            scores: (N B,).
+            boxes_per_image: B.
+        """
         boxes_at_once = max(1, NMS_BOXES_AT_ONCE // boxes_per_image) * boxes_per_image
         if boxes_at_once >= len(boxes):
             return nms_per_group(groups, boxes, scores, self.nms_thresh)

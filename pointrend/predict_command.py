@@ -214,7 +214,7 @@ def run_predict(request: Request) -> bool:
     for message in outcome.failed:
         console.print(f"error: {message}", style="red", markup=False)
     if isinstance(model, SemanticSegmenter):
-        found = counted(outcome.regions, "class")
+        found = f"{counted(outcome.regions, 'mask')} of classes"
     else:
         found = f"{counted(outcome.regions, 'object')} of score {score:g} or more"
     total = len(inputs.images)

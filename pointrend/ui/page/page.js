@@ -69,7 +69,7 @@ function choose(index) {
   slider("resolution", known.resolutions, known.resolution, (value) => `${value} × ${value}`);
   slider("points", known.points, known.num_points, (value) => value.toLocaleString("en"));
   at("score-label").hidden = !isInstance();
-  if (!state.scoreChosen) {
+  if (!state.scoreChosen) {  // until that slider is moved it is where F1 is best for the weights
     at("score").value = known.least_score;
     showScore();
   }
@@ -86,7 +86,6 @@ function choose(index) {
   at("examples").hidden = !shown.length;
 }
 
-// Until that slider is moved it is where F1 is best for the weights.
 function showScore() { at("score-value").textContent = Number(at("score").value).toFixed(2); }
 
 function slider(name, choices, value, format) {
