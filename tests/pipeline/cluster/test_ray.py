@@ -104,6 +104,7 @@ def test_two_workers_evaluate_to_the_bytes_of_one_though_one_is_killed(repositor
     alone, together, chunks = tmp_path / "alone", tmp_path / "together", tmp_path / "chunks"
     for folder in (alone, together, chunks):
         folder.mkdir()
+    complete = ["images-0000000", "images-0000008", "images-0000016"]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as a worker of one CPU has
     predict(run, settings, torch.device("cpu"), tmp_path / "chunks of one", alone)
@@ -113,9 +114,13 @@ def test_two_workers_evaluate_to_the_bytes_of_one_though_one_is_killed(repositor
         run_worker(arguments)
         died = arguments["work"].chunks.parent / "died"
         if ray.train.get_context().get_world_rank() == 0 and not died.exists():
+            # The other worker is killed as well, and would leave a chunk that it writes just then unfinished.
+            end, folder = time.monotonic() + 60, arguments["work"].chunks
+            while sorted(part.name for part in folder.iterdir()) != complete:
+                assert time.monotonic() < end
+                time.sleep(0.05)
             died.touch()
-            lost = arguments["work"].chunks / "images-0000016"
-            lost.rename(died.parent / "lost")  # as if it had been killed before its second chunk
+            (folder / complete[-1]).rename(died.parent / "lost")  # as if it had been killed before its second chunk
             os.kill(os.getpid(), signal.SIGKILL)
 
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -123,7 +128,7 @@ def test_two_workers_evaluate_to_the_bytes_of_one_though_one_is_killed(repositor
     work = RunWork(cluster, evaluated=run, settings=settings, chunks=chunks)
     fit(killed_once, {"work": work}, cluster, "evaluation", tmp_path / "ray")
     assert (tmp_path / "died").exists()
-    assert sorted(part.name for part in chunks.iterdir()) == ["images-0000000", "images-0000008", "images-0000016"]
+    assert sorted(part.name for part in chunks.iterdir()) == complete
     made = {part.name: part.stat().st_mtime_ns for part in chunks.iterdir()}
     assert made["images-0000000"] < (tmp_path / "died").stat().st_mtime_ns < made["images-0000016"]
     gather(run, settings, chunks, together)
