@@ -147,13 +147,29 @@ def load_instances(path: Path, *, names: bool = True) -> dict[str, Any]:
     return data
 
 
+def _repeated_ids(kind: str, noun: str, data: Mapping[str, Any]) -> list[str]:
+    counts = Counter(entry["id"] for entry in data[kind])
+    return [f"{noun} {id_}: the id occurs {n} times" for id_, n in counts.items() if n > 1]
+
+
+def _repeated_images(images: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Error messages for ids and files that several images have, so that nobody knows which one is meant."""
+    of_file: dict[str, list[int]] = {}
+    for image in images:
+        of_file.setdefault(image["file_name"], []).append(image["id"])
+    repeated = {name: ids for name, ids in of_file.items() if len(set(ids)) > 1}
+    return _repeated_ids("images", "image", {"images": images}) + [
+        f"images {', '.join(map(str, ids[:5]))}{', ...' if len(ids) > 5 else ''}: all are of the file {name}"
+        for name, ids in repeated.items()
+    ]
+
+
 def duplicates(data: Mapping[str, Any]) -> list[str]:
     """Error messages for ids of images, annotations and categories, and names, that occur more than once."""
     found = [
-        f"{noun} {id_}: the id occurs {n} times"
+        message
         for kind, noun in (("images", "image"), ("annotations", "annotation"), ("categories", "category"))
-        for id_, n in Counter(entry["id"] for entry in data[kind]).items()
-        if n > 1
+        for message in _repeated_ids(kind, noun, data)
     ]
     used = {raw["category_id"] for raw in data["annotations"]}
     of_name: dict[Any, set[int]] = {}
@@ -208,6 +224,8 @@ def read_coco(
         problems.append(f"{counted(len(data['images']), 'image')}, expected {num_images}")
     if empty := [problem for key, problem in EMPTY.items() if not data[key]]:
         raise DatasetError(annotations, empty)  # all that refers to them would be a problem too
+    if repeated := _repeated_images(data["images"]):
+        raise DatasetError(annotations, repeated)  # so would be masks and sizes
     if classes:
         problems += keep_classes(data, classes)
     found = check_instances(data, invalid)

@@ -130,6 +130,12 @@ KINDS = (
     ),
     Kind(r"unknown category id \d+", "annotations with a category id that no category has", _NEW_IDS, True),
     Kind(r"there is no such image", "annotations with an image id that no image has", _NEW_IDS),
+    Kind(
+        r"all are of the file .*",
+        "files that several images name",
+        "give all annotations of a file to one image; of several annotators' keep one",
+        True,
+    ),
     Kind(r"the id occurs \d+ times", "ids that occur several times", _NEW_IDS),
     Kind(
         r"\w+ is .*, expected (?:a whole number|a text|at least \d+)",

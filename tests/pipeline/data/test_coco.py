@@ -272,6 +272,20 @@ def test_a_repeated_id(coco: Any, kind: str, id_: int) -> None:
     assert any(p.startswith(f"{noun} {id_}:") and "2 times" in p for p in refusal(coco).problems)
 
 
+def test_what_refers_to_a_repeated_image_is_no_problem_of_its_own(coco: Any) -> None:
+    coco.data["images"].append({"id": 7, "file_name": "tall.jpg", "height": 4, "width": 4})  # masks do not fit it
+    coco.write()
+    assert refusal(coco).problems == ["image 7: the id occurs 2 times", "images 3, 7: all are of the file tall.jpg"]
+
+
+def test_a_file_of_two_images(coco: Any) -> None:
+    coco.data["images"].append({"id": 8, "file_name": "wide.png", "height": 15, "width": 20})
+    coco.write()
+    error = refusal(coco)
+    assert error.problems == ["images 7, 8: all are of the file wide.png"]
+    assert "to one image" in str(error)
+
+
 @pytest.mark.parametrize("expected", [2, 4])
 def test_another_number_of_images(coco: Any, expected: int) -> None:
     assert refusal(coco, num_images=expected).problems == [f"3 images, expected {expected}"]
