@@ -24,8 +24,8 @@ class LabelTable:
             predictions ``<image>*.png``; empty where a prediction has the relative path of its ground truth.
 
     Raises:
-        ValueError: if an id is used twice, is negative or above 65535, if ids and names differ in number, or if there
-            are more than 255 classes.
+        ValueError: if an id is used twice, is negative or above 65535, if ids and names differ in number, if a name is
+            empty, or if there are more than 255 classes.
     """
 
     names: tuple[str, ...]
@@ -35,8 +35,15 @@ class LabelTable:
 
     def __post_init__(self) -> None:
         known = [*self.ids, *self.ignored]
-        if len(self.names) != len(self.ids) or len(set(known)) != len(known):
-            raise ValueError("a label table needs one id for each class, and no id for two things")
+        if len(self.names) != len(self.ids):
+            raise ValueError(f"{len(self.names)} class names and {len(self.ids)} ids; expected an id for each name")
+        if not all(name.strip() for name in self.names):
+            raise ValueError("a class has an empty name")
+        meanings: dict[int, list[str]] = {}
+        for id_, meaning in zip(known, (*map(repr, self.names), *["ignored"] * len(self.ignored)), strict=True):
+            meanings.setdefault(id_, []).append(meaning)
+        if twice := [f"label id {id_} is {' and '.join(of_id)}" for id_, of_id in meanings.items() if len(of_id) > 1]:
+            raise ValueError(f"{'; '.join(twice[:3])}{'; ...' if len(twice) > 3 else ''}; expected one meaning of each")
         if len(self.names) > MAX_CLASSES:
             raise ValueError(
                 f"{len(self.names)} classes; expected at most {MAX_CLASSES}, since training marks ignored pixels by 255"

@@ -153,6 +153,12 @@ class SemanticModelConfig(_Network):
     max_class_share: float | None = Field(
         gt=0, lt=1, description="crop bootstrapping: redraw a crop while one class covers more than this; null for none"
     )
+    points_per_step: PositiveInt | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="N of PointRend at inference, which the weights carry; null for the paper's. Evaluation settings "
+        "state their own: the last one should be the same, for predictions to be what was measured",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -166,6 +172,8 @@ class SemanticModelConfig(_Network):
             if not isinstance(spec, SemanticFPNSpec):
                 raise ValueError(f"levels is for SemanticFPN; model {self.name!r} has no pyramid")
             replace(spec, levels=tuple(self.levels))
+        if self.points_per_step is not None and not self.has_point_head:
+            raise ValueError(f"points_per_step is for PointRend; model {self.name!r} has no point head")
         return self
 
     @property

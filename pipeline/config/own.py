@@ -207,13 +207,16 @@ def settings(name: str, data: Data, device: Device, weights: Weights, wishes: Wi
         rendering = {"num_points": PAPER_RENDERING.num_points} if pointrend else {}
         resolutions = (28, PAPER_RENDERING.resolution) if pointrend else (28,)
         experiment["evaluations"] = {f"{side}x{side}": {"resolution": side, **rendering} for side in resolutions}
+        model = _instance_model(network, data, weights, size)
     else:
         stride = {"output_stride": 16} if isinstance(MODELS[network], DeepLabV3Spec) else {}
         experiment["evaluations"] = {"full": stride | ({"num_points": 4 * points} if pointrend else {})}
+        # The weights carry the number of points, so that predictions are what was measured.
+        model = _semantic_model(network, data, weights, size) | ({"points_per_step": 4 * points} if pointrend else {})
     whole = {"workers": 0, "driver_memory_gb": 2}
     gpu = {"gpus_per_worker": 1, "loader_processes": min(8, device.cpus)}
     return {
-        "models": (_instance_model if instance else _semantic_model)(network, data, weights, size),
+        "models": model,
         "schedules": _schedule(wishes.backbone, data.task, batch, updates, device) | validation,
         "experiments": experiment,
         "clusters": whole | (gpu if device.gpu_gigabytes else {"cpus_per_worker": device.cpus}),

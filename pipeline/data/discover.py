@@ -1,6 +1,7 @@
 """Finds out how somebody's own data are laid out, and describes them as a file of configs/datasets does."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from pipeline.config.datasets import (
     LabelSplit,
     load_dataset,
 )
+from pipeline.config.labels import LabelTable
 from pipeline.config.locations import is_remote
 from pipeline.config.reader import read
 from pipeline.data.annotation_files import (
@@ -266,7 +268,12 @@ def _labels(source: Source) -> LabelDataset:
     if found is None:
         raise DataError(f"{source.data}: {_unknown_layout(source.data)}")
     train, val, suffix = found
-    named = _named_classes(source, root)
+    where, named = _named_classes(source, root)
+    try:
+        # Checked here, since the configuration's own check names no file that the user has written.
+        LabelTable(tuple(named or {"unknown": 0}), tuple(named.values()) or (0,), source.ignored)
+    except ValueError as error:
+        raise DataError(f"{where}: {error} (--classes, --ignore)") from error
     dataset = LabelDataset(
         source="labels",
         root=str(root.parent if train.images == "." else root),
@@ -294,6 +301,8 @@ def _unknown_layout(folder: Path) -> str:
     for images, labels in ((folder / one, folder / other) for one in IMAGES for other in LABELS):
         if hint := affixes(_stems(images, PICTURES), _stems(labels, (".png",))):
             return f"no file of {labels.name}/ has the name of one of {images.name}/: {hint}"
+        if not _stems(labels, (".png",)) and _stems(images, PICTURES) & _stems(labels, PICTURES):
+            return f"{labels.name}/ has no PNG {there}; labels have to be PNGs, since JPEGs do not keep ids"
     if not any(path.suffix.lower() in PICTURES for path in files):
         return f"a folder without images {there}; expected an instances file, or images and label PNGs as in\n{LAYOUTS}"
     return f"images and label PNGs are not laid out in a known way {there}; expected one of\n{LAYOUTS}"
@@ -345,19 +354,26 @@ def _suffix(images: Path, labels: Path) -> str | None:
     return ends.most_common(1)[0][0] if ends else None
 
 
-def _named_classes(source: Source, root: Path) -> dict[str, int]:
-    """The classes that the user names, or the file classes.txt in the folder; empty if neither says them."""
-    lines = list(source.classes)
+def _named_classes(source: Source, root: Path) -> tuple[str, dict[str, int]]:
+    """Where classes are named, by the user or in the file classes.txt of the folder, and their ids; none if nowhere."""
+    where, lines = "--classes", list(source.classes)
     if not lines and (file := root / "classes.txt").is_file():
-        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        where = str(file)
+        try:
+            text = file.read_text(encoding="utf-8-sig")  # Windows' editors write a mark in front
+        except UnicodeDecodeError as error:
+            raise DataError(f"{file}: is not written in UTF-8 ({error.reason} at byte {error.start}); save it so") from error
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
     numbers = count()
     classes: dict[str, int] = {}
     for line in lines:
-        name, equals, number = line.partition("=")
-        if equals and not number.strip().isdigit():
-            raise DataError(f"class {line!r}: expected NAME or NAME=ID")
-        classes[name.strip()] = int(number) if equals else next(numbers)
-    return classes
+        name, equals, number = (part.strip() for part in line.partition("="))
+        if equals and not re.fullmatch("[0-9]{1,5}", number):
+            raise DataError(f"{where}: class {line!r}; expected NAME or NAME=ID")
+        if name in classes:
+            raise DataError(f"{where}: two classes are named {name!r}; give one name and id to each")
+        classes[name] = int(number) if equals else next(numbers)
+    return where, classes
 
 
 def _ids(dataset: LabelDataset) -> list[int]:

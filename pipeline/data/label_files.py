@@ -102,11 +102,16 @@ def _pairs(
     """
     images = [name for name in storage.files(split.images) if is_image(name) and not is_hidden(name)]
     problems, written = [], dict[str, str]()  # label files as they are written, .PNG or .png
+    no_pngs = dict[str, str]()  # files that would be label files, were they PNGs
     for name in storage.files(split.labels):
-        if is_label(name) and not is_hidden(name):
+        if is_hidden(name):
+            continue
+        if is_label(name):
             other = written.setdefault(lower_extension(name), name)
             if other != name:
                 problems.append(f"{other} and {name} would be the labels of the same image")
+        elif split.labels != split.images and PurePosixPath(name).suffix.lower() in PICTURES:
+            no_pngs[f"{PurePosixPath(name).with_suffix('')}.png"] = name
     unused = set(written)
     if split.num_images is not None and len(images) != split.num_images:
         problems.append(f"{counted(len(images), 'image')}, expected {split.num_images}")
@@ -118,7 +123,8 @@ def _pairs(
         if labels in pairs:
             problems.append(f"{pairs[labels].image} and {name} would have the same labels, {labels}")
         elif labels not in unused:
-            problems.append(f"{name}: no label file {storage.where(labels)}")
+            other = f", and {no_pngs[labels]} is no PNG" if labels in no_pngs else ""
+            problems.append(f"{name}: no label file {storage.where(labels)}{other}")
         else:
             pairs[labels] = Pair(name, written[labels])
     alone = sorted(unused - pairs.keys())

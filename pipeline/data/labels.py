@@ -38,6 +38,15 @@ def plain(num_classes: int) -> LabelTable:
     return LabelTable(names=tuple(map(str, range(num_classes))), ids=tuple(range(num_classes)), ignored=(255,))
 
 
+def _is_jpeg(path: Path | IO[bytes]) -> bool:
+    if isinstance(path, Path):
+        with path.open("rb") as stream:
+            return _is_jpeg(stream)
+    start = path.read(3)
+    path.seek(0)
+    return start == b"\xff\xd8\xff"
+
+
 def read_ids(path: Path | IO[bytes]) -> np.ndarray:
     """The ids (H, W) in a PNG of one channel; a palette's indices as they are.
 
@@ -45,6 +54,8 @@ def read_ids(path: Path | IO[bytes]) -> np.ndarray:
         ValueError: saying what is wrong with the file.
     """
     try:
+        if _is_jpeg(path):
+            raise ValueError("it is a JPEG, whose pixels are near the ids that were saved, not equal; expected a PNG")
         ids, mode = read_values(path)
     except OSError as error:
         raise ValueError(str(error)) from error

@@ -150,6 +150,11 @@ KINDS = (
         "channel or a palette (CVAT's labelmap.txt lists the colours)",
     ),
     Kind(
+        r"it is a JPEG, whose pixels.*",
+        "labels that are JPEGs",
+        "export PNGs anew: a JPEG does not keep ids, whatever its name",
+    ),
+    Kind(
         r"label id \d+ at row \d+, column \d+ .*",
         "label PNGs with an id that no class has",
         "name every id with --classes NAME=ID, or leave pixels out with --ignore",

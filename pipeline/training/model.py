@@ -66,6 +66,7 @@ def build_run_model(config: RunConfig, num_classes: int, *, pretrained: bool) ->
             stride_in_1x1=stride_in_1x1,
             sampling=sampling,
             levels=tuple(network.levels) if network.levels else None,
+            points_per_step=network.points_per_step,
             point_layers=head.layers if head else None,
             point_channels=head.channels if head else None,
         )

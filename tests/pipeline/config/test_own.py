@@ -46,6 +46,14 @@ def test_semantic_models_train_on_crops_of_images_at_their_size() -> None:
     assert model["scales"] == {"smallest": 0.75, "largest": 1.25, "step": 16}
 
 
+def test_weights_predict_with_the_points_that_scores_were_measured_with() -> None:
+    found = of(STREETS)
+    points = 4 * 192 * 192 // 64
+    assert found["experiments"]["evaluations"] == {"full": {"num_points": points}}
+    assert found["models"]["points_per_step"] == points
+    assert "points_per_step" not in of(STREETS, head="dense")["models"]
+
+
 @pytest.mark.parametrize(
     ("data", "backbone", "weights", "expected"),
     [

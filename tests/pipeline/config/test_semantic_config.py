@@ -66,6 +66,7 @@ def test_the_name_says_what_the_rest_must_be(model: Callable[..., SemanticModelC
         ("null", "torchvision", "  file: .*norm 'group'"),
         ("norm: group", "norm: frozen_batch", "  file: pretrained_backbone is None and norm 'frozen_batch'"),
         ("[p3, p4, p5]", "[p4, p5]", "  file: levels is"),
+        ("name: pointrend_semantic", "points_per_step: 8\nname: semantic", "  file: points_per_step is for PointRend"),
         ("semantic_fpn_tiny", "deeplabv3_tiny", "  file: levels is for SemanticFPN"),
         ("semantic_fpn_tiny", "semantic_fpn_tinny", "  name: expected one of .*semantic_fpn_tiny"),
         ("pointrend_semantic_fpn_tiny", "maskrcnn_tiny_fpn", "  train_min_sizes: missing"),

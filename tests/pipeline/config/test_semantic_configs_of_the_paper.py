@@ -9,6 +9,7 @@ from pipeline.config.experiments import RunConfig
 from pipeline.config.models import SemanticModelConfig
 from pipeline.config.project import Project
 from pipeline.training.schedule import learning_rate
+from pointrend.specs import PAPER_POINTS_PER_STEP
 
 DEEPLAB = ("cityscapes_deeplabv3_r103", "cityscapes_deeplabv3_pointrend_r103")
 FPN = tuple(f"cityscapes_semantic_fpn{levels}{head}_r101" for levels in ("", "_p3") for head in ("", "_pointrend"))
@@ -179,6 +180,21 @@ def test_table_8(project: Project) -> None:
         assert len({cell.experiment for cell in cells}) == 1
         found.append((*row.labels, cells[0].experiment, *(cell.paper for cell in cells)))
     assert found == TABLE_8
+
+
+@pytest.mark.parametrize("scale", ["paper", "demo", "camvid"])
+def test_predictions_of_the_weights_are_what_was_measured(project: Project, scale: str) -> None:
+    """Their number of points at inference is that of the main evaluation, the last one."""
+    measured, carried = {}, {}
+    for name in project.experiment_names(scale):
+        experiment = project.experiment(scale, name)
+        model = project.model(experiment.model)
+        if isinstance(model, SemanticModelConfig) and model.has_point_head:
+            setting = list(experiment.evaluations.values())[-1]
+            assert isinstance(setting, SemanticRenderingConfig)
+            measured[name], carried[name] = setting.num_points, model.points_per_step or PAPER_POINTS_PER_STEP
+    assert measured == carried
+    assert measured
 
 
 def test_camvid_has_every_cell_of_tables_6_and_8(project: Project) -> None:

@@ -1,6 +1,7 @@
 """How somebody's own data are laid out."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -132,17 +133,56 @@ def test_label_pngs_with_a_val_split(tmp_path: Path, layout: str) -> None:
     assert usable(Source(tmp_path), tmp_path).val.images == layout.format(split="val")
 
 
+def label_pngs(root: Path) -> None:
+    for name in "ab":
+        image(root / "images" / f"{name}.png")
+        labels(root / "labels" / f"{name}.png", 0, 7)
+
+
 @pytest.mark.parametrize("how", ["option", "file"])
 def test_classes_are_named(tmp_path: Path, how: str) -> None:
-    image(tmp_path / "images" / "a.png")
-    image(tmp_path / "images" / "b.png")
-    for name in "ab":
-        labels(tmp_path / "labels" / f"{name}.png", 0, 7)
+    label_pngs(tmp_path)
     names = ("sea", "sand=7")
     if how == "file":
         (tmp_path / "classes.txt").write_text("\n".join(names))
     dataset = usable(Source(tmp_path, classes=names if how == "option" else ()), tmp_path)
     assert dataset.classes == {"sea": 0, "sand": 7}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"road=1\nsidewalk=1\n", "label id 1 is 'road' and 'sidewalk'; expected one meaning of each"),
+        (b"road=1\nroad=2\n", "two classes are named 'road'"),
+        (b"road=255\n", "label id 255 is 'road' and ignored"),
+        (b"=1\n", "a class has an empty name"),
+        (b"road=-1\n", "class 'road=-1'; expected NAME or NAME=ID"),
+        (b"road=70000\n", "ids from 0 to 65535"),
+        ("straße\n".encode("latin-1"), "is not written in UTF-8"),
+    ],
+)
+def test_a_file_of_classes_that_cannot_be_used(tmp_path: Path, content: bytes, message: str) -> None:
+    label_pngs(tmp_path)
+    (tmp_path / "classes.txt").write_bytes(content)
+    with pytest.raises(DataError, match=re.escape(message)) as caught:
+        discover(Source(tmp_path))
+    assert str(tmp_path / "classes.txt") in str(caught.value)
+
+
+def test_a_file_of_classes_with_a_byte_order_mark(tmp_path: Path) -> None:
+    label_pngs(tmp_path)
+    (tmp_path / "classes.txt").write_bytes("road\nstraße=4".encode("utf-8-sig"))
+    dataset = discover(Source(tmp_path))
+    assert isinstance(dataset, LabelDataset)
+    assert dataset.classes == {"road": 0, "straße": 4}
+
+
+def test_label_jpegs_are_no_labels(tmp_path: Path) -> None:
+    label_pngs(tmp_path)
+    for path in list(tmp_path.rglob("*.png")):
+        path.rename(path.with_suffix(".jpg"))
+    with pytest.raises(DataError, match="labels have to be PNGs"):
+        discover(Source(tmp_path))
 
 
 def test_cityscapes_layout(tmp_path: Path) -> None:

@@ -222,6 +222,19 @@ def test_an_image_without_labels_and_labels_without_an_image(run: Callable[..., 
     assert "there is no image for it" in error.problems[1]
 
 
+def test_labels_that_are_a_jpeg(run: Callable[..., Path], raw: Path) -> None:
+    labels = raw / VAL["labels"][1]
+    Image.fromarray(np.zeros(SIZE, np.uint8)).save(labels, format="JPEG")
+    error = refusal(run, DATASETS["labels"])
+    (problem,) = error.problems
+    assert problem.startswith(f"{labels}: it is a JPEG")
+    assert "export PNGs" in str(error)
+
+    labels.rename(labels.with_suffix(".jpg"))
+    (problem,) = refusal(run, DATASETS["labels"]).problems
+    assert problem == f"val/images/a.tif: no label file {labels}, and val/labels/a.jpg is no PNG"
+
+
 def test_two_images_for_the_same_labels(run: Callable[..., Path], raw: Path) -> None:
     save(raw / "val/images/a.png", picture(5))
     (problem,) = refusal(run, FOLDERS).problems

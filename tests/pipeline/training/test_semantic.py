@@ -53,6 +53,12 @@ def build(run: RunConfig, seed: int = 0) -> SemanticSegmenter:
     return model
 
 
+def test_weights_carry_the_points_per_step(repository: Path) -> None:
+    model = build(config(repository, "pointrend_semantic_fpn_tiny_camvid"))
+    assert model.pointrend is not None
+    assert model.pointrend.points_per_step == 675
+
+
 def learn(run: RunConfig, data: Any, store: CheckpointStore, model: SemanticSegmenter, stop: int) -> list[Update]:
     """Trains from the newest checkpoint up to an update, and saves."""
     optimizer = build_optimizer(model, run.schedule)
