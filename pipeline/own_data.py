@@ -33,6 +33,7 @@ from pipeline.graph import refuse_while_running
 from pipeline.progress import progress
 from pipeline.report.dataset_check import check_sheet, sheet_path, show_left_out, show_problems, show_sheet, show_survey
 from pipeline.stage import enter_project, errors_as_messages, seen_from
+from pointrend.runs import run_weights
 from pointrend.specs import Orientation, Task
 from pointrend.wording import counted
 from pointrend.zoo import ZOO, address, fetch
@@ -238,10 +239,17 @@ def find_weights(project: Project, source: str, task: Task, backbone: str) -> We
         except (OSError, ValueError) as error:
             raise UserError(f"--from {source}: {error}; name a file, or take imagenet or scratch") from error
     elif not file.is_file():
-        names = [path.stem for path in sorted(shipped.glob("*.safetensors"))]
-        raise UserError(
-            f"--from {source}: no such file; expected a file, scratch, imagenet, or one of {', '.join([*names, *ZOO])}"
-        )
+        try:
+            of_run = run_weights(source, project.root)
+        except ValueError as error:
+            raise UserError(f"--from {error}") from error
+        if of_run is None:
+            names = [path.stem for path in sorted(shipped.glob("*.safetensors"))]
+            raise UserError(
+                f"--from {source}: no such file or run; expected one of these, scratch, imagenet, or one of "
+                f"{', '.join([*names, *ZOO])}"
+            )
+        file = of_run.relative_to(project.root)
     elif not file.resolve().is_relative_to(project.root.resolve()):
         file = file.resolve()
     from pipeline.training.starting_weights import backbone_source  # imports torch
@@ -293,7 +301,9 @@ def train(
     name: Annotated[str, typer.Option(help="of the scale, and of its files in configs/")] = "mine",
     start: Annotated[
         str | None,
-        typer.Option("--from", help="a file of weights, a shipped one, a name of the zoo, imagenet or scratch"),
+        typer.Option(
+            "--from", help="a file of weights, a run of this project, a shipped one, a name of the zoo, imagenet, scratch"
+        ),
     ] = None,
     head: Annotated[
         Literal["pointrend", "4xconv", "dense"], typer.Option(help="4xconv is for instances, dense for label PNGs")
@@ -335,6 +345,11 @@ def train(
     refuse_while_running(project.root)
     if not re.fullmatch(NAME, name):
         raise UserError(f"--name {name}: expected letters without accents, digits and _, as in photos_2026")
+    if (others := project.experiment_names(name)) and name not in others:
+        raise UserError(
+            f"--name {name}: configs/experiments/{name} is a scale with other experiments ({', '.join(others[:3])}"
+            f"{', ...' if len(others) > 3 else ''}); choose another name"
+        )
     given = (data, images, val, val_images, finer_val)
     source = _source(*given, val_share, seed, classes, ignore, drop_invalid, orientation)
     dataset = discover(source)

@@ -123,6 +123,7 @@ def test_weights_of_another_network_are_refused_before_anything_is_written(
     ("options", "said"),
     [
         (("--name", "größe x"), "--name größe x: expected letters without accents, digits and _"),
+        (("--name", "paper"), "--name paper: configs/experiments/paper is a scale with other experiments (c"),
         (("--val-share", 2), "--val-share 2: expected a share between 0 and 1"),
         (("--val-share", 0), "--val-share 0: expected a share between 0 and 1"),
     ],
@@ -146,7 +147,7 @@ def test_a_contact_sheet_that_could_not_be_written_is_refused_first(run: Run, in
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("nothing.pth", r"no such file; expected a file, scratch, imagenet, or one of shapes_detector,"),
+        ("nothing.pth", r"no such file or run; expected one of these, scratch, imagenet, or one of shapes_d"),
         ("imagenet", "there are no ImageNet weights for backbone tiny"),
     ],
 )
@@ -155,6 +156,14 @@ def test_weights_that_there_are_not(run: Run, tmp_path: Path, source: str, messa
 
     with pytest.raises(UserError, match=message):
         find_weights(Project(tmp_path), source, "instance", "tiny")
+
+
+def test_weights_of_a_run_are_found_by_its_name(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "outputs" / "cells" / "train" / "cells-0" / "model.safetensors"
+    file.parent.mkdir(parents=True)
+    save_weights(build_model("maskrcnn_tiny_fpn", num_classes=2, norm="group"), file)
+    found = find_weights(Project(tmp_path), "cells-0", "instance", "tiny")
+    assert (found.file, found.norm) == ("outputs/cells/train/cells-0/model.safetensors", "group")
 
 
 def test_label_pngs(run: Run, tmp_path: Path) -> None:
