@@ -26,10 +26,12 @@ class Mistake:
 
 
 def mistakes(confusion: Confusion, most: int) -> list[Mistake]:
-    """The most frequent confusions of two classes, falling."""
+    """The most frequent confusions of two classes, falling: by objects, or by the share of the true class's pixels."""
     classes, between = confusion.classes, confusion.counts[:-1, :-1].copy()
     np.fill_diagonal(between, 0)
-    largest = np.argsort(-between, axis=None, kind="stable")[:most]
+    # mIoU counts all classes the same, however many pixels they have.
+    frequency = between if confusion.unit == "objects" else between / np.maximum(1, confusion.truth)[:, None]
+    largest = np.argsort(-frequency, axis=None, kind="stable")[:most]
     pairs = [(int(row), int(column)) for row, column in zip(*np.unravel_index(largest, between.shape), strict=True)]
     return [
         Mistake(classes[row], classes[column], int(between[row, column]), int(confusion.truth[row]))

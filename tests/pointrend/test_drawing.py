@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pointrend.drawing import color
+from pointrend.drawing import color, oklab
 from pointrend.pictures import read_picture
 
 
@@ -73,7 +73,19 @@ class TestPictures:
         assert image[:, 16:].max() == 0
 
 
-def test_neighbouring_colours_are_far_apart() -> None:
-    colours = torch.tensor([color(index) for index in range(40)])
+def test_white_black_and_red_in_oklab() -> None:
+    """Red's are those of CSS Color 4: oklab(0.62796 0.22486 0.12585)."""
+    found = oklab(np.array([[1.0, 1.0, 1.0], [0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]))
+    np.testing.assert_allclose(found, [[1, 0, 0], [0, 0, 0], [0.62796, 0.22486, 0.12585]], atol=1e-4)
+
+
+def test_colours_of_twenty_classes_can_be_told_apart() -> None:
+    colours = np.array([color(index) for index in range(20)])
     assert ((colours >= 0) & (colours <= 1)).all()
-    assert (colours[1:] - colours[:-1]).norm(dim=1).min() > 0.5
+    seen = oklab(colours)
+    distances = np.linalg.norm(seen[:, None] - seen[None], axis=2) + np.eye(20)
+    assert distances.min() > 0.14
+
+
+def test_no_two_colours_are_the_same() -> None:
+    assert len({color(index) for index in range(256)}) == 256

@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +108,9 @@ def test_of_many_classes_those_that_are_confused_most_are_shown() -> None:
 def test_mistakes_fall() -> None:
     assert [(each.true, each.predicted, each.count, each.of) for each in mistakes(FOUND, 3)] == [("cat", "dog", 2, 10)]
     assert [(each.true, each.count) for each in mistakes(PIXELS, 1)] == [("sky", 10)]
+    # 5 of 10 pixels of the pole are more than 20 of 100 of the sky.
+    rare = replace(PIXELS, counts=np.array([[80, 20, 0], [5, 5, 0], [0, 0, 0]]), classes=("sky", "pole"))
+    assert [(each.true, each.count) for each in mistakes(rare, 2)] == [("pole", 5), ("sky", 20)]
 
 
 def test_the_result_in_words() -> None:
