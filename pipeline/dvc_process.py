@@ -1,7 +1,8 @@
-"""The DVC command that runs this process; a stage whose DVC is gone ends."""
+"""`dvc repro` as a child process, and as the parent of a stage, which ends when its DVC is gone."""
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -27,6 +28,17 @@ def parent_dvcs() -> Iterator[tuple[psutil.Process, list[str]]]:
         for at, word in enumerate(words[:4]):
             if Path(word).name in ("dvc", "dvc.exe") or Path(word).parts[-2:] == ("dvc", "__main__.py"):
                 yield process, words[at + 1 :]
+
+
+def repro() -> int:
+    """Runs `dvc repro` until it ends, also on Ctrl-C; on SIGTERM tells it to. Returns its status, as a shell does."""
+    with subprocess.Popen([sys.executable, "-m", "dvc", "repro"]) as dvc:
+        signal.signal(signal.SIGTERM, lambda *_: dvc.terminate())
+        try:
+            status = dvc.wait()
+        except KeyboardInterrupt:  # DVC has it as well
+            status = dvc.wait()
+    return status if status >= 0 else 128 - status
 
 
 def end_with_dvc() -> None:

@@ -2,7 +2,6 @@
 
 import re
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -28,6 +27,7 @@ from pipeline.data.manifest import PreparedDataset, read_prepared
 from pipeline.data.prepare import expected_images, prepare
 from pipeline.data.storage import Storage
 from pipeline.data.survey import survey
+from pipeline.dvc_process import repro
 from pipeline.errors import UserError
 from pipeline.graph import refuse_while_running
 from pipeline.progress import progress
@@ -404,9 +404,8 @@ def train(
     if not run:
         typer.echo("`dvc repro` trains it.")
         return
-    result = subprocess.run([sys.executable, "-m", "dvc", "repro"], check=False)
-    if result.returncode:
-        raise typer.Exit(result.returncode)
+    if status := repro():
+        raise typer.Exit(status)
     # matplotlib and torch, which the report imports, take seconds
     from pipeline.report.own_result import show_result
 

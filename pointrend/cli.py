@@ -156,7 +156,7 @@ def predict(
             show_default=False,
         ),
     ] = None,
-    resolution: Annotated[int | None, typer.Option(help="side of an object's mask: 28, 56, 112, 224, 448")] = None,
+    resolution: Annotated[int | None, typer.Option(help="side of an object's mask: 28, 56, 112, 224, 448, ...")] = None,
     points: Annotated[int | None, typer.Option(help="most points that a subdivision step predicts", min=1)] = None,
     show_points: Annotated[bool, typer.Option("--show-points", help="draw the subdivision, step by step")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",

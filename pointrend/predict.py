@@ -107,6 +107,8 @@ def choose_classes(classes: Sequence[ClassInfo], names: Sequence[str] | None) ->
     if names is None:
         return tuple(range(len(classes)))
     known_names = [known.name for known in classes]
+    if not any(names):
+        raise ValueError(f"no class is named at all; the model's classes are {', '.join(known_names)}")
     if unknown := [name for name in names if name not in known_names]:
         raise ValueError(f"no class is named {', '.join(unknown)}; the model's classes are {', '.join(known_names)}")
     return tuple(index for index, name in enumerate(known_names) if name in names)

@@ -3,6 +3,7 @@
 import math
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -88,6 +89,12 @@ def check_folder(folder: Path, overwrite: bool) -> None:
     """Raises ValueError if a folder cannot be written, or has files and ``overwrite`` is off."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder}: is a file; name a folder with --out")
+    above = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    try:
+        with tempfile.TemporaryDirectory(dir=above):
+            pass
+    except OSError as error:
+        raise ValueError(f"{folder}: cannot be written ({error.strerror}: {above}); name another one with --out") from error
     if not overwrite and folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder}: has files already; name another folder with --out, or add --overwrite")
 
@@ -179,7 +186,7 @@ def run_predict(request: Request) -> bool:
         request.tile,
         model.metadata.pixel_range,
     )
-    where = "".join(f", {name} {value:g}" for name, value in scores.items() if name != "F1_score")
+    where = "".join(f", {name} {value:.1f}%" for name, value in scores.items() if name != "F1_score")
     console.print(
         f"{source}: {model.metadata.model}, {counted(len(classes), 'class')}{where}; on {device}", markup=False
     )

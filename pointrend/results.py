@@ -127,6 +127,6 @@ class CutOuts:
                 earlier.unlink()
             for fresh in self._fresh.iterdir():
                 fresh.replace(self.folder / fresh.name)
-        elif keep:
+        elif keep and any(self._fresh.iterdir()):
             self._fresh.rename(self.folder)
         self._staging.cleanup()

@@ -63,6 +63,23 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         wait_for(lambda file=file: has_ended(int(file.read_text())), f"{file} is left behind")
 
 
+REPRO = "import sys; from pipeline.dvc_process import repro; sys.exit(repro())"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_what_runs_dvc_ends_with_it_and_its_stage(project: Path, number: int) -> None:
+    # Ctrl-C goes to all processes of a terminal, SIGTERM to one of them.
+    command = subprocess.Popen([sys.executable, "-c", REPRO], cwd=project, start_new_session=True)
+    wait_for(lambda: (project / "stage.pid").exists() and (project / "job.pid").exists(), "the stage starts")
+    if number == signal.SIGINT:
+        os.killpg(command.pid, number)
+    else:
+        os.kill(command.pid, number)
+    assert command.wait(SECONDS) != 0
+    wait_for(lambda: has_ended(int((project / "stage.pid").read_text())), "the stage ends")
+    assert not has_ended(int((project / "job.pid").read_text()))
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_stage_ends_quietly_with_its_dvc_and_the_job_goes_on(project: Path, number: int) -> None:
     with (project / "output").open("w") as output:

@@ -237,6 +237,19 @@ class TestWhereInputsComeFrom:
         assert not Path("predictions").exists()
 
 
+def test_a_folder_that_cannot_be_written_is_told_before_anything_is_read(weights: Path) -> None:
+    image("a.png")
+    Path("file").touch()
+    result = predict(weights, "a.png", "--out", "file/below")
+    assert result.exit_code == 1
+    assert "file/below: cannot be written (Not a directory" in result.stderr
+
+
+def test_no_class_at_all(weights: Path) -> None:
+    image("a.png")
+    assert "no class is named at all; the model's classes are" in predict(weights, "a.png", "--classes", "").stderr
+
+
 @pytest.mark.parametrize(
     ("best", "said"),
     [
@@ -252,11 +265,12 @@ def test_what_is_said_where_nothing_is_shown(best: list[float], said: str) -> No
 
 def test_no_object_above_the_score_comes_with_the_best_one(weights: Path) -> None:
     image("a.png")
-    result = predict(weights, "a.png", "--score", "1")
+    result = predict(weights, "a.png", "--score", "1", "--out", "none", "--save", "cutouts")
     assert result.exit_code == 0, result.output
     assert "no object scored 1 or more in 1 of 1 image; the best was 0." in result.stderr
     lower = result.stderr.rpartition("try --score ")[2].split()[0]
     again = predict(weights, "a.png", "--score", lower, "--out", "again")
+    assert not Path("none/cutouts/a").exists()
     assert "no object" not in again.stderr
     assert " 0 objects" not in again.stdout
 
@@ -274,7 +288,7 @@ class TestWeights:
         assert "several scales have such a run; choose from demo/r50-0, mine/r50-0" in result.stderr
         result = predict("demo/r50-0", "a.png")
         assert result.exit_code == 0, result.output
-        assert "AP 53.4" in result.stderr
+        assert "AP 53.4%" in result.stderr
         assert "r51-0: no such weight file, no run in " in predict("r51-0", "a.png", "--out", "p").stderr
 
     @pytest.mark.parametrize(
@@ -308,7 +322,7 @@ class TestWeights:
         result = predict("cells-0", "a.png", "--out", "o")
         assert "showing objects of score 0.1 or more, where F1 was best on the val images" in result.stderr
         assert "o: 1 image, 5 objects of score 0.1 or more" in result.stdout
-        assert "AP 31;" in result.stderr
+        assert "AP 31.0%;" in result.stderr
         given = predict("cells-0", "a.png", "--out", "p", "--score", "0.9")
         assert "where F1" not in given.stderr
         assert "objects of score 0.9 or more" in given.stdout
