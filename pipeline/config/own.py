@@ -36,8 +36,8 @@ MANY_OBJECTS = 8  # of an image; half a batch has as much to learn from then
 GIGABYTES_PER_IMAGE = 4  # of GPU memory, at GPU_SIZE
 #: By default so many validations, or fewer, so that they predict at most this share of the images that are trained on.
 VALIDATIONS, VALIDATED_SHARE = 10, 0.25
-LEARNING_RATE = 0.02  # of a batch of 16 for a ResNet that was trained before, as in Appendix A
-TINY_LEARNING_RATE = 0.02  # of the tiny networks, whose batches differ little
+#: Of a batch of 16, as in Appendix A and B; tiny networks, whose batches differ little, have it at any batch.
+LEARNING_RATE: dict[Task, float] = {"instance": 0.02, "semantic": 0.01}
 
 
 @dataclass(frozen=True)
@@ -260,11 +260,11 @@ def _semantic_model(network: str, data: Data, weights: Weights, size: int) -> di
 
 
 def _schedule(backbone: str, task: Task, batch: int, updates: int, device: Device) -> dict[str, Any]:
-    rate = TINY_LEARNING_RATE if backbone.startswith("tiny") else LEARNING_RATE * batch / 16
+    rate = LEARNING_RATE[task] * (1 if backbone.startswith("tiny") else batch / 16)
     warmup = {"updates": max(1, min(1000, updates // 10)), "learning_rate": round(rate / 20, 6)}
     last = max(1, updates // 5)
     if task == "semantic":
-        shape: dict[str, Any] = {"poly": {"updates": updates, "learning_rate": round(2 * rate, 6), "power": 0.9}}
+        shape: dict[str, Any] = {"poly": {"updates": updates, "learning_rate": round(rate, 6), "power": 0.9}}
     else:
         shape = {
             "phases": [

@@ -46,6 +46,21 @@ def test_semantic_models_train_on_crops_of_images_at_their_size() -> None:
     assert model["scales"] == {"smallest": 0.75, "largest": 1.25, "step": 16}
 
 
+@pytest.mark.parametrize(
+    ("data", "rate", "of_a_resnet"), [(NUCLEI, 0.02, 0.02), (STREETS, 0.01, 0.01)], ids=["instance", "semantic"]
+)
+def test_learning_rates_are_the_paper_s(data: Data, rate: float, of_a_resnet: float) -> None:
+    """Appendix A and B have them for 16 images; that of a larger network is proportional to its batch."""
+
+    def highest(**wishes: Any) -> float:
+        schedule = of(data, **wishes)["schedules"]
+        return max(part["learning_rate"] for part in schedule.get("phases", [schedule.get("poly")]))
+
+    assert highest() == rate
+    assert highest(backbone="r101", batch=16, head="pointrend") == of_a_resnet
+    assert highest(backbone="r101", batch=4, head="pointrend") == of_a_resnet / 4
+
+
 def test_weights_predict_with_the_points_that_scores_were_measured_with() -> None:
     found = of(STREETS)
     points = 4 * 192 * 192 // 64

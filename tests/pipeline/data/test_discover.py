@@ -169,9 +169,9 @@ def test_a_file_of_classes_that_cannot_be_used(tmp_path: Path, content: bytes, m
     assert str(tmp_path / "classes.txt") in str(caught.value)
 
 
-def test_a_file_of_classes_with_a_byte_order_mark(tmp_path: Path) -> None:
+def test_a_file_of_classes_with_a_comment_and_a_byte_order_mark(tmp_path: Path) -> None:
     label_pngs(tmp_path)
-    (tmp_path / "classes.txt").write_bytes("road\nstraße=4".encode("utf-8-sig"))
+    (tmp_path / "classes.txt").write_bytes("# label\nroad\nstraße=4".encode("utf-8-sig"))
     dataset = discover(Source(tmp_path))
     assert isinstance(dataset, LabelDataset)
     assert dataset.classes == {"road": 0, "straße": 4}
