@@ -13,6 +13,7 @@ from pointrend.predict_command import choose_device
 from pointrend.runs import find_checkout, find_weights
 from pointrend.ui.session import Session, Weights, best, offered_weights
 from pointrend.weights import load_model
+from pointrend.wording import counted
 
 HOST = "127.0.0.1"
 
@@ -85,7 +86,7 @@ def run_ui(
     session = Session(offered, best(offered) if start is None else start, chosen, bits)
     with listen(port) as listener:
         url = f"http://{HOST}:{listener.getsockname()[1]}"
-        print(f"{url}   ({len(offered)} weights, on {chosen}; Ctrl-C ends it)", flush=True)
+        print(f"{url}   ({counted(len(offered), 'network')}, on {chosen}; Ctrl-C ends it)", flush=True)
         if open_browser:
             webbrowser.open(url)
         serve(session, listener)
