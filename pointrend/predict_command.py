@@ -117,7 +117,7 @@ def least_score(asked: float | None, scores: Mapping[str, float]) -> tuple[float
     """
     if asked is not None:
         return asked, None
-    if "F1_score" not in scores:
+    if "F1_score" not in scores or not scores.get("F1", 1):  # of 0, no score is the best one
         return USUAL_SCORE, None
     best = scores["F1_score"]
     return best, f"showing objects of score {best:g} or more, where F1 was best on the val images; --score changes it"

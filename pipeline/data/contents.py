@@ -63,6 +63,16 @@ def _amount(of_class: Mapping[str, int]) -> int:
     return of_class["objects"] if "objects" in of_class else of_class["pixels"]
 
 
+def classes_with(splits: Mapping[Any, Contents], *, train: bool, val: bool) -> list[str]:
+    """The classes that the train split has or lacks, and the val split has or lacks."""
+    classes = {split: contents["classes"] for split, contents in splits.items()}
+    return [
+        name
+        for name in classes["train"]
+        if (_amount(classes["train"][name]) > 0, _amount(classes["val"][name]) > 0) == (train, val)
+    ]
+
+
 def missing_classes(splits: Mapping[Any, Contents]) -> list[str]:
     """A message for each class that has nothing in a split."""
     messages = []

@@ -26,12 +26,10 @@ class Mistake:
 
 
 def mistakes(confusion: Confusion, most: int) -> list[Mistake]:
-    """The most frequent confusions of two classes, falling: by objects, or by the share of the true class's pixels."""
+    """The most frequent confusions of two classes, falling."""
     classes, between = confusion.classes, confusion.counts[:-1, :-1].copy()
     np.fill_diagonal(between, 0)
-    # mIoU counts all classes the same, however many pixels they have.
-    frequency = between if confusion.unit == "objects" else between / np.maximum(1, confusion.truth)[:, None]
-    largest = np.argsort(-frequency, axis=None, kind="stable")[:most]
+    largest = np.argsort(-between, axis=None, kind="stable")[:most]
     pairs = [(int(row), int(column)) for row, column in zip(*np.unravel_index(largest, between.shape), strict=True)]
     return [
         Mistake(classes[row], classes[column], int(between[row, column]), int(confusion.truth[row]))
@@ -76,7 +74,7 @@ def confusion_table(confusion: Confusion, most: int = SHOWN_CLASSES) -> Confusio
     """The rows and columns of up to ``most`` classes, those that are confused most; the others are put together."""
     kinds = len(confusion.classes)
     shown = _most_confused(confusion, most)
-    left_out = [number for number in range(kinds) if number not in shown]
+    left_out = [number for number in present_classes(confusion) if number not in shown]
     groups = [*([number] for number in shown), *([left_out] if left_out else []), [kinds]]
     counts = np.array([[confusion.counts[np.ix_(rows, columns)].sum() for columns in groups] for rows in groups])
     names = [*(confusion.classes[number] for number in shown), *([OTHERS] if left_out else [])]
@@ -108,7 +106,14 @@ def _most_confused(confusion: Confusion, most: int) -> list[int]:
     # Among equal ones, those with the most other mistakes.
     wrong = confusion.counts[:-1, -1] + confusion.counts[-1, :-1]
     order = np.lexsort((-wrong, -(between.sum(0) + between.sum(1))))
-    return sorted(order[:most].tolist())
+    present = present_classes(confusion)
+    return sorted([number for number in order.tolist() if number in present][:most])
+
+
+def present_classes(confusion: Confusion) -> list[int]:
+    """The classes that something is of, or was predicted as."""
+    there = confusion.counts[:-1].any(1) | confusion.counts[:, :-1].any(0)
+    return np.flatnonzero(there).tolist()
 
 
 def percent_text(share: float) -> str:

@@ -1,11 +1,13 @@
 """The result of a run on somebody's own data in words, for the page and for the end of `pointrend train`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Column, Table
 
 from pipeline.config.project import Project
+from pipeline.data.contents import classes_with
+from pipeline.data.manifest import read_prepared
 from pipeline.evaluation.class_scores import SHOWN_METRICS, class_scores
 from pipeline.evaluation.record import EvaluationRecord
 from pipeline.metrics.confusion import Confusion
@@ -21,10 +23,17 @@ ADVICE = (
     "Almost nothing was found. Train longer (--updates), with larger images if the objects are small (--image-size), "
     "or from weights of similar pictures (--from); pointrend data check shows whether the masks lie on the objects."
 )
+LISTED = 5  # classes in a sentence
 MANY_CLASSES, NAMED = 6, 3  # from so many classes on, this many of the best and of the worst are named
 
 
-def in_words(metrics: Mapping[str, float], metric: str, by_class: Mapping[str, float], found: Confusion) -> list[str]:
+def in_words(
+    metrics: Mapping[str, float],
+    metric: str,
+    by_class: Mapping[str, float],
+    found: Confusion,
+    untrained: Sequence[str] = (),
+) -> list[str]:
     """The result of a run in sentences: its score, what it finds best and worst, and what it gets wrong.
 
     Args:
@@ -32,6 +41,7 @@ def in_words(metrics: Mapping[str, float], metric: str, by_class: Mapping[str, f
         metric: the name of the scores by class.
         by_class: the score of each class, in percent.
         found: the confusion matrix.
+        untrained: the classes of the val images that no image to train on has.
     """
     objects = found.unit == "objects"
     name = "AP" if objects else "mIoU"
@@ -39,6 +49,12 @@ def in_words(metrics: Mapping[str, float], metric: str, by_class: Mapping[str, f
     if name not in metrics:
         return [f"{name} is not defined: the {images} have nothing to measure."]
     lines = [f"{'Mask AP' if objects else name} is {metrics[name]:.1f} on {images}."]
+    if untrained:
+        named = ", ".join(untrained[:LISTED]) + (", ..." if len(untrained) > LISTED else "")
+        which = f"{len(untrained)} of the {counted(len(by_class), 'class')} of the val images"
+        lines.append(f"No image to train on has {which}, so nothing can find them: {named}.")
+        if len(untrained) == len(by_class):
+            return lines
     if objects and max([metrics[name], *by_class.values()]) < LITTLE:
         return [*lines, ADVICE]
     if len(by_class) > 1:
@@ -61,17 +77,17 @@ def in_words(metrics: Mapping[str, float], metric: str, by_class: Mapping[str, f
     else:
         lines.append(f"{share:.1f}% of the pixels have the right class.")
     if wrong := mistakes(found, NAMED):
-        lines.append(f"Most often confused: {'; '.join(mistake_text(each, found.unit) for each in wrong)}.")
+        lines.append(f"Most often confused: {'; '.join(mistake_text(each, found) for each in wrong)}.")
     return lines
 
 
-def mistake_text(mistake: Mistake, unit: str) -> str:
+def mistake_text(mistake: Mistake, found: Confusion) -> str:
     """A confusion of two classes: "van taken for car (12 of 80)"."""
-    how = (
-        f"{mistake.count:,} of {mistake.of:,}"
-        if unit == "objects"
-        else f"{percent_text(mistake.count / mistake.of)}% of its pixels"
-    )
+    if found.unit == "objects":
+        how = f"{mistake.count:,} of {mistake.of:,}"
+    else:
+        of_all = percent_text(mistake.count / max(1, int(found.truth.sum())))
+        how = f"{of_all}% of all pixels, {percent_text(mistake.count / mistake.of)}% of its own"
     return f"{mistake.true} taken for {mistake.predicted} ({how})"
 
 
@@ -102,7 +118,9 @@ def show_result(console: Console, project: Project, name: str) -> None:
     confusion = read_confusion(report / json_file(run))
     metrics, by_class = record.metrics(setting), class_scores(record, setting)
     console.print("  ".join(f"{key} {value:.1f}" for key, value in metrics.items() if key in SHOWN_METRICS))
-    for line in in_words(metrics, by_class.metric, by_class.values_by_class, confusion):
+    splits = read_prepared(outputs.prepared(project.experiment(name, name).dataset)).summary["splits"]
+    untrained = classes_with(splits, train=False, val=True)
+    for line in in_words(metrics, by_class.metric, by_class.values_by_class, confusion, untrained):
         console.print(line, markup=False, soft_wrap=True)
     if len(by_class.values_by_class) <= LISTED_CLASSES:
         table = Table("class", Column(by_class.metric, justify="right"), box=None, pad_edge=False)

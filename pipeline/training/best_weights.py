@@ -29,11 +29,11 @@ class BestWeights:
     def add(self, update: int, score: float, model: nn.Module) -> None:
         """Takes the score of a model after ``update`` updates, NaN if it is undefined, and copies the best weights."""
         self.last = update
-        if math.isnan(self.score) or score > self.score:
-            self.update, self.score, self.without_improvement = update, score, 0
+        better = math.isnan(self.score) or score > self.score
+        if better or score == self.score:  # of equal ones those that trained longer, as where nothing is found yet
+            self.update, self.score = update, score
             self.model = copy_to_cpu(model.state_dict())
-        else:
-            self.without_improvement += 1
+        self.without_improvement = 0 if better else self.without_improvement + 1
 
     def state_dict(self) -> dict[str, Any]:
         return dict(vars(self))

@@ -323,6 +323,8 @@ class TestWeights:
         assert "showing objects of score 0.1 or more, where F1 was best on the val images" in result.stderr
         assert "o: 1 image, 5 objects of score 0.1 or more" in result.stdout
         assert "AP 31.0%;" in result.stderr
+        metrics.write_text(json.dumps({"AP": 0.0, "F1": 0.0, "F1_score": 0.5}))
+        assert "where F1" not in predict("cells-0", "a.png", "--out", "nothing").stderr
         given = predict("cells-0", "a.png", "--out", "p", "--score", "0.9")
         assert "where F1" not in given.stderr
         assert "objects of score 0.9 or more" in given.stdout

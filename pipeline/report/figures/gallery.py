@@ -59,7 +59,8 @@ def draw_figures(report: ReportInputs, folder: Path) -> list[Figure]:
     figures += _drawn_by_networks(columns, report, folder)
     figures += _accuracy_over_settings(report.results, folder)
     width = training_curves(report.results, folder / "training_curves.png")
-    caption = "Total loss. PointRend's has one more term, the loss at its points."
+    heads = {result.parameters["head"] for result in report.results}
+    caption = "Total loss." + (" PointRend's has one more term, the loss at its points." if len(heads) > 1 else "")
     figures.append(Figure("Training curves", caption, "training_curves.png", width))
     if any(result.validations for result in report.results):
         width = validation_curves(report.results, folder / "validation_curves.png")

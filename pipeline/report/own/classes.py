@@ -1,7 +1,7 @@
 """Scores by class and by size of objects, with what is counted behind each."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.data.manifest import PreparedDataset
@@ -31,12 +31,17 @@ class ScoreTable:
     rows: list[tuple[str, list[str], list[float | None]]]
 
 
-def class_table(rows: Sequence[Row], found: Survey, curves: Curves | None, score: float | None) -> ScoreTable:
+def class_table(
+    rows: Sequence[Row], found: Survey, absent: Sequence[str], curves: Curves | None, score: float | None
+) -> ScoreTable:
     """The scores of each class by experiment, and precision and recall of the best one's predictions.
+
+    Classes that are not measured come last.
 
     Args:
         rows: the row of each experiment, the best one first.
         found: what is in the dataset.
+        absent: the classes that no image has, which get no row.
         curves: of the best experiment; None for semantic labels.
         score: the least score of its predictions that count.
     """
@@ -52,6 +57,8 @@ def class_table(rows: Sequence[Row], found: Survey, curves: Curves | None, score
         scores += [f"precision{of_best}", f"recall{of_best}"]
     lines = []
     for name, counts in found.classes.items():
+        if name in absent:
+            continue
         values: list[float | None] = [of.values_by_class.get(name) for of in classes]
         if starred:
             values += [of.star_by_class.get(name) for of in classes]
@@ -61,6 +68,7 @@ def class_table(rows: Sequence[Row], found: Survey, curves: Curves | None, score
             predicted = bool((curve.scores >= score).any())
             values += [100 * precision if predicted else None, 100 * recall if curve.objects else None]
         lines.append((name, [counts.get(head, "") for head in heads], values))
+    lines.sort(key=lambda line: all(value is None for value in line[2]))
     return ScoreTable("class", heads, scores, lines)
 
 
@@ -86,6 +94,11 @@ def size_table(rows: Sequence[Row], prepared: PreparedDataset) -> ScoreTable | N
     return ScoreTable("size of the objects", ["val objects"], scores, lines)
 
 
+def untrained_text(classes: Sequence[str]) -> str:
+    """What to annotate where val images have classes that no image to train on has."""
+    return f"{', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''}, which no image to train on has"
+
+
 def weakest(row: Row, found: Survey, sizes: ScoreTable | None) -> str:
     """What an experiment is worst at, in words: a class, or of a single class a size; empty if there is one of both.
 
@@ -97,7 +110,8 @@ def weakest(row: Row, found: Survey, sizes: ScoreTable | None) -> str:
     metric, by_class, _ = row.run.evaluations[row.setting].classes
     scores = {name: by_class[name] for name in found.classes if name in by_class}
     if len(scores) > 1:
-        name = min(scores, key=scores.__getitem__)
+        # Among equal ones, that with least to train on.
+        name = min(scores, key=lambda name: (scores[name], _to_train_on(found.classes[name])))
         of = found.classes[name]
         amount = (
             f"{counted(int(of['train']), 'object')} to train on"
@@ -112,3 +126,8 @@ def weakest(row: Row, found: Survey, sizes: ScoreTable | None) -> str:
         amount = counted(int(number), "val object")
         return f"{name.partition(',')[0]} objects, whose AP is lowest ({value:.1f}, on {amount})"
     return ""
+
+
+def _to_train_on(counts: Mapping[str, str]) -> float:
+    """How many objects, or what percentage of the pixels to train on, a class has."""
+    return float(counts.get("train", counts.get("train pixels", "0")).rstrip("%"))

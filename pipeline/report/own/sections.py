@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.data.contents import classes_with
 from pipeline.data.manifest import FINER_VAL, PreparedDataset
 from pipeline.data.outlines import Outlines
+from pipeline.data.problems import Group, group
 from pipeline.data.survey import Survey, survey
 from pipeline.evaluation.outputs import labels_folder, predictions_file
 from pipeline.metrics.confusion import Confusion
@@ -18,7 +20,7 @@ from pipeline.report.figures.overlays import MIN_SCORE, Source
 from pipeline.report.figures.ranked_images import QUALITY, ImageGroup, ShownImage, image_groups
 from pipeline.report.inputs import ReportInputs
 from pipeline.report.own.charts import ScoreChart, draw_precision_recall, score_chart
-from pipeline.report.own.classes import ScoreTable, class_table, size_table, weakest
+from pipeline.report.own.classes import ScoreTable, class_table, size_table, untrained_text, weakest
 from pipeline.report.own.comparison import (
     Comparison,
     Row,
@@ -70,13 +72,16 @@ class OwnDataset:
         rows: the rows of that table.
         decisive: the head of the metric that decides which experiment is best; empty if it was not measured.
         chart: the experiments by that metric.
+        interval: the 95% interval of the best experiment's score.
         comparisons: the best experiment with the others.
         by_class, by_size: the scores by class and by size of the objects.
-        curve: precision over recall; None for semantic labels.
+        absent: the classes that no image has, which have no row.
+        curve: precision over recall; None for semantic labels, and where nothing is right.
         confusions: of each experiment, the best one first.
         groups: the val images that are shown.
         quality: what is meant by their quality.
         found: what is in the dataset.
+        odd: what looks wrong in it, by kind.
         outlines: how coarse the outlines of the val annotations are; None where they are not polygons.
         star: what AP* is measured against; None where it was not measured.
         runs: the runs on this dataset.
@@ -91,14 +96,17 @@ class OwnDataset:
     rows: list[Row]
     decisive: str
     chart: ScoreChart | None
+    interval: tuple[float, float] | None
     comparisons: list[Comparison]
     by_class: ScoreTable
+    absent: list[str]
     by_size: ScoreTable | None
     curve: Figure | None
     confusions: list[ShownConfusion]
     groups: list[ImageGroup]
     quality: str
     found: Survey
+    odd: list[Group]
     outlines: Outlines | None
     star: Star | None
     runs: list[RunResult]
@@ -141,6 +149,8 @@ def _dataset(name: str, number: int, results: list[RunResult], report: ReportInp
     instance = prepared.task == "instance"
     curves = [_curves(prepared, row, report.predictions) for row in shown] if instance else []
     scores = [curve.together.best_score() for curve in curves] or [MIN_SCORE] * len(shown)
+    splits = prepared.summary["splits"]
+    untrained, absent = (classes_with(splits, train=False, val=val) for val in (True, False))
     confusions = []
     for row, score in zip(shown, scores, strict=True):
         predictions = report.predictions / row.run.run
@@ -148,10 +158,10 @@ def _dataset(name: str, number: int, results: list[RunResult], report: ReportInp
         write_confusion(confusion, row.run.run, folder)
         evaluation = row.run.evaluations[row.setting]
         classes = evaluation.classes
-        lines = in_words(evaluation.metrics, classes.metric, classes.values_by_class, confusion)
+        lines = in_words(evaluation.metrics, classes.metric, classes.values_by_class, confusion, untrained)
         confusions.append(ShownConfusion(row.run.run, lines, confusion_table(confusion), confusion))
     curve = None
-    if any(found.together.objects for found in curves):
+    if any(found.confusion.right for found in confusions) and any(of.together.objects for of in curves):
         file = f"precision_recall_{name}.png"
         drawn = {row.experiment: (of.together, score) for row, of, score in zip(shown, curves, scores, strict=True)}
         curve = Figure("Precision and recall", "", file, draw_precision_recall(drawn, folder / file))
@@ -165,8 +175,10 @@ def _dataset(name: str, number: int, results: list[RunResult], report: ReportInp
         rows=rows,
         decisive="" if metric is None else head(metric),
         chart=None if metric is None else score_chart(best_first, metric),
+        interval=None if metric is None else shown[0].cells[metric].interval,
         comparisons=compare(rows, results, images),
-        by_class=class_table(shown, found, curves[0] if curves else None, scores[0]),
+        by_class=class_table(shown, found, absent, curves[0] if curves else None, scores[0]),
+        absent=absent,
         by_size=by_size,
         curve=curve,
         confusions=confusions,
@@ -175,11 +187,16 @@ def _dataset(name: str, number: int, results: list[RunResult], report: ReportInp
         ),
         quality=QUALITY[prepared.task],
         found=found,
+        odd=group(found.odd),
         outlines=_outlines(prepared.val_annotations),
         star=_star(prepared) if "AP_star" in shown_metrics(results) else None,
         runs=results,
         command=predict_command(shown[0].run.run),
-        weakest=None if ADVICE in confusions[0].lines else weakest(shown[0], found, by_size),
+        weakest=untrained_text(untrained)
+        if untrained
+        else None
+        if ADVICE in confusions[0].lines
+        else weakest(shown[0], found, by_size),
     )
 
 

@@ -274,14 +274,14 @@ def test_undefined_scores_are_said_and_never_the_best(
     assert same(never.storage / BEST, never.storage / WEIGHTS)
 
 
-def test_the_first_of_equal_scores_is_the_best() -> None:
+def test_the_last_of_equal_scores_is_the_best_but_no_improvement() -> None:
     best, model = BestWeights(), torch.nn.Linear(1, 1)
     for update, value in enumerate((5.0, 5.0, 4.0), start=1):
         best.add(update, value, model)
         with torch.no_grad():
             model.weight.add_(1)
-    assert (best.update, best.score, best.last, best.without_improvement) == (1, 5.0, 3, 2)
-    torch.testing.assert_close(best.model["weight"], model.weight.detach() - 3)
+    assert (best.update, best.score, best.last, best.without_improvement) == (2, 5.0, 3, 2)
+    torch.testing.assert_close(best.model["weight"], model.weight.detach() - 2)
 
 
 def test_a_score_is_that_of_an_evaluation_of_the_weights(

@@ -252,6 +252,27 @@ def test_one_experiment_without_a_right_prediction(own: Own) -> None:
     assert "is better than" not in text
 
 
+def test_one_model_has_its_interval_and_no_comparison(own: Own) -> None:
+    result = own.model("good", lambda image: 0.5)
+    build_report(own.inputs(result), own.folder / "out")
+    text = text_of((own.folder / "out" / "index.html").read_text())
+    low, high = np.percentile(result.evaluations["28x28"].resamples["AP"], [2.5, 97.5])
+    assert f"Its 95% interval over the val images is {low:.1f} to {high:.1f}. This scale has no other model" in text
+    assert "Each table has an MLflow experiment" not in text
+
+
+def test_classes_without_an_image_to_train_on(own: Own) -> None:
+    summary = json.loads((own.folder / "dataset.json").read_text())
+    first = NAMES[max(NAMES)]
+    for key in ("objects", "images"):
+        summary["splits"]["train"]["classes"][first][key] = 0
+    write_json(own.folder / "dataset.json", summary)
+    build_report(own.inputs(own.model("good", lambda image: 0.5)), own.folder / "out")
+    text = text_of((own.folder / "out" / "index.html").read_text())
+    assert f"has 1 of the 2 classes of the val images, so nothing can find them: {first}." in text
+    assert f"and more {first}, which no image to train on has" in text
+
+
 def test_a_run_with_a_kept_checkpoint(own: Own) -> None:
     from pipeline.training.record import BestScore
 
