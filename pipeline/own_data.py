@@ -2,7 +2,6 @@
 
 import re
 import statistics
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -302,7 +301,8 @@ def train(
     start: Annotated[
         str | None,
         typer.Option(
-            "--from", help="a file of weights, a run of this project, a shipped one, a name of the zoo, imagenet, scratch"
+            "--from",
+            help="a file of weights, a run of this project, a shipped one, a name of the zoo, imagenet, scratch",
         ),
     ] = None,
     head: Annotated[

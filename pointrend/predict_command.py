@@ -94,7 +94,9 @@ def check_folder(folder: Path, overwrite: bool) -> None:
         with tempfile.TemporaryDirectory(dir=above):
             pass
     except OSError as error:
-        raise ValueError(f"{folder}: cannot be written ({error.strerror}: {above}); name another one with --out") from error
+        raise ValueError(
+            f"{folder}: cannot be written ({error.strerror}: {above}); name another one with --out"
+        ) from error
     if not overwrite and folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder}: has files already; name another folder with --out, or add --overwrite")
 

@@ -362,7 +362,9 @@ def _named_classes(source: Source, root: Path) -> tuple[str, dict[str, int]]:
         try:
             text = file.read_text(encoding="utf-8-sig")  # Windows' editors write a mark in front
         except UnicodeDecodeError as error:
-            raise DataError(f"{file}: is not written in UTF-8 ({error.reason} at byte {error.start}); save it so") from error
+            raise DataError(
+                f"{file}: is not written in UTF-8 ({error.reason} at byte {error.start}); save it so"
+            ) from error
         lines = [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     numbers = count()
     classes: dict[str, int] = {}

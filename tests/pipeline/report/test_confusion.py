@@ -25,7 +25,6 @@ from pipeline.report.results import RunResult
 from pipeline.stage import Outputs
 from pipeline.training.record import BestScore, TrainingRecord
 
-
 SPLITS = ("train", "val")
 
 
@@ -174,7 +173,9 @@ def test_what_a_training_ends_with(
     split = SplitManifest([])
     prepared = Outputs(tmp_path, "mine").prepared(experiment["dataset"])
     prepared.mkdir(parents=True)
-    write_prepared(prepared, [Category(number, name) for number, name in enumerate(names)], dict.fromkeys(SPLITS, split))
+    write_prepared(
+        prepared, [Category(number, name) for number, name in enumerate(names)], dict.fromkeys(SPLITS, split)
+    )
     report = tmp_path / "reports/mine"
     report.mkdir(parents=True)
     write_confusion(objects(counts.tolist(), *names), "mine-0", report)
