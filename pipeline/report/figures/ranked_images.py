@@ -111,6 +111,8 @@ def image_groups(
 ) -> list[ImageGroup]:
     """Draws the worst, median and best val images of a model, and those where the second one differs most from it.
 
+    Of few val images all are drawn.
+
     Args:
         prepared: the dataset.
         images: the storage that its file names are relative to.
@@ -120,12 +122,16 @@ def image_groups(
     """
     val = (_labels if prepared.task == "semantic" else _instances)(prepared, images, sources)
     best = sources[0].caption
-    worst, median, good = worst_median_best(val.qualities[0])
-    chosen = {
-        f"The worst images of {best}": worst,
-        f"Images about the median of {best}": median,
-        f"The best images of {best}": good,
-    }
+    if len(val.contents) <= SHOWN:
+        ordered = sorted(val.contents, key=lambda name: np.nan_to_num(val.qualities[0][name], nan=np.inf))
+        chosen = {f"All val images, the worst of {best} first": ordered}
+    else:
+        worst, median, good = worst_median_best(val.qualities[0])
+        chosen = {
+            f"The worst images of {best}": worst,
+            f"Images about the median of {best}": median,
+            f"The best images of {best}": good,
+        }
     if len(sources) > 1:
         title = f"Where {best} and {sources[1].caption} differ most"
         chosen[title] = most_different(val.qualities[0], val.qualities[1])
@@ -181,6 +187,7 @@ def _labels(prepared: PreparedDataset, images: Storage, sources: Sequence[Source
     def draw(name: str) -> Image.Image:
         maps = [truth(name), *(predicted(name, source) for source in sources)]
         captions = ["image", "ground truth", *(source.caption for source in sources)]
-        return with_legend(Panels(captions, [picture_panels(images, name, maps, prepared)]).render(), table)
+        shown = {number for numbers in maps for number in np.unique(numbers).tolist()}
+        return with_legend(Panels(captions, [picture_panels(images, name, maps, prepared)]).render(), table, shown)
 
     return _Val(contents, qualities, draw)

@@ -4,7 +4,7 @@ Shape letters: K classes, H W rows and columns.
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
@@ -99,9 +99,10 @@ def label_panels(prepared: PreparedDataset, images: Storage, sources: Sequence[S
     return Panels(["image", "ground truth", *(source.caption for source in sources)], rows)
 
 
-def with_legend(sheet: Image.Image, table: LabelTable) -> Image.Image:
-    """A picture with a legend of the classes below it."""
-    return legend_below(sheet, [*zip([*table.names, "ignored"], palette(table).tolist(), strict=True)])
+def with_legend(sheet: Image.Image, table: LabelTable, shown: Collection[int] | None = None) -> Image.Image:
+    """A picture with a legend below it: of all classes, or of those with some numbers, K for ignored pixels."""
+    entries = [*zip([*table.names, "ignored"], palette(table).tolist(), strict=True)]
+    return legend_below(sheet, [entry for number, entry in enumerate(entries) if shown is None or number in shown])
 
 
 def legend_below(sheet: Image.Image, entries: Sequence[tuple[str, Sequence[float]]]) -> Image.Image:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from pipeline.data.manifest import PreparedDataset
 from pipeline.data.survey import LARGE, MEDIUM, Survey
+from pipeline.metrics.confusion import Confusion
 from pipeline.metrics.precision_recall import Curves
 from pipeline.report.own.comparison import Row
 from pointrend.wording import counted
@@ -32,7 +33,7 @@ class ScoreTable:
 
 
 def class_table(
-    rows: Sequence[Row], found: Survey, absent: Sequence[str], curves: Curves | None, score: float | None
+    rows: Sequence[Row], found: Survey, absent: Sequence[str], predictions: Curves | Confusion, score: float
 ) -> ScoreTable:
     """The scores of each class by experiment, and precision and recall of the best one's predictions.
 
@@ -42,8 +43,8 @@ def class_table(
         rows: the row of each experiment, the best one first.
         found: what is in the dataset.
         absent: the classes that no image has, which get no row.
-        curves: of the best experiment; None for semantic labels.
-        score: the least score of its predictions that count.
+        predictions: the curves of the best experiment, or for semantic labels its confusion matrix.
+        score: the least score of its objects that count.
     """
     classes = [row.run.evaluations[row.setting].classes for row in rows]
     metric = next((of.metric for of in classes if of.metric), "AP")
@@ -53,8 +54,7 @@ def class_table(
     if starred:
         scores += ["AP*" if len(rows) == 1 else f"AP*, {row.experiment}" for row in rows]
     of_best = "" if len(rows) == 1 else f", {rows[0].experiment}"
-    if curves is not None:
-        scores += [f"precision{of_best}", f"recall{of_best}"]
+    scores += [f"precision{of_best}", f"recall{of_best}"]
     lines = []
     for name, counts in found.classes.items():
         if name in absent:
@@ -62,14 +62,24 @@ def class_table(
         values: list[float | None] = [of.values_by_class.get(name) for of in classes]
         if starred:
             values += [of.star_by_class.get(name) for of in classes]
-        if curves is not None and score is not None:
-            curve = curves.by_class[name]
+        if isinstance(predictions, Confusion):
+            values += _of_pixels(predictions, name)
+        else:
+            curve = predictions.by_class[name]
             precision, recall, _ = curve.at(score)
             predicted = bool((curve.scores >= score).any())
             values += [100 * precision if predicted else None, 100 * recall if curve.objects else None]
         lines.append((name, [counts.get(head, "") for head in heads], values))
     lines.sort(key=lambda line: all(value is None for value in line[2]))
     return ScoreTable("class", heads, scores, lines)
+
+
+def _of_pixels(confusion: Confusion, name: str) -> list[float | None]:
+    """Precision and recall of a class's pixels, in percent."""
+    number = confusion.classes.index(name)
+    right = int(confusion.counts[number, number])
+    wholes = int(confusion.counts[:, number].sum()), int(confusion.counts[number].sum())
+    return [100 * right / whole if whole else None for whole in wholes]
 
 
 SIZE_COUNTS = ("small", "medium", "large")  # a survey's, of both splits together

@@ -120,8 +120,9 @@ class OwnDataset:
 
     @property
     def typical(self) -> ShownImage | None:
-        """An image about the median of the best model; None without any right prediction."""
-        return next((group.images[len(group.images) // 2] for group in self.groups if "median" in group.title), None)
+        """An image about the median of the best model; None where no image can be ranked."""
+        groups = [group for group in self.groups if "median" in group.title] or self.groups[:1]
+        return groups[0].images[len(groups[0].images) // 2] if groups else None
 
     @property
     def best(self) -> ShownConfusion:
@@ -177,7 +178,7 @@ def _dataset(name: str, number: int, results: list[RunResult], report: ReportInp
         chart=None if metric is None else score_chart(best_first, metric),
         interval=None if metric is None else shown[0].cells[metric].interval,
         comparisons=compare(rows, results, images),
-        by_class=class_table(shown, found, absent, curves[0] if curves else None, scores[0]),
+        by_class=class_table(shown, found, absent, curves[0] if curves else confusions[0].confusion, scores[0]),
         absent=absent,
         by_size=by_size,
         curve=curve,

@@ -19,11 +19,15 @@ from pipeline.data.coco import Annotation, Category, ImageRecord
 from pipeline.data.manifest import FINER, VAL_ANNOTATIONS, PreparedDataset, SplitManifest, write_prepared
 from pipeline.data.outlines import Outlines
 from pipeline.data.storage import Storage
+from pipeline.data.survey import Survey
 from pipeline.evaluation.class_scores import entry_class_scores
 from pipeline.evaluation.instance_scores import score_instances
 from pipeline.evaluation.trained_run import TrainedRun
 from pipeline.files import write_json
+from pipeline.metrics.confusion import Confusion
 from pipeline.report.inputs import ReportInputs
+from pipeline.report.own.classes import class_table
+from pipeline.report.own.comparison import Row
 from pipeline.report.own.sections import own_datasets
 from pipeline.report.page import build_report
 from pipeline.report.results import RunResult
@@ -187,6 +191,10 @@ def test_few_images_tell_nothing(tmp_path: Path, repository: Path, made_up: Call
     (data,) = own_datasets(own.inputs(good, bad), own.folder)
     assert not data.comparisons[0].is_told
     assert "4 val images are too few; take 10 or more" in data.comparisons[0].in_words()
+    every, differing = data.groups
+    assert every.title == "All val images, the worst of good first"
+    assert [len(group.images) for group in (every, differing)] == [4, 4]
+    assert data.typical in every.images
 
 
 def test_the_page(own: Own) -> None:
@@ -271,6 +279,20 @@ def test_classes_without_an_image_to_train_on(own: Own) -> None:
     text = text_of((own.folder / "out" / "index.html").read_text())
     assert f"has 1 of the 2 classes of the val images, so nothing can find them: {first}." in text
     assert f"and more {first}, which no image to train on has" in text
+
+
+def test_precision_and_recall_of_pixels(made_up: Callable[..., RunResult]) -> None:
+    run = made_up("mine", 0, {"full": {"mIoU": 50.0}})
+    pixels = Confusion(
+        "pixels", ("sky", "road", "car"), np.array([[6, 2, 0, 0], [4, 12, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]), 1, None,
+        np.zeros(3, int),
+    )  # fmt: skip
+    found = Survey({}, {name: {"val pixels": "1%"} for name in pixels.classes}, [])
+    table = class_table([Row("mine", "full", True, 1, run, {})], found, ["car"], pixels, 0.5)
+    assert table.scores[-2:] == ["precision", "recall"]
+    assert [(name, values[-2:]) for name, _, values in table.rows] == [
+        ("sky", [60.0, 75.0]), ("road", [pytest.approx(100 * 12 / 14), 75.0])
+    ]  # fmt: skip
 
 
 def test_a_run_with_a_kept_checkpoint(own: Own) -> None:
