@@ -63,7 +63,13 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         wait_for(lambda file=file: has_ended(int(file.read_text())), f"{file} is left behind")
 
 
-REPRO = "import sys; from pipeline.dvc_process import repro; sys.exit(repro())"
+# A shell makes the commands that it runs in the background ignore Ctrl-C, these tests among them.
+REPRO = """
+import signal, sys
+from pipeline.dvc_process import repro
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.exit(repro())
+"""
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
