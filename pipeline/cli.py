@@ -114,11 +114,16 @@ def report(
     beside: Annotated[
         str | None,
         typer.Option(
-            "--with", metavar="COMMIT", help="show the runs of this commit beside today's, in a page of its own"
+            "--with",
+            metavar="COMMIT",
+            help="show the runs of this commit, from DVC's cache, beside today's, in a page of its own",
         ),
     ] = None,
 ) -> None:
-    """Write the page of the selected scale again, from its results: nothing is trained or evaluated."""
+    """Write the page of the selected scale again, reports/SCALE/index.html: nothing is trained or evaluated.
+
+    `pointrend select` chooses another scale.
+    """
     from pipeline.report.build import report_of, report_with
 
     enter_project()
