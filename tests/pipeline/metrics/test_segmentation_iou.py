@@ -206,9 +206,18 @@ def test_a_table_of_ones_own(score: Callable[..., dict[str, Any]]) -> None:
     assert score([[[40, 40]]], [[[40, 40]]], table=table)["IoU"]["cell"] == 100
 
 
-@pytest.mark.parametrize("ids", [(1,), (1, 1), (1, 255), (-1, 2), (1, 70_000)])
-def test_a_table_that_contradicts_itself(ids: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="label table"):
+@pytest.mark.parametrize(
+    ("ids", "said"),
+    [
+        ((1,), "2 class names and 1 ids"),
+        ((1, 1), "label id 1 is 'a' and 'b'"),
+        ((1, 255), "label id 255 is 'b' and ignored"),
+        ((-1, 2), "ids from 0 to 65535"),
+        ((1, 70_000), "ids from 0 to 65535"),
+    ],
+)
+def test_a_table_that_contradicts_itself(ids: tuple[int, ...], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
         LabelTable(names=("a", "b"), ids=ids, ignored=(255,))
 
 

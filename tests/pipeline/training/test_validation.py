@@ -210,7 +210,7 @@ def test_early_stopping(repository: Path, data: tuple[Path, Any], tmp_path: Path
     found = summary(stopped)
     assert found["updates"] == 4
     assert found["stopped"] == "after update 4 of 9: no better mask AP in 2 validations"
-    assert found["best"] == {"update": 2, "metric": "AP", "score": 30.0}
+    assert found["best"] == {"update": 3, "metric": "AP", "score": 30.0}
     assert rows(stopped, "val/AP") == [(1, 10.0), (2, 30.0), (3, 30.0), (4, 20.0)]
     assert [step for step, _ in rows(stopped, "loss")] == [4]
     # Learning rates are those of the full length.
