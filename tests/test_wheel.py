@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -38,7 +39,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (source / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(REPOSITORY / path, source / path)
     sdist = build(source, "sdist", folder)
-    shutil.unpack_archive(sdist, folder / "unpacked", filter="data")
+    safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # of Python 3.11.4
+    shutil.unpack_archive(sdist, folder / "unpacked", **safely)
     (unpacked,) = (folder / "unpacked").iterdir()
     stale = unpacked / "build/lib/pointrend/removed_since.py"
     stale.parent.mkdir(parents=True)
