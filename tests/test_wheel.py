@@ -8,6 +8,7 @@ import sys
 import tarfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,7 +40,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (source / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(REPOSITORY / path, source / path)
     sdist = build(source, "sdist", folder)
-    safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # of Python 3.11.4
+    safely: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # of Python 3.11.4
     shutil.unpack_archive(sdist, folder / "unpacked", **safely)
     (unpacked,) = (folder / "unpacked").iterdir()
     stale = unpacked / "build/lib/pointrend/removed_since.py"
