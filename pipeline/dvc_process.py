@@ -33,11 +33,13 @@ def parent_dvcs() -> Iterator[tuple[psutil.Process, list[str]]]:
 def repro() -> int:
     """Runs `dvc repro` until it ends, also on Ctrl-C; on SIGTERM tells it to. Returns its status, as a shell does."""
     with subprocess.Popen([sys.executable, "-m", "dvc", "repro"]) as dvc:
-        signal.signal(signal.SIGTERM, lambda *_: dvc.terminate())
+        before = signal.signal(signal.SIGTERM, lambda *_: dvc.terminate())
         try:
             status = dvc.wait()
         except KeyboardInterrupt:  # DVC has it as well
             status = dvc.wait()
+        finally:
+            signal.signal(signal.SIGTERM, before)
     return status if status >= 0 else 128 - status
 
 

@@ -40,10 +40,14 @@ class LabelTable:
         if not all(name.strip() for name in self.names):
             raise ValueError("a class has an empty name")
         meanings: dict[int, list[str]] = {}
-        for id_, meaning in zip(known, (*map(repr, self.names), *["ignored"] * len(self.ignored)), strict=True):
+        for id_, meaning in zip(known, (*map(repr, self.names), *["ignored pixels"] * len(self.ignored)), strict=True):
             meanings.setdefault(id_, []).append(meaning)
-        if twice := [f"label id {id_} is {' and '.join(of_id)}" for id_, of_id in meanings.items() if len(of_id) > 1]:
-            raise ValueError(f"{'; '.join(twice[:3])}{'; ...' if len(twice) > 3 else ''}; expected one meaning of each")
+        if twice := [
+            f"label id {id_} stands for {' and '.join(of_id)}" for id_, of_id in meanings.items() if len(of_id) > 1
+        ]:
+            raise ValueError(
+                f"{'; '.join(twice[:3])}{'; ...' if len(twice) > 3 else ''}; expected one meaning for each id"
+            )
         if len(self.names) > MAX_CLASSES:
             raise ValueError(
                 f"{len(self.names)} classes; expected at most {MAX_CLASSES}, since training marks ignored pixels by 255"

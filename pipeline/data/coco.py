@@ -159,7 +159,7 @@ def _repeated_images(images: Sequence[Mapping[str, Any]]) -> list[str]:
         of_file.setdefault(image["file_name"], []).append(image["id"])
     repeated = {name: ids for name, ids in of_file.items() if len(set(ids)) > 1}
     return _repeated_ids("images", "image", {"images": images}) + [
-        f"images {', '.join(map(str, ids[:5]))}{', ...' if len(ids) > 5 else ''}: all are of the file {name}"
+        f"images {', '.join(map(str, ids[:5]))}{', ...' if len(ids) > 5 else ''}: have the same file_name, {name}"
         for name, ids in repeated.items()
     ]
 

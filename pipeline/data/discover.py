@@ -269,9 +269,10 @@ def _labels(source: Source) -> LabelDataset:
         raise DataError(f"{source.data}: {_unknown_layout(source.data)}")
     train, val, suffix = found
     where, named = _named_classes(source, root)
+    classes = named or {"unknown": 0}
     try:
         # Checked here, since the configuration's own check names no file that the user has written.
-        LabelTable(tuple(named or {"unknown": 0}), tuple(named.values()) or (0,), source.ignored)
+        LabelTable(tuple(classes), tuple(classes.values()), source.ignored)
     except ValueError as error:
         raise DataError(f"{where}: {error} (--classes, --ignore)") from error
     dataset = LabelDataset(
@@ -280,16 +281,16 @@ def _labels(source: Source) -> LabelDataset:
         train=_below(train, root),
         val=source.held_out if val is None else _below(val, root),
         suffix=suffix or "",
-        classes=named or {"unknown": 0},
+        classes=classes,
         ignored=[*source.ignored],
     )
     dataset = dataset.model_copy(update={"orientation": source.orientation or likely_orientation(dataset)})
     if named:
         return dataset
-    classes = {f"class_{id_}": id_ for id_ in _ids(dataset) if id_ not in source.ignored}
-    if not classes:
+    found_classes = {f"class_{id_}": id_ for id_ in _ids(dataset) if id_ not in source.ignored}
+    if not found_classes:
         raise DataError(f"{source.data}: its label PNGs have no class, only ignored ids")
-    return dataset.model_copy(update={"classes": classes})
+    return dataset.model_copy(update={"classes": found_classes})
 
 
 def _unknown_layout(folder: Path) -> str:

@@ -55,7 +55,7 @@ def read_ids(path: Path | IO[bytes]) -> np.ndarray:
     """
     try:
         if _is_jpeg(path):
-            raise ValueError("it is a JPEG, whose pixels are near the ids that were saved, not equal; expected a PNG")
+            raise ValueError("it is a JPEG, which does not keep ids exactly; expected a PNG")
         ids, mode = read_values(path)
     except OSError as error:
         raise ValueError(str(error)) from error

@@ -131,7 +131,7 @@ KINDS = (
     Kind(r"unknown category id \d+", "annotations with a category id that no category has", _NEW_IDS, True),
     Kind(r"there is no such image", "annotations with an image id that no image has", _NEW_IDS),
     Kind(
-        r"all are of the file .*",
+        r"have the same file_name, .*",
         "files that several images name",
         "give all annotations of a file to one image; of several annotators' keep one",
         True,
@@ -150,7 +150,7 @@ KINDS = (
         "channel or a palette (CVAT's labelmap.txt lists the colours)",
     ),
     Kind(
-        r"it is a JPEG, whose pixels.*",
+        r"it is a JPEG, which does not keep ids.*",
         "labels that are JPEGs",
         "export PNGs anew: a JPEG does not keep ids, whatever its name",
     ),

@@ -51,8 +51,9 @@ def in_words(
     lines = [f"{'Mask AP' if objects else name} is {metrics[name]:.1f} on {images}."]
     if untrained:
         named = ", ".join(untrained[:LISTED]) + (", ..." if len(untrained) > LISTED else "")
-        which = f"{len(untrained)} of the {counted(len(by_class), 'class')} of the val images"
-        lines.append(f"No image to train on has {which}, so nothing can find them: {named}.")
+        which = f"{len(untrained)} of the {counted(len(by_class), 'class')} in the val images"
+        verb, they = ("is", "it") if len(untrained) == 1 else ("are", "they")
+        lines.append(f"{which} {verb} in no image to train on, so {they} cannot be found: {named}.")
         if len(untrained) == len(by_class):
             return lines
     if objects and max([metrics[name], *by_class.values()]) < LITTLE:

@@ -106,7 +106,7 @@ def size_table(rows: Sequence[Row], prepared: PreparedDataset) -> ScoreTable | N
 
 def untrained_text(classes: Sequence[str]) -> str:
     """What to annotate where val images have classes that no image to train on has."""
-    return f"{', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''}, which no image to train on has"
+    return f"{', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''} (in no image to train on)"
 
 
 def weakest(row: Row, found: Survey, sizes: ScoreTable | None) -> str:

@@ -168,6 +168,11 @@ def _dataset(name: str, number: int, results: list[RunResult], report: ReportInp
         curve = Figure("Precision and recall", "", file, draw_precision_recall(drawn, folder / file))
     found = survey(prepared, network.images)
     by_size = size_table(shown, prepared)
+    to_annotate = None
+    if untrained:
+        to_annotate = untrained_text(untrained)
+    elif ADVICE not in confusions[0].lines:
+        to_annotate = weakest(shown[0], found, by_size)
     return OwnDataset(
         name=name,
         task=prepared.task,
@@ -193,11 +198,7 @@ def _dataset(name: str, number: int, results: list[RunResult], report: ReportInp
         star=_star(prepared) if "AP_star" in shown_metrics(results) else None,
         runs=results,
         command=predict_command(shown[0].run.run),
-        weakest=untrained_text(untrained)
-        if untrained
-        else None
-        if ADVICE in confusions[0].lines
-        else weakest(shown[0], found, by_size),
+        weakest=to_annotate,
     )
 
 

@@ -275,14 +275,17 @@ def test_a_repeated_id(coco: Any, kind: str, id_: int) -> None:
 def test_what_refers_to_a_repeated_image_is_no_problem_of_its_own(coco: Any) -> None:
     coco.data["images"].append({"id": 7, "file_name": "tall.jpg", "height": 4, "width": 4})  # masks do not fit it
     coco.write()
-    assert refusal(coco).problems == ["image 7: the id occurs 2 times", "images 3, 7: all are of the file tall.jpg"]
+    assert refusal(coco).problems == [
+        "image 7: the id occurs 2 times",
+        "images 3, 7: have the same file_name, tall.jpg",
+    ]
 
 
 def test_a_file_of_two_images(coco: Any) -> None:
     coco.data["images"].append({"id": 8, "file_name": "wide.png", "height": 15, "width": 20})
     coco.write()
     error = refusal(coco)
-    assert error.problems == ["images 7, 8: all are of the file wide.png"]
+    assert error.problems == ["images 7, 8: have the same file_name, wide.png"]
     assert "to one image" in str(error)
 
 

@@ -152,9 +152,9 @@ def test_classes_are_named(tmp_path: Path, how: str) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"road=1\nsidewalk=1\n", "label id 1 is 'road' and 'sidewalk'; expected one meaning of each"),
+        (b"road=1\nsidewalk=1\n", "label id 1 stands for 'road' and 'sidewalk'; expected one meaning for each id"),
         (b"road=1\nroad=2\n", "two classes are named 'road'"),
-        (b"road=255\n", "label id 255 is 'road' and ignored"),
+        (b"road=255\n", "label id 255 stands for 'road' and ignored pixels"),
         (b"=1\n", "a class has an empty name"),
         (b"road=-1\n", "class 'road=-1'; expected NAME or NAME=ID"),
         (b"road=70000\n", "ids from 0 to 65535"),

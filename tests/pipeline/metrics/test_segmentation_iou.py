@@ -210,8 +210,8 @@ def test_a_table_of_ones_own(score: Callable[..., dict[str, Any]]) -> None:
     ("ids", "said"),
     [
         ((1,), "2 class names and 1 ids"),
-        ((1, 1), "label id 1 is 'a' and 'b'"),
-        ((1, 255), "label id 255 is 'b' and ignored"),
+        ((1, 1), "label id 1 stands for 'a' and 'b'"),
+        ((1, 255), "label id 255 stands for 'b' and ignored pixels"),
         ((-1, 2), "ids from 0 to 65535"),
         ((1, 70_000), "ids from 0 to 65535"),
     ],

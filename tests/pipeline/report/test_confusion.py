@@ -134,7 +134,7 @@ def test_classes_that_nothing_can_find_are_said_first() -> None:
     scores = {"cat": 0.0, "dog": 0.0}
     some = in_words({"AP": 0.0}, "AP", scores, FOUND, ["dog"])
     assert some[1:] == [
-        "No image to train on has 1 of the 2 classes of the val images, so nothing can find them: dog.", ADVICE
+        "1 of the 2 classes in the val images is in no image to train on, so it cannot be found: dog.", ADVICE
     ]  # fmt: skip
     # Then no longer training helps.
     assert ADVICE not in in_words({"AP": 0.0}, "AP", scores, FOUND, ["cat", "dog"])

@@ -277,8 +277,8 @@ def test_classes_without_an_image_to_train_on(own: Own) -> None:
     write_json(own.folder / "dataset.json", summary)
     build_report(own.inputs(own.model("good", lambda image: 0.5)), own.folder / "out")
     text = text_of((own.folder / "out" / "index.html").read_text())
-    assert f"has 1 of the 2 classes of the val images, so nothing can find them: {first}." in text
-    assert f"and more {first}, which no image to train on has" in text
+    assert f"1 of the 2 classes in the val images is in no image to train on, so it cannot be found: {first}." in text
+    assert f"and more {first} (in no image to train on)" in text
 
 
 def test_precision_and_recall_of_pixels(made_up: Callable[..., RunResult]) -> None:
