@@ -18,7 +18,11 @@ from pipeline.training.record import weights_to_use
 
 
 def report_of(stage: Stage) -> Path:
-    """Writes the report of the selected runs, logs its tables in MLflow, and returns its page."""
+    """Writes the report of the selected runs, logs its tables in MLflow, and returns its page.
+
+    Raises:
+        UserError: if nothing of the scale has run.
+    """
     tracker = tracker_of(stage)
     report = _inputs(stage, tracker)
     folder = stage.root / "reports" / report.scale
@@ -52,6 +56,8 @@ def report_with(stage: Stage, revision: str) -> Path:
 def _inputs(stage: Stage, tracker: Tracker) -> ReportInputs:
     outputs, project, name = stage.outputs, stage.project, stage.params.scale
     scale = project.scale(name)
+    if not outputs.shown_sweeps.is_file():  # which the first stage writes
+        raise UserError(f"scale {name} has no results yet; run `dvc repro`")
     own = scale.about == "own data"
     tables = {name: project.table(name) for name in scale.shown_tables(project.table_names())}
     results = read_results(stage.selection.runs, outputs, tracker)
