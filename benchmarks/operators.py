@@ -23,7 +23,7 @@ from torchvision.ops import roi_align
 from train_step import batch
 
 import pointrend
-from pointrend import pooling, rendering
+from pointrend import pooling, rendering, subdivision
 from pointrend.backbones import freeze_stem_and_res2
 from pointrend.instance import MaskRCNN
 from pointrend.paste import paste_masks_at_once
@@ -98,6 +98,7 @@ def gpu_paths() -> Iterator[None]:
         mock.patch.object(pooling, "roi_align", _kernel_roi_align),
         mock.patch.dict(rendering.POINTS_AT_ONCE, cpu=rendering.POINTS_AT_ONCE["cuda"]),
         mock.patch.object(rendering, "SUM_TABLE_ROWS", frozenset()),
+        mock.patch.object(subdivision, "SORT_POINTS", frozenset()),
         mock.patch("pointrend.instance_inference.paste_masks", paste_masks_at_once),
         # torchvision shifts up to 5,000 boxes apart on a GPU, and 1,000 on a CPU.
         mock.patch.object(torchvision_boxes, "_batched_nms_vanilla", torchvision_boxes._batched_nms_coordinate_trick),

@@ -1,5 +1,6 @@
 """Checks tensors for NaN and infinity."""
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -16,7 +17,6 @@ def check_finite(tensors: Mapping[str, Tensor]) -> None:
         return
     # The sum of a tensor with NaN or infinity is NaN or infinite, and needs no boolean tensor of the same size.
     totals = [t.detach().sum(dtype=torch.promote_types(t.dtype, torch.float32)) for t in tensors.values()]
-    finite = torch.stack(totals).isfinite().tolist()
-    for (name, tensor), is_finite in zip(tensors.items(), finite, strict=True):
-        if not is_finite:
+    for (name, tensor), total in zip(tensors.items(), torch.stack(totals).tolist(), strict=True):
+        if not math.isfinite(total):
             raise ValueError(f"{name}, of shape {tuple(tensor.shape)}, holds NaN or infinity")

@@ -42,6 +42,12 @@ def pad_objects(targets: list[Target], dtype: torch.dtype) -> Objects:
     return Objects(boxes, labels, existing([len(t["boxes"]) for t in targets], boxes.shape[1], boxes.device))
 
 
+def _areas(boxes: Tensor) -> Tensor:
+    """Areas (...) of boxes (..., 4) xyxy."""
+    width, height = (boxes[..., 2:] - boxes[..., :2]).unbind(-1)
+    return width * height
+
+
 def pairwise_iou(objects: Tensor, boxes: Tensor) -> Tensor:
     """IoU of boxes (N, G, 4) and (N, R, 4), xyxy: (N, G, R)."""
     # By coordinate: torchvision's box_iou has x and y as a last dimension of two, in which a CPU cannot vectorise.
@@ -49,7 +55,7 @@ def pairwise_iou(objects: Tensor, boxes: Tensor) -> Tensor:
     width = (torch.minimum(x1, u1) - torch.maximum(x0, u0)).clamp_(min=0)
     height = (torch.minimum(y1, v1) - torch.maximum(y0, v0)).clamp_(min=0)
     intersection = width.mul_(height)
-    union = ((x1 - x0) * (y1 - y0) + (u1 - u0) * (v1 - v0)).sub_(intersection)
+    union = (_areas(objects).unsqueeze(2) + _areas(boxes).unsqueeze(1)).sub_(intersection)
     return intersection.div_(union)
 
 

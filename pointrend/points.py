@@ -30,6 +30,7 @@ Three more exist for a reason. The figures compare them with ``grid_sample``, me
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -106,7 +107,19 @@ def upsample(grids: Tensor, size: Size) -> Tensor:
 
 
 def grid_points(size: Size, device: torch.device | None = None) -> Tensor:
-    """The cell centres of an H x W grid in row-major order: (H * W, 2)."""
+    """The cell centres of an H x W grid in row-major order: (H * W, 2). Not to be written to."""
+    if torch.compiler.is_compiling():
+        return _grid_points(size, device)
+    return _kept_grid_points(size, device or torch.get_default_device())
+
+
+@lru_cache(maxsize=16)
+def _kept_grid_points(size: Size, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # a tensor of inference mode could not train
+        return _grid_points(size, device)
+
+
+def _grid_points(size: Size, device: torch.device | None) -> Tensor:
     height, width = size
     y = (torch.arange(height, device=device) + 0.5) / height
     x = (torch.arange(width, device=device) + 0.5) / width

@@ -146,11 +146,14 @@ def pool_regions(features: Features, boxes: list[Tensor], output_size: int, samp
     precise = torch.promote_types(levels[0].dtype, torch.float32)
     if torch.compiler.is_compiling():  # how many regions a level has is no number in a graph
         chosen = [torch.where(level == index)[0] for index in range(len(levels))]
+        order = torch.cat(chosen)
     else:  # one read by the host
         counts = (level[:, None] == torch.arange(len(levels), device=level.device)).sum(dim=0)
-        chosen = list(level.argsort(stable=True).split(counts.tolist()))
+        order = level.argsort(stable=True)
+        chosen = list(order.split(counts.tolist()))
+    crops = [
+        roi_align(feature.to(precise), rois[rows].to(precise), output_size, 1 / stride, sampling_ratio)
+        for feature, rows, stride in zip(levels, chosen, STRIDES.values(), strict=False)
+    ]
     pooled = levels[0].new_zeros(rois.shape[0], levels[0].shape[1], output_size, output_size)
-    for feature, rows, stride in zip(levels, chosen, STRIDES.values(), strict=False):
-        crops = roi_align(feature.to(precise), rois[rows].to(precise), output_size, 1 / stride, sampling_ratio)
-        pooled = pooled.index_copy(0, rows, crops.to(pooled.dtype))
-    return pooled
+    return pooled.index_copy(0, order, torch.cat(crops).to(pooled.dtype))

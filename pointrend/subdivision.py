@@ -12,6 +12,8 @@ from torch import Tensor
 from pointrend.points import Size, grid_points, upsample
 
 BLOCK = 32  # values per block in topk_indices
+#: Devices on which points are faster in the order of the grid: neighbours are looked up together.
+SORT_POINTS = {"cpu"}
 
 
 def topk_indices(values: Tensor, count: int | torch.SymInt) -> Tensor:
@@ -41,7 +43,7 @@ def select_grid_points(uncertainty: Tensor, num_points: int) -> tuple[Tensor, Te
     """
     height, width = uncertainty.shape[1:]
     indices = topk_indices(uncertainty.flatten(1), torch.sym_min(num_points, height * width))
-    if indices.device.type == "cpu":  # sorted into the order of the grid, so that neighbours are looked up together
+    if indices.device.type in SORT_POINTS:
         indices = indices.sort(dim=1).values
     rows = indices // width
     columns = indices - rows * width  # graphs for any size know no remainder
