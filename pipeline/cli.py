@@ -20,7 +20,7 @@ from pipeline.config.raw_data import missing_raw_data
 from pipeline.config.reader import ConfigError
 from pipeline.config.selection import Selection
 from pipeline.config.selection_files import params_text, selection_text
-from pipeline.config.sweep_tasks import resolve_sweep
+from pipeline.config.sweep_tasks import resolve_sweep, sweep_file
 from pipeline.errors import UserError
 from pipeline.files import atomic_file
 from pipeline.graph import match_git, refuse_while_running
@@ -222,13 +222,17 @@ def check(
 
 
 @errors_as_messages()
-def sweep(file: Annotated[Path, typer.Argument(help="a file of configs/sweeps")]) -> None:
+def sweep(
+    name: Annotated[str, typer.Argument(help="a sweep of the selected scale, or a file like those of configs/sweeps")],
+) -> None:
     """Run a sweep on the prepared data of the selected scale, as `dvc repro` does. Run it again to continue it."""
     # Imported here: the other commands start faster without it.
     from pipeline.cluster.sweeps import collect_sweep
 
     here, project = Path.cwd(), enter_project()
-    file, stage = Path(seen_from(project.root, here, str(file))), Stage()
+    file, stage = Path(seen_from(project.root, here, name)), Stage()
+    if not file.suffix:
+        file = sweep_file(project, stage.params.scale, name)
     task, _ = resolve_sweep(stage.project, stage.params.scale, file, stage.selection.runs, stage.params)
     collect_sweep(stage, task)
     output = stage.outputs.sweep(task.name)

@@ -288,6 +288,19 @@ def test_the_command_does_not_train_what_is_missing(
     assert f"`dvc repro train@{RUN}`" in result.output + result.stderr
 
 
+def test_a_sweep_of_the_scale_is_known_by_its_name(project_copy: MiniProject, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project_copy.root)
+    app = typer.Typer()
+    app.command()(sweep)
+    (project_copy.root / TRAINED).unlink()
+    file = project_copy.root / "configs/sweeps/demo/coarse.yaml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(SUBDIVISION)
+    result = CliRunner().invoke(app, ["coarse"])
+    assert result.exit_code == 1
+    assert f"`dvc repro train@{RUN}`" in result.output + result.stderr
+
+
 def test_the_command_runs_a_sweep(
     project_copy_on_ray: MiniProject, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

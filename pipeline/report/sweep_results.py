@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from pipeline.config.reader import load
 from pipeline.config.sweeps import PARAMETERS, ShownSweep, ShownSweeps
+from pipeline.errors import UserError
 
 COST_LABELS = {
     ("training", "seconds"): "time of a training update",
@@ -54,9 +55,16 @@ def read_sweeps(shown: Path, folder: Path) -> list[SweepResult]:
     Args:
         shown: the file that lists them.
         folder: the folder of all sweeps' outputs.
+
+    Raises:
+        UserError: if one of them has not run.
     """
-    results = []
-    for name, sweep in load(ShownSweeps, shown).root.items():
+    results, sweeps = [], load(ShownSweeps, shown).root
+    if missing := [name for name in sweeps if not (folder / name / "sweep.json").is_file()]:
+        raise UserError(
+            f"no results yet of {'sweep' if len(missing) == 1 else 'sweeps'} {', '.join(missing)}; run `dvc repro`"
+        )
+    for name, sweep in sweeps.items():
         about = json.loads((folder / name / "sweep.json").read_text())
         results.append(SweepResult(name, sweep, about, pq.read_table(folder / name / "results.parquet").to_pylist()))
     return results
