@@ -9,6 +9,7 @@ from pipeline.report.results import EvaluationResult, RunResult
 from pipeline.report.tables.table import row_label
 from pipeline.tracking.client import Tracker
 from pipeline.tracking.runs import RunRecord, content_key, log_run
+from pipeline.tracking.views import View, save_view
 from pipeline.training.metrics_file import MetricEntry, now
 
 KIND = "table row"
@@ -38,8 +39,8 @@ class RowRun:
 def log_tables(tables: Mapping[str, TableConfig], results: Sequence[RunResult], tracker: Tracker) -> None:
     """Logs the rows of each table in the experiment ``<tracker's experiment>-<table>``.
 
-    Rows that are logged already are kept. Logged rows that are no longer in the table are deleted; MLflow only marks
-    them as deleted.
+    The experiment has a saved view with the table's columns. Rows that are logged already are kept. Logged rows that
+    are no longer in the table are deleted; MLflow only marks them as deleted.
 
     Args:
         tables: by name.
@@ -59,6 +60,19 @@ def log_tables(tables: Mapping[str, TableConfig], results: Sequence[RunResult], 
         for run in own.runs({"kind": KIND}):
             if run.info.run_id not in kept:
                 own.delete(run.info.run_id)
+        if rows:
+            save_view(own, name, _view(table.heading_of(name), table, rows))
+
+
+def _view(name: str, table: TableConfig, rows: Sequence[RowRun]) -> View:
+    """The columns of a table, after the parameters in which its rows differ."""
+    values: dict[str, set[str]] = {}
+    for row in rows:
+        for key, value in row.parameters.items():
+            values.setdefault(key, set()).add(value)
+    differing = [key for key, found in values.items() if len(found) > 1]
+    measured = {key for row in rows for key in row.metrics}
+    return View(name, differing, [column.key for column in table.columns if column.key in measured])
 
 
 def _log(row: RowRun, tracker: Tracker) -> str:

@@ -1,3 +1,4 @@
+import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -158,6 +159,30 @@ def test_tables_have_experiments_of_their_own(
     log_tables({"table4": table, "table5": table}, [made("a", 0, 36.3)], tracker)
     assert [len(runs(tracker, name)) for name in ("table4", "table5")] == [1, 1]
     assert tracker.runs({}) == [], "the trainings' experiment has none of them"
+
+
+def test_the_page_offers_a_view_of_the_table(
+    tracker: Tracker, table: TableConfig, made: Callable[..., RunResult]
+) -> None:
+    """Of the columns that have numbers, and the parameters in which rows differ, the best row first."""
+
+    def saved() -> str:
+        experiment = MlflowClient(tracker.uri).get_experiment_by_name(f"{tracker.experiment}-table4")
+        return experiment.tags["mlflow.sharedViewState.table4"]
+
+    results = [made("a_grid", 0, 35.7), made("a", 0, 36.3)]
+    log_tables({"table4": table}, results, tracker)
+    first = saved()
+    assert json.loads(first)["name"] == "Table 4"
+    assert json.loads(json.loads(first)["state"]) == {
+        "selectedColumns": ["params.`sampling`", "metrics.`coco`"],
+        "orderByKey": "metrics.`coco`",
+        "orderByAsc": False,
+    }
+    log_tables({"table4": table}, results, tracker)
+    assert saved() == first
+    log_tables({"table4": table}, [*results, made("b", 0, 34.0)], tracker)
+    assert "metrics.`cityscapes`" in saved()
 
 
 def test_what_was_killed_is_completed(
