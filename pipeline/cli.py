@@ -14,6 +14,7 @@ from rich.table import Table
 
 from pipeline.config.batch_norm import check_batch_norm
 from pipeline.config.exclusions import exclude, select_command
+from pipeline.config.locations import is_remote
 from pipeline.config.params import DATA_ROOT
 from pipeline.config.project import Project
 from pipeline.config.raw_data import missing_raw_data
@@ -103,8 +104,11 @@ def write_selection(
         typer.echo(f"sweeps: {', '.join(selection.sweeps)}")
     if selection.excluded:
         typer.echo(f"left out: {', '.join(selection.excluded)}")
-    for line in (*reset, *missing_raw_data(project, scale, selection, data_root).values()):
+    elsewhere = select_command(params.model_copy(update={"data_root": "FOLDER"}), without=without, seeds=seeds)
+    for line in (*reset, *missing_raw_data(project, selection, data_root, elsewhere).values()):
         typer.echo(line)
+    if is_remote(data_root) and not all(project.dataset(name).synthetic for name in selection.datasets):
+        typer.echo(f"{data_root} was not looked at; `dvc repro prepare` reads it first")
     if note := match_git(project.root):
         typer.echo(note)
 
@@ -172,7 +176,8 @@ def plan(
     from pipeline.plan.make import make_plan
     from pipeline.plan.text import show
 
-    found = make_plan(enter_project(), scale, cluster, nodes, without or (), gpu)
+    with Console(stderr=True).status("Counting the operations of the networks"):
+        found = make_plan(enter_project(), scale, cluster, nodes, without or (), gpu)
     if as_json:
         typer.echo(json.dumps(found.as_json()))
     else:
@@ -211,7 +216,11 @@ def check(
     if shrink:
         from pipeline.check.shrink import check_shrunk
 
-        report = check_shrunk(checked, on_end)
+        try:
+            report = check_shrunk(checked, on_end)
+        except KeyboardInterrupt:
+            typer.echo("interrupted; nothing is kept, and the next check begins anew", err=True)
+            raise
     else:
         from pipeline.check.submit import check_on_cluster  # Ray takes seconds to import
 

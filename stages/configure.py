@@ -17,7 +17,8 @@ def main() -> None:
     project.check(params, selection)
     command = select_command(params, without=selection.excluded)
     check_batch_norm(project, params.scale, selection, params.cluster, params, command)
-    missing = missing_raw_data(project, params.scale, selection, params.data_root)
+    elsewhere = select_command(params.model_copy(update={"data_root": "FOLDER"}), without=selection.excluded)
+    missing = missing_raw_data(project, selection, params.data_root, elsewhere)
     if missing and not goes_on_after_failure():
         needed = stages_in_scope(f"prepare@{name}" for name in missing)
         refuse_missing([text for name, text in missing.items() if f"prepare@{name}" in needed])

@@ -7,7 +7,7 @@ from pathlib import Path
 from pipeline.check.task import Found, Kind, distinct_trainings
 from pipeline.cluster.needs import workers_for_batch
 from pipeline.config.batch_norm import check_batch_norm
-from pipeline.config.exclusions import command_text, exclude
+from pipeline.config.exclusions import command_text, exclude, near_names, select_command
 from pipeline.config.experiments import RunConfig, is_weights_file
 from pipeline.config.locations import is_remote, join
 from pipeline.config.reader import ConfigError
@@ -88,7 +88,7 @@ class CheckedScale:
     ) -> None:
         self.stage, params = stage, stage.params
         self.is_selected, self.cluster_option = scale in (None, params.scale), cluster is not None
-        self._command = command_text("check", scale, {"cluster": cluster}, without)
+        self._command, self._without = command_text("check", scale, {"cluster": cluster}, without), tuple(without)
         if scale is not None:
             stage.selection = stage.project.select(scale, params.data_root)
             if scale != params.scale:
@@ -102,7 +102,9 @@ class CheckedScale:
         self.configs = {config.run: config for config, _ in resolved}
         known = {*self.configs, *(config.experiment for config, _ in resolved)}
         if unknown := [name for name in names if name not in known]:
-            raise CheckError(f"{', '.join(unknown)}: no run or experiment of scale {params.scale}")
+            near = near_names(unknown[0], sorted(known))
+            hint = f"; near it: {', '.join(near)}" if near else ""
+            raise CheckError(f"{', '.join(unknown)}: no run or experiment of scale {params.scale}{hint}")
         kinds = distinct_trainings(resolved)
         self.kinds = [kind for kind in kinds if not names or _names(kind).intersection(names)]
 
@@ -134,7 +136,7 @@ class CheckedScale:
             dataset, folder = stage.project.dataset(name), stage.outputs.prepared(name)
             remedy = f"run `dvc repro prepare@{name}`"
             if not self.is_selected:
-                remedy = f"run `pointrend select {stage.params.scale}`, then `dvc repro prepare@{name}`"
+                remedy = f"run `{select_command(stage.params, self._without)}`, then `dvc repro prepare@{name}`"
             written = stage.outputs.config("datasets", name)
             try:
                 read_prepared(folder)

@@ -71,7 +71,11 @@ def check_batch_norm(
         return
     what, problem = next(iter(found.items()))
     able = sorted(
-        (name for name in clusters if not problems_of(name)),
+        (
+            name
+            for name, each in clusters.items()
+            if not problems_of(name) and (each.gpus_per_worker or not clusters[cluster].gpus_per_worker)
+        ),
         key=lambda name: (-clusters[name].gpus_per_worker * max(clusters[name].workers, 1), name),
     )
     advice = (

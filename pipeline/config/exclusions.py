@@ -110,7 +110,7 @@ def _matched(patterns: Sequence[str], names: Sequence[str]) -> set[str]:
     for pattern in patterns:
         matched = {name for name in names if fnmatchcase(name, pattern)}
         if not matched:
-            near = _near(pattern, names)
+            near = near_names(pattern, names)
             more = f" and {len(names) - NEAR} more" if len(names) > NEAR else ""
             hint = f"near it: {', '.join(near)}" if near else f"there are {', '.join(names[:NEAR])}{more}"
             raise ExclusionError(f"--without {pattern}: matches no experiment or sweep that is selected; {hint}")
@@ -118,7 +118,7 @@ def _matched(patterns: Sequence[str], names: Sequence[str]) -> set[str]:
     return found
 
 
-def _near(pattern: str, names: Sequence[str]) -> list[str]:
+def near_names(pattern: str, names: Iterable[str]) -> list[str]:
     """The names that are most like a pattern, as a whole or in a word."""
     asked = pattern.strip("*").casefold()
 

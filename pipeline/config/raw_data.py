@@ -12,14 +12,14 @@ class MissingDataError(UserError):
     """Raw files of selected datasets are not there."""
 
 
-def missing_raw_data(project: Project, scale: str, selection: Selection, data_root: str) -> dict[str, str]:
+def missing_raw_data(project: Project, selection: Selection, data_root: str, elsewhere: str) -> dict[str, str]:
     """What to tell the user of each dataset whose raw annotations are not there. Nothing is known behind a URI.
 
     Args:
         project: the project.
-        scale: the selected scale.
         selection: what is selected.
         data_root: the folder or URI that the datasets lie in, relative to the project.
+        elsewhere: the command that selects the same with another data root.
     """
     found = {}
     for name, selected in selection.datasets.items():
@@ -33,11 +33,9 @@ def missing_raw_data(project: Project, scale: str, selection: Selection, data_ro
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         obtain = f" How to obtain this data: {dataset.obtain}." if dataset.obtain else ""
         folder = project.root / join(data_root, dataset.root)
-        place = "" if folder.is_dir() else f"; there is no folder {folder}"
-        found[name] = (
-            f"dataset {name}: {missing[0]}{more} missing{place}.{obtain} If it lies elsewhere: "
-            f"`pointrend select {scale} --data-root FOLDER`"
-        )
+        absent = next((each for each in (project.root / data_root, folder) if not each.is_dir()), None)
+        place = f"; there is no folder {absent}" if absent else ""
+        found[name] = f"dataset {name}: {missing[0]}{more} missing{place}.{obtain} If it lies elsewhere: `{elsewhere}`"
     return found
 
 

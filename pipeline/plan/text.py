@@ -55,16 +55,11 @@ def _unit(plan: Plan) -> str:
 def _runs(plan: Plan) -> Table:
     """A line for all runs that differ only in their seeds, with the GPU-hours of one of them.
 
-    Where the cluster has no GPUs, and hours were measured on it, these are shown instead.
+    Where the cluster has no GPUs, and hours were measured on it, these are shown as well.
     """
     on_cluster = bool(plan.measured) and not plan.has_gpus
-    names = [
-        "experiment",
-        "seeds",
-        "updates\n× batch",
-        "hours\neach" if on_cluster else f"{_unit(plan)}\neach",
-        "in DVC",
-    ]
+    names = ["experiment", "seeds", "updates\n× batch", f"{_unit(plan)}\neach"]
+    names += ["measured\nhours each", "in DVC"] if on_cluster else ["in DVC"]
     table = _table(*names, text=("experiment", "in DVC"))
 
     def key(run: PlannedRun) -> tuple[str, str, str]:
@@ -77,7 +72,8 @@ def _runs(plan: Plan) -> Table:
             experiment,
             ranges_text(each.seed for each in same),
             f"{run.updates:,} × {run.batch_size}",
-            hours_text(run.hours if on_cluster else run.gpu_hours),
+            hours_text(run.gpu_hours),
+            *([hours_text(run.hours) if run.measured else "-"] if on_cluster else []),
             state,
         )
     return table
@@ -115,6 +111,11 @@ def _sweeps(plan: Plan) -> Table:
             hours_text(sweep.gpu_hours) if trains else "",
             STATES[sweep.cached],
         )
+    hours = [sweep.gpu_hours for sweep in plan.sweeps if sweep.kind == "training"]
+    if len(hours) > 1:
+        known = [each for each in hours if each is not None]
+        table.add_section()
+        table.add_row("all, besides the runs", "", "", at_least(sum(known), len(hours) - len(known)), "")
     return table
 
 

@@ -221,15 +221,16 @@ def test_missing_raw_data_are_named_with_how_to_obtain_them(
 ) -> None:
     for folder in made:
         (checkout / "my data" / folder).mkdir(parents=True)
-    result = run(checkout, "select", "paper", "--data-root", "my data")
+    result = run(checkout, "select", "paper", "--data-root", "my data", "--cluster", "eight_gpus")
     assert result.exit_code == 0  # data may come later
     project = Project(checkout)
-    found = missing_raw_data(project, "paper", project.selection(), "my data")
+    elsewhere = "pointrend select paper --cluster eight_gpus --data-root FOLDER"
+    found = missing_raw_data(project, project.selection(), "my data", elsewhere)
     assert set(found) == missing
     for name, text in found.items():
         assert text in result.stdout
         assert text.startswith(f"dataset {name}: ")
-        assert "--data-root FOLDER" in text
+        assert f"`{elsewhere}`" in text
         assert "How to obtain this data: " in text
         assert "https://" in text
     with pytest.raises(MissingDataError, match="nothing was run\ndataset "):
@@ -238,4 +239,6 @@ def test_missing_raw_data_are_named_with_how_to_obtain_them(
 
 def test_nothing_is_said_of_drawn_data_and_of_buckets(run: Run, checkout: Path) -> None:
     assert "missing" not in run(checkout, "select", "demo").stdout
-    assert "missing" not in run(checkout, "select", "paper", "--data-root", "s3://bucket/data").stdout
+    said = run(checkout, "select", "paper", "--data-root", "s3://bucket/data").stdout
+    assert "missing" not in said
+    assert "s3://bucket/data was not looked at; `dvc repro prepare` reads it first" in said
