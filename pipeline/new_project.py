@@ -26,6 +26,10 @@ class ConflictError(UserError):
     """The folder has files of the names that a project's files have."""
 
 
+class UnwritableError(UserError):
+    """Nothing can be written into the folder."""
+
+
 def write_project(folder: Path) -> list[Path]:
     """Writes a project into a folder, all of it or nothing. Its scale ``demo`` is selected.
 
@@ -40,6 +44,7 @@ def write_project(folder: Path) -> list[Path]:
         ConflictError: if files of the project's are there, or something that would be imported in place of the
             installed packages.
         NotADirectoryError: if ``folder`` is a file.
+        UnwritableError: if nothing can be written into it.
     """
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder} is a file; expected a folder or a new path")
@@ -50,7 +55,7 @@ def write_project(folder: Path) -> list[Path]:
     ignored = (folder / IGNORED).read_bytes() if (folder / IGNORED).is_file() else None
     if not created:
         _refuse_conflicts(folder, names if ignored is None else names - {IGNORED})
-    folder.mkdir(parents=True, exist_ok=True)
+    _make_writable(folder)
     try:
         with tempfile.TemporaryDirectory(dir=folder, prefix=".pointrend-") as name:
             staging = Path(name)
@@ -71,6 +76,15 @@ def write_project(folder: Path) -> list[Path]:
             folder.rmdir()
         raise
     return moved
+
+
+def _make_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UnwritableError(f"{folder}: cannot be written to ({error.strerror}); name another folder") from error
 
 
 def _prepend_lines(lines: bytes, file: Path) -> None:

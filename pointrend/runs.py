@@ -109,7 +109,7 @@ def find_weights(source: str) -> tuple[str | Path, dict[str, float]]:
     if path.is_dir():
         raise FileNotFoundError(f"{source}: is a folder; {_weights_inside(path)}")
     if path.suffix:
-        near = [str(path.with_name(name)) for name in _near(path.name, _weight_files(path.parent))]
+        near = [str(path.parent / name) for name in _near(path.name, _weight_files(path.parent))]
         raise FileNotFoundError(f"{source}: no such weight file" + (f"; near it: {', '.join(near)}" if near else ""))
     runs = _run_names(root)
     known = [*runs, *(name.partition("/")[2] for name in runs), *ZOO_MODELS]

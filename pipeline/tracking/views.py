@@ -1,17 +1,20 @@
-"""Saved views of MLflow's page: which columns of an experiment's runs are shown, in the order of which one.
+"""What MLflow's page shows of an experiment: a description, and saved views.
 
-MLflow 3.17 keeps a view as a tag of the experiment and offers it under "Views"; an older page ignores the tag. The
-format is that of its page, which has no function for it in Python.
+A view is which columns of the runs are shown, in the order of which one. MLflow 3.17 keeps it as a tag of the experiment
+and offers it under "Views"; an older page ignores the tag. The format is that of its page, which has no function for it
+in Python.
 """
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from pipeline.tracking.client import Tracker
 from pipeline.training.metrics_file import now
 
 TAG_PREFIX = "mlflow.sharedViewState."
+DESCRIPTION_TAG = "mlflow.note.content"
 
 
 @dataclass(frozen=True)
@@ -37,16 +40,18 @@ class View:
         return json.dumps({"selectedColumns": columns, **order})
 
 
-def save_view(tracker: Tracker, key: str, view: View) -> None:
-    """Offers a view in the tracker's experiment. A view with this key is replaced if it is another one.
+def present(tracker: Tracker, description: str, key: str, view: View) -> None:
+    """Describes the tracker's experiment and offers a view in it. What was there before, and is another, is replaced.
 
     Raises:
         TrackingError: if MLflow does not answer.
     """
     subject, tag = f"experiment {tracker.experiment}", TAG_PREFIX + key
     tags = tracker.call(subject, lambda: tracker.client.get_experiment(tracker.experiment_id)).tags
+    wanted = {} if tags.get(DESCRIPTION_TAG) == description else {DESCRIPTION_TAG: description}
     saved = json.loads(tags[tag]) if tag in tags else {}
     if (saved.get("name"), saved.get("state")) != (view.name, view.state):
         time = now()
-        value = json.dumps({"name": view.name, "createdAt": time, "updatedAt": time, "state": view.state})
-        tracker.call(subject, lambda: tracker.client.set_experiment_tag(tracker.experiment_id, tag, value))
+        wanted[tag] = json.dumps({"name": view.name, "createdAt": time, "updatedAt": time, "state": view.state})
+    for name, value in wanted.items():
+        tracker.call(subject, partial(tracker.client.set_experiment_tag, tracker.experiment_id, name, value))

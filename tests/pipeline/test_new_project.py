@@ -1,6 +1,7 @@
 """`pointrend init`."""
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from typer.testing import CliRunner
 
 from pipeline import new_project
 from pipeline.config.project import Project
-from pipeline.new_project import ConflictError, add_to_git, write_project
+from pipeline.new_project import ConflictError, UnwritableError, add_to_git, write_project
 from pipeline.project_files import project_files
 from pointrend.cli import add_installed_commands, app
 
@@ -35,6 +36,12 @@ def test_a_new_project_is_as_a_checkout_with_the_demo_selected(tmp_path: Path) -
         assert (folder / path).read_bytes() == (REPOSITORY / path).read_bytes(), path
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert len(files) == len(project_files(REPOSITORY)) + 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="nobody can make a folder in Linux's /proc")
+def test_a_folder_that_cannot_be_written_to_is_named() -> None:
+    with pytest.raises(UnwritableError, match=r"^/proc/mine: cannot be written to \(.*\); name another folder$"):
+        write_project(Path("/proc/mine"))
 
 
 @pytest.mark.usefixtures("quick")

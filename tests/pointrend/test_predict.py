@@ -302,6 +302,7 @@ class TestWeights:
             ),
             ("empty", "empty: is a folder; expected a file of weights"),
             ("outputs/demo/train/r50-0/modell.safetensors", "near it: outputs/demo/train/r50-0/model.safetensors"),
+            ("outputs/demo/train/modell.safetensors", "near it: outputs/demo/train/r50-0/model.safetensors"),
         ],
     )
     def test_weights_that_are_not_there_have_neighbours(self, name: str, said: str) -> None:

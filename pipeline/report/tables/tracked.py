@@ -9,7 +9,7 @@ from pipeline.report.results import EvaluationResult, RunResult
 from pipeline.report.tables.table import row_label
 from pipeline.tracking.client import Tracker
 from pipeline.tracking.runs import RunRecord, content_key, log_run
-from pipeline.tracking.views import View, save_view
+from pipeline.tracking.views import View, present
 from pipeline.training.metrics_file import MetricEntry, now
 
 KIND = "table row"
@@ -39,8 +39,8 @@ class RowRun:
 def log_tables(tables: Mapping[str, TableConfig], results: Sequence[RunResult], tracker: Tracker) -> None:
     """Logs the rows of each table in the experiment ``<tracker's experiment>-<table>``.
 
-    The experiment has a saved view with the table's columns. Rows that are logged already are kept. Logged rows that
-    are no longer in the table are deleted; MLflow only marks them as deleted.
+    The experiment has a description, and a saved view with the table's columns. Rows that are logged already are kept.
+    Logged rows that are no longer in the table are deleted; MLflow only marks them as deleted.
 
     Args:
         tables: by name.
@@ -61,7 +61,8 @@ def log_tables(tables: Mapping[str, TableConfig], results: Sequence[RunResult], 
             if run.info.run_id not in kept:
                 own.delete(run.info.run_id)
         if rows:
-            save_view(own, name, _view(table.heading_of(name), table, rows))
+            heading = table.heading_of(name)
+            present(own, f"{heading}: {table.title}", name, _view(heading, table, rows))
 
 
 def _view(name: str, table: TableConfig, rows: Sequence[RowRun]) -> View:

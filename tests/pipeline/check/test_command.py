@@ -51,12 +51,12 @@ class TestRefusals:
         assert files(project.root) == before
 
     def test_raw_data_that_is_not_there(self, project: Project) -> None:
-        result = pointrend("paper")
+        result = pointrend("paper", "--cluster", "eight_gpus")
         assert result.exit_code == 1
         error = " ".join(result.stderr.split())
         assert "coco2017 is not prepared, and" in error
         assert "https://cocodataset.org" in error
-        assert "run `pointrend select paper`, then `dvc repro prepare@coco2017`" in error
+        assert "run `pointrend select paper --cluster eight_gpus`, then `dvc repro prepare@coco2017`" in error
 
     def test_a_cluster_that_splits_the_batches_of_a_batch_norm(self, project: Project) -> None:
         error = " ".join(pointrend("paper", "--cluster", "one_gpu").stderr.split())

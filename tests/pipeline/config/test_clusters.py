@@ -58,7 +58,7 @@ class TestBatchNormThatLearns:
         message = str(raised.value)
         assert "clusters/spot_gpus.yaml" in message
         assert "experiment cityscapes_deeplabv3_" in message
-        assert "can train it: eight_gpus, nodes_of_8_gpus, laptop" in message
+        assert "can train it: eight_gpus, nodes_of_8_gpus. " in message  # and no laptop in place of GPUs
         for name in ("eight_gpus", "nodes_of_8_gpus", "laptop"):
             check_batch_norm(project, "paper", selection, name)
         with pytest.raises(ConfigError, match=r"(?s)one_gpu.* one worker takes 2 of the 16 images"):

@@ -166,13 +166,16 @@ def test_the_page_offers_a_view_of_the_table(
 ) -> None:
     """Of the columns that have numbers, and the parameters in which rows differ, the best row first."""
 
+    def tags() -> dict[str, str]:
+        return MlflowClient(tracker.uri).get_experiment_by_name(f"{tracker.experiment}-table4").tags
+
     def saved() -> str:
-        experiment = MlflowClient(tracker.uri).get_experiment_by_name(f"{tracker.experiment}-table4")
-        return experiment.tags["mlflow.sharedViewState.table4"]
+        return tags()["mlflow.sharedViewState.table4"]
 
     results = [made("a_grid", 0, 35.7), made("a", 0, 36.3)]
     log_tables({"table4": table}, results, tracker)
     first = saved()
+    assert tags()["mlflow.note.content"] == "Table 4: A title"
     assert json.loads(first)["name"] == "Table 4"
     assert json.loads(json.loads(first)["state"]) == {
         "selectedColumns": ["params.`sampling`", "metrics.`coco`"],
