@@ -1,8 +1,8 @@
 """What MLflow's page shows of an experiment: a description, and saved views.
 
-A view is which columns of the runs are shown, in the order of which one. MLflow 3.17 keeps it as a tag of the experiment
-and offers it under "Views"; an older page ignores the tag. The format is that of its page, which has no function for it
-in Python.
+A view is which columns of the runs are shown, in the order of which one. MLflow 3.17 keeps it as a tag of the
+experiment and offers it under "Views"; an older page ignores the tag. The format is that of its page, which has no
+function for it in Python.
 """
 
 import json
