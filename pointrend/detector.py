@@ -97,23 +97,25 @@ def nms_per_group(groups: Tensor, boxes: Tensor, scores: Tensor, threshold: floa
 class PreciseBoxCoder(BoxCoder):
     """torchvision's box coder, bit by bit, in half as many operators: x and y are computed at once.
 
-    Boxes are decoded in their own type or a wider one: above 256 pixels, bfloat16 has not even every pixel.
+    The weights of x and y are equal, and so are those of width and height, as torchvision's RPN has them. Boxes are
+    decoded in their own type or a wider one: above 256 pixels, bfloat16 has not even every pixel.
     """
 
     def encode_single(self, reference_boxes: Tensor, proposals: Tensor) -> Tensor:
         """The deltas (R, 4) from proposals (R, 4) to reference boxes (R, 4), xyxy."""
-        weights = reference_boxes.new_tensor(self.weights)
+        of_centre, _, of_size, _ = self.weights
         (centre, size), (wanted_centre, wanted_size) = _centre_and_size(proposals), _centre_and_size(reference_boxes)
-        shift = weights[:2] * (wanted_centre - centre) / size
-        return torch.cat((shift, weights[2:] * torch.log(wanted_size / size)), dim=1)
+        shift = of_centre * (wanted_centre - centre) / size
+        return torch.cat((shift, of_size * torch.log(wanted_size / size)), dim=1)
 
     def decode_single(self, rel_codes: Tensor, boxes: Tensor) -> Tensor:
         """Boxes (R, 4) moved by the deltas (R, 4 K) of K classes: (R, 4 K)."""
         dtype = torch.promote_types(rel_codes.dtype, boxes.dtype)
-        deltas = rel_codes.to(dtype).unflatten(1, (-1, 4)) / rel_codes.new_tensor(self.weights, dtype=dtype)
+        of_centre, _, of_size, _ = self.weights
+        shift, stretch = rel_codes.to(dtype).unflatten(1, (-1, 4)).split(2, dim=2)
         centre, size = (values.unsqueeze(1) for values in _centre_and_size(boxes.to(dtype)))
-        decoded_centre = deltas[..., :2] * size + centre
-        half = 0.5 * (deltas[..., 2:].clamp(max=self.bbox_xform_clip).exp() * size)
+        decoded_centre = shift / of_centre * size + centre
+        half = 0.5 * ((stretch / of_size).clamp(max=self.bbox_xform_clip).exp() * size)
         return torch.cat((decoded_centre - half, decoded_centre + half), dim=2).flatten(1)
 
 
