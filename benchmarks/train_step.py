@@ -3,9 +3,11 @@
     python benchmarks/train_step.py --threads 2
 
 With Detectron2 (and its project PointRend) importable from a source tree, its model trains on the same weights,
-images and objects. Stem and res2 of both are frozen.
+images and objects. Stem and res2 of both are frozen. A second row of each keeps weights and features channels last, as
+a schedule with ``channels_last: true`` does.
 """
 
+import copy
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -98,6 +100,10 @@ def main() -> None:
     pairs: dict[str, tuple[nn.Module, Any]] = {"float32": (model, (images, targets))}
     if theirs is not None:
         pairs = {DETECTRON2: (theirs, (detectron2_batch(images, targets),)), **pairs}
+    pairs |= {
+        f"{name}, channels last": (copy.deepcopy(network).to(memory_format=torch.channels_last), inputs)
+        for name, (network, inputs) in pairs.items()
+    }
     candidates = {
         name: partial(update, network.train(), optimizer_of(network), inputs)
         for name, (network, inputs) in pairs.items()

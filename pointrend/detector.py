@@ -25,6 +25,7 @@ from pointrend.backbones import STRIDES
 from pointrend.matching import Target, existing, match, pad_objects, sample
 from pointrend.points import Size
 from pointrend.pooling import Features, pool_regions
+from pointrend.sampled_anchors import Cells, predict_at, pyramid_cells
 
 ASPECT_RATIOS = (0.5, 1.0, 2.0)
 #: Beyond it torchvision suppresses group by group, each with its own waits for the device.
@@ -37,7 +38,8 @@ class Anchors(AnchorGenerator):
 
     def __init__(self, sizes: tuple[int, ...]) -> None:
         super().__init__(tuple((size,) for size in sizes), (ASPECT_RATIOS,) * len(sizes))
-        self._kept: tuple[object, Tensor] = (None, torch.empty(0))  # the last maps' sizes and device, and anchors
+        # The last maps' sizes and device, and their anchors and cells.
+        self._kept: tuple[object, Tensor, Cells | None] = (None, torch.empty(0), None)
 
     def generate_anchors(self, scales, aspect_ratios, dtype=torch.float32, device=torch.device("cpu")):  # noqa: B008
         """torchvision's anchors without rounding to whole pixels: (A, 4)."""
@@ -54,9 +56,16 @@ class Anchors(AnchorGenerator):
         else:
             if self._kept[0] != (grids, device):
                 with torch.inference_mode(False):  # a tensor of inference mode could not train
-                    self._kept = (grids, device), self._anchors(grids, device)
+                    self._kept = (grids, device), self._anchors(grids, device), pyramid_cells(grids, device)
             anchors = self._kept[1]
         return [anchors] * len(image_list.image_sizes)
+
+    @property
+    def cells(self) -> Cells:
+        """The cells of the last maps, which are kept with their anchors."""
+        cells = self._kept[2]
+        assert cells is not None
+        return cells
 
     def _anchors(self, grids: list[list[int]], device: torch.device) -> Tensor:
         # torchvision divides the padded image's size by the map's, which is not the stride of P6 for most images.
@@ -136,29 +145,25 @@ class ProposalNetwork(RegionProposalNetwork):
         Raises:
             ValueError: in training without targets.
         """
-        boxes, logits, deltas, anchors = self._predict(images, features)
+        proposals = self.propose(images, features)
         if not self.training:
-            return boxes, {}
+            return proposals, {}
         if targets is None:
             raise ValueError("training needs targets: rpn(images, features, targets)")
-        return boxes, self.losses(logits, deltas, anchors, targets)
+        return proposals, self.losses(images, features, targets)
 
+    @torch.no_grad()
     def propose(self, batch: ImageList, features: Features) -> list[Tensor]:
-        """The proposals of each image, without losses: N tensors (R, 4)."""
-        return self._predict(batch, features)[0]
-
-    def _predict(self, images: ImageList, features: Features) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
-        """The proposals of each image, and what the losses need: logits (N, A), deltas (N, A, 4), anchors (A, 4)."""
+        """The proposals of each image: N tensors (R, 4), without a gradient."""
         maps = list(features.values())
         level_logits, level_deltas = self.head(maps)
-        anchors = self.anchor_generator(images, maps)
+        anchors, *_ = self.anchor_generator(batch, maps)
         counts = [level.shape[1] * level.shape[2] * level.shape[3] for level in level_logits]
         # By level, then by cell, then by anchor.
         logits = torch.cat([level.flatten(2).transpose(1, 2) for level in level_logits], dim=1).flatten(1)
         deltas = torch.cat([level.flatten(2).transpose(1, 2) for level in level_deltas], dim=1)
         deltas = deltas.flatten(1).unflatten(1, (-1, 4))
-        boxes, _ = self.select_proposals(logits.detach(), deltas.detach(), anchors[0], images.image_sizes, counts)
-        return boxes, logits, deltas, anchors[0]
+        return self.select_proposals(logits, deltas, anchors, batch.image_sizes, counts)[0]
 
     def select_proposals(
         self, logits: Tensor, deltas: Tensor, anchors: Tensor, image_sizes: list[Size], counts: list[int]
@@ -220,25 +225,27 @@ class ProposalNetwork(RegionProposalNetwork):
         kept = [nms_per_group(group, box, score, self.nms_thresh) for group, box, score in parts]
         return torch.cat([indices + part * boxes_at_once for part, indices in enumerate(kept)])
 
-    def losses(self, logits: Tensor, deltas: Tensor, anchors: Tensor, targets: list[Target]) -> dict[str, Tensor]:
-        """The losses of sampled anchors. Predictions and box targets of the others are neither read nor computed.
+    def losses(self, batch: ImageList, features: Features, targets: list[Target]) -> dict[str, Tensor]:
+        """The losses of sampled anchors. Nothing is predicted for the others.
 
         Args:
-            logits: (N, A).
-            deltas: (N, A, 4).
-            anchors: (A, 4) xyxy, the same for all images.
+            batch: N images.
+            features: the maps of each level.
             targets: ``boxes`` and ``labels`` of each image.
         """
+        maps = list(features.values())
+        anchors, *_ = self.anchor_generator(batch, maps)
         objects = pad_objects(targets, anchors.dtype)
         matched, labels = match(objects, anchors.expand(len(targets), -1, -1), self.proposal_matcher)
         positive, negative = (torch.cat(drawn) for drawn in sample(labels, self.fg_bg_sampler))
-        sampled_logits = logits.flatten()[torch.cat((positive, negative))]
+        sampled = torch.cat((positive, negative))
+        logits, deltas = predict_at(self.head, maps, self.anchor_generator.cells, sampled, len(positive))
         wanted = torch.cat((torch.ones_like(positive), torch.zeros_like(negative)))
-        objectness_loss = F.binary_cross_entropy_with_logits(sampled_logits, wanted.to(sampled_logits), reduction="sum")
+        objectness_loss = F.binary_cross_entropy_with_logits(logits, wanted.to(logits), reduction="sum")
         image = positive // len(anchors)
         matched_boxes = objects.boxes[image, matched.flatten()[positive]]
         box_targets = self.box_coder.encode_single(matched_boxes, anchors[positive - image * len(anchors)])
-        box_loss = F.l1_loss(deltas.flatten(0, 1)[positive], box_targets, reduction="sum")
+        box_loss = F.l1_loss(deltas, box_targets, reduction="sum")
         normaliser = self.fg_bg_sampler.batch_size_per_image * len(targets)
         return {"loss_objectness": objectness_loss / normaliser, "loss_rpn_box_reg": box_loss / normaliser}
 

@@ -2,13 +2,14 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_iou, clip_boxes_to_image
 
 from pointrend.backbones import STRIDES
 from pointrend.detector import Anchors, BoxHeads, box_heads, proposal_network
 from pointrend.instance_inference import detect_boxes
+from pointrend.sampled_anchors import pyramid_cells
 
 
 def pyramid(height: int, width: int, channels: int = 1, images: int = 1) -> dict[str, Tensor]:
@@ -87,16 +88,34 @@ def test_proposals_of_bfloat16_features_are_float32(autocast: bool, training: bo
     assert {loss.dtype for loss in losses.values()} <= {torch.float32}
 
 
+class OneCell(nn.Module):
+    """An anchor generator of a pyramid of one cell."""
+
+    def __init__(self, anchors: Tensor) -> None:
+        super().__init__()
+        self.anchors, self.cells = anchors, pyramid_cells([[1, 1]], anchors.device)
+
+    def forward(self, images: ImageList, maps: list[Tensor]) -> list[Tensor]:
+        return [self.anchors] * len(images.image_sizes)
+
+
 def test_proposal_losses_by_hand() -> None:
     network = proposal_network(8, (32, 64, 128, 256, 512), (100, 100), 100)
-    logits = torch.tensor([2.0, -1.0, 5.0], requires_grad=True)
-    deltas = torch.tensor([[0.5, -0.25, 0.0, 0.1], [9.0, 9.0, 9.0, 9.0], [9.0, 9.0, 9.0, 9.0]], requires_grad=True)
+    logits, deltas = network.head.cls_logits.bias, network.head.bbox_pred.bias
+    with torch.no_grad():
+        for parameter in network.head.parameters():
+            parameter.zero_()
+        logits.copy_(torch.tensor([2.0, -1.0, 5.0]))
+        deltas.copy_(torch.tensor([0.5, -0.25, 0.0, 0.1, *[9.0] * 8]))
     # The object is as wide as the first anchor and e^0.3 times as high, about the same centre: an IoU of 0.74. The
     # second anchor is far away, background; the third has an IoU of 0.37, which is neither.
     height = 10 * math.exp(0.3)
-    anchors = torch.tensor([[0.0, -5.0, 10.0, 5.0], [40.0, 40.0, 48.0, 48.0], [0.0, -5.0, 10.0, 0.0]])
+    network.anchor_generator = OneCell(
+        torch.tensor([[0.0, -5.0, 10.0, 5.0], [40.0, 40.0, 48.0, 48.0], [0.0, -5.0, 10.0, 0.0]])
+    )
     target = {"boxes": torch.tensor([[0.0, -height / 2, 10.0, height / 2]]), "labels": torch.tensor([1])}
-    losses = network.losses(logits[None], deltas[None], anchors, [target])
+    batch = ImageList(torch.zeros(1, 3, 64, 64), [(64, 64)])
+    losses = network.losses(batch, {"p2": torch.randn(1, 8, 1, 1)}, [target])
     expected = (math.log1p(math.exp(-2)) + math.log1p(math.exp(-1))) / 256
     assert losses["loss_objectness"].item() == pytest.approx(expected)
     # L1, over the 256 anchors that an image samples at most.
@@ -105,7 +124,7 @@ def test_proposal_losses_by_hand() -> None:
     assert logits.grad is not None
     assert deltas.grad is not None
     assert (logits.grad != 0).tolist() == [True, True, False]
-    assert deltas.grad.mul(256).tolist() == [[1, -1, 0, -1], [0] * 4, [0] * 4]
+    assert deltas.grad.mul(256).tolist() == [1, -1, 0, -1, *[0] * 8]
 
 
 def test_an_image_without_objects_trains_on_background_alone() -> None:
