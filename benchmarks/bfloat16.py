@@ -37,7 +37,7 @@ from pointrend.frozen_norm import FoldedConv2d, FrozenBatchNorm2d
 from pointrend.points import Size
 from pointrend.pooling import pool_regions, roi_align
 
-SIZES = {800: (800, 1216), 1024: (1024, 2048)}  # rows and columns by shorter edge
+SIZES = [[800, 1216], [1024, 2048]]  # rows and columns of COCO's and Cityscapes' images
 MIB = 2**20
 
 
@@ -133,7 +133,9 @@ def pooled_errors(model: Any, images: list[Tensor], size: Size) -> dict[str, flo
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--model", choices=sorted(CONFIGS), default="pointrend_rcnn_r50_fpn_coco")
-    options.add_argument("--sizes", type=int, nargs="+", choices=sorted(SIZES), default=sorted(SIZES))
+    options.add_argument(
+        "--size", type=int, nargs=2, action="append", metavar=("HEIGHT", "WIDTH"), help="instead of both, in pixels"
+    )
     options.add_argument("--images", type=int, default=1)
     options.add_argument("--objects", type=int, default=16, help="in each image")
     arguments = options.parse_args()
@@ -141,11 +143,10 @@ def main() -> None:
     device = torch.device(arguments.device)
     model = rcnn_pair(arguments.model, device)[0].train()
     results = {}
-    for edge in arguments.sizes:
-        size = SIZES[edge]
+    for height, width in arguments.size or SIZES:
+        size, name = (height, width), f"{height}x{width}"
         images, targets = batch(
-            argparse.Namespace(images=arguments.images, objects=arguments.objects, height=size[0], width=size[1]),
-            device,
+            argparse.Namespace(images=arguments.images, objects=arguments.objects, height=height, width=width), device
         )
         with torch.no_grad():
             transformed = model.transform(images)
@@ -153,39 +154,39 @@ def main() -> None:
         proposals, rounded = ((list(of), None) for of in (boxes, [each.bfloat16() for each in boxes]))
         exact, gradients, full = step(model, images, targets, proposals, bfloat16=False, seed=0)
         rows = {"float32": {"loss": sum(exact.values()), "MiB saved": full / MIB}}
-        for name, bfloat16, seed in (
+        for row, bfloat16, seed in (
             ("float32, another draw", False, 1),
             ("bfloat16", True, 0),
             ("bfloat16 before", True, 0),
         ):
             with ExitStack() as stack:
-                before = name.endswith("before")
+                before = row.endswith("before")
                 if before:
                     stack.enter_context(rounding_boxes())
                 regions = rounded if before else proposals
                 losses, found, saved = step(model, images, targets, regions, bfloat16=bfloat16, seed=seed)
-            rows[name] = {
+            rows[row] = {
                 "loss": sum(losses.values()),
                 "largest loss off": max(abs(losses[key] - value) / abs(value) for key, value in exact.items()),
                 "gradient off": off(found, gradients),
                 "cosine": torch.nn.functional.cosine_similarity(found.double(), gradients.double(), dim=0).item(),
                 "MiB saved": saved / MIB,
             }
-        results[edge] = {"pooled": pooled_errors(model, images, size), "steps": rows}
+        results[name] = {"pooled": pooled_errors(model, images, size), "steps": rows}
     if arguments.json:
         print(json.dumps(results))
         return
     console = Console(width=130)
-    for edge, found in results.items():
+    for name, found in results.items():
         errors = found["pooled"]
-        title = f"{arguments.model}, {arguments.images} x {SIZES[edge][0]}x{SIZES[edge][1]}, {device}"
+        title = f"{arguments.model}, {arguments.images} x {name}, {device}"
         table = Table(title=title)
         table.add_column("")
         columns = ("loss", "largest loss off", "gradient off", "cosine", "MiB saved")
         for column in columns:
             table.add_column(column, justify="right")
-        for name, row in found["steps"].items():
-            table.add_row(name, *(f"{row[column]:.4g}" if column in row else "" for column in columns))
+        for step_name, row in found["steps"].items():
+            table.add_row(step_name, *(f"{row[column]:.4g}" if column in row else "" for column in columns))
         console.print(table)
         console.print(
             f"Relative errors: P2 rounded to bfloat16 {errors['features']:.5f}; pooled from rounded features "

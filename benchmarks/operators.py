@@ -125,6 +125,9 @@ def inference(name: str, picture: Tensor) -> dict[str, Counts]:
 def training(name: str, images: list[Tensor], targets: list[dict[str, Tensor]]) -> Counts:
     """The counts of the losses of an instance model and their backward pass."""
     model = pointrend.build_model(name)
+    # The objects' classes are COCO's; a model may know fewer.
+    classes = model.roi_heads.box_predictor.cls_score.out_features - 1
+    targets = [target | {"labels": (target["labels"] - 1) % classes + 1} for target in targets]
     randomise(model, 0)
     freeze_stem_and_res2(model.backbone.get_submodule("body"))
     model.train()

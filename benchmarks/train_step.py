@@ -4,13 +4,13 @@
 
 With Detectron2 (and its project PointRend) importable from a source tree, its model trains on the same weights,
 images and objects. Stem and res2 of both are frozen. A second row of each keeps weights and features channels last, as
-a schedule with ``channels_last: true`` does.
+a schedule with ``channels_last: true`` does. ``--precision`` is a schedule's too.
 """
 
 import copy
 from contextlib import ExitStack
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from mask_head import random_boxes
@@ -18,7 +18,8 @@ from measure import DETECTRON2, measure, parser, report
 from rcnn_pair import CONFIGS, random_picture, rcnn_pair
 from torch import Tensor, nn
 
-from pipeline.training.precision import autocast
+from pipeline.config.schedules import Precision
+from pipeline.training.precision import autocast, float32_math
 from pointrend.points import Size
 
 NUM_CLASSES = 80
@@ -92,12 +93,13 @@ def main() -> None:
     options.add_argument("--objects", type=int, default=8, help="in each image")
     options.add_argument("--height", type=int, default=480, help="of an image, in pixels")
     options.add_argument("--width", type=int, default=640)
+    options.add_argument("--precision", choices=get_args(Precision), default="float32")
     arguments = options.parse_args()
     torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)
     model, theirs = rcnn_pair(arguments.model, device)
     images, targets = batch(arguments, device)
-    pairs: dict[str, tuple[nn.Module, Any]] = {"float32": (model, (images, targets))}
+    pairs: dict[str, tuple[nn.Module, Any]] = {arguments.precision: (model, (images, targets))}
     if theirs is not None:
         pairs = {DETECTRON2: (theirs, (detectron2_batch(images, targets),)), **pairs}
     pairs |= {
@@ -105,10 +107,11 @@ def main() -> None:
         for name, (network, inputs) in pairs.items()
     }
     candidates = {
-        name: partial(update, network.train(), optimizer_of(network), inputs)
+        name: partial(update, network.train(), optimizer_of(network), inputs, arguments.precision)
         for name, (network, inputs) in pairs.items()
     }
     with ExitStack() as stack:
+        stack.enter_context(float32_math(arguments.precision))
         if theirs is not None:
             from detectron2.utils.events import EventStorage
 

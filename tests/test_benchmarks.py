@@ -1,6 +1,7 @@
 """Benchmarks that still run."""
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,71 @@ def test_float32_sums(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rounded.grad is not None
     assert exact.grad is not None
     assert torch.equal(rounded.grad, exact.grad.bfloat16())
+
+
+#: The options of a small run of each benchmark.
+SMALL = {
+    "bfloat16": "--size 64 96 --objects 2",
+    "evaluation": "--images 2 --masks 3 --resolution 56",
+    "evaluators": "--metric AP --images 2 --masks 3 --resolution 56",
+    "inference": "--height 64 --width 96 --repeats 1",
+    "interpolation": "--repeats 1",
+    "mask_head": "--regions 2 --classes 3 --resolution 56 --points 16 --height 64 --width 96 --repeats 1",
+    "operators": "--model pointrend_rcnn_r50_fpn_cityscapes pointrend_semantic_fpn_r101_cityscapes "
+    "--images 1 --objects 2 --height 64 --width 96",
+    "paste_and_encode": "--regions 2 --resolution 56 --height 64 --width 96 --repeats 1",
+    "prepare": "--share 0.001",
+    "semantic_head": "--points 16 --height 64 --width 96 --repeats 1",
+    "train_step": "--images 1 --objects 2 --height 64 --width 96 --repeats 1 --precision bfloat16",
+}
+#: Benchmarks that run elsewhere, or need what is not installed with the project.
+ELSEWHERE = {
+    "cluster_simulation": "tests/faults/test_benchmarks.py",
+    "compare_detectron2": "needs Detectron2",
+    "gpu": "tests/test_gpu_acceptance.py",
+    "mask_targets": "test_mask_targets_of_a_file",
+    "predict_folder": "test_predict_folder",
+    "submission": "tests/faults/test_benchmarks.py",
+    "two_workers": "tests/faults/test_benchmarks.py",
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_small(name: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """The whole benchmark, as it is called, with less to do."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    script = ROOT / "benchmarks" / f"{name}.py"
+    threads = [] if name == "prepare" else ["--threads", "1"]
+    monkeypatch.setattr(sys, "argv", [str(script), "--json", *threads, *SMALL[name].split()])
+    before = torch.get_num_threads()
+    try:
+        runpy.run_path(str(script), run_name="__main__")
+    finally:
+        torch.set_num_threads(before)
+    found = [json.loads(line) for line in capfd.readouterr().out.splitlines() if line.startswith("{")]
+    assert found
+    assert all(found)
+
+
+def test_mask_targets_of_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outline = {"segmentation": [[10.0, 10, 70, 22, 31, 60]], "bbox": [10.0, 10, 60, 50], "iscrowd": 0, "area": 1200}
+    content = {
+        "images": [{"id": 7, "height": 80, "width": 96, "file_name": "a.jpg"}],
+        "annotations": [outline | {"id": 1, "image_id": 7, "category_id": 1}],
+        "categories": [{"id": 1, "name": "thing"}],
+    }
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    monkeypatch.setattr(sys, "argv", ["mask_targets.py", str(tmp_path / "val.json"), "--boxes", "2"])
+    runpy.run_path(str(ROOT / "benchmarks/mask_targets.py"), run_name="__main__")
+    assert "| medium | 1 |" in capsys.readouterr().out
+
+
+def test_none_is_left_out() -> None:
+    scripts = {path.stem for path in (ROOT / "benchmarks").glob("*.py") if "__main__" in path.read_text()}
+    assert scripts == SMALL.keys() | ELSEWHERE.keys()
 
 
 def test_predict_folder() -> None:
