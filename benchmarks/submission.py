@@ -3,13 +3,16 @@
     python benchmarks/submission.py --runs 8 --updates 60
 
 It runs in a copy of the project, without evaluation and report. The runs are seeds of the demo's 4xconv training. The
-timeline shows when each training began and ended, according to MLflow.
+timeline shows when each training's first update began and when its run ended, according to MLflow; a gap is the time
+from the end of a run to the first update of the one that takes its place. ``--at-once 1`` gives each run all CPUs, so
+that runs follow one another as on one GPU; ``--without-fork-server`` starts each run's process from nothing.
 """
 
 import argparse
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -25,10 +28,21 @@ ROOT = Path(__file__).parents[1]
 EXPERIMENT = "coco_4xconv_r50"
 
 
-def make_project(root: Path, runs: int, updates: int) -> list[str]:
-    """Makes a copy of the project that trains ``runs`` seeds of one experiment and returns the names of the runs."""
+def make_project(root: Path, arguments: argparse.Namespace) -> list[str]:
+    """Makes a copy of the project that trains some seeds of one experiment and returns the names of the runs."""
+    runs, updates = arguments.runs, arguments.updates
     for name in ("configs", "pipeline", "pointrend", "stages"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+    if arguments.without_fork_server:
+        # What the server does where processes cannot be forked.
+        server = root / "pipeline/cluster/fork_server.py"
+        before = server.read_text()
+        after = before.replace('if sys.platform != "linux":', "if True:")
+        assert after != before
+        server.write_text(after)
+    cluster = root / "configs/clusters/laptop.yaml"
+    cpus = max(1, (os.cpu_count() or 1) // arguments.at_once)
+    cluster.write_text(yaml.safe_dump(yaml.safe_load(cluster.read_text()) | {"cpus_per_worker": cpus}))
     (root / ".dvc").mkdir()
     (root / ".dvc/config").write_text("[core]\n    no_scm = true\n    analytics = false\n    check_update = false\n")
     graph = yaml.safe_load((ROOT / "dvc.yaml").read_text())
@@ -38,10 +52,13 @@ def make_project(root: Path, runs: int, updates: int) -> list[str]:
     )
     experiment = root / f"configs/experiments/demo/{EXPERIMENT}.yaml"
     settings = yaml.safe_load(experiment.read_text()) | {"seeds": list(range(runs))}
-    settings.pop("starts_from", None)  # so that no other run has to be trained first
     experiment.write_text(yaml.safe_dump(settings))
     schedule = root / f"configs/schedules/{settings['schedule']}.yaml"
-    content = yaml.safe_load(schedule.read_text()) | {"phases": [{"updates": updates, "learning_rate": 0.01}]}
+    content = yaml.safe_load(schedule.read_text())
+    content |= {
+        "phases": [{"updates": updates, "learning_rate": 0.01}],
+        "warmup": {"updates": 1, "learning_rate": 0.01},
+    }
     schedule.write_text(yaml.safe_dump(content))
     subprocess.run(["pointrend", "select", "demo"], cwd=root, check=True, stdout=subprocess.DEVNULL)
     selection = yaml.safe_load((root / "selection.yaml").read_text())
@@ -64,21 +81,34 @@ def repro(root: Path, *targets: str) -> float:
 
 
 def timeline(root: Path) -> list[tuple[str, float, float]]:
-    """The name, begin and end of each training, in seconds since the first training began."""
+    """Of each training its name, and begin of its first update and end, in seconds since the first training began."""
     client = MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     runs = client.search_runs(experiments, "tags.kind = 'training'")
-    first = min(run.info.start_time for run in runs)
+    # Logged when everything is loaded, ahead of the first update.
+    first_updates = [client.get_metric_history(run.info.run_id, "workers")[0].timestamp for run in runs]
+    first = min(first_updates)
     spans = [
-        (run.info.run_name, (run.info.start_time - first) / 1000, (run.info.end_time - first) / 1000) for run in runs
+        (run.info.run_name, (begin - first) / 1000, (run.info.end_time - first) / 1000)
+        for run, begin in zip(runs, first_updates, strict=True)
     ]
     return sorted(spans, key=lambda span: span[1])
+
+
+def gaps(spans: list[tuple[str, float, float]], at_once: int) -> list[float]:
+    """The seconds from the end of each run to the first update of the run that takes its place."""
+    ends = sorted(end for _, _, end in spans)
+    return [begin - end for (_, begin, _), end in zip(spans[at_once:], ends, strict=False)]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--runs", type=int, default=8)
     parser.add_argument("--updates", type=int, default=60)
+    parser.add_argument(
+        "--at-once", type=int, default=os.cpu_count() or 1, help="runs at a time, of all that CPUs allow"
+    )
+    parser.add_argument("--without-fork-server", action="store_true")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     arguments = parser.parse_args()
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -87,7 +117,7 @@ def main() -> None:
     for together in (False, True):
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
             root = Path(temporary)
-            runs = make_project(root, arguments.runs, arguments.updates)
+            runs = make_project(root, arguments)
             repro(root, "prepare")
             order = [()] if together else [(f"train@{run}",) for run in runs]
             name = "together" if together else "one by one"
@@ -96,8 +126,9 @@ def main() -> None:
             while (root / ".pointrend/ray/ray.json").exists():
                 time.sleep(0.5)  # Ray stays up for some seconds after the last job
     ratio = seconds["together"] / seconds["one by one"]
+    waits = gaps(spans["together"], arguments.at_once)
     if arguments.json:
-        print(json.dumps({"seconds": seconds, "ratio": ratio, "timeline": spans}))
+        print(json.dumps({"seconds": seconds, "ratio": ratio, "gaps": waits, "timeline": spans}))
         return
     table = Table(title=f"{arguments.runs} runs of {arguments.updates} updates, one CPU each: {ratio:.2f}x of the time")
     for column in ("", "seconds", "run", "begins", "ends"):
@@ -107,6 +138,9 @@ def main() -> None:
             first = (name, f"{seconds[name]:.0f}") if number == 0 else ("", "")
             table.add_row(*first, run, f"{begin:.0f}", f"{end:.0f}")
     Console(width=100).print(table)
+    if waits:
+        median, most = statistics.median(waits), max(waits)
+        print(f"{median:.1f} s from the end of a run to the first update of the next, {most:.1f} at most")
 
 
 if __name__ == "__main__":
