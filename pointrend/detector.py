@@ -60,12 +60,11 @@ class Anchors(AnchorGenerator):
             anchors = self._kept[1]
         return [anchors] * len(image_list.image_sizes)
 
-    @property
-    def cells(self) -> Cells:
-        """The cells of the last maps, which are kept with their anchors."""
-        cells = self._kept[2]
-        assert cells is not None
-        return cells
+    def cells(self, feature_maps: list[Tensor]) -> Cells:
+        """The cells of maps (N, C, H, W). Those of the last maps are kept with their anchors."""
+        key = ([list(feature.shape[-2:]) for feature in feature_maps], feature_maps[0].device)
+        known, _, cells = self._kept
+        return cells if cells is not None and known == key else pyramid_cells(*key)
 
     def _anchors(self, grids: list[list[int]], device: torch.device) -> Tensor:
         # torchvision divides the padded image's size by the map's, which is not the stride of P6 for most images.
@@ -239,7 +238,7 @@ class ProposalNetwork(RegionProposalNetwork):
         matched, labels = match(objects, anchors.expand(len(targets), -1, -1), self.proposal_matcher)
         positive, negative = (torch.cat(drawn) for drawn in sample(labels, self.fg_bg_sampler))
         sampled = torch.cat((positive, negative))
-        logits, deltas = predict_at(self.head, maps, self.anchor_generator.cells, sampled, len(positive))
+        logits, deltas = predict_at(self.head, maps, self.anchor_generator.cells(maps), sampled, len(positive))
         wanted = torch.cat((torch.ones_like(positive), torch.zeros_like(negative)))
         objectness_loss = F.binary_cross_entropy_with_logits(logits, wanted.to(logits), reduction="sum")
         image = positive // len(anchors)

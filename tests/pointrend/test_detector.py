@@ -9,7 +9,7 @@ from torchvision.ops import box_iou, clip_boxes_to_image
 from pointrend.backbones import STRIDES
 from pointrend.detector import Anchors, BoxHeads, box_heads, proposal_network
 from pointrend.instance_inference import detect_boxes
-from pointrend.sampled_anchors import pyramid_cells
+from pointrend.sampled_anchors import Cells, pyramid_cells
 
 
 def pyramid(height: int, width: int, channels: int = 1, images: int = 1) -> dict[str, Tensor]:
@@ -93,10 +93,13 @@ class OneCell(nn.Module):
 
     def __init__(self, anchors: Tensor) -> None:
         super().__init__()
-        self.anchors, self.cells = anchors, pyramid_cells([[1, 1]], anchors.device)
+        self.anchors = anchors
 
     def forward(self, images: ImageList, maps: list[Tensor]) -> list[Tensor]:
         return [self.anchors] * len(images.image_sizes)
+
+    def cells(self, maps: list[Tensor]) -> Cells:
+        return pyramid_cells([[1, 1]], self.anchors.device)
 
 
 def test_proposal_losses_by_hand() -> None:
