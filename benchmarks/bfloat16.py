@@ -25,7 +25,7 @@ import torch
 import torchvision.ops
 from float32_sums import Float32Sums, emulates_bfloat16
 from mask_head import random_boxes
-from measure import parser
+from measure import parser, positive
 from rcnn_pair import CONFIGS, rcnn_pair
 from rich.console import Console
 from rich.table import Table
@@ -136,7 +136,7 @@ def main() -> None:
     options.add_argument(
         "--size", type=int, nargs=2, action="append", metavar=("HEIGHT", "WIDTH"), help="instead of both, in pixels"
     )
-    options.add_argument("--images", type=int, default=1)
+    options.add_argument("--images", type=positive, default=1)
     options.add_argument("--objects", type=int, default=16, help="in each image")
     arguments = options.parse_args()
     torch.set_num_threads(arguments.threads)

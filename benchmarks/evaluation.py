@@ -25,7 +25,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from mask_head import random_boxes
-from measure import DETECTRON2, Measurement, has_detectron2, parser, peak_megabytes, report
+from measure import DETECTRON2, Measurement, has_detectron2, parser, peak_megabytes, positive, report
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
@@ -208,9 +208,9 @@ def in_process(name: str, folder: Path, arguments: argparse.Namespace) -> Outcom
 def main() -> None:
     options = parser(__doc__)
     options.set_defaults(repeats=1)
-    options.add_argument("--images", type=int, default=1000)
-    options.add_argument("--masks", type=int, default=100, help="per image")
-    options.add_argument("--resolution", type=int, default=224, help="of the region masks")
+    options.add_argument("--images", type=positive, default=1000)
+    options.add_argument("--masks", type=positive, default=100, help="per image")
+    options.add_argument("--resolution", type=positive, default=224, help="of the region masks")
     options.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     options.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = options.parse_args()

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 from evaluation import OWN, TRUTH, make_up, write_results
-from measure import Measurement, parser, peak_megabytes, report
+from measure import Measurement, parser, peak_megabytes, positive, report
 
 from pipeline.metrics.boundary_ap import boundary_ap
 from pipeline.metrics.coco_ap import coco_ap
@@ -179,9 +179,9 @@ def compare(kind: str, folder: Path, arguments: argparse.Namespace) -> None:
 def main() -> None:
     options = parser(__doc__)
     options.set_defaults(repeats=1)
-    options.add_argument("--images", type=int, default=1000)
-    options.add_argument("--masks", type=int, default=100, help="per image")
-    options.add_argument("--resolution", type=int, default=224, help="of the region masks")
+    options.add_argument("--images", type=positive, default=1000)
+    options.add_argument("--masks", type=positive, default=100, help="per image")
+    options.add_argument("--resolution", type=positive, default=224, help="of the region masks")
     options.add_argument("--metric", choices=METRICS, help="compare this metric alone")
     options.add_argument("--evaluator", choices=EVALUATORS, help=argparse.SUPPRESS)
     options.add_argument("--folder", type=Path, help=argparse.SUPPRESS)

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from measure import DETECTRON2, measure, parser, report
+from measure import DETECTRON2, measure, parser, positive, report
 from rcnn_pair import CONFIGS, random_picture, rcnn_pair
 from torch import Tensor
 
@@ -40,8 +40,8 @@ def detectron2(model: Any, picture: Tensor) -> Callable[[], dict[str, Tensor]]:
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--model", choices=sorted(CONFIGS), default="pointrend_rcnn_r50_fpn_coco")
-    options.add_argument("--height", type=int, default=800, help="of the image, in pixels; it is not resized")
-    options.add_argument("--width", type=int, default=1216)
+    options.add_argument("--height", type=positive, default=800, help="of the image, in pixels; it is not resized")
+    options.add_argument("--width", type=positive, default=1216)
     arguments = options.parse_args()
     torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)

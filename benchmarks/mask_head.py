@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from measure import DETECTRON2, has_detectron2, measure, parser, report, with_bfloat16
+from measure import DETECTRON2, has_detectron2, measure, parser, positive, report, with_bfloat16
 from torch import Tensor, nn
 
 from pointrend import Rendering
@@ -161,12 +161,12 @@ def cases(
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--regions", type=int, default=100)
-    options.add_argument("--classes", type=int, default=80)
-    options.add_argument("--resolution", type=int, default=224, help="of PointRend's masks")
-    options.add_argument("--points", type=int, default=28**2, help="of a subdivision step")
-    options.add_argument("--height", type=int, default=800, help="of the image, in pixels")
-    options.add_argument("--width", type=int, default=1216)
+    options.add_argument("--regions", type=positive, default=100)
+    options.add_argument("--classes", type=positive, default=80)
+    options.add_argument("--resolution", type=positive, default=224, help="of PointRend's masks")
+    options.add_argument("--points", type=positive, default=28**2, help="of a subdivision step")
+    options.add_argument("--height", type=positive, default=800, help="of the image, in pixels")
+    options.add_argument("--width", type=positive, default=1216)
     arguments = options.parse_args()
     torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)

@@ -30,13 +30,20 @@ class Measurement:
     peak_megabytes: float | None  # None where it cannot be measured
 
 
+def positive(text: str) -> int:
+    """An option's value: a whole number from 1."""
+    if (number := int(text)) < 1:
+        raise ValueError
+    return number
+
+
 def parser(description: str | None) -> argparse.ArgumentParser:
     """An argument parser with the options that every benchmark has."""
     arguments = argparse.ArgumentParser(description=(description or "").splitlines()[0])
     arguments.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     arguments.add_argument("--device", default="cpu", help="cpu or cuda")
-    arguments.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
-    arguments.add_argument("--repeats", type=int, default=7, help="runs of each candidate; the median is printed")
+    arguments.add_argument("--threads", type=positive, default=torch.get_num_threads(), help="CPU threads")
+    arguments.add_argument("--repeats", type=positive, default=7, help="runs of each candidate; the median is printed")
     return arguments
 
 

@@ -15,7 +15,7 @@ from unittest import mock
 
 import torch
 from acceptance.random_weights import randomise
-from measure import parser
+from measure import parser, positive
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.ops import boxes as torchvision_boxes
@@ -138,10 +138,12 @@ def training(name: str, images: list[Tensor], targets: list[dict[str, Tensor]]) 
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--model", nargs="+", choices=pointrend.list_models(), default=pointrend.list_models())
-    options.add_argument("--images", type=int, default=2, help="in a training step; twice as many are counted as well")
+    options.add_argument(
+        "--images", type=positive, default=2, help="in a training step; twice as many are counted as well"
+    )
     options.add_argument("--objects", type=int, default=8, help="in each image")
-    options.add_argument("--height", type=int, default=256, help="of an image, in pixels")
-    options.add_argument("--width", type=int, default=320)
+    options.add_argument("--height", type=positive, default=256, help="of an image, in pixels")
+    options.add_argument("--width", type=positive, default=320)
     arguments = options.parse_args()
     torch.set_num_threads(arguments.threads)
     fewer = arguments.images

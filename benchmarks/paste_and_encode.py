@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from mask_head import random_boxes
-from measure import DETECTRON2, has_detectron2, measure, parser, report
+from measure import DETECTRON2, has_detectron2, measure, parser, positive, report
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
@@ -27,10 +27,10 @@ def discs(regions: int, side: int) -> Tensor:
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--regions", type=int, default=100)
-    options.add_argument("--resolution", type=int, default=224, help="of the region masks")
-    options.add_argument("--height", type=int, default=800, help="of the image, in pixels")
-    options.add_argument("--width", type=int, default=1216)
+    options.add_argument("--regions", type=positive, default=100)
+    options.add_argument("--resolution", type=positive, default=224, help="of the region masks")
+    options.add_argument("--height", type=positive, default=800, help="of the image, in pixels")
+    options.add_argument("--width", type=positive, default=1216)
     arguments = options.parse_args()
     torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)

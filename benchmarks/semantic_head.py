@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from measure import DETECTRON2, has_detectron2, measure, parser, report, with_bfloat16
+from measure import DETECTRON2, has_detectron2, measure, parser, positive, report, with_bfloat16
 from torch import Tensor, nn
 
 from pointrend.semantic import SemanticPointRend
@@ -81,11 +81,11 @@ def cases(
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--classes", type=int, default=19)
-    options.add_argument("--points", type=int, default=8096, help="of a subdivision step")
-    options.add_argument("--stride", type=int, default=4, help="of the coarse prediction, a power of two")
-    options.add_argument("--height", type=int, default=1024, help="of the image, in pixels")
-    options.add_argument("--width", type=int, default=2048)
+    options.add_argument("--classes", type=positive, default=19)
+    options.add_argument("--points", type=positive, default=8096, help="of a subdivision step")
+    options.add_argument("--stride", type=positive, default=4, help="of the coarse prediction, a power of two")
+    options.add_argument("--height", type=positive, default=1024, help="of the image, in pixels")
+    options.add_argument("--width", type=positive, default=2048)
     arguments = options.parse_args()
     torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)

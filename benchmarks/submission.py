@@ -1,11 +1,12 @@
-"""Compares `dvc repro` of runs of one CPU each: all runs in parallel on this machine's Ray, and one run at a time.
+"""Compares two ways to run several trainings: one `dvc repro` of all of them, and one after the other.
 
     python benchmarks/submission.py --runs 8 --updates 60
 
 It runs in a copy of the project, without evaluation and report. The runs are seeds of the demo's 4xconv training. The
 timeline shows when each training's first update began and when its run ended, according to MLflow; a gap is the time
-from the end of a run to the first update of the one that takes its place. ``--at-once 1`` gives each run all CPUs, so
-that runs follow one another as on one GPU; ``--without-fork-server`` starts each run's process from nothing.
+from the end of a run to the first update of the one that takes its place. ``--cpus`` of a run decide how many run at a
+time: with all of the machine's, runs follow one another as on one GPU. ``--without-fork-server`` starts each run's
+process from nothing.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from rich.table import Table
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENT = "coco_4xconv_r50"
+CPUS = os.cpu_count() or 1
 
 
 def make_project(root: Path, arguments: argparse.Namespace) -> list[str]:
@@ -41,8 +43,7 @@ def make_project(root: Path, arguments: argparse.Namespace) -> list[str]:
         assert after != before
         server.write_text(after)
     cluster = root / "configs/clusters/laptop.yaml"
-    cpus = max(1, (os.cpu_count() or 1) // arguments.at_once)
-    cluster.write_text(yaml.safe_dump(yaml.safe_load(cluster.read_text()) | {"cpus_per_worker": cpus}))
+    cluster.write_text(yaml.safe_dump(yaml.safe_load(cluster.read_text()) | {"cpus_per_worker": arguments.cpus}))
     (root / ".dvc").mkdir()
     (root / ".dvc/config").write_text("[core]\n    no_scm = true\n    analytics = false\n    check_update = false\n")
     graph = yaml.safe_load((ROOT / "dvc.yaml").read_text())
@@ -126,11 +127,14 @@ def main() -> None:
             while (root / ".pointrend/ray/ray.json").exists():
                 time.sleep(0.5)  # Ray stays up for some seconds after the last job
     ratio = seconds["together"] / seconds["one by one"]
-    waits = gaps(spans["together"], arguments.at_once)
+    waits = gaps(spans["together"], CPUS // arguments.cpus)
     if arguments.json:
         print(json.dumps({"seconds": seconds, "ratio": ratio, "gaps": waits, "timeline": spans}))
         return
-    table = Table(title=f"{arguments.runs} runs of {arguments.updates} updates, one CPU each: {ratio:.2f}x of the time")
+    of = f"{arguments.runs} runs of {arguments.updates} updates, {arguments.cpus} of {CPUS} CPUs each"
+    table = Table(title=f"{of}: {ratio:.2f}x of the time")
+        title=f"{arguments.runs} runs of {arguments.updates} updates, {arguments.cpus} of {CPUS} CPUs each: {ratio:.2f}x of the time"
+    )
     for column in ("", "seconds", "run", "begins", "ends"):
         table.add_column(column, justify="right")
     for name, each in spans.items():

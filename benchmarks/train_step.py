@@ -14,7 +14,7 @@ from typing import Any, get_args
 
 import torch
 from mask_head import random_boxes
-from measure import DETECTRON2, measure, parser, report
+from measure import DETECTRON2, measure, parser, positive, report
 from rcnn_pair import CONFIGS, random_picture, rcnn_pair
 from torch import Tensor, nn
 
@@ -89,12 +89,14 @@ def detectron2_batch(images: list[Tensor], targets: list[dict[str, Tensor]]) -> 
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--model", choices=sorted(CONFIGS), default="pointrend_rcnn_r50_fpn_coco")
-    options.add_argument("--images", type=int, default=2)
+    options.add_argument("--images", type=positive, default=2)
     options.add_argument("--objects", type=int, default=8, help="in each image")
-    options.add_argument("--height", type=int, default=480, help="of an image, in pixels")
-    options.add_argument("--width", type=int, default=640)
+    options.add_argument("--height", type=positive, default=480, help="of an image, in pixels")
+    options.add_argument("--width", type=positive, default=640)
     options.add_argument("--precision", choices=get_args(Precision), default="float32")
     arguments = options.parse_args()
+    if (arguments.precision, arguments.device) == ("tf32", "cpu"):
+        options.error("a CPU has no TF32")
     torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)
     model, theirs = rcnn_pair(arguments.model, device)

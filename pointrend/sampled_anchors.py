@@ -34,13 +34,16 @@ def pyramid_cells(grids: list[list[int]], device: torch.device) -> Cells:
     return Cells(ends[-1], *(torch.tensor(rows, device=device) for rows in (levels, ends, [down, right])))
 
 
-def neighbours(cells: Cells, sampled: Tensor, beyond: int) -> Tensor:
-    """The 3x3 cells around cells, row by row: (S, 9) int64.
+def neighbours(cells: Cells, sampled: Tensor) -> tuple[Tensor, Tensor]:
+    """The 3x3 cells around cells, row by row.
 
     Args:
         cells: of one image.
         sampled: (S,) int64, indices among the N T cells of all images.
-        beyond: the index that stands for what is outside of a level.
+
+    Returns:
+        (S, 9) int64, indices of the same kind, and whether they are inside of the level, (S, 9) bool. Where not, the
+        index is that of the cell in the middle.
     """
     of_image = sampled % cells.total
     level = torch.bucketize(of_image, cells.ends, right=True)
@@ -50,7 +53,8 @@ def neighbours(cells: Cells, sampled: Tensor, beyond: int) -> Tensor:
     row, column = of_level // width + down, of_level % width + right
     # A remainder is never negative.
     inside = (row % height == row) & (column % width == column)
-    return torch.where(inside, sampled.unsqueeze(1) + down * width + right, beyond)
+    middle = sampled.unsqueeze(1)
+    return torch.where(inside, middle + down * width + right, middle), inside
 
 
 def predict_at(
@@ -67,21 +71,24 @@ def predict_at(
 
     Returns:
         logits (S,), and box deltas (num_foreground, 4).
+
+    Raises:
+        ValueError: if the head has more than one 3x3 convolution.
     """
+    if len(head.conv) != 1:
+        raise ValueError(f"an RPN head with one 3x3 convolution is needed, this one has {len(head.conv)}")
     sampled, shape = anchors // head.cls_logits.out_channels, anchors % head.cls_logits.out_channels
-    # The last row is the padding of all levels.
+    rows, inside = neighbours(cells, sampled)
     table = torch.cat([feature.flatten(2).transpose(1, 2) for feature in maps], dim=1).flatten(0, 1)
-    table = F.pad(table, (0, 0, 0, 1))
-    around = table.index_select(0, neighbours(cells, sampled, len(table) - 1).flatten())
-    (convolution, _), *others = head.conv
-    assert not others
-    weight = convolution.weight.permute(0, 2, 3, 1).flatten(1)
-    hidden = F.relu(F.linear(around.view(len(anchors), -1), weight, convolution.bias))
-    logits = _pointwise(head.cls_logits, hidden).gather(1, shape.unsqueeze(1)).squeeze(1)
-    deltas = _pointwise(head.bbox_pred, hidden[:num_foreground]).unflatten(1, (-1, 4))
+    around = table.index_select(0, rows.flatten()).unflatten(0, rows.shape) * inside.unsqueeze(2)
+    hidden = F.relu(_linear(head.conv[0][0], around.flatten(1)))
+    logits = _linear(head.cls_logits, hidden).gather(1, shape.unsqueeze(1)).squeeze(1)
+    deltas = _linear(head.bbox_pred, hidden[:num_foreground]).unflatten(1, (-1, 4))
     return logits, deltas.gather(1, shape[:num_foreground, None, None].expand(-1, 1, 4)).squeeze(1)
 
 
-def _pointwise(convolution: nn.Conv2d, hidden: Tensor) -> Tensor:
-    """A 1x1 convolution (O, C, 1, 1) of rows (S, C): (S, O)."""
-    return F.linear(hidden, convolution.weight.flatten(1), convolution.bias)
+def _linear(convolution: nn.Conv2d, rows: Tensor) -> Tensor:
+    """A convolution (O, C, h, w) of the cells that it covers, (S, h w C): (S, O)."""
+    assert convolution.bias is not None
+    # Views: of the parameters themselves autocast may keep copies from a pass without a gradient (before torch 2.10).
+    return F.linear(rows, convolution.weight.permute(0, 2, 3, 1).flatten(1), convolution.bias.view(-1))

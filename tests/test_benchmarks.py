@@ -93,9 +93,37 @@ def test_small(name: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Capture
         runpy.run_path(str(script), run_name="__main__")
     finally:
         torch.set_num_threads(before)
-    found = [json.loads(line) for line in capfd.readouterr().out.splitlines() if line.startswith("{")]
+    found = [
+        json.loads(line, parse_constant=not_a_number)
+        for line in capfd.readouterr().out.splitlines()
+        if line.startswith("{")
+    ]
     assert found
     assert all(found)
+    assert all(row.get("seconds", 1) > 0 for table in found for row in table.get("rows", []))
+
+
+def not_a_number(constant: str) -> None:
+    raise AssertionError(constant)
+
+
+def test_gaps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two at a time: the third run takes the place of the second one, which ends first."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from submission import gaps
+
+    spans = [("a", 0.0, 10.0), ("b", 0.5, 8.0), ("c", 11.0, 20.0), ("d", 14.0, 21.0)]
+    assert gaps(spans, 2) == [3.0, 4.0]
+    assert gaps(spans, 4) == []
+
+
+def test_wrong_options(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from measure import parser
+
+    with pytest.raises(SystemExit):
+        parser("title").parse_args(["--repeats", "0"])
+    assert "argument --repeats: invalid positive value: '0'" in capsys.readouterr().err
 
 
 def test_mask_targets_of_a_file(

@@ -1,6 +1,7 @@
 """Benchmarks that start Ray or several processes of torch run, small. No other Ray may run on the machine."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -21,10 +22,13 @@ def benchmark(name: str, *options: str) -> dict[str, Any]:
     return json.loads(result.stdout.splitlines()[-1])
 
 
-def test_submission() -> None:
-    found = benchmark("submission", "--runs", "2", "--updates", "2")
+@pytest.mark.parametrize("more", [(), ("--without-fork-server",)])
+def test_submission(more: tuple[str, ...]) -> None:
+    found = benchmark("submission", "--runs", "2", "--updates", "2", "--cpus", str(os.cpu_count()), *more)
     assert found["seconds"].keys() == {"one by one", "together"}
     assert all(len(runs) == 2 for runs in found["timeline"].values())
+    assert len(found["gaps"]) == 1
+    assert found["gaps"][0] > 0  # one run at a time
 
 
 def test_two_workers(base_project: MiniProject) -> None:

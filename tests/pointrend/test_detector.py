@@ -1,4 +1,6 @@
 import math
+from functools import partial
+from unittest import mock
 
 import pytest
 import torch
@@ -7,7 +9,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_iou, clip_boxes_to_image
 
 from pointrend.backbones import STRIDES
-from pointrend.detector import Anchors, BoxHeads, box_heads, proposal_network
+from pointrend.detector import Anchors, BoxHeads, ProposalNetwork, box_heads, proposal_network
 from pointrend.instance_inference import detect_boxes
 from pointrend.sampled_anchors import Cells, pyramid_cells
 
@@ -128,6 +130,44 @@ def test_proposal_losses_by_hand() -> None:
     assert deltas.grad is not None
     assert (logits.grad != 0).tolist() == [True, True, False]
     assert deltas.grad.mul(256).tolist() == [1, -1, 0, -1, *[0] * 8]
+
+
+def dense_losses(
+    network: ProposalNetwork, batch: ImageList, maps: dict[str, Tensor], targets: list[dict[str, Tensor]]
+) -> dict[str, Tensor]:
+    """The losses of a network from the predictions of its head at every cell."""
+    logits, deltas = (
+        torch.cat([level.flatten(2).transpose(1, 2).flatten(1) for level in levels], dim=1)
+        for levels in network.head(list(maps.values()))
+    )
+
+    def read(head: object, levels: object, cells: object, anchors: Tensor, foreground: int) -> tuple[Tensor, Tensor]:
+        return logits.flatten()[anchors], deltas.view(-1, 4)[anchors[:foreground]]
+
+    with mock.patch("pointrend.detector.predict_at", read):
+        return network.losses(batch, maps, targets)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_losses_are_those_of_the_maps_at_hand(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images of one size after those of another: the losses and gradients of the head at every cell."""
+    network = proposal_network(8, (32, 64, 128, 256, 512), (100, 100), 100)
+    network.anchor_generator(ImageList(torch.zeros(1), [(96, 256)]), list(pyramid(96, 256).values()))  # keeps its cells
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiled)
+    target = {"boxes": torch.tensor([[20.0, 30.0, 90.0, 110.0]]), "labels": torch.tensor([1])}
+    for size in ((128, 192), (192, 128), (64, 256)):
+        batch = ImageList(torch.zeros(2, 3, *size), [size] * 2)
+        maps = {name: torch.randn_like(feature) for name, feature in pyramid(*size, 8, 2).items()}
+        results = []
+        for losses_of in (network, partial(dense_losses, network)):
+            network.zero_grad()
+            torch.manual_seed(1)
+            losses = losses_of(batch, maps, [target] * 2)
+            losses = losses[1] if isinstance(losses, tuple) else losses
+            sum(losses.values()).backward()
+            results.append([*losses.values(), *(parameter.grad for parameter in network.parameters())])
+        for found, expected in zip(*results, strict=True):
+            torch.testing.assert_close(found, expected)
 
 
 def test_an_image_without_objects_trains_on_background_alone() -> None:

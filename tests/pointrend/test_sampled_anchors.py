@@ -69,11 +69,19 @@ def test_predictions_and_gradients_are_those_of_the_convolutions(
 def test_neighbours_by_hand() -> None:
     """Of a level of 2x3 cells, 0 to 5, and one of 1x1, 6, for the second of two images."""
     cells = pyramid_cells([[2, 3], [1, 1]], torch.device("cpu"))
-    assert neighbours(cells, torch.tensor([7, 11, 13]), 99).tolist() == [
-        [99, 99, 99, 99, 7, 8, 99, 10, 11],
-        [7, 8, 9, 10, 11, 12, 99, 99, 99],
-        [99, 99, 99, 99, 13, 99, 99, 99, 99],
+    rows, inside = neighbours(cells, torch.tensor([7, 11, 13]))
+    assert rows.masked_fill(~inside, -1).tolist() == [
+        [-1, -1, -1, -1, 7, 8, -1, 10, 11],
+        [7, 8, 9, 10, 11, 12, -1, -1, -1],
+        [-1, -1, -1, -1, 13, -1, -1, -1, -1],
     ]
+    assert rows[2].tolist() == [13] * 9
+
+
+def test_a_head_of_several_convolutions_is_refused() -> None:
+    head, cells = RPNHead(CHANNELS, ANCHORS, conv_depth=2), pyramid_cells(GRIDS, torch.device("cpu"))
+    with pytest.raises(ValueError, match="one 3x3 convolution is needed, this one has 2"):
+        predict_at(head, pyramid(1, GRIDS, torch.float32), cells, torch.arange(5), 0)
 
 
 def test_without_foreground() -> None:
@@ -83,8 +91,18 @@ def test_without_foreground() -> None:
     assert deltas.shape == (0, 4)
 
 
-def test_autocast_keeps_the_gradients_of_weights_that_were_cast_before() -> None:
-    """The convolutions run first, without a gradient, and autocast keeps their weights in bfloat16."""
+def test_autocast_keeps_the_gradients_of_weights_that_were_cast_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The convolutions run first, without a gradient, and autocast keeps their weights in bfloat16.
+
+    Before torch 2.10 it would give what it has kept to whoever uses the same parameters next, so nobody may.
+    """
+    linear, used = torch.nn.functional.linear, []
+
+    def watched(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        used.extend((weight, bias))
+        return linear(rows, weight, bias)
+
+    monkeypatch.setattr(torch.nn.functional, "linear", watched)
     torch.manual_seed(0)
     head, maps = random_head(torch.float32), pyramid(2, GRIDS, torch.float32)
     cells, anchors = pyramid_cells(GRIDS, torch.device("cpu")), torch.randint(100, (20,))
@@ -98,3 +116,5 @@ def test_autocast_keeps_the_gradients_of_weights_that_were_cast_before() -> None
         (logits.float().sum() + deltas.float().sum()).backward()
         gradients.append(torch.cat([parameter.grad.flatten() for parameter in head.parameters()]))  # type: ignore[union-attr]
     assert torch.cosine_similarity(*gradients, dim=0) == pytest.approx(1, abs=1e-3)
+    assert len(used) == 12
+    assert not {id(parameter) for parameter in head.parameters()} & {id(tensor) for tensor in used}
