@@ -133,8 +133,6 @@ def main() -> None:
         return
     of = f"{arguments.runs} runs of {arguments.updates} updates, {arguments.cpus} of {CPUS} CPUs each"
     table = Table(title=f"{of}: {ratio:.2f}x of the time")
-        title=f"{arguments.runs} runs of {arguments.updates} updates, {arguments.cpus} of {CPUS} CPUs each: {ratio:.2f}x of the time"
-    )
     for column in ("", "seconds", "run", "begins", "ends"):
         table.add_column(column, justify="right")
     for name, each in spans.items():
