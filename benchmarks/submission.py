@@ -106,9 +106,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--runs", type=int, default=8)
     parser.add_argument("--updates", type=int, default=60)
-    parser.add_argument(
-        "--at-once", type=int, default=os.cpu_count() or 1, help="runs at a time, of all that CPUs allow"
-    )
+    parser.add_argument("--cpus", type=int, default=1, choices=range(1, CPUS + 1), help="of each run")
     parser.add_argument("--without-fork-server", action="store_true")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     arguments = parser.parse_args()

@@ -31,6 +31,7 @@ def worker(arguments: argparse.Namespace) -> None:
     from pipeline.data.dataset import TrainingImages
     from pipeline.data.manifest import read_prepared
     from pipeline.data.samplers import Share, TrainingBatches
+    from pipeline.data.storage import Storage
     from pipeline.training.loop import Update, build_optimizer, distribute, train
     from pointrend import build_model
 
@@ -46,7 +47,7 @@ def worker(arguments: argparse.Namespace) -> None:
         phases=[Phase(updates=arguments.updates, learning_rate=0.02)],
     )
     prepared = read_prepared(arguments.prepared)
-    images = TrainingImages(prepared, arguments.images, [128], 192)
+    images = TrainingImages(prepared, Storage(str(arguments.images.resolve())), [128], 192)
     torch.manual_seed(arguments.seed)
     model = build_model("pointrend_rcnn_tiny_fpn", num_classes=len(prepared.categories))
     batches = TrainingBatches(

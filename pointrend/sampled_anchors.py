@@ -81,14 +81,18 @@ def predict_at(
     rows, inside = neighbours(cells, sampled)
     table = torch.cat([feature.flatten(2).transpose(1, 2) for feature in maps], dim=1).flatten(0, 1)
     around = table.index_select(0, rows.flatten()).unflatten(0, rows.shape) * inside.unsqueeze(2)
-    hidden = F.relu(_linear(head.conv[0][0], around.flatten(1)))
-    logits = _linear(head.cls_logits, hidden).gather(1, shape.unsqueeze(1)).squeeze(1)
-    deltas = _linear(head.bbox_pred, hidden[:num_foreground]).unflatten(1, (-1, 4))
+    # Parameters are used as views: of themselves autocast may keep copies from a pass without a gradient (before torch
+    # 2.10).
+    (convolution, _), *_ = head.conv
+    assert convolution.bias is not None
+    weight = convolution.weight.permute(0, 2, 3, 1).flatten(1)
+    hidden = F.relu(F.linear(around.flatten(1), weight, convolution.bias.view(-1)))
+    logits = _pointwise(head.cls_logits, hidden).gather(1, shape.unsqueeze(1)).squeeze(1)
+    deltas = _pointwise(head.bbox_pred, hidden[:num_foreground]).unflatten(1, (-1, 4))
     return logits, deltas.gather(1, shape[:num_foreground, None, None].expand(-1, 1, 4)).squeeze(1)
 
 
-def _linear(convolution: nn.Conv2d, rows: Tensor) -> Tensor:
-    """A convolution (O, C, h, w) of the cells that it covers, (S, h w C): (S, O)."""
+def _pointwise(convolution: nn.Conv2d, rows: Tensor) -> Tensor:
+    """A 1x1 convolution of rows (S, C): (S, O)."""
     assert convolution.bias is not None
-    # Views: of the parameters themselves autocast may keep copies from a pass without a gradient (before torch 2.10).
-    return F.linear(rows, convolution.weight.permute(0, 2, 3, 1).flatten(1), convolution.bias.view(-1))
+    return F.linear(rows, convolution.weight.flatten(1), convolution.bias.view(-1))
