@@ -32,9 +32,9 @@ class Measurement:
 
 def positive(text: str) -> int:
     """An option's value: a whole number from 1."""
-    if (number := int(text)) < 1:
-        raise ValueError
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return int(text)
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:

@@ -229,8 +229,8 @@ class ProposalNetwork(RegionProposalNetwork):
 
         Args:
             batch: N images.
-            features: the maps of each level.
-            targets: ``boxes`` and ``labels`` of each image.
+            features: the maps (N, C, H, W) of each level.
+            targets: ``boxes`` (G, 4) and ``labels`` (G,) of each image.
         """
         maps = list(features.values())
         anchors, *_ = self.anchor_generator(batch, maps)

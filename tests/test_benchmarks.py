@@ -123,7 +123,7 @@ def test_wrong_options(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
 
     with pytest.raises(SystemExit):
         parser("title").parse_args(["--repeats", "0"])
-    assert "argument --repeats: invalid positive value: '0'" in capsys.readouterr().err
+    assert "argument --repeats: '0' is not a whole number from 1" in capsys.readouterr().err
 
 
 def test_mask_targets_of_a_file(
